@@ -1,0 +1,63 @@
+# Each target sets up what it needs, in .venv; only Python 3.11 or later and make have to be there.
+PYTHON ?= python3
+# The CUDA version of the driver, 13 or 12: which wheels of CuPy and Numba to take for the demo on a GPU.
+CUDA ?= 13
+
+venv := .venv
+bin := $(venv)/bin
+pip := $(bin)/python -m pip --quiet --disable-pip-version-check install
+gpu := $(shell command -v nvidia-smi)
+
+comma := ,
+demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
+
+.PHONY: demo test lint types wheel gpu-test mutants clean
+
+demo: $(venv)/demo.done
+	$(bin)/python -m interop demo
+
+test: $(venv)/test.done
+	$(bin)/python -m pytest
+
+lint: $(venv)/dev.done
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+types: $(venv)/dev.done
+	$(bin)/mypy
+
+# A wheel, installed into an environment of its own and used from outside this folder.
+wheel: $(venv)/dev.done
+	rm -rf build dist $(venv)/wheel
+	$(bin)/python -m build --wheel --outdir dist . >/dev/null
+	$(PYTHON) -m venv $(venv)/wheel
+	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install "$$(ls dist/*.whl)[demo]"
+	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -m interop demo
+
+# On a GPU machine, with the libraries installed in $(PYTHON)'s environment: a skip is a failure there.
+gpu-test:
+	$(PYTHON) -m pytest tests/gpu --interop-require=gpu,cupy,numba,torch,jax,cuda.core $(GPU_TEST_OPTIONS)
+
+# Break the code on purpose, in many ways; each must turn a test red.
+mutants: $(venv)/test.done
+	$(bin)/python tests/mutants.py
+
+clean:
+	rm -rf $(venv) build dist *.egg-info
+
+$(venv)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(venv)
+
+$(venv)/demo.done: pyproject.toml | $(venv)/bin/python
+	$(pip) --editable ".[$(demo_extras)]"
+	touch $@
+
+$(venv)/test.done: pyproject.toml $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/python
+	$(pip) --editable ".[test]"
+	$(pip) --force-reinstall --no-deps ./tests/plugin
+	touch $@
+
+$(venv)/dev.done: pyproject.toml | $(venv)/bin/python
+	$(pip) --editable ".[dev]"
+	touch $@

@@ -1,0 +1,38 @@
+"""Share CUDA streams between Python libraries, and make their work wait for each other's, on the device.
+
+A map of the package:
+
+- ``stream``: :class:`ExternalStream`, :func:`as_stream`, :func:`new_stream`; borrow any library's stream, order it
+  against any other's, hand it on as any library's own type
+- ``event``: :class:`Event`, :func:`as_event`
+- ``current``: :func:`use`, :func:`current_stream`; one stream current in all libraries at once
+- ``adapters``: what each library needs, one small file each; :func:`register` adds one
+- ``errors``: all errors, under one root
+- ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
+- ``testing``: proofs of order, gates
+- ``ordering``: happens-before over streams and events; what the simulator decides races by
+- ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``
+
+Importing ``interop`` imports no GPU library and creates no context. Libraries are looked for among those that are
+imported already.
+"""
+
+from interop import errors
+from interop.adapters import register
+from interop.current import current_stream, use
+from interop.event import Event, as_event
+from interop.stream import ExternalStream, as_stream, new_stream
+
+__all__ = [
+    "Event",
+    "ExternalStream",
+    "as_event",
+    "as_stream",
+    "current_stream",
+    "errors",
+    "new_stream",
+    "register",
+    "use",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,470 @@
+"""The seam between interop and CUDA: the only module that imports ``cuda.bindings``.
+
+Everything else talks to a :class:`Cuda` object. There is one for the real GPU, started at the first call that needs
+it, and one for each simulation; a stream or event keeps the one it was made under, so that a handle of a simulation
+can never reach the driver.
+
+Handles and contexts are plain ints. The parameter called *needs* is the context that a call has to make current, or 0:
+the default-stream handles 1 and 2 mean a stream *of the current context*, every other handle knows its own.
+
+The codes that mean "no driver" or "no device" become :class:`~interop.errors.NoDeviceError`; every other failure
+becomes :class:`~interop.errors.CudaError`. No result goes unchecked.
+"""
+
+import contextlib
+import errno
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from interop.errors import CudaError, NoDeviceError
+
+LEGACY: Final = 1
+"""cudaStreamLegacy: the default stream that waits for, and holds up, all blocking streams of its context."""
+PER_THREAD: Final = 2
+"""cudaStreamPerThread: another stream in every thread."""
+
+NON_BLOCKING: Final = 1
+"""cudaStreamNonBlocking."""
+EVENT_BLOCKING_SYNC: Final = 1
+"""cudaEventBlockingSync."""
+EVENT_DISABLE_TIMING: Final = 2
+"""cudaEventDisableTiming."""
+EVENT_INTERPROCESS: Final = 4
+"""cudaEventInterprocess."""
+
+NOT_READY: Final = 600
+"""cudaErrorNotReady: not a failure, the answer "still running"."""
+CAPTURE_IMPLICIT: Final = 906
+"""cudaErrorStreamCaptureImplicit: the legacy stream would become part of a capture."""
+CAPTURE_CODES: Final = range(900, 909)
+"""cudaErrorStreamCaptureUnsupported to cudaErrorStreamCaptureWrongThread."""
+
+BROKEN: Final = -1
+"""In place of the id of a capture: CUDA has invalidated it, and it only waits for its end."""
+
+NO_DEVICE_CODES: Final = frozenset({34, 35, 46, 100, 802, 803, 804})
+"""The codes of cudaErrorStubLibrary, InsufficientDriver, DevicesUnavailable, NoDevice, SystemNotReady,
+SystemDriverMismatch and CompatNotSupportedOnDevice."""
+
+WAY_OUT: Final = "To work without a GPU, use the simulator: `with interop.sim.simulate() as gpu:`."
+
+
+def per_thread_by_default() -> bool:
+    """Whether cuda.bindings takes the null handle as the per-thread default stream in this process."""
+    # cuda.bindings reads it once, when it is imported; so an int 0 means what it means there.
+    return os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0") == "1"
+
+
+# rt_sigprocmask(2) by architecture: CUDA's two Linux platforms.
+_RT_SIGPROCMASK: Final = {"x86_64": 14, "aarch64": 135}
+
+
+@functools.cache
+def _memory_probe() -> Callable[[int], bool]:
+    """Make the function that tells whether eight bytes at an address can be read."""
+    if sys.platform != "linux" or os.uname().machine not in _RT_SIGPROCMASK:
+        return lambda _address: True
+    import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+    number = _RT_SIGPROCMASK[os.uname().machine]
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+    def readable(address: int) -> bool:
+        # The kernel copies the eight bytes of the signal set before it looks at `how`, and -1 is no legal `how`: so
+        # the call changes nothing and fails with EFAULT if the bytes cannot be read, with EINVAL if they can.
+        # Unlike a look at /proc/self/maps it also knows the address space that CUDA reserves without access, where
+        # device pointers lie.
+        ctypes.set_errno(0)
+        syscall(number, -1, address & ~7, None, 8)
+        return ctypes.get_errno() != errno.EFAULT
+
+    return readable
+
+
+def _readable(address: int) -> bool:
+    """Whether this process can read the eight bytes at *address*; always True where that cannot be found out."""
+    return _memory_probe()(address)
+
+
+class _Scratch:
+    """One thread's spare events, by context."""
+
+    def __init__(self, cuda: "Cuda") -> None:
+        self.cuda = cuda
+        self.spare: dict[int, list[int]] = {}
+
+    def __del__(self) -> None:
+        # Runs when its thread ends. At interpreter exit the driver may be gone already, and frees everything itself.
+        if not sys.is_finalizing():
+            for events in self.spare.values():
+                for event in events:
+                    self.cuda.event_destroy(event)
+
+
+class Cuda:
+    """The CUDA calls that interop makes, each with its result checked.
+
+    Args:
+        load: returns the runtime and driver modules (``cuda.bindings``' or the simulator's); called once, at the
+            first use.
+        readable: tells, without CUDA, whether an address can be that of a stream.
+        simulation: the simulated GPU behind the modules; None if they are real.
+    """
+
+    def __init__(
+        self, load: Callable[[], tuple[Any, Any]], readable: Callable[[int], bool], simulation: Any = None  # noqa: ANN401
+    ) -> None:
+        self._load = load
+        self._runtime: Any = None
+        self._driver: Any = None
+        self._primary: dict[int, int] = {}
+        self._scratch = threading.local()
+        self.readable = readable
+        self.simulation = simulation
+
+    def start(self) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
+        """Load the bindings and make sure that there is a device; the runtime module.
+
+        Raises:
+            NoDeviceError: there is no driver or no device.
+        """
+        runtime, driver = self._load()
+        code, count = runtime.cudaGetDeviceCount()
+        if code or not count:
+            raise no_device(code, runtime)
+        self._driver = driver
+        self._runtime = runtime
+        return runtime
+
+    def device_count(self) -> int:
+        """How many devices this process sees."""
+        runtime = self._runtime or self.start()
+        return int(_value(runtime.cudaGetDeviceCount(), "cudaGetDeviceCount", runtime))
+
+    # -- contexts and devices ------------------------------------------------------------------------------------
+
+    def current_device(self) -> int:
+        """The ordinal of the calling thread's current device. Creates no context."""
+        runtime = self._runtime or self.start()
+        return int(_value(runtime.cudaGetDevice(), "cudaGetDevice", runtime))
+
+    def current_context(self) -> int:
+        """The calling thread's current context, or the primary context of its current device if it has none."""
+        runtime = self._runtime or self.start()
+        context = int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
+        return context or self.primary_context(self.current_device())
+
+    def primary_context(self, device: int) -> int:
+        """The primary context of *device*: the one that the runtime, and so every library, shares.
+
+        Raises:
+            NoDeviceError: there is no such device.
+        """
+        context = self._primary.get(device)
+        if context is None:
+            runtime = self._runtime or self.start()
+            count = self.device_count()
+            if not 0 <= device < count:
+                message = f"there is no device {device}: this process sees {count}, numbered 0 to {count - 1}"
+                raise NoDeviceError(message)
+            context = int(_value(self._driver.cuDevicePrimaryCtxRetain(device), "cuDevicePrimaryCtxRetain", runtime))
+            self._primary[device] = context
+        return context
+
+    def device_of(self, context: int) -> int:
+        """The ordinal of the device of *context*."""
+        with self.context(context):
+            return self.current_device()
+
+    @contextlib.contextmanager
+    def context(self, context: int) -> Iterator[None]:
+        """Make *context* current, and on exit whatever was current before, even if that was none."""
+        # Pushing, and not cudaSetDevice: setting the old device again would create a context on it if it had none.
+        runtime = self._runtime or self.start()
+        _value(self._driver.cuCtxPushCurrent(context), "cuCtxPushCurrent", runtime)
+        try:
+            yield
+        finally:
+            _value(self._driver.cuCtxPopCurrent(), "cuCtxPopCurrent", runtime)
+
+    # -- streams -------------------------------------------------------------------------------------------------
+
+    def stream_create(self, context: int, *, non_blocking: bool, priority: int) -> int:
+        """Create a stream in *context*."""
+        with self.context(context):
+            runtime = self._runtime
+            flags = NON_BLOCKING if non_blocking else 0
+            result = runtime.cudaStreamCreateWithPriority(flags, priority)
+            return int(_value(result, "cudaStreamCreateWithPriority", runtime))
+
+    def stream_destroy(self, handle: int) -> None:
+        """Destroy a stream; CUDA lets its pending work finish."""
+        runtime = self._runtime
+        _value(runtime.cudaStreamDestroy(handle), "cudaStreamDestroy", runtime)
+
+    def stream_context(self, handle: int) -> int:
+        """The context of a stream with a handle of its own. Legal while the stream captures."""
+        runtime = self._runtime or self.start()
+        return int(_value(self._driver.cuStreamGetCtx(handle), "cuStreamGetCtx", runtime))
+
+    def stream_id(self, handle: int, needs: int = 0) -> int:
+        """The stream's id, unique for the process's life. Breaks a capture on the stream: ask first."""
+        if needs:
+            with self.context(needs):
+                return self.stream_id(handle)
+        runtime = self._runtime or self.start()
+        return int(_value(runtime.cudaStreamGetId(handle), "cudaStreamGetId", runtime))
+
+    def stream_priority(self, handle: int, needs: int = 0) -> int:
+        """The stream's priority: the lower the number, the earlier it runs. Legal while the stream captures."""
+        if needs:
+            with self.context(needs):
+                return self.stream_priority(handle)
+        runtime = self._runtime or self.start()
+        return int(_value(runtime.cudaStreamGetPriority(handle), "cudaStreamGetPriority", runtime))
+
+    def stream_capture(self, handle: int, needs: int = 0) -> int:
+        """The id of the capture that the stream is part of, :data:`BROKEN` if it was invalidated, or 0.
+
+        Raises:
+            CudaError: with :data:`CAPTURE_IMPLICIT` for the legacy stream while a blocking stream of its context
+                captures. That capture stays whole.
+        """
+        if needs:
+            with self.context(needs):
+                return self.stream_capture(handle)
+        runtime = self._runtime or self.start()
+        status = _value(runtime.cudaStreamIsCapturing(handle), "cudaStreamIsCapturing", runtime)
+        if not status:
+            return 0
+        if status == runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusInvalidated:
+            return BROKEN
+        result = runtime.cudaStreamGetCaptureInfo(handle)
+        _value(result, "cudaStreamGetCaptureInfo", runtime)
+        return int(result[2])
+
+    def stream_query(self, handle: int, needs: int = 0) -> bool:
+        """Whether the stream's work is done. Breaks a capture on the stream: ask first."""
+        if needs:
+            with self.context(needs):
+                return self.stream_query(handle)
+        return self._ask("cudaStreamQuery", handle)
+
+    def stream_synchronize(self, handle: int, needs: int = 0) -> None:
+        """Block the host until the stream's work is done. Breaks a capture on the stream: ask first."""
+        if needs:
+            with self.context(needs):
+                return self.stream_synchronize(handle)
+        self._ask("cudaStreamSynchronize", handle)
+        return None
+
+    def stream_wait_event(self, handle: int, event: int, needs: int = 0) -> None:
+        """Make the stream's future work wait for *event*; returns at once."""
+        if needs:
+            with self.context(needs):
+                return self.stream_wait_event(handle, event)
+        runtime = self._runtime or self.start()
+        _value(runtime.cudaStreamWaitEvent(handle, event, 0), "cudaStreamWaitEvent", runtime)
+        return None
+
+    def order(self, consumer: int, consumer_needs: int, producer: int, needs: int, context: int) -> None:
+        """Make the consumer's future work wait for the producer's work so far; returns at once.
+
+        Args:
+            consumer: the handle of the stream that shall wait.
+            consumer_needs: its *needs*.
+            producer: the handle of the stream to wait for.
+            needs: its *needs*.
+            context: the producer's context, where the event must live.
+        """
+        try:
+            scratch = self._scratch.scratch
+        except AttributeError:
+            scratch = self._scratch.scratch = _Scratch(self)
+        spare = scratch.spare.get(context)
+        if spare is None:
+            spare = scratch.spare[context] = []
+        # Taken from a list and given back, and not one event a thread: a signal handler or a finaliser may run between
+        # the record and the wait and come here again, and must not record the event that we are about to wait on.
+        event = spare.pop() if spare else self.event_create(context, EVENT_DISABLE_TIMING)
+        self.event_record(event, producer, needs)
+        self.stream_wait_event(consumer, event, consumer_needs)
+        # Not in a `finally`: after a failure (a context that was reset, say) the event may be no good, and is dropped.
+        spare.append(event)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def event_create(self, context: int, flags: int) -> int:
+        """Create an event in *context*: it can be recorded only on streams of that context."""
+        with self.context(context):
+            runtime = self._runtime
+            return int(_value(runtime.cudaEventCreateWithFlags(flags), "cudaEventCreateWithFlags", runtime))
+
+    def event_destroy(self, event: int) -> None:
+        """Destroy an event; waits already placed on it stay."""
+        runtime = self._runtime
+        _value(runtime.cudaEventDestroy(event), "cudaEventDestroy", runtime)
+
+    def event_record(self, event: int, handle: int, needs: int = 0) -> None:
+        """Record the stream's work so far in *event*; returns at once."""
+        if needs:
+            with self.context(needs):
+                return self.event_record(event, handle)
+        runtime = self._runtime or self.start()
+        _value(runtime.cudaEventRecord(event, handle), "cudaEventRecord", runtime)
+        return None
+
+    def event_query(self, event: int) -> bool:
+        """Whether the work that the event recorded is done."""
+        return self._ask("cudaEventQuery", event)
+
+    def event_synchronize(self, event: int) -> None:
+        """Block the host until the work that the event recorded is done."""
+        self._ask("cudaEventSynchronize", event)
+
+    def event_elapsed(self, start: int, end: int) -> float:
+        """Milliseconds between two events."""
+        runtime = self._runtime or self.start()
+        return float(_value(runtime.cudaEventElapsedTime(start, end), "cudaEventElapsedTime", runtime))
+
+    def event_export(self, event: int) -> bytes:
+        """The event's handle for other processes."""
+        runtime = self._runtime or self.start()
+        handle = _value(runtime.cudaIpcGetEventHandle(event), "cudaIpcGetEventHandle", runtime)
+        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+        return ctypes.string_at(handle.getPtr(), IPC_HANDLE_BYTES)
+
+    def event_import(self, context: int, handle: bytes) -> int:
+        """Open another process's event in *context*."""
+        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+        with self.context(context):
+            runtime = self._runtime
+            raw = runtime.cudaIpcEventHandle_t()
+            ctypes.memmove(raw.getPtr(), handle, IPC_HANDLE_BYTES)
+            return int(_value(runtime.cudaIpcOpenEventHandle(raw), "cudaIpcOpenEventHandle", runtime))
+
+    # -- for interop.testing -------------------------------------------------------------------------------------
+
+    def capture_begin(self, handle: int, needs: int = 0) -> None:
+        """Begin to capture the stream, in relaxed mode."""
+        if needs:
+            with self.context(needs):
+                return self.capture_begin(handle)
+        runtime = self._runtime or self.start()
+        relaxed = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+        _value(runtime.cudaStreamBeginCapture(handle, relaxed), "cudaStreamBeginCapture", runtime)
+        return None
+
+    def capture_end(self, handle: int, needs: int = 0) -> None:
+        """End the capture, and throw the graph away."""
+        if needs:
+            with self.context(needs):
+                return self.capture_end(handle)
+        runtime = self._runtime
+        graph = _value(runtime.cudaStreamEndCapture(handle), "cudaStreamEndCapture", runtime)
+        _value(runtime.cudaGraphDestroy(graph), "cudaGraphDestroy", runtime)
+        return None
+
+    def host_register(self, address: int, size: int) -> int:
+        """Pin *size* bytes of host memory for all devices; the address that devices know it by."""
+        runtime = self._runtime or self.start()
+        flags = runtime.cudaHostRegisterMapped | runtime.cudaHostRegisterPortable
+        _value(runtime.cudaHostRegister(address, size, flags), "cudaHostRegister", runtime)
+        return int(_value(runtime.cudaHostGetDevicePointer(address, 0), "cudaHostGetDevicePointer", runtime))
+
+    def stream_wait_value(self, handle: int, address: int, value: int, needs: int = 0) -> None:
+        """Make the stream's future work wait until the 32-bit word at *address* is at least *value*."""
+        if needs:
+            with self.context(needs):
+                return self.stream_wait_value(handle, address, value)
+        runtime = self._runtime or self.start()
+        at_least = 0  # CU_STREAM_WAIT_VALUE_GEQ
+        result = self._driver.cuStreamWaitValue32(handle, address, value, at_least)
+        _value(result, "cuStreamWaitValue32", runtime)
+        return None
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _ask(self, call: str, handle: int) -> bool:
+        """Query or synchronise a stream or event, without breaking the capture of some *other* stream.
+
+        In the capture modes "global" and "thread local", CUDA forbids every query and synchronise, related to the
+        capture or not, and punishes one by invalidating the capture. Relaxed, it forbids only the related ones.
+
+        Returns:
+            False for "still running".
+        """
+        runtime = self._runtime or self.start()
+        exchange = runtime.cudaThreadExchangeStreamCaptureMode
+        relaxed = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+        previous = _value(exchange(relaxed), "cudaThreadExchangeStreamCaptureMode", runtime)
+        try:
+            result = getattr(runtime, call)(handle)
+        finally:
+            _value(exchange(previous), "cudaThreadExchangeStreamCaptureMode", runtime)
+        if result[0] == NOT_READY:
+            return False
+        _value(result, call, runtime)
+        return True
+
+
+IPC_HANDLE_BYTES: Final = 64
+"""CUDA_IPC_HANDLE_SIZE."""
+
+
+def _value(result: Sequence[Any], call: str, runtime: Any) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
+    """The value beside a status code; the one check that every CUDA call goes through."""
+    code = result[0]
+    if not code:
+        return result[1] if len(result) > 1 else None
+    if code in NO_DEVICE_CODES:
+        raise no_device(code, runtime)
+    raise CudaError(int(code), code.name, call, error_text(code, runtime))
+
+
+def error_text(code: Any, runtime: Any) -> str:  # noqa: ANN401  (cuda.bindings has no types)
+    """CUDA's own words for a status code; the driver's numbers mean the same as the runtime's."""
+    try:
+        return str(runtime.cudaGetErrorString(runtime.cudaError_t(int(code)))[1].decode())
+    except ValueError:
+        return ""
+
+
+def no_device(code: Any, runtime: Any) -> NoDeviceError:  # noqa: ANN401  (cuda.bindings has no types)
+    """The error for a machine, or a process, without a usable GPU."""
+    cause = f"{code.name} ({int(code)}): {error_text(code, runtime)}" if code else "the driver lists no device"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hint = "" if visible is None else f" CUDA_VISIBLE_DEVICES is set to {visible!r}."
+    return NoDeviceError(f"no CUDA device can be used here: {cause}.{hint} {WAY_OUT}")
+
+
+def _load_bindings() -> tuple[Any, Any]:
+    from cuda.bindings import driver, runtime
+
+    return runtime, driver
+
+
+GPU: Final = Cuda(_load_bindings, _readable)
+"""The real thing."""
+
+_active = GPU
+
+
+def active() -> Cuda:
+    """What new streams and events are made under: the GPU, or the simulation that is running."""
+    return _active
+
+
+def activate(cuda: Cuda) -> Cuda:
+    """Make *cuda* the active one; the one that was."""
+    global _active
+    previous, _active = _active, cuda
+    return previous

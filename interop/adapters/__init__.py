@@ -1,0 +1,190 @@
+"""The libraries that interop knows, and how it finds the adapter of an object or a name.
+
+The table below is complete and sorted; an adapter's file is imported only when an object of its library turns up, or
+when the library is named. Other packages add their own library in one of two ways:
+
+- an entry point in the group ``interop.adapters``, named after the library's import path, whose value is a subclass
+  of :class:`~interop.adapters.base.Adapter`. It is loaded only when an object of that library turns up;
+- :func:`register`, at run time.
+"""
+
+import functools
+import importlib
+import sys
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from interop.adapters.base import Adapter
+from interop.errors import AdapterError, LibraryNotFoundError, NotSupportedError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "cuda.core": "interop.adapters.cuda_core",
+        "cupy": "interop.adapters.cupy",
+        "jax": "interop.adapters.jax",
+        "numba": "interop.adapters.numba",
+        "rmm": "interop.adapters.rmm",
+        "torch": "interop.adapters.torch",
+        "warp": "interop.adapters.warp",
+    }
+)
+"""Import path of each library, and the module of its adapter."""
+
+_GROUP: Final = "interop.adapters"
+
+_registered: dict[str, Adapter] = {}
+_by_type: dict[type, tuple[Adapter, ...]] = {}
+_lock = threading.RLock()
+
+
+def register(library: str, adapter: Adapter) -> None:
+    """Make *adapter* the one for *library*, for the rest of the process.
+
+    Args:
+        library: the import path of the library whose objects it understands.
+        adapter: an instance of a subclass of :class:`interop.adapters.base.Adapter`.
+
+    Raises:
+        AdapterError: *library* has an adapter already, or *adapter* is not one. Nothing is changed.
+    """
+    if not isinstance(adapter, Adapter):
+        message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {adapter!r}"
+        raise AdapterError(message)
+    with _lock:
+        if library in _registered or library in BUILT_IN or library in _plugins():
+            message = f"{library!r} has an adapter already; interop keeps the first one"
+            raise AdapterError(message)
+        _registered[library] = adapter
+        _by_type.clear()
+
+
+def known() -> list[str]:
+    """The names of all libraries with an adapter, sorted, installed or not. Imports none of them."""
+    return sorted({*BUILT_IN, *_registered, *_plugins()})
+
+
+def adapters_of(obj: object) -> tuple[Adapter, ...]:
+    """The adapters of the libraries that the classes of *obj* come from, the most derived class first.
+
+    A user's subclass of a library's stream is found through its bases.
+    """
+    cls = type(obj)
+    found = _by_type.get(cls)
+    if found is None:
+        with _lock:
+            libraries = dict.fromkeys(filter(None, (_library_of(base) for base in cls.__mro__)))
+            found = _by_type[cls] = tuple(_adapter(library) for library in libraries)
+    return found
+
+
+def adapter_named(library: str) -> Adapter:
+    """The adapter of *library*, which is imported if it was not yet.
+
+    Raises:
+        LibraryNotFoundError: interop does not know the name, or the library is not installed. If it is installed but
+            its import fails, that failure is raised as it is.
+    """
+    if not isinstance(library, str):
+        message = f"a library is named by its import path, such as 'cupy' or 'cuda.core'; got {library!r}"
+        raise LibraryNotFoundError(message)
+    names = known()
+    if library not in names:
+        import difflib  # noqa: PLC0415  (only for the message)
+
+        close = difflib.get_close_matches(library, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}."
+        message = f"interop knows no library {library!r}; {hint} (interop.adapters.base tells how to add one)"
+        raise LibraryNotFoundError(message)
+    try:
+        importlib.import_module(library)
+        return _adapter(library)
+    except ModuleNotFoundError as error:
+        # Only if it is the library itself that is missing: anything else is a broken installation, and must show.
+        if error.name is None or (error.name != library and not library.startswith(f"{error.name}.")):
+            raise
+        message = f'{library} is not installed: pip install "cuda-stream-interop[{library.replace(".", "-")}]"'
+        raise LibraryNotFoundError(message, name=library) from error
+
+
+def with_current_stream(*, simulated: bool) -> list[Adapter]:
+    """The adapters of all *loaded* libraries that have a current stream and can be used, on the GPU or *simulated*."""
+    adapters = [_adapter(library) for library in known() if _is_loaded(library)]
+    return [
+        adapter
+        for adapter in adapters
+        if adapter.has_current_stream and adapter.simulated is simulated and adapter.usable()
+    ]
+
+
+def current_stream_adapter(library: str) -> Adapter:
+    """The adapter of *library*, which must have a current stream.
+
+    Raises:
+        NotSupportedError: it has none; the message says what to do instead.
+        LibraryNotFoundError: as :func:`adapter_named`.
+    """
+    adapter = adapter_named(library)
+    if not adapter.has_current_stream:
+        message = f"{library} has no current stream; {adapter.instead or 'pass the stream to each call'}"
+        raise NotSupportedError(message)
+    return adapter
+
+
+def _is_loaded(library: str) -> bool:
+    module = sys.modules.get(library)
+    # A library that is being imported right now is not loaded yet, and may be what called us.
+    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+def _library_of(cls: type) -> str | None:
+    """The longest known import path that the module of *cls* lies in."""
+    path = cls.__module__
+    while path:
+        if path in BUILT_IN or path in _registered or path in _plugins():
+            return path
+        path = path.rpartition(".")[0]
+    return None
+
+
+def _adapter(library: str) -> Adapter:
+    with _lock:
+        adapter = _registered.get(library)
+        if adapter is None:
+            adapter = _registered[library] = _load(library)
+        return adapter
+
+
+def _load(library: str) -> Adapter:
+    points = _plugins().get(library, [])
+    claims = [f"{point.value} of {point.dist.name if point.dist else 'an unknown package'}" for point in points]
+    if library in BUILT_IN:
+        claims.append("interop itself")
+    if len(claims) > 1:
+        message = f"{len(claims)} adapters claim {library!r}: {', '.join(claims)}. Uninstall all but one."
+        raise AdapterError(message)
+    if library in BUILT_IN:
+        adapter = importlib.import_module(BUILT_IN[library]).ADAPTER
+    else:
+        adapter = points[0].load()
+        if isinstance(adapter, type):
+            adapter = adapter()
+    if not isinstance(adapter, Adapter):
+        message = f"the adapter for {library!r}, {claims[0]}, is not a subclass of interop.adapters.base.Adapter"
+        raise AdapterError(message)
+    return adapter
+
+
+@functools.cache
+def _plugins() -> Mapping[str, "list[EntryPoint]"]:
+    """The entry points by library. Read once, when the first object or name has to be looked up; none is loaded."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  (slow to import, and seldom needed)
+
+    plugins: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=_GROUP):
+        plugins.setdefault(point.name, []).append(point)
+    return plugins

@@ -1,0 +1,127 @@
+"""What interop has to know about a library: the contract of an adapter.
+
+An adapter is a subclass of :class:`Adapter` with a few short methods that turn the library's own streams and events
+into integers, and an integer into the library's own stream. It never sees interop's own classes: only ints, the
+library's objects, and a :class:`Source`.
+
+Override what the library has. What is left alone makes interop say, clearly, that the library has no such thing.
+"""
+
+from typing import Final
+
+from interop import _cudart
+
+LEGACY: Final = _cudart.LEGACY
+"""The handle of the legacy default stream."""
+PER_THREAD: Final = _cudart.PER_THREAD
+"""The handle of the calling thread's per-thread default stream."""
+
+
+class Source:
+    """A stream that a library shall wrap, with all that a library may want to know about it.
+
+    It speaks ``__cuda_stream__`` and holds the stream's owner: who keeps the source alive keeps the stream alive.
+
+    Attributes:
+        handle: the address of the ``cudaStream_t``, or :data:`LEGACY` or :data:`PER_THREAD`; never 0.
+        device: the ordinal of its device.
+        owner: the object that the stream was borrowed from, or None.
+    """
+
+    __slots__ = ("__weakref__", "device", "handle", "owner")
+
+    def __init__(self, handle: int, device: int, owner: object) -> None:
+        """Hold the parts."""
+        self.handle = handle
+        self.device = device
+        self.owner = owner
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Version 0 of the protocol, and the handle."""
+        return (0, self.handle)
+
+
+class Adapter:
+    """One library's streams and events, in terms of ints and the library's own objects.
+
+    Attributes:
+        library: the library's import path, such as ``"cuda.core"``; also its name in interop's calls.
+        install: the command that installs it.
+        has_current_stream: whether the library has a current stream that new work goes to. If so, override
+            :meth:`current_stream`, :meth:`enter` and :meth:`leave`.
+        instead: for a library without one, what its users do instead.
+        simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go to such
+            libraries only, and streams of a GPU to the others only.
+    """
+
+    library: str = ""
+    install: str = ""
+    has_current_stream: bool = False
+    instead: str = ""
+    simulated: bool = False
+
+    # -- streams in ----------------------------------------------------------------------------------------------
+
+    def stream_handle(self, stream: object) -> int | None:
+        """The handle of one of the library's streams, or None if *stream* is not one.
+
+        The null handle means different streams in different libraries: return :data:`LEGACY` or :data:`PER_THREAD`,
+        whichever it means in this one, and never 0.
+        """
+        raise NotImplementedError
+
+    def stream_device(self, stream: object) -> int | None:  # noqa: ARG002
+        """The ordinal of the device that a *default* stream belongs to; None for the current device.
+
+        Asked only for :data:`LEGACY` and :data:`PER_THREAD`: CUDA knows the device of every other stream.
+        """
+        return None
+
+    # -- streams out ---------------------------------------------------------------------------------------------
+
+    def make_stream(self, source: Source) -> object:
+        """Wrap *source* as one of the library's streams, which keeps *source* alive.
+
+        Called with the stream's context current.
+
+        Raises:
+            interop.errors.NotSupportedError: the library cannot take a foreign stream; the message says what to do.
+        """
+        raise NotImplementedError
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def event_handle(self, event: object) -> int | None:  # noqa: ARG002
+        """The handle of one of the library's events, 0 if it has none before its first record, None if no event."""
+        return None
+
+    def record(self, event: object, stream: object) -> None:
+        """Record an event whose handle is still 0 on *stream*, both the library's own, by the library's own means."""
+        raise NotImplementedError
+
+    # -- the current stream --------------------------------------------------------------------------------------
+
+    def usable(self) -> bool:
+        """Whether the library, as installed, can use a GPU at all. A CPU build has no stream to switch."""
+        return True
+
+    def current_stream(self) -> object:
+        """The library's current stream on the current device, for the calling thread."""
+        raise NotImplementedError
+
+    def enter(self, stream: object) -> object:
+        """Make *stream*, the library's own, current on its device, which is current; return what :meth:`leave` needs.
+
+        The library's own ``with stream:`` blocks, entered and left meanwhile, must come back to *stream*.
+        """
+        raise NotImplementedError
+
+    def leave(self, token: object) -> None:
+        """Restore exactly what was current before the :meth:`enter` that returned *token*."""
+        raise NotImplementedError
+
+
+def keep(native: object, source: Source) -> object:
+    """Tie the life of *source* to *native*, for a library whose streams take attributes but no owner."""
+    native._interop_source = source  # type: ignore[attr-defined]  # noqa: SLF001  (an attribute of our own)
+    return native

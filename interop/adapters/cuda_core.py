@@ -1,0 +1,35 @@
+"""cuda.core: its streams accept any protocol object and keep it alive; no current stream, no foreign events."""
+
+from cuda.core import Device, Event, Stream
+
+from interop._cudart import per_thread_by_default
+from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source
+
+
+class CudaCoreAdapter(Adapter):
+    """cuda.core.Stream and cuda.core.Event."""
+
+    library = "cuda.core"
+    install = 'pip install "cuda-stream-interop[cuda-core]"'
+    instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
+
+    def stream_handle(self, stream: object) -> int | None:
+        """Its default streams are spelled 1 and 2; a 0 means what it means to cuda.bindings."""
+        if not isinstance(stream, Stream):
+            return None
+        default = PER_THREAD if per_thread_by_default() else LEGACY
+        return int(stream.__cuda_stream__()[1]) or default
+
+    def make_stream(self, source: Source) -> object:
+        """Through the device: ``Stream.from_handle`` would keep nothing alive."""
+        device = Device(source.device)
+        # cuda.core refuses a device that it has not made current itself, though its context is current already.
+        device.set_current()
+        return device.create_stream(source)
+
+    def event_handle(self, event: object) -> int | None:
+        """cuda.core events are created when they are made."""
+        return int(event.handle) if isinstance(event, Event) else None
+
+
+ADAPTER = CudaCoreAdapter()

@@ -1,0 +1,59 @@
+"""CuPy: a current stream a thread and device, kept on a stack by ``with`` and beside it by ``use()``."""
+
+from typing import Any, cast
+
+import cupy
+
+from interop.adapters.base import LEGACY, Adapter, Source
+
+# The base of cupy.cuda.Stream and of the deprecated cupy.cuda.ExternalStream.
+_STREAM_TYPES = (cupy.cuda.Stream, cupy.cuda.ExternalStream)
+
+
+class CupyAdapter(Adapter):
+    """cupy.cuda.Stream, cupy.cuda.ExternalStream and cupy.cuda.Event."""
+
+    library = "cupy"
+    install = 'pip install "cuda-stream-interop[cupy]"'
+    has_current_stream = True
+
+    def stream_handle(self, stream: object) -> int | None:
+        """Stream.null is 0 and always the legacy stream: CUPY_CUDA_PER_THREAD_DEFAULT_STREAM only picks the default."""
+        return int(stream.ptr) or LEGACY if isinstance(stream, _STREAM_TYPES) else None
+
+    def make_stream(self, source: Source) -> object:
+        """``from_external`` neither warns nor destroys the stream, and keeps *source* alive."""
+        if source.handle == LEGACY:
+            return cupy.cuda.Stream.null
+        stream = cupy.cuda.Stream.from_external(source)
+        # -1, which from_external leaves, is "whichever device is current" to CuPy: a stream has one device.
+        stream.device_id = source.device
+        return stream
+
+    def event_handle(self, event: object) -> int | None:
+        """CuPy events are created when they are made."""
+        return int(event.ptr) if isinstance(event, cupy.cuda.Event) else None
+
+    def usable(self) -> bool:
+        """Asked of CUDA by CuPy itself."""
+        return bool(cupy.cuda.is_available())
+
+    def current_stream(self) -> object:
+        """Of the calling thread, on the current device."""
+        return cupy.cuda.get_current_stream()
+
+    def enter(self, stream: object) -> object:
+        """Push, so that a ``with`` inside comes back to *stream*."""
+        previous = cupy.cuda.get_current_stream()
+        stream.__enter__()  # type: ignore[attr-defined]
+        return stream, previous
+
+    def leave(self, token: object) -> None:
+        """Pop; and where ``use()`` had set a stream that is not on the stack, set it again."""
+        stream, previous = cast("tuple[Any, Any]", token)
+        stream.__exit__(None, None, None)
+        if cupy.cuda.get_current_stream() is not previous:
+            previous.use()
+
+
+ADAPTER = CupyAdapter()

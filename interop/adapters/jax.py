@@ -1,0 +1,27 @@
+"""JAX: XLA owns its streams. It offers none and takes none."""
+
+from interop.adapters.base import Adapter, Source
+from interop.errors import NotSupportedError
+
+_WHY = "JAX takes no stream from outside: XLA makes its own, and gives none away"
+_INSTEAD = "hand it arrays with jax.dlpack.from_dlpack, which orders JAX's stream after the producer's"
+
+
+class JaxAdapter(Adapter):
+    """No stream type, no event type."""
+
+    library = "jax"
+    install = 'pip install "cuda-stream-interop[jax]"'
+    instead = _INSTEAD
+
+    def stream_handle(self, stream: object) -> int | None:  # noqa: ARG002
+        """JAX has no stream objects."""
+        return None
+
+    def make_stream(self, source: Source) -> object:  # noqa: ARG002
+        """Say why not, and what to do."""
+        message = f"{_WHY}; {_INSTEAD}"
+        raise NotSupportedError(message)
+
+
+ADAPTER = JaxAdapter()

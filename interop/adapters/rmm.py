@@ -1,0 +1,26 @@
+"""RMM: a stream type that wraps any protocol object and keeps it alive; no current stream, no events."""
+
+from rmm.pylibrmm.stream import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
+
+from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source
+
+_DEFAULT_STREAMS = {LEGACY: LEGACY_DEFAULT_STREAM, PER_THREAD: PER_THREAD_DEFAULT_STREAM}
+
+
+class RmmAdapter(Adapter):
+    """rmm.pylibrmm.stream.Stream."""
+
+    library = "rmm"
+    install = 'pip install "cuda-stream-interop[rmm]"'
+    instead = "pass `stream.to('rmm')` to the buffer or the copy"
+
+    def stream_handle(self, stream: object) -> int | None:
+        """DEFAULT_STREAM is 0: the legacy stream, as RMM's wheels are built."""
+        return int(stream.__cuda_stream__()[1]) or LEGACY if isinstance(stream, Stream) else None
+
+    def make_stream(self, source: Source) -> object:
+        """RMM tells its default streams by their own objects."""
+        return _DEFAULT_STREAMS.get(source.handle) or Stream(source)
+
+
+ADAPTER = RmmAdapter()

@@ -1,0 +1,62 @@
+"""PyTorch: a current stream a thread and device, its own stream and event types, device by device."""
+
+import torch
+
+from interop.adapters.base import LEGACY, Adapter, Source, keep
+
+# What torch.cuda.default_stream() and get_stream_from_external() spell the legacy stream.
+_LEGACY = 0
+
+
+class TorchAdapter(Adapter):
+    """torch.cuda.Stream, torch.Stream and torch.cuda.Event."""
+
+    library = "torch"
+    install = 'pip install "cuda-stream-interop[torch]"'
+    has_current_stream = True
+
+    def stream_handle(self, stream: object) -> int | None:
+        """The default stream is 0, and the legacy stream: torch is built without per-thread default streams."""
+        if isinstance(stream, torch.cuda.Stream):
+            return int(stream.cuda_stream) or LEGACY
+        if isinstance(stream, torch.Stream) and stream.device.type == "cuda":
+            return int(stream.native_handle) or LEGACY  # type: ignore[attr-defined]
+        return None
+
+    def stream_device(self, stream: object) -> int | None:
+        """Each device has its own default stream."""
+        return int(stream.device_index)  # type: ignore[attr-defined]
+
+    def make_stream(self, source: Source) -> object:
+        """Not ``ExternalStream``: it makes a *new* stream of 0 (torch <= 2.12) and refuses 1."""
+        handle = _LEGACY if source.handle == LEGACY else source.handle
+        return keep(torch.cuda.get_stream_from_external(handle, torch.device("cuda", source.device)), source)
+
+    def event_handle(self, event: object) -> int | None:
+        """A torch event has no handle before it is first recorded; its ``cuda_event`` is 0 then."""
+        return int(event.cuda_event) if isinstance(event, torch.cuda.Event) else None
+
+    def record(self, event: object, stream: object) -> None:
+        """Torch creates the event, on the stream's device."""
+        event.record(stream)  # type: ignore[attr-defined]
+
+    def usable(self) -> bool:
+        """False for a CPU build, and where torch finds no GPU."""
+        return torch.cuda.is_available()
+
+    def current_stream(self) -> object:
+        """Of the calling thread, on the current device."""
+        return torch.cuda.current_stream()
+
+    def enter(self, stream: object) -> object:
+        """Set it; torch keeps no stack."""
+        previous = torch.cuda.current_stream()
+        torch.cuda.set_stream(stream)  # type: ignore[arg-type]
+        return previous
+
+    def leave(self, token: object) -> None:
+        """Set the previous one."""
+        torch.cuda.set_stream(token)  # type: ignore[arg-type]
+
+
+ADAPTER = TorchAdapter()

@@ -1,0 +1,127 @@
+"""One stream, current in every library at once."""
+
+import contextlib
+import threading
+from types import TracebackType
+from typing import Final, NamedTuple
+
+from interop.adapters import current_stream_adapter, with_current_stream
+from interop.adapters.base import Adapter
+from interop.errors import InvalidStreamError
+from interop.stream import ExternalStream, as_stream
+
+
+class _Block(NamedTuple):
+    """A ``with`` block that a thread is in."""
+
+    manager: object
+    stream: ExternalStream
+    device: contextlib.AbstractContextManager[None]
+    libraries: contextlib.ExitStack
+
+
+class _Thread(threading.local):
+    """The blocks that the calling thread is in, the innermost last."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+
+
+# Kept by thread, and not by manager: so one stream or one `use` may be entered many times, nested, and by many threads.
+_thread: Final = _Thread()
+
+
+class use:  # noqa: N801  (used as a function)
+    """Make a stream current, on its device, in every loaded library that has a current stream; a context manager.
+
+    On entry the stream's device becomes the current one, and the stream the current one of CuPy, PyTorch, Warp and of
+    every other such library, for the calling thread (in Warp, for all threads: it has one current stream a device). On
+    exit, also by an exception, both are exactly what they were, even if the block set others of its own. Blocks may be
+    nested, and other threads may do the same at the same time, with the same object too.
+
+    Nothing is ordered and nothing waits: work that was queued on the previous current streams is not waited for.
+
+    A library that is imported inside the block keeps its own current stream. One without a current stream, like
+    Numba, takes its stream at each call: ``stream.to("numba")``.
+
+    Args:
+        stream: anything that :func:`interop.as_stream` takes.
+        libraries: import paths of the libraries to switch, and no others; by default all that are loaded.
+
+    Raises:
+        InvalidStreamError: *stream* is no stream.
+        NotSupportedError: a library that was named has no current stream; the message says what to do instead.
+        LibraryNotFoundError: a library that was named is not installed, or not known.
+    """
+
+    def __init__(self, stream: object, *libraries: str) -> None:
+        """Find the stream and the libraries; switch nothing yet."""
+        self.stream = as_stream(stream)
+        self._adapters = [current_stream_adapter(library) for library in libraries]
+
+    def __enter__(self) -> ExternalStream:
+        """Switch; if one library cannot, switch the others back and raise what it raised."""
+        enter(self, self.stream, self._adapters)
+        return self.stream
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Switch back, in reverse order."""
+        leave(self)
+
+
+def enter(manager: object, stream: ExternalStream, adapters: list[Adapter]) -> None:
+    """Make *stream* current in the libraries of *adapters*, if any, else in all; until :func:`leave` of *manager*."""
+    adapters = adapters or with_current_stream(simulated=stream._cuda.simulation is not None)
+    natives = [(adapter, stream.to(adapter.library)) for adapter in adapters]
+    device = stream._cuda.context(stream._ready())
+    device.__enter__()
+    libraries = contextlib.ExitStack()
+    block = _Block(manager, stream, device, libraries)
+    _thread.blocks.append(block)
+    try:
+        for adapter, native in natives:
+            libraries.callback(adapter.leave, adapter.enter(native))
+    except BaseException:
+        leave(manager)
+        raise
+
+
+def leave(manager: object) -> None:
+    """Restore what was current before the innermost :func:`enter` of *manager* in this thread."""
+    blocks = _thread.blocks
+    index = next(i for i in reversed(range(len(blocks))) if blocks[i].manager is manager)
+    block = blocks.pop(index)
+    try:
+        # On the block's own device again: the libraries keep their current streams by device, and the block may have
+        # left another one current.
+        with block.stream._cuda.context(block.stream._context), block.libraries:
+            pass
+    finally:
+        block.device.__exit__(None, None, None)
+
+
+def stream_in_use() -> ExternalStream:
+    """The stream of the innermost ``with use(stream)`` or ``with stream`` that the calling thread is in.
+
+    Raises:
+        InvalidStreamError: it is in none.
+    """
+    if not _thread.blocks:
+        message = "no stream was given, and no `with interop.use(stream):` around the call says which: name one"
+        raise InvalidStreamError(message)
+    return _thread.blocks[-1].stream
+
+
+def current_stream(library: str) -> ExternalStream:
+    """The stream that *library* gives new work to: in the calling thread, on the current device.
+
+    Args:
+        library: import path of a library with a current stream: ``"cupy"``, ``"torch"`` or ``"warp"``.
+
+    Raises:
+        NotSupportedError: the library has no current stream; the message says what to do instead.
+        LibraryNotFoundError: it is not installed, or not known.
+    """
+    return as_stream(current_stream_adapter(library).current_stream())

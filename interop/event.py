@@ -1,0 +1,375 @@
+"""Events: points in a stream's work that other streams, and the host, can wait for."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Self
+
+from interop import _cudart
+from interop._handles import check_device, check_handle
+from interop.adapters import adapters_of
+from interop.errors import (
+    CaptureError,
+    InvalidEventError,
+    NotSupportedError,
+    UnrecordedEventError,
+)
+
+if TYPE_CHECKING:
+    from interop.adapters.base import Adapter
+    from interop.stream import ExternalStream
+
+_FIRST_PAUSE: Final = 20e-6
+_LONGEST_PAUSE: Final = 1e-3
+
+
+class Event:
+    """A CUDA event, with the surface of ``torch.cuda.Event``.
+
+    It is created on the GPU when it is first recorded, on the device of that stream, and destroyed with its last
+    reference; waits that were placed on it stay. It may be recorded again, on streams of the same device: waits placed
+    before keep the earlier record. Streams of any device, and of any library, may wait for it. Any thread may use it.
+
+    To use it where another library wants an event of its own, pass it as it is: PyTorch's
+    ``Stream.wait_event(event)`` and ``record_event(event)`` call its ``wait`` and ``record``, CuPy's
+    ``Stream.wait_event(event)`` and ``record(event)`` read its ``ptr``.
+
+    Args:
+        enable_timing: whether :meth:`elapsed_time` shall work.
+        blocking: whether :meth:`synchronize` lets the processor do other work meanwhile, instead of spinning.
+        interprocess: whether :meth:`ipc_handle` shall work. Not together with *enable_timing* (a rule of CUDA's).
+        device: ordinal of the device that the event shall belong to. By default that of the first stream that it
+            is recorded on.
+
+    Raises:
+        InvalidEventError: *enable_timing* and *interprocess* together.
+        NoDeviceError: *device* is not an ordinal of this machine, as soon as the event is created there.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_adapter",
+        "_capture",
+        "_context",
+        "_cuda",
+        "_device",
+        "_exposed",
+        "_flags",
+        "_handle",
+        "_owned",
+        "_recorded",
+        "owner",
+    )
+
+    owner: object
+    """The foreign event that this one was borrowed from and keeps alive, or None."""
+
+    def __init__(
+        self,
+        enable_timing: bool = False,  # noqa: FBT001, FBT002  (torch.cuda.Event's signature)
+        blocking: bool = False,  # noqa: FBT001, FBT002
+        interprocess: bool = False,  # noqa: FBT001, FBT002
+        device: int | None = None,
+    ) -> None:
+        """Remember what kind of event it shall be; CUDA is not called yet."""
+        self._handle = 0  # first of all, for __del__
+        self._owned = False
+        if enable_timing and interprocess:
+            message = "an interprocess event cannot have timing: CUDA wants enable_timing=False with interprocess=True"
+            raise InvalidEventError(message)
+        self._cuda = _cudart.active()
+        self._flags: int | None = (
+            (0 if enable_timing else _cudart.EVENT_DISABLE_TIMING)
+            | (_cudart.EVENT_BLOCKING_SYNC if blocking else 0)
+            | (_cudart.EVENT_INTERPROCESS if interprocess else 0)
+        )
+        self._device = None if device is None else check_device(device)
+        self._context = 0
+        self._capture = 0
+        self._recorded = False
+        self._exposed = False
+        self._adapter: Adapter | None = None
+        self.owner = None
+
+    @classmethod
+    def _borrowed(cls, handle: int, owner: object, adapter: "Adapter | None" = None) -> Self:
+        """An event that somebody else made and destroys. Whether it was recorded is not known."""
+        event = cls()
+        event._handle = handle
+        event._flags = None
+        event._adapter = adapter
+        event._recorded = bool(handle)
+        event._exposed = True
+        event.owner = owner
+        return event
+
+    @classmethod
+    def from_ipc_handle(cls, device: int, handle: bytes) -> Self:
+        """Open an event of another process; :meth:`ipc_handle` there gave *handle*.
+
+        Args:
+            device: ordinal, in this process, of the device that the event shall be used on.
+            handle: 64 bytes.
+
+        Raises:
+            InvalidEventError: *handle* is not 64 bytes.
+            NoDeviceError: there is no such device.
+            CudaError: CUDA does not know the handle; it cannot be opened in the process that made it.
+        """
+        if not isinstance(handle, bytes | bytearray) or len(handle) != _cudart.IPC_HANDLE_BYTES:
+            message = f"an IPC handle is {_cudart.IPC_HANDLE_BYTES} bytes, from Event.ipc_handle(); got {handle!r}"
+            raise InvalidEventError(message)
+        event = cls(interprocess=True, device=device)
+        event._context = event._cuda.primary_context(check_device(device))
+        event._handle = event._cuda.event_import(event._context, bytes(handle))
+        event._owned = event._recorded = event._exposed = True
+        return event
+
+    # -- the handle ----------------------------------------------------------------------------------------------
+
+    @property
+    def cuda_event(self) -> int:
+        """The address of the ``cudaEvent_t``, for code that wants a raw one.
+
+        Creates the event if it was neither created nor recorded yet, on its device or, by default, the current one.
+        From then on interop cannot tell whether somebody recorded it, and no longer reports that nobody did.
+        """
+        if not self._existing():
+            if self._adapter is not None:
+                raise self._unrecorded("read the handle of")
+            device = self._device
+            self._create(self._cuda.current_context() if device is None else self._cuda.primary_context(device))
+        self._recorded = self._exposed = True
+        return self._handle
+
+    @property
+    def ptr(self) -> int:
+        """The same as :attr:`cuda_event`, under CuPy's name."""
+        return self.cuda_event
+
+    def _existing(self) -> int:
+        """The handle, or 0 if the event was not created yet; a foreign one may have been in the meantime."""
+        if not self._handle and self._adapter is not None:
+            self._handle = self._adapter.event_handle(self.owner) or 0
+            self._recorded = bool(self._handle)
+        return self._handle
+
+    def _create(self, context: int) -> None:
+        if self._flags is None:
+            raise self._unrecorded("use")
+        self._handle = self._cuda.event_create(context, self._flags)
+        self._context = context
+        self._owned = True
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Destroy the event; CUDA does it once the device has passed it."""
+        # At interpreter exit the driver may be gone already, and frees everything itself.
+        if self._handle and self._owned and not _finalizing():
+            self._cuda.event_destroy(self._handle)
+
+    # -- what torch.cuda.Event has -------------------------------------------------------------------------------
+
+    def record(self, stream: object = None) -> None:
+        """Record *stream*'s work so far; returns at once.
+
+        Args:
+            stream: anything that :func:`interop.as_stream` takes; by default the stream of the innermost
+                ``with interop.use(stream):`` around the call.
+
+        Raises:
+            InvalidStreamError: no stream was given, and no ``with`` block says which.
+            DeviceMismatchError: the event belongs to another device. It keeps what it had recorded.
+            CaptureError: *stream* is the legacy default stream, and a blocking stream captures.
+        """
+        _stream(stream).record_event(self)
+
+    def wait(self, stream: object = None) -> None:
+        """Make *stream*'s future work wait for the work that this event recorded; returns at once.
+
+        Args:
+            stream: as for :meth:`record`.
+
+        Raises:
+            InvalidStreamError: no stream was given, and no ``with`` block says which.
+            UnrecordedEventError: the event was never recorded: CUDA would wait for nothing.
+            CaptureError: the wait would cross the border of a capture.
+        """
+        _stream(stream).wait_event(self)
+
+    def query(self) -> bool:
+        """Whether the work that this event recorded is done. Does not block the host.
+
+        Raises:
+            UnrecordedEventError: it was never recorded. (PyTorch and CUDA say True here.)
+            CaptureError: it was recorded while a graph was captured, and stands for no work of its own.
+        """
+        return self._cuda.event_query(self._asked("query"))
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Block the host, with the GIL released, until the work that this event recorded is done.
+
+        Args:
+            timeout: seconds to wait at most. With one, the event is polled, every 0.02 to 1 milliseconds; without,
+                this is ``cudaEventSynchronize``.
+
+        Raises:
+            TimeoutError: the work was not done in time. It goes on.
+            UnrecordedEventError: it was never recorded. (PyTorch and CUDA return at once here.)
+            CaptureError: it was recorded while a graph was captured, and stands for no work of its own.
+        """
+        handle = self._asked("synchronize")
+        if timeout is None:
+            self._cuda.event_synchronize(handle)
+        else:
+            poll(lambda: self._cuda.event_query(handle), timeout, self)
+
+    def elapsed_time(self, end: "Event") -> float:
+        """Milliseconds between this event and *end*, as the device passed them.
+
+        Args:
+            end: the later event; any library's, as long as it has timing.
+
+        Raises:
+            NotSupportedError: one of the two was made without ``enable_timing=True``.
+            UnrecordedEventError: one of the two was never recorded.
+            CudaError: ``cudaErrorNotReady`` if the device has not passed both: synchronise *end* first.
+        """
+        end = as_event(end)
+        for event in (self, end):
+            if event._flags is not None and event._flags & _cudart.EVENT_DISABLE_TIMING:
+                message = f"{event!r} has no timing: make it with Event(enable_timing=True)"
+                raise NotSupportedError(message)
+        return self._cuda.event_elapsed(self._asked("take the time of"), end._asked("take the time of"))
+
+    def ipc_handle(self) -> bytes:
+        """64 bytes that :meth:`from_ipc_handle` turns into this event in another process.
+
+        Creates the event, on its device or the current one, if it was never recorded. Keep it alive for as long as
+        another process uses it.
+
+        Raises:
+            NotSupportedError: it was made without ``interprocess=True``.
+        """
+        if self._flags is None or not self._flags & _cudart.EVENT_INTERPROCESS:
+            message = f"{self!r} cannot leave its process: make it with Event(interprocess=True)"
+            raise NotSupportedError(message)
+        return self._cuda.event_export(self.cuda_event)
+
+    # -- for stream.py -------------------------------------------------------------------------------------------
+
+    def _record_on(self, handle: int, context: int, needs: int, capture: int) -> None:
+        """Record on a stream of *context*, which is part of *capture*; creates the event if need be."""
+        if not self._existing():
+            self._create(context if self._device is None else self._cuda.primary_context(self._device))
+        self._cuda.event_record(self._handle, handle, needs)
+        self._recorded = True
+        self._capture = capture
+
+    def _awaited(self, capture: int) -> int:
+        """The handle, for a stream that is part of *capture* (0: of none) to wait for.
+
+        Raises:
+            UnrecordedEventError: nothing was recorded.
+            CaptureError: it is known that the wait would cross into *capture*.
+        """
+        if not self._existing() or not self._recorded:
+            raise self._unrecorded("wait for")
+        if capture and not self._exposed and self._capture != capture:
+            message = (
+                f"{self!r} was recorded outside the graph capture that the waiting stream is part of: record it, "
+                "inside the capture, on a stream that the capture has forked to"
+            )
+            raise CaptureError(message)
+        return self._handle
+
+    def _asked(self, verb: str) -> int:
+        if not self._existing() or not self._recorded:
+            raise self._unrecorded(verb)
+        if self._capture:
+            message = f"cannot {verb} {self!r}: it was recorded while a graph was captured, and stands for no work yet"
+            raise CaptureError(message)
+        return self._handle
+
+    def _unrecorded(self, verb: str) -> UnrecordedEventError:
+        return UnrecordedEventError(
+            f"cannot {verb} {self!r}: it was never recorded, so it stands for no work, and CUDA would order nothing. "
+            "Record it first, on the stream whose work it shall stand for: producer.record_event(event)"
+        )
+
+    def __repr__(self) -> str:
+        """Handle, flags and state, without calling CUDA."""
+        name = f"{'SIMULATED ' if self._cuda.simulation else ''}interop.Event {self._handle:#x}"
+        if self._flags is None:
+            return f"<{name} of {self._adapter.library}>" if self._adapter else f"<{name}>"
+        flags = [
+            name
+            for name, on in (
+                ("timing", not self._flags & _cudart.EVENT_DISABLE_TIMING),
+                ("blocking", self._flags & _cudart.EVENT_BLOCKING_SYNC),
+                ("interprocess", self._flags & _cudart.EVENT_INTERPROCESS),
+            )
+            if on
+        ]
+        state = "captured" if self._capture else "recorded" if self._recorded else "not recorded"
+        return f"<{name} {', '.join([*flags, state])}>"
+
+
+def _stream(stream: object) -> "ExternalStream":
+    from interop.current import stream_in_use  # noqa: PLC0415  (both import this module)
+    from interop.stream import as_stream  # noqa: PLC0415
+
+    return stream_in_use() if stream is None else as_stream(stream)
+
+
+def as_event(obj: object) -> Event:
+    """Borrow an event: the same event, under interop's surface, its owner kept alive. Calls no CUDA.
+
+    Args:
+        obj: an :class:`Event` (returned as it is); an event of PyTorch, CuPy, Numba, cuda.core, Warp or of a library
+            with an adapter of its own; a ``cudaEvent_t`` or ``CUevent``; or the address of one as an int.
+
+    Raises:
+        InvalidEventError: *obj* is none of these, or its address cannot be an event's.
+    """
+    if isinstance(obj, Event):
+        return obj
+    if isinstance(obj, int):
+        return Event._borrowed(check_handle(obj, "event", InvalidEventError, lowest=1), None)
+    for adapter in adapters_of(obj):
+        handle = adapter.event_handle(obj)
+        if handle is not None:
+            return Event._borrowed(check_handle(handle, "event", InvalidEventError), obj, adapter)
+    if is_binding(obj, "cudaEvent_t", "CUevent"):
+        return Event._borrowed(check_handle(int(obj), "event", InvalidEventError, lowest=1), obj)  # type: ignore[call-overload]
+    message = (
+        f"expected an event: an interop.Event, one of PyTorch, CuPy, Numba, cuda.core or Warp, a cudaEvent_t or "
+        f"CUevent, or the address of one as an int; got {obj!r} of type {type(obj).__qualname__}"
+    )
+    raise InvalidEventError(message)
+
+
+def is_binding(obj: object, *names: str) -> bool:
+    """Whether *obj* is one of cuda.bindings' handle types, told without importing cuda.bindings."""
+    return any(cls.__name__ in names and cls.__module__.startswith("cuda.bindings.") for cls in type(obj).__mro__)
+
+
+def poll(done: Callable[[], bool], timeout: float, what: object) -> None:
+    """Ask *done*, with growing pauses in which other threads run, until it says True.
+
+    Raises:
+        TimeoutError: it did not within *timeout* seconds.
+        ValueError: *timeout* is negative or no number.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        message = f"timeout is a number of seconds, 0 or more, or None to wait without limit; got {timeout!r}"
+        raise ValueError(message)
+    deadline = time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    while not done():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            message = f"{what!r} was not done after {timeout} s; its work goes on"
+            raise TimeoutError(message)
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+

@@ -1,0 +1,564 @@
+"""Streams: borrowed from any library, ordered against each other on the device, handed back to any library."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final, Self
+
+from interop import _cudart
+from interop._handles import check_device, check_handle
+from interop.adapters import adapter_named, adapters_of
+from interop.adapters.base import Adapter, Source
+from interop.errors import (
+    AdapterError,
+    CaptureError,
+    CudaError,
+    DeviceMismatchError,
+    InvalidStreamError,
+    NoDeviceError,
+    NotSupportedError,
+    StaleStreamError,
+)
+from interop.event import Event, as_event, is_binding, poll
+
+_CHECK: Final = os.environ.get("INTEROP_CHECK", "0") not in ("", "0")
+"""Whether every operation first makes sure that the stream it was given is still the one that was borrowed."""
+
+_INVALID_RESOURCE_HANDLE: Final = 400
+_INVALID_VALUE: Final = 1
+
+_DEFAULT_NAMES: Final = {_cudart.LEGACY: "legacy default", _cudart.PER_THREAD: "per-thread default"}
+
+
+class _Thread(threading.local):
+    """A token of the calling thread, which no later thread gets: identifiers of threads are reused."""
+
+    def __init__(self) -> None:
+        self.token = object()
+
+
+_thread: Final = _Thread()
+
+
+class ExternalStream:
+    """A CUDA stream that was made elsewhere, with the surface of ``torch.cuda.ExternalStream``.
+
+    It is never destroyed from here. An *owner* is kept alive for as long as this object; without one, as with a bare
+    address, keeping the stream alive is the caller's business. Usable from every thread and whichever device is
+    current, which stays as it was; only the per-thread default stream belongs to the thread that borrowed it.
+
+    Nothing here blocks the host except :meth:`synchronize`. Every CUDA call releases the GIL.
+
+    Args:
+        stream_ptr: the address of the ``cudaStream_t``. 1 is the legacy default stream, 2 the per-thread default
+            stream of the calling thread, and 0 the one of them that cuda.bindings takes it for in this process (the
+            legacy one, unless ``CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM=1``). These three are of *device*, by
+            default of the context that is current now.
+        device: ordinal of the stream's device, if known. It is checked. By default it is found out.
+        owner: an object to keep alive.
+
+    Raises:
+        InvalidStreamError: *stream_ptr* is no int, out of range, or the address of no memory. An address of memory
+            that holds no stream cannot be told apart; CUDA crashes on it.
+        DeviceMismatchError: the stream is on another device than *device*.
+        NoDeviceError: there is no such device.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_adapter",
+        "_context",
+        "_cuda",
+        "_device",
+        "_handle",
+        "_id",
+        "_native",
+        "_needs",
+        "_thread",
+        "owner",
+    )
+
+    owner: object
+    """The object that this stream was borrowed from, or that keeps it alive; None for a bare address."""
+
+    def __init__(self, stream_ptr: int, device: int | None = None, *, owner: object = None) -> None:
+        """Check the address without CUDA, and *device* with it."""
+        handle = check_handle(stream_ptr, "stream", InvalidStreamError)
+        if handle == 0:
+            handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
+        self._cuda = _cudart.active()
+        self._handle = handle
+        self._device: int | None = None
+        self._context = 0
+        self._needs = 0
+        self._thread = _thread.token if handle == _cudart.PER_THREAD else None
+        self._id: int | None = None
+        self._native: dict[str, object] = {}
+        self._adapter: Adapter | None = None
+        self.owner = owner
+        declared = None if device is None else check_device(device)
+        # Without a driver a stream can be borrowed and passed on, and every operation on it says that there is none.
+        with contextlib.suppress(NoDeviceError) if declared is None else contextlib.nullcontext():
+            self._locate(declared)
+
+    def _locate(self, declared: int | None) -> None:
+        """Find what is needed now: a default stream is of the context that is current *now*; the rest can wait."""
+        cuda = self._cuda
+        if self._handle <= _cudart.PER_THREAD:
+            self._context = cuda.current_context() if declared is None else cuda.primary_context(declared)
+            self._needs = self._context
+            self._device = declared
+        elif declared is not None and self.device != declared:
+            message = f"device={declared} was given for stream {self._handle:#x}, which is on device {self.device}"
+            raise DeviceMismatchError(message)
+        if _CHECK and self._handle > _cudart.PER_THREAD and not cuda.stream_capture(self._handle):
+            self._id = cuda.stream_id(self._handle)
+
+    # -- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def cuda_stream(self) -> int:
+        """The address of the ``cudaStream_t``, or 1 or 2 for the default streams; never 0."""
+        return self._handle
+
+    @property
+    def ptr(self) -> int:
+        """The same as :attr:`cuda_stream`, under CuPy's name."""
+        return self._handle
+
+    @property
+    def device(self) -> int:
+        """The ordinal of the stream's device."""
+        device = self._device
+        if device is None:
+            device = self._device = self._cuda.device_of(self._ready())
+        return device
+
+    @property
+    def priority(self) -> int:
+        """The stream's priority: the lower the number, the sooner its work is taken up; 0 is the default."""
+        self._ready()
+        return self._cuda.stream_priority(self._handle, self._needs)
+
+    @property
+    def stream_id(self) -> int:
+        """A number that no other stream of this process has, ever. Addresses are reused, these are not.
+
+        Raises:
+            CaptureError: it was not asked before, and the stream captures: CUDA would break the capture.
+        """
+        self._ready()
+        if self._id is None:
+            self._refuse_capture("tell the id of")
+            self._id = self._cuda.stream_id(self._handle, self._needs)
+        return self._id
+
+    def is_capturing(self) -> bool:
+        """Whether a CUDA graph is being captured on the stream. Always False for the legacy stream: it cannot be."""
+        self._ready()
+        return self._handle != _cudart.LEGACY and bool(self._cuda.stream_capture(self._handle, self._needs))
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The stream, for every library that speaks the protocol: version 0, and the handle."""
+        return (0, self._handle)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are one stream; default streams are compared with their context and thread."""
+        if not isinstance(other, ExternalStream):
+            return NotImplemented
+        return (
+            self._handle == other._handle
+            and self._needs == other._needs
+            and self._thread is other._thread
+            and self._cuda is other._cuda
+        )
+
+    def __hash__(self) -> int:
+        """The same for equal streams."""
+        return hash(self._handle)
+
+    def __repr__(self) -> str:
+        """Whose, which, and where; without calling CUDA."""
+        name = _DEFAULT_NAMES.get(self._handle, f"{self._handle:#x}")
+        origin = f" of {self._adapter.library}" if self._adapter else ""
+        device = "" if self._device is None else f" on device {self._device}"
+        simulated = "SIMULATED " if self._cuda.simulation else ""
+        return f"<{simulated}interop.{type(self).__name__} {name}{origin}{device}>"
+
+    # -- what torch.cuda.ExternalStream has ------------------------------------------------------------------------
+
+    def query(self) -> bool:
+        """Whether all work submitted so far is done. Does not block the host.
+
+        Raises:
+            CaptureError: the stream captures: it has no work that could be done. The capture goes on.
+        """
+        self._ready()
+        self._refuse_capture("query")
+        return self._cuda.stream_query(self._handle, self._needs)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Block the host, with the GIL released, until all work submitted so far is done.
+
+        Args:
+            timeout: seconds to wait at most. With one, the stream is polled, every 0.02 to 1 milliseconds, which also
+                sees work that is submitted meanwhile; without, this is ``cudaStreamSynchronize``.
+
+        Raises:
+            TimeoutError: the work was not done in time. It goes on.
+            CaptureError: the stream captures: it has no work to wait for. The capture goes on.
+        """
+        self._ready()
+        self._refuse_capture("synchronize")
+        if timeout is None:
+            self._cuda.stream_synchronize(self._handle, self._needs)
+        else:
+            poll(lambda: self._cuda.stream_query(self._handle, self._needs), timeout, self)
+
+    def record_event(self, event: object = None) -> Event:
+        """Record the work submitted so far in an event; returns at once.
+
+        Args:
+            event: what to record in: an :class:`Event`, or anything :func:`as_event` takes. By default a new one,
+                without timing.
+
+        Returns:
+            The event: *event* itself if it is an :class:`Event`.
+
+        Raises:
+            DeviceMismatchError: *event* belongs to another device. It keeps what it had recorded.
+            CaptureError: this is the legacy default stream, and a blocking stream captures. The capture goes on.
+            InvalidEventError: *event* is no event.
+        """
+        if event is None:
+            event = Event()
+            event._cuda = self._cuda
+        event = as_event(event)
+        self._same_world(event)
+        context = self._ready()
+        if not event._existing() and event._adapter is not None:
+            event._adapter.record(event.owner, self.to(event._adapter.library))
+            return event
+        capture = self._capture()
+        try:
+            event._record_on(self._handle, context, self._needs, capture)
+        except CudaError as error:
+            if error.code == _INVALID_RESOURCE_HANDLE:
+                message = (
+                    f"{event!r} cannot be recorded on {self!r}: an event belongs to the device it was first recorded "
+                    f"on, and to its context. Take a new one for this stream: record_event() without an argument"
+                )
+                raise DeviceMismatchError(message) from error
+            raise self._explained(error) from error
+        return event
+
+    def wait_event(self, event: object) -> None:
+        """Make all future work of this stream wait for an event; returns at once.
+
+        Args:
+            event: anything that :func:`as_event` takes, of any device.
+
+        Raises:
+            UnrecordedEventError: *event* was never recorded, as far as can be known. CUDA would wait for nothing.
+            CaptureError: the wait would cross the border of a capture. The capture goes on, except where the event is
+                another library's and was recorded outside: that, only CUDA can tell, and it breaks the capture.
+            InvalidEventError: *event* is no event.
+        """
+        event = as_event(event)
+        self._same_world(event)
+        self._ready()
+        handle = event._awaited(self._capture())
+        if self._handle == _cudart.LEGACY and event._capture:
+            message = f"{self!r} cannot wait for {event!r}: the legacy default stream cannot join a graph capture"
+            raise CaptureError(message)
+        try:
+            self._cuda.stream_wait_event(self._handle, handle, self._needs)
+        except CudaError as error:
+            if error.code == _INVALID_VALUE and event._capture:
+                message = f"{self!r} cannot wait for {event!r}: the capture that it was recorded in is over"
+                raise CaptureError(message) from error
+            raise self._explained(error) from error
+
+    def wait_stream(self, *streams: object) -> None:
+        """Make all future work of this stream wait for the work submitted to other streams so far; returns at once.
+
+        In the steady state this is one ``cudaEventRecord`` and one ``cudaStreamWaitEvent`` a stream: the events are
+        kept, per thread and context. For the stream itself there is nothing to do, and nothing is done.
+
+        Args:
+            streams: any number of streams, of any library and any device; anything that :func:`as_stream` takes.
+
+        Raises:
+            InvalidStreamError: one of them is no stream. Then none was waited for.
+            CaptureError: a wait would cross the border of a capture. The capture goes on.
+        """
+        producers = [stream if isinstance(stream, ExternalStream) else as_stream(stream) for stream in streams]
+        producers = [producer for producer in producers if producer != self]
+        if not producers:
+            return
+        self._ready()
+        contexts = [producer._ready() for producer in producers]
+        capture = self._capture()
+        for producer in producers:
+            self._same_world(producer)
+            if capture or _cudart.LEGACY in (self._handle, producer._handle):
+                self._refuse_crossing(capture, producer)
+        for producer, context in zip(producers, contexts, strict=True):
+            try:
+                self._cuda.order(self._handle, self._needs, producer._handle, producer._needs, context)
+            except CudaError as error:
+                raise self._explained(error, producer) from error
+
+    # -- to other libraries ----------------------------------------------------------------------------------------
+
+    def to(self, library: str) -> object:
+        """The same stream as an object of *library*'s own type, for calls that take no other.
+
+        The object keeps this stream's owner alive. There is one for each stream and library: asking again gives the
+        same object, and a stream that was borrowed from *library* gives the object that it was borrowed from.
+
+        Args:
+            library: import path of the library: ``"cupy"``, ``"numba"``, ``"torch"``, ``"cuda.core"``, ``"rmm"``,
+                ``"warp"``, or one with an adapter of its own. It is imported if it was not yet.
+
+        Raises:
+            NotSupportedError: the library takes no stream from outside; the message says what to do.
+            LibraryNotFoundError: it is not installed, or not known.
+        """
+        context = self._ready()
+        native = self._native.get(library)
+        if native is None:
+            adapter = adapter_named(library)
+            if adapter.simulated is (self._cuda.simulation is None):
+                message = f"{library} cannot use {self!r}: one of the two is simulated, and the other is not"
+                raise NotSupportedError(message)
+            if adapter is self._adapter:
+                native = self.owner
+            else:
+                source = Source(self._handle, self.device, self.owner)
+                with self._cuda.context(context):
+                    native = adapter.make_stream(source)
+            self._native[library] = native
+        return native
+
+    def __enter__(self) -> Self:
+        """The same as entering :func:`interop.use` with this stream."""
+        from interop.current import enter  # noqa: PLC0415  (it imports this module)
+
+        enter(self, self, [])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Restore exactly what was current before."""
+        from interop.current import leave  # noqa: PLC0415  (it imports this module)
+
+        leave(self)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> int:
+        """Make sure that the stream can be used here and now; its context."""
+        if self._thread is not None and self._thread is not _thread.token:
+            message = (
+                f"{self!r} was borrowed in another thread: the per-thread default stream is a different stream in "
+                "every thread. Borrow it in this one, or record an event there and wait for it here"
+            )
+            raise InvalidStreamError(message)
+        if _CHECK:
+            self._check()
+        if not self._context:
+            if self._handle > _cudart.PER_THREAD:
+                self._context = self._cuda.stream_context(self._handle)
+            else:
+                self._locate(None)
+        return self._context
+
+    def _check(self) -> None:
+        if self._handle <= _cudart.PER_THREAD:
+            return
+        if not self._cuda.readable(self._handle):
+            message = f"{self!r} is gone: its address is no memory any more. Was it destroyed by its library?"
+            raise StaleStreamError(message)
+        if self._id is not None and not self._cuda.stream_capture(self._handle):
+            now = self._cuda.stream_id(self._handle)
+            if now != self._id:
+                message = (
+                    f"{self!r} is gone: it was stream number {self._id}, and its address belongs to number {now} now. "
+                    "Keep the object that made the stream alive for as long as this one is used"
+                )
+                raise StaleStreamError(message)
+
+    def _same_world(self, other: "ExternalStream | Event") -> None:
+        """Refuse to mix a simulation with a GPU, or with another simulation: their handles mean nothing to CUDA."""
+        if other._cuda is not self._cuda:
+            message = f"{self!r} and {other!r} cannot be ordered: they are not of the same GPU or simulation"
+            raise NotSupportedError(message)
+
+    def _capture(self) -> int:
+        """The id of the capture that this stream is part of, or 0."""
+        try:
+            capture = self._cuda.stream_capture(self._handle, self._needs)
+        except CudaError as error:
+            raise self._explained(error) from error
+        if capture == _cudart.BROKEN:
+            message = f"the graph capture of {self!r} was broken by an earlier call: end it, and begin again"
+            raise CaptureError(message)
+        return capture
+
+    def _refuse_capture(self, verb: str) -> None:
+        if self._capture():
+            message = (
+                f"cannot {verb} {self!r} while it captures a graph: the work that is submitted to it is only noted "
+                "down, and would break the capture. End the capture first"
+            )
+            raise CaptureError(message)
+
+    def _refuse_crossing(self, capture: int, producer: "ExternalStream") -> None:
+        """Raise, before CUDA is asked, for the waits that it would punish by breaking the capture."""
+        theirs = producer._capture()
+        if capture and theirs != capture:
+            what = "is part of another capture" if theirs else "is not part of it"
+            message = (
+                f"{self!r} captures a graph, and {producer!r} {what}: a wait cannot cross its border. Make "
+                f"{producer!r} wait for the capturing stream first, which takes it into the capture"
+            )
+            raise CaptureError(message)
+        if theirs and self._handle == _cudart.LEGACY:
+            message = f"{self!r} cannot wait for {producer!r}, which captures a graph: the legacy stream cannot join it"
+            raise CaptureError(message)
+
+    def _explained(self, error: CudaError, other: "ExternalStream | None" = None) -> CudaError | CaptureError:
+        """The error in terms of the streams, if it is about a capture; else itself."""
+        if error.code not in _cudart.CAPTURE_CODES:
+            return error
+        both = f"{self!r} and {other!r}" if other else f"{self!r}"
+        if error.code == _cudart.CAPTURE_IMPLICIT:
+            message = (
+                f"{both}: a blocking stream of the same context captures a graph, and the legacy default stream waits "
+                f"for all blocking streams, so it cannot be used meanwhile. Use a stream of its own ({error})"
+            )
+        else:
+            message = f"{both}: not legal while a graph is captured; CUDA has invalidated the capture ({error})"
+        return CaptureError(message)
+
+
+class _Handle:
+    """The owner of a stream that interop made: destroys it when the last reference goes."""
+
+    __slots__ = ("_cuda", "_handle")
+
+    def __init__(self, cuda: _cudart.Cuda, handle: int) -> None:
+        self._cuda = cuda
+        self._handle = handle
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At interpreter exit the driver may be gone already, and frees everything itself.
+        if not _finalizing():
+            self._cuda.stream_destroy(self._handle)
+
+
+def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
+    """Make a stream. It is destroyed when nothing refers to it any more; its work is finished first, by CUDA.
+
+    Every object that :meth:`ExternalStream.to` makes of it counts as a reference.
+
+    Args:
+        device: ordinal of the device, by default the current one. The current device stays as it was.
+        priority: the lower, the sooner its work is taken up. A number outside the device's range is brought to its
+            nearest end, by CUDA.
+        non_blocking: whether it is exempt from waiting for, and holding up, the legacy default stream.
+
+    Raises:
+        NoDeviceError: there is no driver, no device, or not this one.
+    """
+    cuda = _cudart.active()
+    context = cuda.current_context() if device is None else cuda.primary_context(check_device(device))
+    handle = cuda.stream_create(context, non_blocking=non_blocking, priority=priority)
+    return ExternalStream(handle, owner=_Handle(cuda, handle))
+
+
+def as_stream(obj: object, device: int | None = None) -> ExternalStream:
+    """Borrow a stream: the same stream, under interop's surface, its owner kept alive.
+
+    Args:
+        obj: an :class:`ExternalStream` (returned as it is); a stream of CuPy, Numba, PyTorch, cuda.core, RMM, Warp or
+            of a library with an adapter of its own, and of subclasses; any object with ``__cuda_stream__``, be it a
+            method or an attribute; a ``cudaStream_t`` or ``CUstream``; an object with an int ``handle``, as in PyCUDA;
+            or the address of a stream as an int.
+        device: ordinal of its device, if it shall be checked; for the default streams 0, 1 and 2, which device's.
+
+    Raises:
+        InvalidStreamError: *obj* is no stream, or what it says of itself cannot be one.
+        DeviceMismatchError: the stream is on another device than *device*.
+    """
+    if isinstance(obj, ExternalStream):
+        if device is not None and obj.device != check_device(device):
+            message = f"device={device} was given for {obj!r}, which is on device {obj.device}"
+            raise DeviceMismatchError(message)
+        return obj
+    if isinstance(obj, int):
+        return ExternalStream(obj, device)
+    for adapter in adapters_of(obj):
+        handle = adapter.stream_handle(obj)
+        if handle is not None:
+            return _from_adapter(adapter, obj, handle, device)
+    handle = _stated_handle(obj)
+    return ExternalStream(handle, device, owner=obj)
+
+
+def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None) -> ExternalStream:
+    if not isinstance(handle, int) or isinstance(handle, bool) or handle == 0:
+        message = f"the adapter for {adapter.library!r} gave {handle!r} for {obj!r}: a handle is an int, and never 0"
+        raise AdapterError(message)
+    place = adapter.stream_device(obj) if handle <= _cudart.PER_THREAD else None
+    if device is not None and place is not None and place != device:
+        message = f"device={device} was given for {obj!r}, which is the default stream of device {place}"
+        raise DeviceMismatchError(message)
+    stream = ExternalStream(handle, place if device is None else device, owner=obj)
+    stream._adapter = adapter
+    return stream
+
+
+def _stated_handle(obj: object) -> int:
+    """The handle that an object of no known library states."""
+    if hasattr(type(obj), "__cuda_stream__") or "__cuda_stream__" in getattr(obj, "__dict__", ()):
+        return _protocol_handle(obj)
+    if is_binding(obj, "cudaStream_t", "CUstream"):
+        return int(obj)  # type: ignore[call-overload, no-any-return]
+    handle = getattr(obj, "handle", None)
+    if isinstance(handle, int) and not isinstance(handle, bool) and not isinstance(obj, type):
+        return handle
+    message = (
+        "expected a stream: an interop.ExternalStream, a stream of CuPy, Numba, PyTorch, cuda.core, RMM or Warp, an "
+        "object with __cuda_stream__, a cudaStream_t or CUstream, or the address of one as an int; got "
+        f"{obj!r} of type {type(obj).__qualname__}"
+    )
+    raise InvalidStreamError(message)
+
+
+def _protocol_handle(obj: object) -> int:
+    """The handle in what ``__cuda_stream__`` says: ``(0, int)``, from a method or, as some have it, an attribute.
+
+    https://nvidia.github.io/cuda-python/cuda-core/latest/interoperability.html#cuda-stream-protocol
+    """
+    name = f"{type(obj).__qualname__}.__cuda_stream__"
+    try:
+        stated = obj.__cuda_stream__  # type: ignore[attr-defined]
+        if callable(stated):
+            stated = stated()
+    except Exception as error:
+        message = f"{name} of {obj!r} raised {type(error).__name__}: {error}"
+        raise InvalidStreamError(message) from error
+    if not isinstance(stated, tuple) or len(stated) != 2:  # noqa: PLR2004  (the protocol's pair)
+        message = f"{name} must give the pair (0, handle); {obj!r} gave {stated!r}"
+        raise InvalidStreamError(message)
+    version, handle = stated
+    if isinstance(version, bool) or version != 0:
+        message = f"{name} has version {version!r}; interop knows version 0 of the protocol"
+        raise InvalidStreamError(message)
+    if isinstance(handle, bool) or not isinstance(handle, int):
+        message = f"{name} must give an int as handle; {obj!r} gave {handle!r} of type {type(handle).__qualname__}"
+        raise InvalidStreamError(message)
+    return handle
