@@ -11,7 +11,7 @@ gpu := $(shell command -v nvidia-smi)
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
 
-.PHONY: demo test lint types wheel gpu-test mutants clean
+.PHONY: demo test lint types wheel gpu-test mutants oldest clean
 
 demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
@@ -33,6 +33,16 @@ wheel: $(venv)/dev.done
 	$(PYTHON) -m venv $(venv)/wheel
 	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install "$$(ls dist/*.whl)[demo]"
 	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -m interop demo
+
+# The core and the simulator, with the oldest cuda-python that is allowed and no GPU library at all.
+oldest: $(venv)/oldest.done
+	$(venv)/oldest/bin/python -m pytest tests/test_streams.py tests/test_sim.py tests/test_sim_rules.py tests/test_errors.py
+
+$(venv)/oldest.done: pyproject.toml
+	$(PYTHON) -m venv $(venv)/oldest
+	$(venv)/oldest/bin/python -m pip --quiet --disable-pip-version-check install \
+		"cuda-python==12.9.*" hypothesis pytest pytest-timeout --editable ".[demo]"
+	touch $@
 
 # On a GPU machine, with the libraries installed in $(PYTHON)'s environment: a skip is a failure there.
 gpu-test:

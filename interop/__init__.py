@@ -17,6 +17,9 @@ Importing ``interop`` imports no GPU library and creates no context. Libraries a
 imported already.
 """
 
+import importlib
+from types import ModuleType
+
 from interop import errors
 from interop.adapters import register
 from interop.current import current_stream, use
@@ -36,3 +39,13 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_ON_DEMAND = ("ordering", "sim", "testing")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the parts that not every program needs when they are first named."""
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"interop.{name}")
+    message = f"module 'interop' has no attribute {name!r}"
+    raise AttributeError(message)

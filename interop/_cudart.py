@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from interop.errors import CudaError, NoDeviceError
+from interop.errors import CudaError, InvalidDeviceError, NoDeviceError
 
 LEGACY: Final = 1
 """cudaStreamLegacy: the default stream that waits for, and holds up, all blocking streams of its context."""
@@ -55,9 +55,11 @@ WAY_OUT: Final = "To work without a GPU, use the simulator: `with interop.sim.si
 
 def per_thread_by_default() -> bool:
     """Whether cuda.bindings takes the null handle as the per-thread default stream in this process."""
-    # cuda.bindings reads it once, when it is imported; so an int 0 means what it means there.
-    return os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0") == "1"
+    # Read as cuda.bindings reads it, which fails to import if it is no number.
+    return bool(int(os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0")))
 
+
+_FIRST_PAGE: Final = 4096
 
 # rt_sigprocmask(2) by architecture: CUDA's two Linux platforms.
 _RT_SIGPROCMASK: Final = {"x86_64": 14, "aarch64": 135}
@@ -88,8 +90,9 @@ def _memory_probe() -> Callable[[int], bool]:
 
 
 def _readable(address: int) -> bool:
-    """Whether this process can read the eight bytes at *address*; always True where that cannot be found out."""
-    return _memory_probe()(address)
+    """Whether this process can read the eight bytes at *address*; True where that cannot be found out."""
+    # Nothing is ever mapped into the first page; and a NULL set of signals would not be read at all.
+    return address >= _FIRST_PAGE and _memory_probe()(address)
 
 
 class _Scratch:
@@ -118,7 +121,10 @@ class Cuda:
     """
 
     def __init__(
-        self, load: Callable[[], tuple[Any, Any]], readable: Callable[[int], bool], simulation: Any = None  # noqa: ANN401
+        self,
+        load: Callable[[], tuple[Any, Any]],
+        readable: Callable[[int], bool],
+        simulation: Any = None,  # noqa: ANN401
     ) -> None:
         self._load = load
         self._runtime: Any = None
@@ -164,7 +170,7 @@ class Cuda:
         """The primary context of *device*: the one that the runtime, and so every library, shares.
 
         Raises:
-            NoDeviceError: there is no such device.
+            InvalidDeviceError: there is no such device.
         """
         context = self._primary.get(device)
         if context is None:
@@ -172,7 +178,7 @@ class Cuda:
             count = self.device_count()
             if not 0 <= device < count:
                 message = f"there is no device {device}: this process sees {count}, numbered 0 to {count - 1}"
-                raise NoDeviceError(message)
+                raise InvalidDeviceError(message)
             context = int(_value(self._driver.cuDevicePrimaryCtxRetain(device), "cuDevicePrimaryCtxRetain", runtime))
             self._primary[device] = context
         return context

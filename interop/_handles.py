@@ -1,26 +1,31 @@
-"""Checks of the ints that users hand over: addresses of streams and events, device ordinals."""
+"""Checks of what users hand over: addresses of streams and events, device ordinals; and how to name it in a message."""
+
+from typing import Literal
 
 from interop import _cudart
-from interop.errors import InteropError, NoDeviceError
+from interop.errors import InvalidDeviceError, InvalidEventError, InvalidStreamError
 
 _ADDRESSES = 2**64
 
 
-def check_handle(handle: object, kind: str, error: type[InteropError], lowest: int = 0) -> int:
-    """An int that can be the address of a *kind* ("stream" or "event"), as it is.
+def check_handle(handle: object, kind: Literal["stream", "event"]) -> int:
+    """An int that can be the address of a stream or event, as it is; 0, 1 and 2 are streams, but no events.
 
     No CUDA call is made: one on an address that is no memory kills the interpreter.
 
     Raises:
-        error: *handle* is no int, out of range, or not the address of readable memory.
+        InvalidStreamError, InvalidEventError: *handle* is no int, out of range, or not the address of readable memory.
     """
+    error = InvalidStreamError if kind == "stream" else InvalidEventError
     if isinstance(handle, bool) or not isinstance(handle, int):
-        message = f"a handle is an int, the address of the {kind}; got {handle!r} of type {type(handle).__qualname__}"
+        message = f"a handle is an int, the address of the {kind}; got {described(handle)}"
         raise error(message)
+    lowest = 0 if kind == "stream" else 1
     if not lowest <= handle < _ADDRESSES:
         message = f"a handle is the address of the {kind}, {lowest} <= handle < 2**64; got {handle}"
         raise error(message)
-    if handle > _cudart.PER_THREAD and not _cudart.active().readable(handle):
+    is_default = kind == "stream" and handle <= _cudart.PER_THREAD
+    if not is_default and not _cudart.active().readable(handle):
         message = (
             f"no {kind} is at {handle:#x}: this process has no readable memory there. Is it a device "
             f"pointer, or was the {kind} destroyed?"
@@ -33,9 +38,21 @@ def check_device(device: object) -> int:
     """A device ordinal, as it is; whether there is such a device is asked when it is used.
 
     Raises:
-        NoDeviceError: *device* is negative or no int.
+        InvalidDeviceError: *device* is negative or no int.
     """
     if isinstance(device, bool) or not isinstance(device, int) or device < 0:
-        message = f"a device is its ordinal, an int from 0; got {device!r} of type {type(device).__qualname__}"
-        raise NoDeviceError(message)
+        message = f"a device is its ordinal, an int from 0; got {described(device)}"
+        raise InvalidDeviceError(message)
     return int(device)
+
+
+def described(obj: object) -> str:
+    """An object in a message: built-in ones as they are, others by type and identity.
+
+    Other libraries' own representations may call CUDA, and crash on the very handle that the message is about.
+    """
+    if isinstance(obj, type):
+        return type.__repr__(obj)
+    if type(obj).__module__ == "builtins":
+        return f"{obj!r} of type {type(obj).__qualname__}"
+    return object.__repr__(obj)

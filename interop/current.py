@@ -5,9 +5,10 @@ import threading
 from types import TracebackType
 from typing import Final, NamedTuple
 
+from interop import _cudart
 from interop.adapters import current_stream_adapter, with_current_stream
 from interop.adapters.base import Adapter
-from interop.errors import InvalidStreamError
+from interop.errors import InvalidStreamError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 
 
@@ -123,5 +124,11 @@ def current_stream(library: str) -> ExternalStream:
     Raises:
         NotSupportedError: the library has no current stream; the message says what to do instead.
         LibraryNotFoundError: it is not installed, or not known.
+        NoDeviceError: there is no driver, or no device.
     """
-    return as_stream(current_stream_adapter(library).current_stream())
+    adapter = current_stream_adapter(library)
+    if not adapter.usable():
+        _cudart.active().current_device()  # if there is none, that is why
+        message = f"{library}, as it is installed here, cannot use a GPU"
+        raise NotSupportedError(message)
+    return as_stream(adapter.current_stream())

@@ -1,7 +1,8 @@
-"""Every error that interop raises on purpose.
+"""The errors of interop.
 
 One root, :class:`InteropError`, so that ``except InteropError`` catches them all; and a second, standard parent
 each, so that code which knows nothing of interop can still catch ``ValueError``, ``TypeError`` or ``RuntimeError``.
+Only a time that is up is the standard ``TimeoutError``, and a timeout that is no time a plain ``ValueError``.
 """
 
 
@@ -40,7 +41,11 @@ def _rebuild_cuda_error(cls: type[CudaError], code: int, name: str, call: str, m
 
 
 class NoDeviceError(InteropError, RuntimeError):
-    """There is no CUDA driver, no device, or not the device that was asked for."""
+    """There is no CUDA driver, or no device at all: the error on which a program may go on without a GPU."""
+
+
+class InvalidDeviceError(InteropError, TypeError, ValueError):
+    """What was given is not a device: no ordinal, or not one of those that this process sees."""
 
 
 class InvalidStreamError(InteropError, TypeError, ValueError):

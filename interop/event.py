@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from interop import _cudart
-from interop._handles import check_device, check_handle
+from interop._handles import check_device, check_handle, described
 from interop.adapters import adapters_of
 from interop.errors import (
+    AdapterError,
     CaptureError,
     InvalidEventError,
     NotSupportedError,
@@ -43,7 +44,8 @@ class Event:
 
     Raises:
         InvalidEventError: *enable_timing* and *interprocess* together.
-        NoDeviceError: *device* is not an ordinal of this machine, as soon as the event is created there.
+        InvalidDeviceError: *device* is no ordinal; or not one that this process sees, which shows when the event is
+            created there.
     """
 
     __slots__ = (
@@ -72,7 +74,7 @@ class Event:
         device: int | None = None,
     ) -> None:
         """Remember what kind of event it shall be; CUDA is not called yet."""
-        self._handle = 0  # first of all, for __del__
+        self._handle = 0
         self._owned = False
         if enable_timing and interprocess:
             message = "an interprocess event cannot have timing: CUDA wants enable_timing=False with interprocess=True"
@@ -113,11 +115,12 @@ class Event:
 
         Raises:
             InvalidEventError: *handle* is not 64 bytes.
-            NoDeviceError: there is no such device.
+            InvalidDeviceError: there is no such device.
             CudaError: CUDA does not know the handle; it cannot be opened in the process that made it.
         """
         if not isinstance(handle, bytes | bytearray) or len(handle) != _cudart.IPC_HANDLE_BYTES:
-            message = f"an IPC handle is {_cudart.IPC_HANDLE_BYTES} bytes, from Event.ipc_handle(); got {handle!r}"
+            what = f"{len(handle)} of them" if isinstance(handle, bytes | bytearray) else described(handle)
+            message = f"an IPC handle is {_cudart.IPC_HANDLE_BYTES} bytes, from Event.ipc_handle(); got {what}"
             raise InvalidEventError(message)
         event = cls(interprocess=True, device=device)
         event._context = event._cuda.primary_context(check_device(device))
@@ -164,8 +167,13 @@ class Event:
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """Destroy the event; CUDA does it once the device has passed it."""
         # At interpreter exit the driver may be gone already, and frees everything itself.
-        if self._handle and self._owned and not _finalizing():
+        if getattr(self, "_owned", False) and not _finalizing():
             self._cuda.event_destroy(self._handle)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: a handle has one owner, and means nothing to another process."""
+        message = "an Event cannot be copied or pickled; for another process, see Event.ipc_handle"
+        raise TypeError(message)
 
     # -- what torch.cuda.Event has -------------------------------------------------------------------------------
 
@@ -214,9 +222,11 @@ class Event:
 
         Raises:
             TimeoutError: the work was not done in time. It goes on.
+            ValueError: *timeout* is negative or no number.
             UnrecordedEventError: it was never recorded. (PyTorch and CUDA return at once here.)
             CaptureError: it was recorded while a graph was captured, and stands for no work of its own.
         """
+        check_timeout(timeout)
         handle = self._asked("synchronize")
         if timeout is None:
             self._cuda.event_synchronize(handle)
@@ -334,18 +344,30 @@ def as_event(obj: object) -> Event:
     if isinstance(obj, Event):
         return obj
     if isinstance(obj, int):
-        return Event._borrowed(check_handle(obj, "event", InvalidEventError, lowest=1), None)
+        return Event._borrowed(check_handle(obj, "event"), None)
     for adapter in adapters_of(obj):
-        handle = adapter.event_handle(obj)
+        try:
+            handle = adapter.event_handle(obj)
+        except Exception as error:
+            message = f"{described(obj)} cannot be used as an event: {type(error).__name__}: {error}"
+            raise InvalidEventError(message) from error
         if handle is not None:
-            return Event._borrowed(check_handle(handle, "event", InvalidEventError), obj, adapter)
+            return _from_adapter(adapter, obj, handle)
     if is_binding(obj, "cudaEvent_t", "CUevent"):
-        return Event._borrowed(check_handle(int(obj), "event", InvalidEventError, lowest=1), obj)  # type: ignore[call-overload]
+        return Event._borrowed(check_handle(int(obj), "event"), obj)  # type: ignore[call-overload]
     message = (
         f"expected an event: an interop.Event, one of PyTorch, CuPy, Numba, cuda.core or Warp, a cudaEvent_t or "
-        f"CUevent, or the address of one as an int; got {obj!r} of type {type(obj).__qualname__}"
+        f"CUevent, or the address of one as an int; got {described(obj)}"
     )
     raise InvalidEventError(message)
+
+
+def _from_adapter(adapter: "Adapter", obj: object, handle: int) -> Event:
+    if isinstance(handle, bool) or not isinstance(handle, int):
+        message = f"the adapter for {adapter.library!r} gave {handle!r} for {described(obj)}: a handle is an int"
+        raise AdapterError(message)
+    # 0 is an event that its library has not created yet.
+    return Event._borrowed(check_handle(handle, "event") if handle else 0, obj, adapter)
 
 
 def is_binding(obj: object, *names: str) -> bool:
@@ -353,16 +375,25 @@ def is_binding(obj: object, *names: str) -> bool:
     return any(cls.__name__ in names and cls.__module__.startswith("cuda.bindings.") for cls in type(obj).__mro__)
 
 
+def check_timeout(timeout: object) -> None:
+    """Make sure that *timeout* is a number of seconds, or None.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        message = f"timeout is a number of seconds, 0 or more, or None to wait without limit; got {described(timeout)}"
+        raise ValueError(message)
+
+
 def poll(done: Callable[[], bool], timeout: float, what: object) -> None:
     """Ask *done*, with growing pauses in which other threads run, until it says True.
 
     Raises:
         TimeoutError: it did not within *timeout* seconds.
-        ValueError: *timeout* is negative or no number.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-        message = f"timeout is a number of seconds, 0 or more, or None to wait without limit; got {timeout!r}"
-        raise ValueError(message)
     deadline = time.monotonic() + timeout
     pause = _FIRST_PAUSE
     while not done():
@@ -372,4 +403,3 @@ def poll(done: Callable[[], bool], timeout: float, what: object) -> None:
             raise TimeoutError(message)
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
-

@@ -5,10 +5,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from interop import _cudart
-from interop._handles import check_device, check_handle
+from interop._handles import check_device, check_handle, described
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
@@ -21,7 +21,7 @@ from interop.errors import (
     NotSupportedError,
     StaleStreamError,
 )
-from interop.event import Event, as_event, is_binding, poll
+from interop.event import Event, as_event, check_timeout, is_binding, poll
 
 _CHECK: Final = os.environ.get("INTEROP_CHECK", "0") not in ("", "0")
 """Whether every operation first makes sure that the stream it was given is still the one that was borrowed."""
@@ -63,7 +63,8 @@ class ExternalStream:
         InvalidStreamError: *stream_ptr* is no int, out of range, or the address of no memory. An address of memory
             that holds no stream cannot be told apart; CUDA crashes on it.
         DeviceMismatchError: the stream is on another device than *device*.
-        NoDeviceError: there is no such device.
+        InvalidDeviceError: *device* is no ordinal, or not one that this process sees.
+        NoDeviceError: *device* is given, and cannot be checked: there is no driver, or no device.
     """
 
     __slots__ = (
@@ -85,7 +86,7 @@ class ExternalStream:
 
     def __init__(self, stream_ptr: int, device: int | None = None, *, owner: object = None) -> None:
         """Check the address without CUDA, and *device* with it."""
-        handle = check_handle(stream_ptr, "stream", InvalidStreamError)
+        handle = check_handle(stream_ptr, "stream")
         if handle == 0:
             handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
         self._cuda = _cudart.active()
@@ -179,6 +180,11 @@ class ExternalStream:
         """The same for equal streams."""
         return hash(self._handle)
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: a handle means nothing to another process."""
+        message = "an ExternalStream cannot be copied or pickled: it is the stream of this process; borrow it again"
+        raise TypeError(message)
+
     def __repr__(self) -> str:
         """Whose, which, and where; without calling CUDA."""
         name = _DEFAULT_NAMES.get(self._handle, f"{self._handle:#x}")
@@ -208,8 +214,10 @@ class ExternalStream:
 
         Raises:
             TimeoutError: the work was not done in time. It goes on.
+            ValueError: *timeout* is negative or no number.
             CaptureError: the stream captures: it has no work to wait for. The capture goes on.
         """
+        check_timeout(timeout)
         self._ready()
         self._refuse_capture("synchronize")
         if timeout is None:
@@ -471,7 +479,8 @@ def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bo
         non_blocking: whether it is exempt from waiting for, and holding up, the legacy default stream.
 
     Raises:
-        NoDeviceError: there is no driver, no device, or not this one.
+        NoDeviceError: there is no driver, or no device.
+        InvalidDeviceError: there is no such device.
     """
     cuda = _cudart.active()
     context = cuda.current_context() if device is None else cuda.primary_context(check_device(device))
@@ -493,47 +502,62 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
         InvalidStreamError: *obj* is no stream, or what it says of itself cannot be one.
         DeviceMismatchError: the stream is on another device than *device*.
     """
+    if device is not None:
+        check_device(device)
     if isinstance(obj, ExternalStream):
-        if device is not None and obj.device != check_device(device):
+        if device is not None and obj.device != device:
             message = f"device={device} was given for {obj!r}, which is on device {obj.device}"
             raise DeviceMismatchError(message)
         return obj
     if isinstance(obj, int):
         return ExternalStream(obj, device)
-    for adapter in adapters_of(obj):
-        handle = adapter.stream_handle(obj)
+    adapters = adapters_of(obj)
+    for adapter in adapters:
+        try:
+            handle = adapter.stream_handle(obj)
+        except Exception as error:
+            message = f"{described(obj)} cannot be used as a stream: {type(error).__name__}: {error}"
+            raise InvalidStreamError(message) from error
         if handle is not None:
             return _from_adapter(adapter, obj, handle, device)
-    handle = _stated_handle(obj)
-    return ExternalStream(handle, device, owner=obj)
+    return ExternalStream(_stated_handle(obj, known=bool(adapters)), device, owner=obj)
 
 
 def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None) -> ExternalStream:
     if not isinstance(handle, int) or isinstance(handle, bool) or handle == 0:
-        message = f"the adapter for {adapter.library!r} gave {handle!r} for {obj!r}: a handle is an int, and never 0"
+        message = (
+            f"the adapter for {adapter.library!r} gave {handle!r} for {described(obj)}: a handle is an int, and never 0"
+        )
         raise AdapterError(message)
     place = adapter.stream_device(obj) if handle <= _cudart.PER_THREAD else None
     if device is not None and place is not None and place != device:
-        message = f"device={device} was given for {obj!r}, which is the default stream of device {place}"
+        message = f"device={device} was given for {described(obj)}, the default stream of device {place}"
         raise DeviceMismatchError(message)
     stream = ExternalStream(handle, place if device is None else device, owner=obj)
     stream._adapter = adapter
     return stream
 
 
-def _stated_handle(obj: object) -> int:
-    """The handle that an object of no known library states."""
-    if hasattr(type(obj), "__cuda_stream__") or "__cuda_stream__" in getattr(obj, "__dict__", ()):
-        return _protocol_handle(obj)
-    if is_binding(obj, "cudaStream_t", "CUstream"):
-        return int(obj)  # type: ignore[call-overload, no-any-return]
-    handle = getattr(obj, "handle", None)
-    if isinstance(handle, int) and not isinstance(handle, bool) and not isinstance(obj, type):
-        return handle
+def _stated_handle(obj: object, *, known: bool) -> int:
+    """The handle that an object states itself; *known* if its library has an adapter, which took it for no stream."""
+    if not isinstance(obj, type):
+        if hasattr(type(obj), "__cuda_stream__") or "__cuda_stream__" in getattr(obj, "__dict__", ()):
+            return _protocol_handle(obj)
+        if is_binding(obj, "cudaStream_t", "CUstream"):
+            return int(obj)  # type: ignore[call-overload, no-any-return]
+        # As PyCUDA has it, whose events have one too; and so have many things that are neither.
+        if not known and not any(cls.__name__.endswith("Event") for cls in type(obj).__mro__):
+            try:
+                handle = getattr(obj, "handle", None)
+            except Exception as error:
+                message = f"the handle of {described(obj)} raised {type(error).__name__}: {error}"
+                raise InvalidStreamError(message) from error
+            if isinstance(handle, int) and not isinstance(handle, bool):
+                return handle
     message = (
         "expected a stream: an interop.ExternalStream, a stream of CuPy, Numba, PyTorch, cuda.core, RMM or Warp, an "
         "object with __cuda_stream__, a cudaStream_t or CUstream, or the address of one as an int; got "
-        f"{obj!r} of type {type(obj).__qualname__}"
+        f"{described(obj)}"
     )
     raise InvalidStreamError(message)
 
@@ -549,16 +573,16 @@ def _protocol_handle(obj: object) -> int:
         if callable(stated):
             stated = stated()
     except Exception as error:
-        message = f"{name} of {obj!r} raised {type(error).__name__}: {error}"
+        message = f"{name} of {described(obj)} raised {type(error).__name__}: {error}"
         raise InvalidStreamError(message) from error
     if not isinstance(stated, tuple) or len(stated) != 2:  # noqa: PLR2004  (the protocol's pair)
-        message = f"{name} must give the pair (0, handle); {obj!r} gave {stated!r}"
+        message = f"{name} must give the pair (0, handle); {described(obj)} gave {described(stated)}"
         raise InvalidStreamError(message)
     version, handle = stated
     if isinstance(version, bool) or version != 0:
-        message = f"{name} has version {version!r}; interop knows version 0 of the protocol"
+        message = f"{name} has version {described(version)}; interop knows version 0 of the protocol"
         raise InvalidStreamError(message)
     if isinstance(handle, bool) or not isinstance(handle, int):
-        message = f"{name} must give an int as handle; {obj!r} gave {handle!r} of type {type(handle).__qualname__}"
+        message = f"{name} must give an int as handle; {described(obj)} gave {described(handle)}"
         raise InvalidStreamError(message)
     return handle

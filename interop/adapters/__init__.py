@@ -8,11 +8,12 @@ when the library is named. Other packages add their own library in one of two wa
 - :func:`register`, at run time.
 """
 
+import contextlib
 import functools
 import importlib
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -50,8 +51,11 @@ def register(library: str, adapter: Adapter) -> None:
         adapter: an instance of a subclass of :class:`interop.adapters.base.Adapter`.
 
     Raises:
-        AdapterError: *library* has an adapter already, or *adapter* is not one. Nothing is changed.
+        AdapterError: *library* has an adapter already, or *adapter* is not one for it. Nothing is changed.
     """
+    if not isinstance(library, str) or not library:
+        message = f"an adapter is registered for a library's import path, such as 'cuda.core'; got {library!r}"
+        raise AdapterError(message)
     if not isinstance(adapter, Adapter):
         message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {adapter!r}"
         raise AdapterError(message)
@@ -59,6 +63,7 @@ def register(library: str, adapter: Adapter) -> None:
         if library in _registered or library in BUILT_IN or library in _plugins():
             message = f"{library!r} has an adapter already; interop keeps the first one"
             raise AdapterError(message)
+        _must_be_for(library, adapter)
         _registered[library] = adapter
         _by_type.clear()
 
@@ -78,7 +83,7 @@ def adapters_of(obj: object) -> tuple[Adapter, ...]:
     if found is None:
         with _lock:
             libraries = dict.fromkeys(filter(None, (_library_of(base) for base in cls.__mro__)))
-            found = _by_type[cls] = tuple(_adapter(library) for library in libraries)
+            found = _by_type[cls] = tuple(_usable_adapters(libraries))
     return found
 
 
@@ -107,16 +112,16 @@ def adapter_named(library: str) -> Adapter:
         # Only if it is the library itself that is missing: anything else is a broken installation, and must show.
         if error.name is None or (error.name != library and not library.startswith(f"{error.name}.")):
             raise
-        message = f'{library} is not installed: pip install "cuda-stream-interop[{library.replace(".", "-")}]"'
+        extra = f'pip install "cuda-stream-interop[{library.replace(".", "-")}]"'
+        message = f"{library} is not installed: {extra}" if library in BUILT_IN else f"{library} is not installed"
         raise LibraryNotFoundError(message, name=library) from error
 
 
 def with_current_stream(*, simulated: bool) -> list[Adapter]:
     """The adapters of all *loaded* libraries that have a current stream and can be used, on the GPU or *simulated*."""
-    adapters = [_adapter(library) for library in known() if _is_loaded(library)]
     return [
         adapter
-        for adapter in adapters
+        for adapter in _usable_adapters(filter(_is_loaded, known()))
         if adapter.has_current_stream and adapter.simulated is simulated and adapter.usable()
     ]
 
@@ -151,6 +156,13 @@ def _library_of(cls: type) -> str | None:
     return None
 
 
+def _usable_adapters(libraries: Iterable[str]) -> Iterator[Adapter]:
+    """Their adapters, without those that find that a module of the user's only has the library's name."""
+    for library in libraries:
+        with contextlib.suppress(LibraryNotFoundError):
+            yield _adapter(library)
+
+
 def _adapter(library: str) -> Adapter:
     with _lock:
         adapter = _registered.get(library)
@@ -168,15 +180,26 @@ def _load(library: str) -> Adapter:
         message = f"{len(claims)} adapters claim {library!r}: {', '.join(claims)}. Uninstall all but one."
         raise AdapterError(message)
     if library in BUILT_IN:
-        adapter = importlib.import_module(BUILT_IN[library]).ADAPTER
+        adapter: object = importlib.import_module(BUILT_IN[library]).ADAPTER
     else:
-        adapter = points[0].load()
-        if isinstance(adapter, type):
-            adapter = adapter()
+        try:
+            adapter = points[0].load()
+            if isinstance(adapter, type) and issubclass(adapter, Adapter):
+                adapter = adapter()
+        except Exception as error:
+            message = f"the adapter for {library!r}, {claims[0]}, cannot be loaded: {type(error).__name__}: {error}"
+            raise AdapterError(message) from error
     if not isinstance(adapter, Adapter):
-        message = f"the adapter for {library!r}, {claims[0]}, is not a subclass of interop.adapters.base.Adapter"
+        message = f"the adapter for {library!r}, {claims[0]}, is not a subclass of Adapter: {adapter!r}"
         raise AdapterError(message)
+    _must_be_for(library, adapter)
     return adapter
+
+
+def _must_be_for(library: str, adapter: Adapter) -> None:
+    if adapter.library != library:
+        message = f"the adapter for {library!r}, {adapter!r}, says that it is for {adapter.library!r}"
+        raise AdapterError(message)
 
 
 @functools.cache

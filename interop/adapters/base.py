@@ -46,7 +46,6 @@ class Adapter:
 
     Attributes:
         library: the library's import path, such as ``"cuda.core"``; also its name in interop's calls.
-        install: the command that installs it.
         has_current_stream: whether the library has a current stream that new work goes to. If so, override
             :meth:`current_stream`, :meth:`enter` and :meth:`leave`.
         instead: for a library without one, what its users do instead.
@@ -55,7 +54,6 @@ class Adapter:
     """
 
     library: str = ""
-    install: str = ""
     has_current_stream: bool = False
     instead: str = ""
     simulated: bool = False

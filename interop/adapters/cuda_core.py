@@ -10,7 +10,6 @@ class CudaCoreAdapter(Adapter):
     """cuda.core.Stream and cuda.core.Event."""
 
     library = "cuda.core"
-    install = 'pip install "cuda-stream-interop[cuda-core]"'
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 
     def stream_handle(self, stream: object) -> int | None:

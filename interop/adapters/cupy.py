@@ -14,7 +14,6 @@ class CupyAdapter(Adapter):
     """cupy.cuda.Stream, cupy.cuda.ExternalStream and cupy.cuda.Event."""
 
     library = "cupy"
-    install = 'pip install "cuda-stream-interop[cupy]"'
     has_current_stream = True
 
     def stream_handle(self, stream: object) -> int | None:

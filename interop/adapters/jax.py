@@ -11,7 +11,6 @@ class JaxAdapter(Adapter):
     """No stream type, no event type."""
 
     library = "jax"
-    install = 'pip install "cuda-stream-interop[jax]"'
     instead = _INSTEAD
 
     def stream_handle(self, stream: object) -> int | None:  # noqa: ARG002

@@ -11,14 +11,13 @@ class NumbaAdapter(Adapter):
     """The objects of numba.cuda.stream(), external_stream(), default_stream() and event()."""
 
     library = "numba"
-    install = 'pip install "cuda-stream-interop[numba]"'
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"
 
     def stream_handle(self, stream: object) -> int | None:
         """default_stream() is 0, which Numba hands to cuda.bindings: it means there what it means to them."""
         if not isinstance(stream, Stream):
             return None
-        return int(stream) or (PER_THREAD if per_thread_by_default() else LEGACY)
+        return int(stream.handle) or (PER_THREAD if per_thread_by_default() else LEGACY)
 
     def make_stream(self, source: Source) -> object:
         """An external stream holds only a number, so the source is tied to it; 1 and 2 are Numba's spelling too."""

@@ -11,7 +11,6 @@ class RmmAdapter(Adapter):
     """rmm.pylibrmm.stream.Stream."""
 
     library = "rmm"
-    install = 'pip install "cuda-stream-interop[rmm]"'
     instead = "pass `stream.to('rmm')` to the buffer or the copy"
 
     def stream_handle(self, stream: object) -> int | None:

@@ -12,7 +12,6 @@ class TorchAdapter(Adapter):
     """torch.cuda.Stream, torch.Stream and torch.cuda.Event."""
 
     library = "torch"
-    install = 'pip install "cuda-stream-interop[torch]"'
     has_current_stream = True
 
     def stream_handle(self, stream: object) -> int | None:

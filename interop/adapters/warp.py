@@ -5,6 +5,11 @@ import weakref
 import warp
 
 from interop.adapters.base import LEGACY, Adapter, Source, keep
+from interop.errors import LibraryNotFoundError
+
+if not hasattr(warp, "ScopedStream"):
+    message = f"the module named warp here, {warp!r}, is not NVIDIA Warp"
+    raise LibraryNotFoundError(message, name="warp")
 
 # Warp's own map of streams has one entry a handle, and the first of two wrappers to go would take it away: so a
 # second request for a handle gets the wrapper that is there.
@@ -15,7 +20,6 @@ class WarpAdapter(Adapter):
     """warp.Stream and warp.Event."""
 
     library = "warp"
-    install = 'pip install "cuda-stream-interop[warp]"'
     has_current_stream = True
 
     def stream_handle(self, stream: object) -> int | None:

@@ -48,7 +48,7 @@ class _Keeper:
         self._free = list(range(0, _PAGE, _SLOT))
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         self._device_address = _cudart.GPU.host_register(address, _PAGE)
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603  (our own code, in our own Python)
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(file)], stdin=subprocess.PIPE, pass_fds=[file]
         )
         os.close(file)

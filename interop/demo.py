@@ -1,0 +1,273 @@
+"""The main job, shown: two libraries share one stream, then work on two streams, in order.
+
+One program, :func:`run`, on two laboratories: real libraries on a GPU, and stand-ins for them on the simulator.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import interop
+from interop import _cudart, sim
+from interop.errors import NoDeviceError
+from interop.stream import ExternalStream
+from interop.testing import gate, is_ordered
+
+SIZE = 1 << 20
+STALE = -1.0
+
+
+class Laboratory(Protocol):
+    """What the program needs done: each step by one library, on one stream."""
+
+    backend: str
+    libraries: list[tuple[str, str]]
+
+    def streams(self) -> tuple[object, object]:
+        """A stream of CuPy's and one of Numba's, each the library's own object."""
+
+    def array(self, value: float, name: str) -> Any:  # noqa: ANN401  (each laboratory has its own arrays)
+        """An array of SIZE numbers, all *value*, ready for use on every stream."""
+
+    def fill(self, array: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+        """CuPy writes 0, 1, 2, ... into *array*, on *stream*."""
+
+    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+        """Numba writes the squares of *source* into *target*, on *stream*."""
+
+    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:  # noqa: ANN401
+        """PyTorch sums *array*, on *stream*; the sum is there when the stream is done. None without PyTorch."""
+
+    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":  # noqa: ANN401
+        """The array as the host sees it; its stream has been synchronised with."""
+
+
+class _RealLaboratory:
+    """CuPy, Numba and, if it is installed, PyTorch, on the GPU."""
+
+    def __init__(self) -> None:
+        """Import the libraries, and compile and load every kernel, so that nothing waits for the GPU later."""
+        import cupy
+        from numba import cuda
+
+        self._cupy, self._cuda = cupy, cuda
+        self._torch = None
+        with contextlib.suppress(ModuleNotFoundError):
+            torch = importlib.import_module("torch")
+            self._torch = torch if torch.cuda.is_available() else None
+        properties = cupy.cuda.runtime.getDeviceProperties(0)
+        self.backend = f"{properties['name'].decode()}, driver for CUDA {_dotted(cupy.cuda.runtime.driverGetVersion())}"
+        self.libraries = [("CuPy", cupy.__version__), ("Numba", importlib.metadata.version("numba-cuda"))]
+        if self._torch:
+            self.libraries.append(("PyTorch", self._torch.__version__))
+
+        @cuda.jit("void(float64[::1], float64[::1])")  # type: ignore[untyped-decorator]
+        def square(source: Any, target: Any) -> None:  # noqa: ANN401
+            i = cuda.grid(1)
+            if i < source.size:
+                target[i] = source[i] * source[i]
+
+        self._square = square
+        self._count = cupy.ElementwiseKernel("", "float64 number", "number = i", "interop_demo_count")
+        stream = interop.new_stream()
+        array = self.array(0.0, "warm-up")
+        self.fill(array, stream)
+        self.square(array, array, stream)
+        self.total(array, stream)
+        stream.synchronize()
+
+    def streams(self) -> tuple[object, object]:
+        return self._cupy.cuda.Stream(non_blocking=True), self._cuda.stream()
+
+    def array(self, value: float, name: str) -> Any:  # noqa: ANN401, ARG002
+        array = self._cupy.full(SIZE, value)
+        self._cupy.cuda.get_current_stream().synchronize()
+        return array
+
+    def fill(self, array: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+        with interop.use(stream, "cupy"):
+            self._count(array)
+
+    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+        # sync=False: the order is ours to make, and Numba would make it by blocking the host.
+        blocks = (SIZE + 255) // 256
+        arrays = [self._cuda.as_cuda_array(array, sync=False) for array in (source, target)]
+        self._square[blocks, 256, stream.to("numba")](*arrays)
+
+    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:  # noqa: ANN401
+        if self._torch is None:
+            return None
+        with interop.use(stream, "torch"):
+            total = self._torch.as_tensor(array, device="cuda").sum()
+        return lambda: float(total.item())
+
+    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":  # noqa: ANN401
+        return np.asarray(self._cupy.asnumpy(array))
+
+
+class _SimulatedLaboratory:
+    """Stand-ins for the three libraries: NumPy functions as kernels, on simulated streams."""
+
+    def __init__(self, gpu: sim.SimulatedGPU, reason: str) -> None:
+        """Work on *gpu*; *reason* says why not on a real one."""
+        self._gpu = gpu
+        self.backend = f"SIMULATED ({reason})"
+        self.libraries = [("stand-ins for CuPy, Numba and PyTorch in NumPy", np.__version__)]
+
+    def streams(self) -> tuple[object, object]:
+        return self._gpu.stream("cupy_stream"), self._gpu.stream("numba_stream")
+
+    def array(self, value: float, name: str) -> Any:  # noqa: ANN401
+        return self._gpu.array(np.full(SIZE, value), name=name)
+
+    def fill(self, array: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+        def fill(values: Any) -> None:  # noqa: ANN401
+            values[:] = np.arange(SIZE)
+
+        self._gpu.launch(stream, fill, writes=[array], name="CuPy fill")
+
+    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+        def square(old: Any, new: Any) -> None:  # noqa: ANN401
+            new[:] = old * old
+
+        self._gpu.launch(stream, square, reads=[source], writes=[target], name="Numba square")
+
+    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:  # noqa: ANN401
+        total = self._gpu.array(np.zeros(1), name="total")
+
+        def add(values: Any, result: Any) -> None:  # noqa: ANN401
+            result[0] = values.sum()
+
+        self._gpu.launch(stream, add, reads=[array], writes=[total], name="PyTorch sum")
+        return lambda: float(self._gpu.read(total)[0])
+
+    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":  # noqa: ANN401
+        return np.asarray(self._gpu.read(array))
+
+    def explain(self, console: Console) -> None:
+        """Show what the simulator found in this run, and a schedule, of all there are, that goes wrong."""
+        for race in self._gpu.races:
+            console.print(f"\nFound from this one run, whatever the schedule:\n{race}", soft_wrap=True)
+        found = sim.explore(_without_wait)
+        assert found.failure is not None
+        console.print(f"\nOf {found.schedules} schedules, this one goes wrong:\n{found.failure}", soft_wrap=True)
+
+
+def _without_wait(gpu: sim.SimulatedGPU) -> None:
+    """The two-stream part of :func:`run` without its wait and its gate, small enough for every schedule."""
+    lab = _SimulatedLaboratory(gpu, "explored")
+    producer, consumer = map(interop.as_stream, lab.streams())
+    x, y = lab.array(STALE, "x"), lab.array(STALE, "y")
+    lab.fill(x, producer)
+    lab.square(x, y, consumer)
+    consumer.synchronize()
+    assert lab.values(y)[0] == 0.0, f"y[0] is {lab.values(y)[0]}, not 0.0"
+
+
+def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
+    """Run the program and print what happened.
+
+    Returns:
+        Whether everything was as it has to be: right values and a proof of order; or, with *forget_wait*, wrong values
+        and no order.
+    """
+    squares = np.arange(SIZE, dtype=np.float64) ** 2
+    table = Table("on", "what", "seen", title="CuPy writes x, Numba writes y = x * x, PyTorch sums y")
+    good: list[bool] = []
+
+    shared = interop.new_stream()
+    x, y = lab.array(STALE, "x"), lab.array(STALE, "y")
+    lab.fill(x, shared)
+    lab.square(x, y, shared)
+    total = lab.total(y, shared)
+    shared.synchronize()
+    good.append(bool((lab.values(y) == squares).all()))
+    one = f"one shared stream, {shared.cuda_stream:#x}"
+    table.add_row(one, "y", _verdict(good[-1], "right", "WRONG"))
+    if total is not None:
+        good.append(np.isclose(total(), squares.sum()))
+        table.add_row("", "PyTorch's sum of y", _verdict(good[-1], "right", "WRONG"))
+    table.add_section()
+
+    cupy_stream, numba_stream = lab.streams()
+    producer, consumer = interop.as_stream(cupy_stream), interop.as_stream(numba_stream)
+    x, y = lab.array(STALE, "x"), lab.array(STALE, "y")
+    with gate(producer) as shut:  # CuPy's kernel cannot run before we let it: no luck is needed to see who waits
+        lab.fill(x, producer)
+        if not forget_wait:
+            consumer.wait_stream(producer)
+        lab.square(x, y, consumer)
+        if forget_wait:
+            consumer.synchronize()  # it returns, though CuPy has not even begun
+        host_was_free = not shut.is_open
+    consumer.synchronize()
+    producer.synchronize()
+    right = bool((lab.values(y) == squares).all())
+    good.append(right is not forget_wait)
+    wrong = f"WRONG: y[0] is {lab.values(y)[0]}, not 0.0"
+    table.add_row(f"CuPy's stream, {producer.cuda_stream:#x},", "y", _verdict(right, "right", wrong))
+    good.append(host_was_free)
+    table.add_row(
+        f"Numba's, {consumer.cuda_stream:#x}", "the host meanwhile", _verdict(host_was_free, "free", "blocked")
+    )
+
+    with is_ordered(producer, consumer) as ordered:
+        if not forget_wait:
+            consumer.wait_stream(producer)
+    good.append(bool(ordered) is not forget_wait)
+    table.add_row("", "proof by stream capture", _verdict(bool(ordered), "ordered", "NOT ORDERED"))
+    console.print(table)
+    wait = "interop.as_stream(numba_stream).wait_stream(cupy_stream)"
+    console.print(
+        f"The wait that {'was left out' if forget_wait else 'made it right'}: [bold]{wait}[/bold]", soft_wrap=True
+    )
+    return all(good)
+
+
+def _verdict(good: bool, yes: str, no: str) -> str:  # noqa: FBT001
+    return f"[green]{yes}[/green]" if good else f"[red]{no}[/red]"
+
+
+def main(*, forget_wait: bool, console: Console | None = None) -> int:
+    """Show the main job on the GPU if there is one, else on the simulator; the exit status, 0 if all went as it must.
+
+    Args:
+        forget_wait: leave the wait out, and show what goes wrong.
+        console: where to print; by default standard output.
+    """
+    console = console or Console(highlight=False)
+    with _laboratory(forget_wait=forget_wait) as lab:
+        console.print(f"backend: {lab.backend}", soft_wrap=True)
+        console.print("libraries: " + ", ".join(f"{name} {version}" for name, version in lab.libraries), soft_wrap=True)
+        good = run(lab, console, forget_wait=forget_wait)
+        if forget_wait and isinstance(lab, _SimulatedLaboratory):
+            lab.explain(console)
+    if not good:
+        console.print("[red]this is not as it has to be[/red]")
+    return 0 if good else 1
+
+
+@contextlib.contextmanager
+def _laboratory(*, forget_wait: bool) -> Iterator[Laboratory]:
+    try:
+        interop.new_stream()
+        lab: Laboratory = _RealLaboratory()
+    except NoDeviceError as error:
+        reason = str(error).partition(_cudart.WAY_OUT)[0].strip(" .")
+    except ModuleNotFoundError as error:
+        reason = f"{error.name} is not installed"
+    else:
+        yield lab
+        return
+    with sim.simulate(on_race="record" if forget_wait else "raise") as gpu:
+        yield _SimulatedLaboratory(gpu, reason)
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

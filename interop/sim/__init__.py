@@ -1,0 +1,36 @@
+"""A simulated CUDA: streams, events, graph captures, and memory in NumPy; no GPU is needed, and no driver.
+
+For tests on machines without a GPU, and for finding a missing wait without luck::
+
+    with interop.sim.simulate() as gpu:
+        producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+        data, result = gpu.array([0, 0], "data"), gpu.array([0, 0], "result")
+        gpu.launch(producer, fill, writes=[data])
+        gpu.launch(consumer, double, reads=[data], writes=[result])  # RaceError: nothing orders them
+
+A race is found from one run whatever the schedule, because it is decided by what CUDA's rules order, and not by what
+happened to run first. :func:`explore` runs a small program under every schedule, and gives back the first that fails.
+
+It is explicit: nothing falls back to it, and every object says SIMULATED. It has no clock, runs no real kernels,
+shares nothing with other processes, and launches no graphs. Each of its rules is one that a test runs on a real GPU
+too.
+"""
+
+from interop.sim.explore import Exploration, Failure, explore, replay
+from interop.sim.gpu import Gate, SimulatedArray, SimulatedGPU, SimulatedStream, simulate
+from interop.sim.races import Race
+from interop.sim.schedule import Schedule
+
+__all__ = [
+    "Exploration",
+    "Failure",
+    "Gate",
+    "Race",
+    "Schedule",
+    "SimulatedArray",
+    "SimulatedGPU",
+    "SimulatedStream",
+    "explore",
+    "replay",
+    "simulate",
+]

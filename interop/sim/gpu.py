@@ -1,0 +1,376 @@
+"""The simulated GPU as a program sees it: streams, arrays, kernels, gates."""
+
+# ruff: noqa: SLF001  (the GPU alone may touch an array's memory; and the simulator is what `_cudart` is a seam for)
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from interop import _cudart
+from interop.errors import CudaError, InvalidStreamError, NoDeviceError
+from interop.ordering import Clock, Epoch, StreamKind
+from interop.sim.codes import Refused
+from interop.sim.machine import Machine
+from interop.sim.races import Race, where
+from interop.sim.runtime import Driver, Runtime
+from interop.sim.schedule import InOrder, Schedule, Scheduler
+from interop.sim.state import Stream
+from interop.sim.work import Work
+
+OnRace = Literal["raise", "record"]
+
+
+class SimulatedStream:
+    """A stream of a simulation, as some other library might have made it.
+
+    Offers ``__cuda_stream__`` and nothing else. Destroyed with its last reference; its pending work still runs.
+
+    Attributes:
+        name: what reports call it.
+        device: ordinal of its simulated device.
+    """
+
+    def __init__(self, machine: Machine, handle: int, name: str, device: int) -> None:
+        """Own the stream of *handle*."""
+        self.name = name
+        self.device = device
+        self._handle = handle
+        weakref.finalize(self, _destroy, machine, handle).atexit = False
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The protocol: version 0, and the handle."""
+        return (0, self._handle)
+
+    def __repr__(self) -> str:
+        """Name, handle and device."""
+        return f"<SIMULATED stream {self.name!r} {self._handle:#x} on device {self.device}>"
+
+
+def _destroy(machine: Machine, handle: int) -> None:
+    with machine.lock:
+        if not machine.ended:
+            machine.destroy_stream(handle)
+
+
+class SimulatedArray:
+    """An array in simulated device memory, which only kernels, ``gpu.read`` and ``gpu.write`` touch.
+
+    Attributes:
+        name: what reports call it.
+        shape: as NumPy's.
+        dtype: as NumPy's.
+    """
+
+    def __init__(self, memory: NDArray[Any], name: str) -> None:
+        """Take *memory* as the device's."""
+        self.name = name
+        self.shape = memory.shape
+        self.dtype = memory.dtype
+        self._memory = memory
+
+    def __repr__(self) -> str:
+        """Name, shape and type; not the values, which are on the device."""
+        return f"<SIMULATED array {self.name!r}, shape {self.shape}, {self.dtype}>"
+
+
+class Gate:
+    """Holds the later work of a stream until it is opened. As a context manager, it is opened on exit.
+
+    Nothing in a simulation blocks: a host thread that would have to wait for a closed gate gets a
+    :class:`~interop.errors.DeadlockError` at once, even if another thread is about to open it.
+    """
+
+    def __init__(self, machine: Machine, work: Work) -> None:
+        """Stand for *work*."""
+        self._machine = machine
+        self._work = work
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened."""
+        return self._work.is_open
+
+    def open(self) -> None:
+        """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
+        with self._machine.lock:
+            self._machine.check()
+            if not self._work.is_open:
+                self._work.is_open = True
+                self._machine.queue.trace.append(f"the host opens the {self._work.name} on {self._work.stream}")
+                self._machine.queue.settle()
+
+    def __enter__(self) -> Self:
+        """Return the gate, closed as it is."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Open it."""
+        self.open()
+
+    def __repr__(self) -> str:
+        """Where, and whether it is open."""
+        return f"<SIMULATED {'open' if self.is_open else 'closed'} gate on {self._work.stream}>"
+
+
+class SimulatedGPU:
+    """One simulation. Made by :func:`simulate`; every call raises :class:`~interop.errors.InteropError` after its end.
+
+    Usable from several threads. What one thread has waited for another one knows only if it can be seen to come
+    later: a new thread knows what all the others know, and an ended one has been joined. For everything else, such as
+    a message through a queue, there is :meth:`hear`.
+
+    Attributes:
+        cuda: the simulated CUDA, as interop calls it.
+        runtime: the simulated ``cuda.bindings.runtime``.
+        driver: the simulated ``cuda.bindings.driver``.
+    """
+
+    def __init__(self, machine: Machine, on_race: OnRace) -> None:
+        """Put the fake modules in front of *machine*."""
+        runtime, driver = _cudart._load_bindings()
+        self.runtime = Runtime(machine, runtime)
+        self.driver = Driver(machine, driver)
+        self.cuda = _cudart.Cuda(
+            lambda: (self.runtime, self.driver),
+            lambda address: address in machine.streams or address in machine.events,
+            simulation=self,
+        )
+        self._machine = machine
+        self._raising = on_race == "raise"
+        self._arrays = 0
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    @property
+    def devices(self) -> int:
+        """How many devices are simulated."""
+        return self._machine.devices
+
+    @property
+    def races(self) -> list[Race]:
+        """The races found so far, in the order in which their later parties came."""
+        return list(self._machine.races)
+
+    @property
+    def schedule(self) -> Schedule:
+        """What has happened so far, and, when exploring, the choices that led to it."""
+        return Schedule(self._machine.scheduler.choices, tuple(self._machine.queue.trace))
+
+    def __repr__(self) -> str:
+        """How many devices, and whether it is over."""
+        state = ", ended" if self._machine.ended else ""
+        return f"<SIMULATED GPU, {self._machine.devices} device(s){state}>"
+
+    # -- streams and arrays --------------------------------------------------------------------------------------
+
+    def stream(self, name: str | None = None, *, device: int = 0, non_blocking: bool = True) -> SimulatedStream:
+        """Make a stream that looks like a foreign library's.
+
+        Args:
+            name: what reports call it; a name that is also the variable's makes their advice code.
+            device: ordinal of its device. What is current stays so.
+            non_blocking: whether it is exempt from the legacy stream's rules.
+
+        Raises:
+            NoDeviceError: no such device is simulated.
+        """
+        machine = self._machine
+        kind = StreamKind.NON_BLOCKING if non_blocking else StreamKind.BLOCKING
+        with machine.lock:
+            machine.check()
+            if device not in range(machine.devices):
+                message = f"there is no simulated device {device!r}: there are {machine.devices}, numbered from 0"
+                raise NoDeviceError(message)
+            handle = machine.create_stream(machine.contexts[device], kind, name=name)
+            return SimulatedStream(machine, handle, machine.streams[handle].name, device)
+
+    def array(self, values: ArrayLike, name: str | None = None) -> SimulatedArray:
+        """Make an array with a copy of *values*, which are there before anything else happens."""
+        with self._machine.lock:
+            self._machine.check()
+            self._arrays += 1
+            return SimulatedArray(np.array(values), name or f"array {self._arrays}")
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def launch(
+        self,
+        stream: object,
+        function: Callable[..., object],
+        *,
+        reads: Sequence[SimulatedArray] = (),
+        writes: Sequence[SimulatedArray] = (),
+        name: str | None = None,
+    ) -> None:
+        """Enqueue a kernel; returns at once.
+
+        Args:
+            stream: anything with ``__cuda_stream__``, an object with an int ``cuda_stream``, or a handle.
+            function: called when the kernel runs, with the NumPy arrays of *reads* and then of *writes*. Those of
+                *reads* cannot be written to. On a stream that captures it is never called.
+            reads: the arrays that the kernel reads.
+            writes: the arrays that it writes, or reads and writes.
+            name: what reports call the kernel; by default the function's name.
+
+        Raises:
+            RaceError: it touches an array that earlier work touches too, one of them writes, and nothing orders them.
+                Nothing was enqueued. Only with ``on_race="raise"``.
+            CudaError: the stream is not one of this simulation, or a capture forbids it.
+            InvalidStreamError: *stream* is no stream.
+        """
+        read_only = [array._memory.view() for array in reads]
+        for view in read_only:
+            view.flags.writeable = False
+        arguments = [*read_only, *(array._memory for array in writes)]
+        work = Work(
+            number=0,
+            name=name or getattr(function, "__name__", None) or repr(function),
+            stream="",
+            where=where(),
+            epoch=Epoch(None, 0),
+            clock=Clock(),
+            run=lambda: function(*arguments),
+            reads=frozenset(reads) - frozenset(writes),
+            writes=frozenset(writes),
+        )
+        self._enqueue(stream, work, {array: array.name for array in (*reads, *writes)}, "launch")
+
+    def gate(self, stream: object) -> Gate:
+        """Enqueue a closed gate, which holds the later work of *stream*.
+
+        Raises:
+            NotSupportedError: the stream captures.
+        """
+        work = Work(0, "gate", "", where(), Epoch(None, 0), Clock())
+        self._enqueue(stream, work, {}, "gate")
+        return Gate(self._machine, work)
+
+    def read(self, array: SimulatedArray) -> NDArray[Any]:
+        """Copy what the host sees in *array* now. Waits for nothing.
+
+        Raises:
+            RaceError: work that writes *array* is not known to this host thread to be done, whether it is or not.
+                Only with ``on_race="raise"``.
+        """
+        with self._machine.lock:
+            self._access(array, writes=False)
+            return array._memory.copy()
+
+    def write(self, array: SimulatedArray, values: ArrayLike) -> None:
+        """Let the host write *values* into *array* now. Waits for nothing.
+
+        Raises:
+            RaceError: work that touches *array* is not known to this host thread to be done, whether it is or not.
+                Nothing was written. Only with ``on_race="raise"``.
+        """
+        with self._machine.lock:
+            self._access(array, writes=True)
+            array._memory[...] = values
+
+    def synchronize(self, device: int | None = None) -> None:
+        """Block the host until the work of *device*, by default the current one, is done.
+
+        Raises:
+            DeadlockError: a closed gate holds some of it.
+            NoDeviceError: no such device is simulated.
+        """
+        context = self.cuda.current_context() if device is None else self.cuda.primary_context(device)
+        with self.cuda.context(context):
+            _cudart._value(self.runtime.cudaDeviceSynchronize(), "cudaDeviceSynchronize", self.runtime)
+
+    def hear(self, thread: threading.Thread) -> None:
+        """Say that *thread* has told the calling one that it is done so far.
+
+        The simulator cannot see what passes between threads, through a queue or a ``threading.Event``, and takes the
+        host accesses and synchronisations of the other thread for unordered without this.
+        """
+        with self._machine.lock:
+            self._machine.check()
+            self._machine.hear(thread)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, stream: object, work: Work, arrays: dict[object, str], call: str) -> None:
+        machine = self._machine
+        with machine.lock:
+            machine.check()
+            try:
+                target = self._target(stream)
+                work.stream = target.name
+                machine.enqueue(target, work, arrays, raising=self._raising)
+            except Refused as answer:
+                code = self.runtime.cudaError_t(answer.code)
+                text = _cudart.error_text(code, self.runtime)
+                raise CudaError(answer.code, code.name, f"gpu.{call}", text) from None
+
+    def _target(self, stream: object) -> Stream:
+        handle = _handle_of(stream)
+        device = getattr(stream, "device", None)
+        if handle <= _cudart.PER_THREAD and isinstance(device, int):
+            with self.cuda.context(self.cuda.primary_context(device)):
+                return self._machine.stream(handle)
+        return self._machine.stream(handle)
+
+    def _access(self, array: SimulatedArray, *, writes: bool) -> None:
+        self._machine.check()
+        self._machine.access(array, array.name, where(), writes=writes, raising=self._raising)
+
+
+def _handle_of(stream: object) -> int:
+    protocol = getattr(stream, "__cuda_stream__", None)
+    handle = protocol()[1] if callable(protocol) else getattr(stream, "cuda_stream", stream)
+    if isinstance(handle, bool) or not isinstance(handle, int) or handle < 0:
+        message = f"a stream has __cuda_stream__ or cuda_stream, or is its handle, an int; got {stream!r}"
+        raise InvalidStreamError(message)
+    return handle
+
+
+@contextlib.contextmanager
+def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[SimulatedGPU]:
+    """Run a simulation whose kernels *scheduler* runs."""
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        message = f"devices is how many to simulate, an int from 1; got {devices!r}"
+        raise ValueError(message)
+    if on_race not in ("raise", "record"):
+        message = f'on_race is "raise" or "record"; got {on_race!r}'
+        raise ValueError(message)
+    machine = Machine(devices, scheduler)
+    gpu = SimulatedGPU(machine, on_race)
+    previous = _cudart.activate(gpu.cuda)
+    try:
+        yield gpu
+        with machine.lock:
+            machine.reach(machine.everything(), "the end of the simulation")
+    finally:
+        _cudart.activate(previous)
+        machine.ended = True
+
+
+def simulate(devices: int = 1, on_race: OnRace = "raise") -> contextlib.AbstractContextManager[SimulatedGPU]:
+    """Simulate CUDA for as long as the ``with`` block runs.
+
+    Inside, interop's streams and events are made under the simulation. On exit all pending work runs, and what was
+    active before is active again. From then on every call of this simulation raises
+    :class:`~interop.errors.InteropError`, except that its streams and events can still be destroyed.
+
+    Kernels run when something has to know: a query, a synchronise, the end. The schedule is deterministic; a query says
+    False while work is pending, and lets the next kernel run.
+
+    Args:
+        devices: how many devices to simulate, with one context each.
+        on_race: ``"raise"`` a :class:`~interop.errors.RaceError` where the second of two unordered accesses is
+            enqueued, or ``"record"`` it in ``gpu.races`` and go on.
+
+    Raises:
+        DeadlockError: on exit, if a gate is still closed and work stands behind it.
+        ImportError: cuda-bindings is not installed; its enums are used. No driver is needed.
+    """
+    return simulation(devices, on_race, InOrder())

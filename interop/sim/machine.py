@@ -1,0 +1,311 @@
+"""The state of a simulated CUDA: contexts, streams, events, host threads, and the rules of each call on them.
+
+The fake CUDA modules and the objects that users hold are thin layers over one :class:`Machine`. A call that CUDA would
+refuse raises :class:`Refused` with the code.
+"""
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from interop import _cudart
+from interop.errors import DeadlockError, InteropError, NotSupportedError
+from interop.ordering import Accesses, Clock, Clocks, StreamKind
+from interop.sim.capture import Captures
+from interop.sim.codes import INVALID_DEVICE, INVALID_HANDLE, Refused
+from interop.sim.races import Party, Race
+from interop.sim.schedule import Scheduler
+from interop.sim.state import Event, Stream, Thread
+from interop.sim.work import Queue, Work
+
+GREATEST_PRIORITY: Final = -5
+
+# Outside of what a 64-bit user space can map, so that no handle is ever the address of anything real.
+_CONTEXTS: Final = 0x5111_C000_0000_0000
+_STREAMS: Final = 0x5111_5000_0000_0000
+_EVENTS: Final = 0x5111_E000_0000_0000
+_SPACING: Final = 0x100
+
+
+class _Addresses:
+    """Handles for one kind of object. Like CUDA's, they are reused: the last one freed first."""
+
+    def __init__(self, start: int) -> None:
+        self._fresh = itertools.count(start, _SPACING)
+        self._freed: list[int] = []
+
+    def take(self) -> int:
+        return self._freed.pop() if self._freed else next(self._fresh)
+
+    def free(self, address: int) -> None:
+        self._freed.append(address)
+
+
+class Machine:
+    """A simulated CUDA. Every method but the constructor expects :attr:`lock` to be held."""
+
+    def __init__(self, devices: int, scheduler: Scheduler) -> None:
+        """Make the devices, with one context each, and no streams but the default ones."""
+        self.lock = threading.RLock()
+        self.ended = False
+        self.devices = devices
+        self.scheduler = scheduler
+        self.clocks = Clocks()
+        self.accesses: Accesses[Party] = Accesses()
+        self.queue = Queue()
+        self.captures = Captures()
+        self.races: list[Race] = []
+        self.contexts = [_CONTEXTS + device * _SPACING for device in range(devices)]
+        self.events: dict[int, Event] = {}
+        self.streams: dict[int, Stream] = {}
+        self._threads: list[Thread] = []
+        self._local = threading.local()
+        self._stream_numbers = itertools.count(1)
+        self._names = itertools.count(1)
+        self._works = itertools.count(1)
+        self._stream_addresses = _Addresses(_STREAMS)
+        self._event_addresses = _Addresses(_EVENTS)
+        self._legacy = {
+            context: self._add_stream(
+                f"the legacy default stream{self._of_device(context)}", context, StreamKind.LEGACY
+            )
+            for context in self.contexts
+        }
+
+    def check(self) -> None:
+        """Make sure that the simulation is still running."""
+        if self.ended:
+            message = "this simulation has ended: its streams, events and arrays mean nothing any more"
+            raise InteropError(message)
+
+    # -- threads and contexts ------------------------------------------------------------------------------------
+
+    def thread(self) -> Thread:
+        """The calling thread."""
+        thread: Thread | None = getattr(self._local, "thread", None)
+        if thread is None:
+            thread = self._local.thread = Thread(threading.current_thread())
+            # Some thread started this one, and which cannot be seen: so it may know what any of them knows.
+            for other in self._threads:
+                self.clocks.hear(thread, other)
+            self._threads.append(thread)
+        for other in self._threads:
+            # That it ended was seen by someone who joined it, or it makes no difference.
+            if other not in thread.heard and not other.thread.is_alive():
+                self.clocks.hear(thread, other)
+                thread.heard.add(other)
+        return thread
+
+    def hear(self, other: threading.Thread) -> None:
+        """Let the calling thread know what *other* knows."""
+        me = self.thread()
+        for thread in self._threads:
+            if thread.thread is other:
+                self.clocks.hear(me, thread)
+
+    def device(self) -> int:
+        """The calling thread's current device."""
+        thread = self.thread()
+        return self.contexts.index(thread.contexts[-1]) if thread.contexts else thread.device
+
+    def context(self) -> int:
+        """The calling thread's current context; the one of its current device becomes current if there is none."""
+        thread = self.thread()
+        if not thread.contexts:
+            thread.contexts.append(self.contexts[thread.device])
+        return thread.contexts[-1]
+
+    def set_device(self, device: int) -> None:
+        """Make the context of *device* current in place of the one that is."""
+        if not 0 <= device < self.devices:
+            raise Refused(INVALID_DEVICE)
+        thread = self.thread()
+        thread.device = device
+        thread.contexts[-1:] = [self.contexts[device]]
+
+    # -- streams and events --------------------------------------------------------------------------------------
+
+    def stream(self, handle: int) -> Stream:
+        """The stream that *handle* means in the calling thread and its current context."""
+        if handle == 0:
+            handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
+        if handle == _cudart.LEGACY:
+            return self._legacy[self.context()]
+        if handle == _cudart.PER_THREAD:
+            context, thread = self.context(), self.thread()
+            if context not in thread.streams:
+                name = f"the per-thread default stream of {thread.thread.name}{self._of_device(context)}"
+                thread.streams[context] = self._add_stream(name, context, StreamKind.BLOCKING)
+            return thread.streams[context]
+        found = self.streams.get(handle)
+        if found is None:
+            raise Refused(INVALID_HANDLE)
+        return found
+
+    def create_stream(self, context: int, kind: StreamKind, priority: int = 0, name: str | None = None) -> int:
+        """Create a stream; its handle."""
+        handle = self._stream_addresses.take()
+        self.streams[handle] = self._add_stream(name or f"stream {next(self._names)}", context, kind)
+        self.streams[handle].priority = min(max(priority, GREATEST_PRIORITY), 0)
+        return handle
+
+    def destroy_stream(self, handle: int) -> None:
+        """Destroy a stream; its pending work still runs, and its address is free for the next one."""
+        stream = self.streams.pop(handle, None)
+        if stream is None:
+            raise Refused(INVALID_HANDLE)
+        self.captures.abandon(stream)
+        self.clocks.remove_stream(stream)
+        self._stream_addresses.free(handle)
+
+    def event(self, handle: int) -> Event:
+        """The event of a handle."""
+        found = self.events.get(handle)
+        if found is None:
+            raise Refused(INVALID_HANDLE)
+        return found
+
+    def create_event(self) -> int:
+        """Create an event in the current context; its handle."""
+        handle = self._event_addresses.take()
+        self.events[handle] = Event(f"event {handle:#x}", self.context())
+        return handle
+
+    def destroy_event(self, handle: int) -> None:
+        """Destroy an event. Waits already placed on it stay."""
+        self.clocks.forget_event(self.event(handle))
+        del self.events[handle]
+        self._event_addresses.free(handle)
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Let *event* stand for the work of *stream* so far."""
+        if event.context != stream.context:
+            raise Refused(INVALID_HANDLE)
+        capture = self.captures.enter(stream)
+        event.stream, event.capture = stream.name, capture
+        if capture:
+            event.nodes = capture.known[stream]
+            self.clocks.forget_event(event)
+        else:
+            self.clocks.record(event, stream, self.thread())
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Let the later work of *stream* come after what *event* stands for now."""
+        if not self.captures.wait(stream, event) and self.clocks.is_recorded(event):
+            self.clocks.wait(stream, event, self.thread())
+            pending = [wait for wait in stream.waits if self.queue.held(wait[2])]
+            stream.waits = [*pending, (event, event.stream, self.clocks.of_event(event))]
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def enqueue(self, stream: Stream, work: Work, arrays: dict[object, str], *, raising: bool) -> None:
+        """Enqueue *work*, or capture it.
+
+        Args:
+            stream: where.
+            work: what; its epoch, clock and number are set here.
+            arrays: the names of the arrays that it accesses.
+            raising: whether to raise, and enqueue nothing, if it races with earlier work.
+        """
+        capture = self.captures.enter(stream)
+        if capture:
+            if work.run is None:
+                message = "a gate cannot be captured in the simulator: captured work is not executed"
+                raise NotSupportedError(message)
+            capture.launch(stream)
+            return
+        thread = self.thread()
+        known = self.clocks.before_next(stream, thread)
+        party = Party(work.name, stream.name, work.where, on_host=False)
+        self._race(party, known, arrays, work.writes, raising=raising)
+        work.number = next(self._works)
+        work.epoch = self.clocks.enqueue(stream, thread)
+        work.clock = known
+        known.tick(stream)
+        self.queue.pending.append(work)
+        for array in arrays:
+            self.accesses.add(array, party.access(work.epoch, writes=array in work.writes), known)
+
+    def access(self, array: object, name: str, where: str, *, writes: bool, raising: bool) -> None:
+        """Let the host read or write an array, now."""
+        thread = self.thread()
+        known = self.clocks.of_thread(thread)
+        verb = "write" if writes else "read"
+        party = Party(f"host {verb}", thread.thread.name, where, on_host=True)
+        self._race(party, known, {array: name}, {array} if writes else set(), raising=raising)
+        touched, nothing = frozenset([array]), frozenset[object]()
+        self.scheduler.access(self.queue, nothing if writes else touched, touched if writes else nothing)
+        self.queue.trace.append(f"the host {verb}s {name} ({where})")
+        self.accesses.add(array, party.access(self.clocks.access(thread), writes=writes), known)
+
+    def query(self, target: Clock, asked: str) -> bool:
+        """Whether the work that *target* knows is done."""
+        done = self.scheduler.query(self.queue, target, f"is {asked} done")
+        line = f"the host asks whether {asked} is done: {'yes' if done else 'no'}"
+        # Once for a polling loop.
+        if self.queue.trace[-1:] != [line]:
+            self.queue.trace.append(line)
+        return done
+
+    def reach(self, target: Clock, waits_for: str) -> None:
+        """Run what must run before *target* is reached.
+
+        Raises:
+            DeadlockError: a closed gate holds it.
+        """
+        if held := self.queue.held(target):
+            self.scheduler.reach(self.queue, target)
+            held = self.queue.held(target)
+        if held:
+            raise DeadlockError(self._explain(held, waits_for))
+        self.queue.trace.append(f"the host has waited for {waits_for}")
+
+    def everything(self) -> Clock:
+        """All work there is."""
+        clock = Clock()
+        for context in self.contexts:
+            clock.join(self.clocks.of_context(context))
+        return clock
+
+    def _race(
+        self, party: Party, known: Clock, arrays: dict[object, str], writes: Iterable[object], *, raising: bool
+    ) -> None:
+        found = [
+            Race(old.who, party, array=name, earlier_writes=old.writes, later_writes=key in writes)
+            for key, name in arrays.items()
+            for old in self.accesses.conflicts(key, known, writes=key in writes)
+            # What host threads do among themselves is not CUDA's business, and cannot be seen from here.
+            if not (old.who.on_host and party.on_host)
+        ]
+        self.races += found
+        if found and raising:
+            raise found[0].error(found[1:])
+
+    def _explain(self, held: list[Work], waits_for: str) -> str:
+        lines = [f"the host ({self.thread().thread.name}) waits for {waits_for}, and what that needs can never run:"]
+        gates = self.queue.closed_gates(held)
+        lines += [f"- kernel {work.name!r} on {work.stream} ({work.where}) is held" for work in held if work.run]
+        for stream in self._all_streams():
+            for event, recorded, clock in stream.waits:
+                if any(clock.knows(gate.epoch) for gate in gates):
+                    lines.append(f"- {stream.name} waits for {event.name}, recorded on {recorded}")
+        lines += [f"- {gate.stream} is held by the closed {gate.name} ({gate.where})" for gate in gates]
+        lines.append("Open the gate before the host waits: here nobody else can.")
+        return "\n".join(lines)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _add_stream(self, name: str, context: int, kind: StreamKind) -> Stream:
+        stream = Stream(next(self._stream_numbers), name, context, kind)
+        self.clocks.add_stream(stream, context=context, kind=kind)
+        return stream
+
+    def _all_streams(self) -> Iterator[Stream]:
+        yield from self._legacy.values()
+        for thread in self._threads:
+            yield from thread.streams.values()
+        yield from self.streams.values()
+
+    def _of_device(self, context: int) -> str:
+        return f" of device {self.contexts.index(context)}" if self.devices > 1 else ""

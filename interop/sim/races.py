@@ -1,0 +1,93 @@
+"""What the simulator reports when two accesses of one array are not ordered."""
+
+import contextlib
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from interop.errors import RaceError
+from interop.ordering import Access, Epoch
+
+_SIM: Final = Path(__file__).parent
+_MACHINERY: Final = (str(_SIM) + os.sep, str(_SIM.with_name("testing")) + os.sep, contextlib.__file__)
+"""The files that stand between the user's code and us: ours, ``interop.testing.gate``, and ``with`` itself."""
+
+
+def where() -> str:
+    """``file:line`` of the user's code that is calling."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_MACHINERY):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who accesses an array.
+
+    Attributes:
+        name: the kernel's name, or what the host does.
+        stream: the name of its stream, or of the host thread.
+        where: ``file:line`` of the launch, or of the host's access.
+        on_host: whether it is the host.
+    """
+
+    name: str
+    stream: str
+    where: str
+    on_host: bool
+
+    def access(self, epoch: Epoch, *, writes: bool) -> "Access[Party]":
+        """Its access of one array."""
+        return Access(self, epoch, writes)
+
+    def __str__(self) -> str:
+        """Who, and where, in one line."""
+        if self.on_host:
+            return f"the {self.name} in thread {self.stream} ({self.where})"
+        return f"kernel {self.name!r} on {self.stream} ({self.where})"
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Two accesses of one array, at least one of them a write, that nothing orders. The schedule does not matter.
+
+    Attributes:
+        earlier: the one that was enqueued first.
+        later: the one that was enqueued second, and should have been ordered after it.
+        array: the array's name.
+        earlier_writes: whether the earlier one writes.
+        later_writes: whether the later one writes.
+    """
+
+    earlier: Party
+    later: Party
+    array: str
+    earlier_writes: bool
+    later_writes: bool
+
+    @property
+    def fix(self) -> str:
+        """The line that would order the two, to be put before the later one."""
+        if self.later.on_host:
+            return f"{self.earlier.stream}.synchronize()"
+        if self.earlier.on_host:
+            return f"gpu.hear({self.earlier.stream}), once that thread has told this one that it is done"
+        return f"interop.as_stream({self.later.stream}).wait_stream({self.earlier.stream})"
+
+    def __str__(self) -> str:
+        """The report, in four lines."""
+        earlier, later = ("writes" if it else "reads" for it in (self.earlier_writes, self.later_writes))
+        return (
+            f"race on {self.array}: nothing orders\n"
+            f"  {self.earlier}, which {earlier} it, before\n"
+            f"  {self.later}, which {later} it.\n"
+            f"  Order them: {self.fix}"
+        )
+
+    def error(self, others: Sequence["Race"] = ()) -> RaceError:
+        """The error that reports this race, and *others* with it."""
+        return RaceError("\n".join(str(race) for race in (self, *others)))

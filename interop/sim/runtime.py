@@ -1,0 +1,377 @@
+"""The fake modules: the calls of ``cuda.bindings.runtime`` and ``.driver`` that interop makes, on a simulated CUDA.
+
+They take the same arguments, ints or objects with ``__int__``, and return the same tuples with cuda.bindings' own
+enums. Two things differ. A handle that means nothing gets ``cudaErrorInvalidResourceHandle``, where CUDA crashes. And
+a stream's or event's handle comes back as a plain int.
+"""
+
+# ruff: noqa: N802  (CUDA's names)
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, Final, ParamSpec, SupportsInt
+
+from interop.errors import NotSupportedError
+from interop.ordering import StreamKind
+from interop.sim.codes import (
+    INVALID_CONTEXT,
+    INVALID_DEVICE,
+    INVALID_HANDLE,
+    INVALID_VALUE,
+    NOT_READY,
+    NOT_SUPPORTED,
+    Refused,
+)
+from interop.sim.machine import GREATEST_PRIORITY, Machine
+from interop.sim.state import Capture, Mode, Status
+
+_EVENT_FLAGS: Final = range(8)
+_INTERPROCESS_WITH_TIMING: Final = {4, 5}
+
+P = ParamSpec("P")
+
+
+class Graph:
+    """What ``cudaStreamEndCapture`` returns. It cannot be launched: captured work is not executed here."""
+
+    def __init__(self, capture: Capture) -> None:
+        """Keep the number of nodes."""
+        self.nodes = capture.nodes
+
+    def __repr__(self) -> str:
+        """Say what it is not."""
+        return f"<SIMULATED graph of {self.nodes} kernels, which cannot be launched in the simulator>"
+
+
+class _Module:
+    """What both modules have: the machine, and the enum of their status codes."""
+
+    _status: str
+
+    def __init__(self, machine: Machine, bindings: Any) -> None:  # noqa: ANN401  (cuda.bindings has no types)
+        self.machine = machine
+        self._bindings = bindings
+        self.code: Callable[[int], object] = getattr(bindings, self._status)
+
+    def __repr__(self) -> str:
+        return f"<SIMULATED {self._bindings.__name__}>"
+
+    def __getattr__(self, name: str) -> object:
+        message = f"the simulator does not answer {name}: it has streams, events and captures, and no more of CUDA"
+        raise AttributeError(message)
+
+
+def _answers(
+    *names: str,
+) -> Callable[[Callable[Concatenate[Any, P], object]], Callable[Concatenate[Any, P], tuple[Any, ...]]]:
+    """Make a method return cuda.bindings' tuple: the status code, and the values called *names*."""
+
+    def decorate(method: Callable[Concatenate[Any, P], object]) -> Callable[Concatenate[Any, P], tuple[Any, ...]]:
+        @functools.wraps(method)
+        def call(module: _Module, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
+            machine = module.machine
+            with machine.lock:
+                # A finaliser may run whenever it likes, and must be able to let go of what went with the simulation.
+                if machine.ended and method.__name__ in {"cudaStreamDestroy", "cudaEventDestroy"}:
+                    return (module.code(0),)
+                machine.check()
+                try:
+                    result = method(module, *args, **kwargs)
+                except Refused as answer:
+                    return (module.code(answer.code), *(None for _ in names))
+            ok = module.code(0)
+            if not names:
+                return (ok,)
+            if len(names) == 1:
+                return (ok, result)
+            assert isinstance(result, tuple)  # for mypy
+            return (ok, *result)
+
+        return call
+
+    return decorate
+
+
+class Runtime(_Module):
+    """A simulated ``cuda.bindings.runtime``."""
+
+    _status = "cudaError_t"
+
+    def __init__(self, machine: Machine, bindings: Any) -> None:  # noqa: ANN401  (cuda.bindings has no types)
+        """Take the enums from the real module."""
+        super().__init__(machine, bindings)
+        self.cudaError_t = bindings.cudaError_t
+        self.cudaStreamCaptureMode = bindings.cudaStreamCaptureMode
+        self.cudaStreamCaptureStatus = bindings.cudaStreamCaptureStatus
+        self.cudaIpcEventHandle_t = bindings.cudaIpcEventHandle_t
+
+    def cudaGetErrorString(self, error: object) -> object:
+        """CUDA's own words; this needs no GPU."""
+        return self._bindings.cudaGetErrorString(error)
+
+    # -- devices -------------------------------------------------------------------------------------------------
+
+    @_answers("count")
+    def cudaGetDeviceCount(self) -> int:
+        """As CUDA."""
+        return self.machine.devices
+
+    @_answers("device")
+    def cudaGetDevice(self) -> int:
+        """As CUDA: no context becomes current."""
+        return self.machine.device()
+
+    @_answers()
+    def cudaSetDevice(self, device: SupportsInt) -> None:
+        """As CUDA."""
+        self.machine.set_device(int(device))
+
+    @_answers("leastPriority", "greatestPriority")
+    def cudaDeviceGetStreamPriorityRange(self) -> tuple[int, int]:
+        """As CUDA on an H200."""
+        return 0, GREATEST_PRIORITY
+
+    @_answers()
+    def cudaDeviceSynchronize(self) -> None:
+        """As CUDA, and :class:`~interop.errors.DeadlockError` behind a closed gate."""
+        machine = self.machine
+        context = machine.context()
+        machine.captures.refuse_context(context)
+        machine.captures.refuse_unsafe(machine.thread())
+        machine.reach(machine.clocks.of_context(context), f"device {machine.device()}")
+        machine.clocks.synchronize_context(context, machine.thread())
+
+    # -- streams -------------------------------------------------------------------------------------------------
+
+    @_answers("stream")
+    def cudaStreamCreateWithFlags(self, flags: SupportsInt) -> int:
+        """As CUDA."""
+        return self._create_stream(flags, 0)
+
+    @_answers("stream")
+    def cudaStreamCreateWithPriority(self, flags: SupportsInt, priority: SupportsInt) -> int:
+        """As CUDA: a priority out of range is clamped."""
+        return self._create_stream(flags, priority)
+
+    def _create_stream(self, flags: SupportsInt, priority: SupportsInt) -> int:
+        if int(flags) not in (0, 1):
+            raise Refused(INVALID_VALUE)
+        kind = StreamKind.NON_BLOCKING if int(flags) else StreamKind.BLOCKING
+        return self.machine.create_stream(self.machine.context(), kind, int(priority))
+
+    @_answers()
+    def cudaStreamDestroy(self, stream: SupportsInt) -> None:
+        """As CUDA. Succeeds when the simulation has ended, too."""
+        self.machine.destroy_stream(int(stream))
+
+    @_answers("device")
+    def cudaStreamGetDevice(self, stream: SupportsInt) -> int:
+        """As CUDA: illegal while the stream captures."""
+        found = self.machine.stream(int(stream))
+        self.machine.captures.refuse_stream(found)
+        return self.machine.contexts.index(found.context)
+
+    @_answers("streamId")
+    def cudaStreamGetId(self, stream: SupportsInt) -> int:
+        """As CUDA: illegal while the stream captures."""
+        self.machine.context()
+        found = self.machine.stream(int(stream))
+        self.machine.captures.refuse_stream(found)
+        return found.number
+
+    @_answers("flags")
+    def cudaStreamGetFlags(self, stream: SupportsInt) -> int:
+        """As CUDA: illegal while the stream captures."""
+        self.machine.context()
+        found = self.machine.stream(int(stream))
+        self.machine.captures.refuse_stream(found)
+        return int(found.kind is StreamKind.NON_BLOCKING)
+
+    @_answers("priority")
+    def cudaStreamGetPriority(self, stream: SupportsInt) -> int:
+        """As CUDA: legal while the stream captures."""
+        self.machine.context()
+        return self.machine.stream(int(stream)).priority
+
+    @_answers()
+    def cudaStreamQuery(self, stream: SupportsInt) -> None:
+        """As CUDA; the scheduler decides what has run by now."""
+        machine = self.machine
+        machine.context()
+        found = machine.stream(int(stream))
+        machine.captures.refuse_stream(found)
+        machine.captures.refuse_unsafe(machine.thread())
+        if not machine.query(machine.clocks.of_stream(found), found.name):
+            raise Refused(NOT_READY)
+        machine.clocks.synchronize_stream(found, machine.thread())
+
+    @_answers()
+    def cudaStreamSynchronize(self, stream: SupportsInt) -> None:
+        """As CUDA, and :class:`~interop.errors.DeadlockError` behind a closed gate."""
+        machine = self.machine
+        machine.context()
+        found = machine.stream(int(stream))
+        machine.captures.refuse_stream(found)
+        machine.captures.refuse_unsafe(machine.thread())
+        machine.reach(machine.clocks.of_stream(found), found.name)
+        machine.clocks.synchronize_stream(found, machine.thread())
+
+    @_answers()
+    def cudaStreamWaitEvent(self, stream: SupportsInt, event: SupportsInt, flags: SupportsInt) -> None:
+        """As CUDA."""
+        self.machine.context()
+        if int(flags) not in (0, 1):
+            raise Refused(INVALID_VALUE)
+        self.machine.wait(self.machine.stream(int(stream)), self.machine.event(int(event)))
+
+    # -- captures ------------------------------------------------------------------------------------------------
+
+    @_answers()
+    def cudaStreamBeginCapture(self, stream: SupportsInt, mode: SupportsInt) -> None:
+        """As CUDA. Captured work is not executed."""
+        self.machine.context()
+        self.machine.captures.begin(self.machine.stream(int(stream)), Mode(int(mode)), self.machine.thread())
+
+    @_answers("pGraph")
+    def cudaStreamEndCapture(self, stream: SupportsInt) -> Graph:
+        """As CUDA, but the graph is a :class:`Graph`, which cannot be launched."""
+        self.machine.context()
+        return Graph(self.machine.captures.end(self.machine.stream(int(stream)), self.machine.thread()))
+
+    @_answers()
+    def cudaGraphDestroy(self, graph: Graph) -> None:
+        """As CUDA: there is nothing to free."""
+        del graph
+        self.machine.context()
+
+    @_answers("pCaptureStatus")
+    def cudaStreamIsCapturing(self, stream: SupportsInt) -> object:
+        """As CUDA: breaks nothing."""
+        self.machine.context()
+        capture = self.machine.captures.of(self.machine.stream(int(stream)))
+        return self.cudaStreamCaptureStatus(int(capture.status) if capture else 0)
+
+    @_answers("captureStatus", "id", "graph", "dependencies", "edgeData", "numDependencies")
+    def cudaStreamGetCaptureInfo(self, stream: SupportsInt) -> tuple[object, ...]:
+        """As CUDA, but the graph and its nodes are left out: status and id."""
+        self.machine.context()
+        capture = self.machine.captures.of(self.machine.stream(int(stream)))
+        status = self.cudaStreamCaptureStatus(int(capture.status) if capture else 0)
+        active = capture is not None and capture.status is Status.ACTIVE
+        return status, capture.number if capture and active else 0, None, [], [], 0
+
+    @_answers("mode")
+    def cudaThreadExchangeStreamCaptureMode(self, mode: SupportsInt) -> object:
+        """As CUDA."""
+        self.machine.context()
+        thread = self.machine.thread()
+        previous, thread.mode = thread.mode, Mode(int(mode))
+        return self.cudaStreamCaptureMode(int(previous))
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    @_answers("event")
+    def cudaEventCreateWithFlags(self, flags: SupportsInt) -> int:
+        """As CUDA."""
+        if int(flags) not in _EVENT_FLAGS or int(flags) in _INTERPROCESS_WITH_TIMING:
+            raise Refused(INVALID_VALUE)
+        return self.machine.create_event()
+
+    @_answers()
+    def cudaEventDestroy(self, event: SupportsInt) -> None:
+        """As CUDA. Succeeds when the simulation has ended, too."""
+        self.machine.destroy_event(int(event))
+
+    @_answers()
+    def cudaEventRecord(self, event: SupportsInt, stream: SupportsInt) -> None:
+        """As CUDA: an event of another context gets cudaErrorInvalidResourceHandle."""
+        self.machine.context()
+        self.machine.record(self.machine.event(int(event)), self.machine.stream(int(stream)))
+
+    @_answers()
+    def cudaEventQuery(self, event: SupportsInt) -> None:
+        """As CUDA; the scheduler decides what has run by now."""
+        machine = self.machine
+        machine.context()
+        found = machine.event(int(event))
+        machine.captures.refuse_event(found)
+        machine.captures.refuse_unsafe(machine.thread())
+        if not machine.query(machine.clocks.of_event(found), found.name):
+            raise Refused(NOT_READY)
+        machine.clocks.synchronize_event(found, machine.thread())
+
+    @_answers()
+    def cudaEventSynchronize(self, event: SupportsInt) -> None:
+        """As CUDA, and :class:`~interop.errors.DeadlockError` behind a closed gate."""
+        machine = self.machine
+        machine.context()
+        found = machine.event(int(event))
+        machine.captures.refuse_event(found)
+        machine.captures.refuse_unsafe(machine.thread())
+        machine.reach(machine.clocks.of_event(found), f"{found.name}, recorded on {found.stream}")
+        machine.clocks.synchronize_event(found, machine.thread())
+
+    @_answers("ms")
+    def cudaEventElapsedTime(self, start: SupportsInt, end: SupportsInt) -> float:
+        """Refuse."""
+        del start, end
+        message = "the simulator has no clock: time between events needs a real GPU"
+        raise NotSupportedError(message)
+
+    @_answers("handle")
+    def cudaIpcGetEventHandle(self, event: SupportsInt) -> None:
+        """Answer cudaErrorNotSupported: a simulation lives in one process."""
+        self.machine.event(int(event))
+        raise Refused(NOT_SUPPORTED)
+
+    @_answers("event")
+    def cudaIpcOpenEventHandle(self, handle: object) -> None:
+        """Answer cudaErrorNotSupported: a simulation lives in one process."""
+        del handle
+        raise Refused(NOT_SUPPORTED)
+
+
+class Driver(_Module):
+    """A simulated ``cuda.bindings.driver``. No call of it makes a context current that was not asked for."""
+
+    _status = "CUresult"
+
+    @_answers("pctx")
+    def cuCtxGetCurrent(self) -> int:
+        """As CUDA: 0 for none."""
+        contexts = self.machine.thread().contexts
+        return contexts[-1] if contexts else 0
+
+    @_answers()
+    def cuCtxPushCurrent(self, context: SupportsInt) -> None:
+        """As CUDA."""
+        if int(context) not in self.machine.contexts:
+            raise Refused(INVALID_CONTEXT)
+        self.machine.thread().contexts.append(int(context))
+
+    @_answers("pctx")
+    def cuCtxPopCurrent(self) -> int:
+        """As CUDA."""
+        contexts = self.machine.thread().contexts
+        if not contexts:
+            raise Refused(INVALID_CONTEXT)
+        return contexts.pop()
+
+    @_answers("pctx")
+    def cuDevicePrimaryCtxRetain(self, device: SupportsInt) -> int:
+        """As CUDA. It is never released: simulated contexts live as long as the simulation."""
+        if not 0 <= int(device) < self.machine.devices:
+            raise Refused(INVALID_DEVICE)
+        return self.machine.contexts[int(device)]
+
+    @_answers("pctx")
+    def cuStreamGetCtx(self, stream: SupportsInt) -> int:
+        """As CUDA: legal while the stream captures; the default streams are of the current context."""
+        contexts = self.machine.thread().contexts
+        if int(stream) in (0, 1, 2):
+            if not contexts:
+                raise Refused(INVALID_CONTEXT)
+            return contexts[-1]
+        if int(stream) not in self.machine.streams:
+            raise Refused(INVALID_HANDLE)
+        return self.machine.stream(int(stream)).context

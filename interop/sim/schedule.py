@@ -1,0 +1,201 @@
+"""Who decides which pending kernel of a simulation runs when.
+
+Kernels run only when something has to know: a query, a synchronise, an access by the host, the end of the simulation.
+:class:`InOrder` is the plain way. :class:`Chosen` follows a list of choices, one for each point at which more than one
+thing could happen, so that all of them can be tried.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from interop.errors import DeadlockError, InteropError
+from interop.ordering import Clock
+from interop.sim.work import Queue, Work
+
+PATIENCE: Final = 1000
+"""How many times a program that is explored may ask for work that stands behind a closed gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Which way each choice of a simulation went; what :func:`interop.sim.replay` takes.
+
+    Attributes:
+        choices: for each point at which more than one thing could happen, the number of the thing that did.
+        trace: what happened, one line each: kernels that ran, and what the host did in between.
+    """
+
+    choices: tuple[int, ...]
+    trace: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The trace, numbered."""
+        return "\n".join(f"{number:3}. {line}" for number, line in enumerate(self.trace, 1))
+
+
+class Scheduler(Protocol):
+    """Runs pending work when something has to know."""
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The choices made so far."""
+
+    def query(self, queue: Queue, target: Clock, asked: str) -> bool:
+        """Answer whether the work that *target* knows is done. May run some of it."""
+
+    def reach(self, queue: Queue, target: Clock) -> None:
+        """Run what must run before *target* is reached, as far as closed gates allow."""
+
+    def access(self, queue: Queue, reads: frozenset[Hashable], writes: frozenset[Hashable]) -> None:
+        """Run what happens to run before the host touches these arrays."""
+
+
+class InOrder:
+    """The default: one deterministic schedule, in which nothing runs before it has to.
+
+    What is needed runs in the order in which it was enqueued. A query answers from what has run, and lets the next
+    kernel that it asks for run afterwards: so it says False while work is pending, and a polling loop ends.
+    """
+
+    choices: tuple[int, ...] = ()
+
+    def query(self, queue: Queue, target: Clock, asked: str) -> bool:
+        """Answer, and let the next kernel run."""
+        del asked
+        done = not queue.held(target)
+        for work in _needed(queue, target)[:1]:
+            queue.run(work)
+        return done
+
+    def reach(self, queue: Queue, target: Clock) -> None:
+        """Run what is needed, in the order in which it was enqueued."""
+        while needed := _needed(queue, target):
+            queue.run(needed[0])
+
+    def access(self, queue: Queue, reads: frozenset[Hashable], writes: frozenset[Hashable]) -> None:
+        """Run nothing: what the host has not waited for has not happened yet."""
+
+
+def _needed(queue: Queue, target: Clock) -> list[Work]:
+    return [work for work in queue.ready() if target.knows(work.epoch)]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One point at which more than one thing could happen, and the one that did."""
+
+    options: tuple[str, ...]
+    taken: int
+
+
+@dataclass(slots=True)
+class Chosen:
+    """Follows a list of choices, and takes the first option wherever the list has ended.
+
+    A kernel that nobody observes, and that could as well run later, runs later: schedules that differ in nothing that
+    the program can see are not told apart. What is left of the choices:
+
+    - A *query* of work that is not done says so, having run nothing, or runs all of it and says that it is done.
+    - A *synchronise* runs what it must, in every order. Kernels that share no array, directly or through others, with
+      what must run are left for later.
+    - An *access by the host* comes before, between and after the kernels that it conflicts with, and the others that
+      these depend on or conflict with.
+
+    Attributes:
+        prefix: the choices to follow.
+        polls: how many times the same pending work is reported as not done. Then it is done: a polling loop ends.
+        made: the choices that were made.
+    """
+
+    prefix: Sequence[int]
+    polls: int
+    made: list[Choice] = field(default_factory=list)
+    _refused: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The numbers of the choices made so far."""
+        return tuple(choice.taken for choice in self.made)
+
+    def query(self, queue: Queue, target: Clock, asked: str) -> bool:
+        """Say that the work is pending, or run it."""
+        held = queue.held(target)
+        if not held:
+            return True
+        key = (asked, *(work.number for work in held))
+        refused = self._refused[key] = self._refused.get(key, 0) + 1
+        if gates := queue.closed_gates(held):
+            if refused > PATIENCE:
+                message = f"the host asked {refused} times, {asked}: never, behind the closed {gates[0].name}"
+                raise DeadlockError(message)
+            return False
+        if refused <= self.polls and self._choose((f"{asked}? no", f"{asked}? yes")) == 0:
+            return False
+        self.reach(queue, target)
+        return True
+
+    def reach(self, queue: Queue, target: Clock) -> None:
+        """Run what must run, in any order that can make a difference."""
+        while held := queue.held(target):
+            options = [work for work in queue.ready() if work in _cluster(queue, held[:1])]
+            # What must run now and conflicts with nothing can as well run first.
+            free = [work for work in options if work in held and not any(map(work.conflicts, queue.pending))]
+            options = free[:1] or options
+            if not options:
+                # The first one stands behind a closed gate: so does the target. The rest need not run in vain.
+                return
+            queue.run(options[self._choose([_label(work) for work in options])])
+
+    def access(self, queue: Queue, reads: frozenset[Hashable], writes: frozenset[Hashable]) -> None:
+        """Run any of what the access conflicts with, or nothing."""
+        may_stop = True
+        while seen := [work for work in queue.pending if work.touches(reads, writes)]:
+            cluster = _cluster(queue, seen)
+            options = [work for work in queue.ready() if work in cluster]
+            if not options:
+                return
+            # To stop after a kernel that the host cannot see is to stop before it.
+            stop = ["the host goes on"] if may_stop else []
+            taken = self._choose([*stop, *map(_label, options)]) - len(stop)
+            if taken < 0:
+                return
+            queue.run(options[taken])
+            may_stop = options[taken].touches(reads, writes)
+
+    def _choose(self, options: Sequence[str]) -> int:
+        if len(options) == 1:
+            return 0
+        position = len(self.made)
+        taken = self.prefix[position] if position < len(self.prefix) else 0
+        if not 0 <= taken < len(options):
+            message = (
+                f"choice {position} of this schedule is option {taken}, but there are only {len(options)}: "
+                f"{', '.join(options)}. Was it made by another program, or is the program not deterministic?"
+            )
+            raise InteropError(message)
+        self.made.append(Choice(tuple(options), taken))
+        return taken
+
+
+def _label(work: Work) -> str:
+    return f"run {work.name!r} (number {work.number}, on {work.stream})"
+
+
+def _cluster(queue: Queue, seeds: Sequence[Work]) -> list[Work]:
+    """*seeds*, what they come after, what conflicts with these, and so on.
+
+    The ready kernels of a cluster are a persistent set: nothing outside can enable, disable or influence them, so if
+    one of them has to run, or may, there is no need to look at anything else first.
+    """
+    cluster: list[Work] = []
+    found = list(seeds)
+    while found:
+        work = found.pop()
+        cluster.append(work)
+        found += [
+            other
+            for other in queue.pending
+            if other not in cluster and other not in found and (work.comes_after(other) or work.conflicts(other))
+        ]
+    return cluster

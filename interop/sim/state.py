@@ -1,0 +1,120 @@
+"""What a simulated CUDA keeps of each host thread, stream, event and capture.
+
+These are the things themselves and not their handles, which may come to mean another one.
+"""
+
+import enum
+import threading
+from dataclasses import dataclass, field
+
+from interop.ordering import Clock, StreamKind
+
+
+class Mode(enum.IntEnum):
+    """What a thread may not do while a graph is captured: the numbers of ``cudaStreamCaptureMode``."""
+
+    GLOBAL = 0
+    THREAD_LOCAL = 1
+    RELAXED = 2
+
+
+class Status(enum.IntEnum):
+    """Where a capture stands: the numbers of ``cudaStreamCaptureStatus``, and then that it is over."""
+
+    ACTIVE = 1
+    INVALIDATED = 2
+    OVER = 3
+
+
+@dataclass(eq=False, slots=True)
+class Thread:
+    """A host thread: what is current in it, and its per-thread default streams, by context."""
+
+    thread: threading.Thread
+    device: int = 0
+    contexts: list[int] = field(default_factory=list)
+    mode: Mode = Mode.GLOBAL
+    streams: dict[int, "Stream"] = field(default_factory=dict)
+    # The ended threads whose knowledge it has.
+    heard: set["Thread"] = field(default_factory=set)
+
+
+@dataclass(eq=False, slots=True)
+class Stream:
+    """A stream, and the capture that it is part of."""
+
+    number: int
+    name: str
+    context: int
+    kind: StreamKind
+    priority: int = 0
+    capture: "Capture | None" = None
+    # What it still waits for, and on which stream that was recorded: for the message of a deadlock.
+    waits: list[tuple["Event", str, Clock]] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class Event:
+    """An event, the stream of its latest record, and the capture that this was part of, with the nodes before it."""
+
+    name: str
+    context: int
+    stream: str = ""
+    capture: "Capture | None" = None
+    nodes: frozenset[int] = frozenset()
+
+
+@dataclass(eq=False, slots=True)
+class Capture:
+    """One capture, from ``cudaStreamBeginCapture`` to ``cudaStreamEndCapture``.
+
+    Captured work is not executed. Of the graph only the nodes are kept, to tell whether all of them were joined.
+
+    Attributes:
+        number: its id, unique in the simulation.
+        origin: the stream that it began on.
+        thread: the thread that began it.
+        mode: how strict it is with unrelated calls.
+        nodes: how many kernels it has captured.
+        known: for each stream that takes part, the nodes that its next node would come after.
+    """
+
+    number: int
+    origin: Stream
+    thread: Thread
+    mode: Mode
+    status: Status = Status.ACTIVE
+    nodes: int = 0
+    known: dict[Stream, frozenset[int]] = field(default_factory=dict)
+
+    def invalidate(self) -> None:
+        """Break it. It stays, and its streams in it, until it is ended."""
+        if self.status is Status.ACTIVE:
+            self.status = Status.INVALIDATED
+
+    def join(self, stream: Stream, known: frozenset[int]) -> None:
+        """Let *stream* take part, and come after *known*."""
+        stream.capture = self
+        self.known[stream] = self.known.get(stream, frozenset()) | known
+
+    def launch(self, stream: Stream) -> None:
+        """Capture a kernel on a stream that takes part."""
+        self.known[stream] |= {self.nodes}
+        self.nodes += 1
+
+    def end(self) -> bool:
+        """Release its streams; whether every node was joined back to the origin."""
+        self.status = Status.OVER
+        for stream in self.known:
+            stream.capture = None
+        return len(self.known[self.origin]) == self.nodes
+
+    def forbids(self, thread: Thread) -> bool:
+        """Whether an unrelated query or synchronise by *thread*, in its present mode, breaks this capture."""
+        if thread.mode is Mode.RELAXED or self.mode is Mode.RELAXED or self.status is not Status.ACTIVE:
+            return False
+        return self.thread is thread or (thread.mode is Mode.GLOBAL and self.mode is Mode.GLOBAL)
+
+    def reaches(self, context: int, kind: StreamKind | None = None) -> bool:
+        """Whether a stream of *context*, of that *kind* if one is given, takes part."""
+        return any(stream.context == context and kind in (None, stream.kind) for stream in self.known)

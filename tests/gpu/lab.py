@@ -1,0 +1,171 @@
+"""What the GPU tests share: streams of every library, and one-byte cells of device memory that show who ran when."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cuda.bindings import runtime
+
+NON_BLOCKING = 1
+STALE, WRITTEN, UNSEEN = 1, 7, 9
+
+
+def call(result):
+    """The value of a runtime call that has to succeed."""
+    assert not result[0], result
+    return result[1] if len(result) > 1 else None
+
+
+@contextmanager
+def on_device(device: int) -> Iterator[None]:
+    before = call(runtime.cudaGetDevice())
+    call(runtime.cudaSetDevice(device))
+    try:
+        yield
+    finally:
+        call(runtime.cudaSetDevice(before))
+
+
+def device_count() -> int:
+    code, count = runtime.cudaGetDeviceCount()
+    return 0 if code else count
+
+
+def cupy_stream():
+    import cupy
+
+    return cupy.cuda.Stream(non_blocking=True)
+
+
+def numba_stream():
+    # numba.cuda.stream() itself makes blocking streams only; this one is Numba's own type all the same.
+    from numba import cuda
+
+    cuda.current_context()
+    return cuda.stream()
+
+
+def torch_stream():
+    import torch
+
+    return torch.cuda.Stream(torch.cuda.current_device())
+
+
+def core_stream():
+    from cuda.core import Device
+
+    device = Device(call(runtime.cudaGetDevice()))
+    device.set_current()
+    return device.create_stream()
+
+
+def rmm_stream():
+    from rmm.pylibrmm.stream import CudaStreamFlags, Stream
+
+    return Stream(flags=CudaStreamFlags.NON_BLOCKING)
+
+
+def int_stream():
+    return int(call(runtime.cudaStreamCreateWithFlags(NON_BLOCKING)))
+
+
+STREAMS: dict[str, Callable[[], object]] = {
+    "cupy": cupy_stream,
+    "numba": numba_stream,
+    "torch": torch_stream,
+    "cuda.core": core_stream,
+    "rmm": rmm_stream,
+    "int": int_stream,
+}
+
+
+@functools.cache
+def native_stream(library: str, device: int, number: int) -> object:
+    """A stream of *library* on *device*; each *number* another one. Kept for the whole run."""
+    with on_device(device):
+        return STREAMS[library]()
+
+
+def pair(producer: str, consumer: str, devices: tuple[int, int] = (0, 0)) -> tuple[object, object]:
+    """Two streams, never the same one."""
+    return native_stream(producer, devices[0], 0), native_stream(consumer, devices[1], 1)
+
+
+def wrap_foreign_pointer(stream: object) -> int:
+    """The handle of any library's stream, found without interop."""
+    if isinstance(stream, int):
+        return stream
+    return int(stream.__cuda_stream__()[1])
+
+
+@functools.cache
+def _peer_access(a: int, b: int) -> None:
+    with on_device(a):
+        code = runtime.cudaDeviceEnablePeerAccess(b, 0)[0]
+        assert int(code) in (0, 704), code  # 704: it is enabled already
+
+
+@functools.cache
+def _memory(device: int) -> int:
+    with on_device(device):
+        return int(call(runtime.cudaMalloc(4096)))
+
+
+class Cell:
+    """One byte on a device. Writes and copies are queued on streams; nothing is allocated after the first one."""
+
+    def __init__(self, device: int, offset: int) -> None:
+        self.device = device
+        self.address = _memory(device) + offset
+
+    def put(self, value: int) -> None:
+        """Set it now, from the host; only when nothing is held up."""
+        with on_device(self.device):
+            call(runtime.cudaMemset(self.address, value, 1))
+            call(runtime.cudaDeviceSynchronize())
+
+    def write(self, stream: object, value: int) -> None:
+        with on_device(self.device):
+            call(runtime.cudaMemsetAsync(self.address, value, 1, wrap_foreign_pointer(stream)))
+
+    def copy_from(self, source: "Cell", stream: object) -> None:
+        if source.device != self.device:
+            _peer_access(self.device, source.device)
+            _peer_access(source.device, self.device)
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDefault
+        with on_device(self.device):
+            call(runtime.cudaMemcpyAsync(self.address, source.address, 1, kind, wrap_foreign_pointer(stream)))
+
+    def value(self) -> int:
+        """What is in it, when everything is done."""
+        import ctypes
+
+        host = ctypes.c_uint8()
+        with on_device(self.device):
+            call(runtime.cudaDeviceSynchronize())
+            kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            call(runtime.cudaMemcpy(ctypes.addressof(host), self.address, 1, kind))
+        return host.value
+
+
+def race(producer: object, consumer: object, devices: tuple[int, int], order: Callable[[], None] | None) -> int:
+    """Hold the producer up, let it write, *order* the two or not, let the consumer read; what the consumer saw.
+
+    Fails if anything in it waited for the device: then the gate would have had to open itself.
+    """
+    from interop.testing import gate
+
+    source, target = Cell(devices[0], 0), Cell(devices[1], 64)
+    target.copy_from(source, consumer)  # once in the open, so that nothing is set up behind the gate
+    source.put(STALE)
+    target.put(UNSEEN)
+    with gate(producer) as shut:
+        source.write(producer, WRITTEN)
+        if order is not None:
+            order()
+        target.copy_from(source, consumer)
+        assert not shut.is_open, "the host was blocked until the gate opened itself"
+        if order is None:
+            # Nothing holds the consumer: it is done before the producer may begin.
+            call(runtime.cudaStreamSynchronize(wrap_foreign_pointer(consumer)))
+    return target.value()

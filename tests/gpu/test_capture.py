@@ -1,0 +1,238 @@
+"""While a CUDA graph is captured: what is legal works, and what is not leaves the capture whole."""
+
+import pytest
+
+import interop
+from interop.errors import CaptureError, UnrecordedEventError
+from tests.gpu.lab import STALE, UNSEEN, WRITTEN, Cell, call, runtime
+
+MODES = {
+    "global": runtime.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal,
+    "thread local": runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+    "relaxed": runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed,
+}
+
+
+class Capture:
+    """A stream that captures; ``end()`` gives the graph, and fails if the capture was broken."""
+
+    def __init__(self, mode, *, non_blocking=True):
+        self.stream = interop.new_stream(non_blocking=non_blocking)
+        call(runtime.cudaStreamBeginCapture(self.stream.cuda_stream, MODES[mode]))
+
+    def end(self):
+        return call(runtime.cudaStreamEndCapture(self.stream.cuda_stream))
+
+    def abandon(self):
+        graph = runtime.cudaStreamEndCapture(self.stream.cuda_stream)[1]
+        if graph is not None and int(graph):
+            runtime.cudaGraphDestroy(graph)
+
+
+@pytest.fixture(params=MODES)
+def capture(request):
+    capture = Capture(request.param)
+    yield capture
+    capture.abandon()
+
+
+def test_work_of_two_streams_is_captured_and_replayed(capture):
+    p, c = capture.stream, interop.new_stream()
+    source, target = Cell(0, 0), Cell(0, 64)
+    capture.abandon()  # the cells are set in the open
+    source.put(STALE)
+    target.put(UNSEEN)
+    call(runtime.cudaStreamBeginCapture(p.cuda_stream, MODES["relaxed"]))
+    source.write(p.cuda_stream, WRITTEN)
+    c.wait_stream(p)
+    assert p.is_capturing()
+    assert c.is_capturing()
+    target.copy_from(source, c.cuda_stream)
+    p.wait_stream(c)
+    graph = capture.end()
+    assert not p.is_capturing()
+    assert target.value() == UNSEEN
+    executable = call(runtime.cudaGraphInstantiate(graph, 0))
+    for _ in range(3):
+        source.put(STALE)
+        target.put(UNSEEN)
+        call(runtime.cudaGraphLaunch(executable, p.cuda_stream))
+        assert target.value() == WRITTEN
+
+
+def test_record_and_wait(capture):
+    p, c = capture.stream, interop.new_stream()
+    event = p.record_event()
+    c.wait_event(event)
+    assert c.is_capturing()
+    p.wait_event(c.record_event())
+    capture.end()
+
+
+def test_a_stream_borrowed_while_it_captures(capture):
+    p = interop.ExternalStream(capture.stream.cuda_stream)
+    assert p.device == 0
+    assert p.priority == 0
+    assert p.is_capturing()
+    c = interop.new_stream()
+    c.wait_stream(p)
+    p.wait_stream(c)
+    capture.end()
+
+
+@pytest.mark.parametrize("verb", ["query", "synchronize", "stream_id"])
+def test_asking_the_captured_stream(capture, verb):
+    stream = interop.ExternalStream(capture.stream.cuda_stream)
+    with pytest.raises(CaptureError, match="captures a graph"):
+        stream.stream_id if verb == "stream_id" else getattr(stream, verb)()
+    with pytest.raises(CaptureError):
+        stream.synchronize(timeout=1)
+    capture.end()
+
+
+def test_asking_any_other_stream(capture):
+    other = interop.new_stream()
+    event = other.record_event()
+    assert other.query() in (True, False)
+    other.synchronize()
+    other.synchronize(timeout=5)
+    event.synchronize()
+    assert event.query() is True
+    assert other.stream_id
+    interop.ExternalStream(1).synchronize()
+    capture.end()
+
+
+def test_waiting_for_a_stream_outside(capture):
+    outside = interop.new_stream()
+    with pytest.raises(CaptureError) as caught:
+        capture.stream.wait_stream(outside)
+    for stream in (capture.stream, outside):
+        assert f"{stream.cuda_stream:#x}" in str(caught.value)
+    capture.end()
+
+
+def test_waiting_for_one_inside_and_one_outside_waits_for_none(capture):
+    inside, outside = interop.new_stream(), interop.new_stream()
+    inside.wait_stream(capture.stream)
+    with pytest.raises(CaptureError):
+        capture.stream.wait_stream(inside, outside)
+    capture.stream.wait_stream(inside)
+    capture.end()
+
+
+def test_two_captures(capture):
+    other = Capture("relaxed")
+    with pytest.raises(CaptureError, match="another capture"):
+        capture.stream.wait_stream(other.stream)
+    with pytest.raises(CaptureError):
+        capture.stream.wait_event(other.stream.record_event())
+    other.end()
+    capture.end()
+
+
+def test_waiting_for_our_event_from_outside(capture):
+    event = interop.new_stream().record_event()
+    with pytest.raises(CaptureError, match="outside the graph capture"):
+        capture.stream.wait_event(event)
+    with pytest.raises(UnrecordedEventError):
+        capture.stream.wait_event(interop.Event())
+    capture.end()
+
+
+def test_waiting_for_a_foreign_event_from_outside_breaks_the_capture_and_says_so(capture):
+    foreign = call(runtime.cudaEventCreateWithFlags(2))
+    interop.new_stream().record_event(foreign)
+    with pytest.raises(CaptureError, match="CUDA has invalidated the capture"):
+        capture.stream.wait_event(foreign)
+
+
+def test_asking_a_captured_event(capture):
+    event = capture.stream.record_event()
+    with pytest.raises(CaptureError):
+        event.query()
+    with pytest.raises(CaptureError):
+        event.synchronize()
+    capture.end()
+    with pytest.raises(CaptureError):
+        event.query()
+    with pytest.raises(CaptureError, match="is over"):
+        interop.new_stream().wait_event(event)
+
+
+def test_an_event_can_be_used_again_after_the_capture(capture):
+    event = capture.stream.record_event()
+    capture.end()
+    stream = interop.new_stream()
+    stream.record_event(event)
+    event.synchronize()
+    assert event.query()
+
+
+def test_the_legacy_stream_cannot_join(capture):
+    legacy = interop.ExternalStream(1)
+    with pytest.raises(CaptureError, match="legacy"):
+        legacy.wait_stream(capture.stream)
+    event = capture.stream.record_event()
+    with pytest.raises(CaptureError, match="legacy"):
+        legacy.wait_event(event)
+    capture.end()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_legacy_stream_while_a_blocking_stream_captures(mode):
+    capture = Capture(mode, non_blocking=False)
+    legacy, other = interop.ExternalStream(1), interop.new_stream()
+    event = other.record_event()
+    assert legacy.is_capturing() is False
+    for use in (
+        legacy.query,
+        legacy.synchronize,
+        legacy.record_event,
+        lambda: legacy.wait_event(event),
+        lambda: legacy.wait_stream(other),
+        lambda: other.wait_stream(legacy),
+    ):
+        with pytest.raises(CaptureError, match="blocking stream"):
+            use()
+    capture.end()
+
+
+def test_the_scratch_events_survive_a_capture(capture):
+    from tests.gpu.lab import STREAMS, race
+
+    forked = interop.new_stream()
+    forked.wait_stream(capture.stream)
+    capture.stream.wait_stream(forked)
+    capture.end()
+    p, c = STREAMS["int"](), STREAMS["int"]()
+    assert race(p, c, (0, 0), lambda: interop.as_stream(c).wait_stream(p)) == WRITTEN
+
+
+def test_inside_torchs_own_capture(need):
+    need("torch")
+    need("cupy")
+    import cupy
+    import torch
+
+    x = torch.zeros(256, device="cuda", dtype=torch.float64)
+    y = cupy.asarray(x)
+    cupy_stream = cupy.cuda.Stream(non_blocking=True)
+    with cupy_stream:
+        y *= 3.0  # compiled and loaded now
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        here = interop.current_stream("torch")
+        x.fill_(2.0)
+        there = interop.as_stream(cupy_stream)
+        there.wait_stream(here)
+        with cupy_stream:
+            y *= 3.0
+        here.wait_stream(there)
+        x += 1.0
+    for _ in range(3):
+        x.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert x.tolist() == [7.0] * 256

@@ -1,0 +1,384 @@
+"""Streams on a real GPU: what torch.cuda.ExternalStream promises, on any device and from any thread."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import interop
+from interop import _cudart
+from interop.errors import DeviceMismatchError, InvalidDeviceError, InvalidStreamError
+from interop.testing import assert_ordered, gate
+from tests.gpu.lab import STALE, STREAMS, WRITTEN, call, device_count, native_stream, on_device, race, runtime
+
+ONE = (0, 0)
+
+
+def run(code, **environment):
+    """Run *code* in a Python of its own: it may crash."""
+    environment = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, env=environment)
+
+
+def test_query_is_false_while_work_is_pending():
+    stream = interop.new_stream()
+    assert stream.query() is True
+    with gate(stream) as shut:
+        assert stream.query() is False
+        shut.open()
+        stream.synchronize()
+        assert stream.query() is True
+
+
+def test_synchronize_with_a_timeout():
+    stream = interop.new_stream()
+    with gate(stream) as shut:
+        with pytest.raises(TimeoutError, match=r"0\.02 s"):
+            stream.synchronize(timeout=0.02)
+        with pytest.raises(TimeoutError):
+            stream.synchronize(timeout=0)
+        shut.open()
+        stream.synchronize(timeout=10)
+    stream.synchronize()
+    stream.synchronize(timeout=0)
+
+
+def test_synchronize_releases_the_gil():
+    stream = interop.new_stream()
+    with gate(stream) as shut:
+        opener = threading.Timer(0.1, shut.open)
+        opener.start()
+        stream.synchronize()  # would never return if the opener could not run
+        opener.join()
+
+
+@pytest.mark.parametrize("library", STREAMS)
+@pytest.mark.parametrize("device", [0, 1])
+def test_the_device_is_found(library, device, need):
+    if device:
+        need("gpu2")
+    if library != "int":
+        need(library)
+    native = native_stream(library, device, 0)
+    for current in range(device_count()):
+        with on_device(current):
+            assert interop.as_stream(native).device == device
+            assert interop.as_stream(native, device).device == device
+            for wrong in {0, 1, 7} - {device}:
+                with pytest.raises(DeviceMismatchError, match=f"on device {device}"):
+                    interop.as_stream(native, wrong)
+
+
+def test_a_device_that_does_not_exist():
+    for make in (interop.new_stream, lambda device: interop.ExternalStream(1, device)):
+        with pytest.raises(InvalidDeviceError, match="there is no device 99: this process sees"):
+            make(99)
+    with pytest.raises(InvalidDeviceError):
+        interop.new_stream().record_event(interop.Event(device=99))
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_everything_works_whichever_device_is_current(device, need):
+    need("gpu2")
+    stream, other = interop.new_stream(device), interop.new_stream(1 - device)
+    for current in (0, 1):
+        with on_device(current):
+            assert stream.query()
+            stream.synchronize()
+            event = stream.record_event()
+            other.wait_event(event)
+            other.wait_stream(stream)
+            assert event.query() in (True, False)
+            assert not stream.is_capturing()
+            assert stream.priority == 0
+            assert stream.stream_id > 0
+            assert interop.new_stream(device).device == device
+            assert interop.ExternalStream(1, device).device == device
+            interop.ExternalStream(1, device).synchronize()
+            interop.ExternalStream(2, device).wait_stream(other)
+            assert call(runtime.cudaGetDevice()) == current
+
+
+@pytest.mark.parametrize("special", [1, 2])
+def test_default_streams_of_two_devices_are_two(special, need):
+    need("gpu2")
+    streams = [interop.ExternalStream(special, device) for device in (0, 1)]
+    assert streams[0] != streams[1]
+    assert streams[0].stream_id != streams[1].stream_id
+    for current in (0, 1):
+        with on_device(current):
+            assert interop.ExternalStream(special) == streams[current]
+            with gate(streams[1]) as shut:
+                assert streams[0].query() is True
+                assert streams[1].query() is False
+                shut.open()
+                streams[1].synchronize()
+
+
+def test_works_from_any_thread():
+    stream, other = interop.new_stream(), interop.new_stream()
+    failures = []
+
+    def work():
+        try:
+            with assert_ordered(stream, other):
+                other.wait_stream(stream)
+            stream.synchronize()
+        except BaseException as error:
+            failures.append(error)
+
+    for _ in range(3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert failures == []
+
+
+def test_many_threads_at_once():
+    # Each thread orders its own two streams again and again; a scratch event shared between threads would mix them up.
+    failures = []
+    start = threading.Barrier(8)
+
+    def work():
+        try:
+            p, c = (interop.new_stream() for _ in range(2))
+            start.wait()
+            for _ in range(20):
+                with assert_ordered(p, c):
+                    c.wait_stream(p)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_the_steady_state_creates_no_event(monkeypatch):
+    streams = [interop.new_stream() for _ in range(3)]
+    streams[0].wait_stream(*streams[1:])
+    created = []
+    real = _cudart.Cuda.event_create
+    monkeypatch.setattr(_cudart.Cuda, "event_create", lambda *a: created.append(a) or real(*a))
+    for _ in range(100):
+        streams[0].wait_stream(*streams[1:])
+        streams[1].wait_stream(streams[2])
+    assert created == []
+
+
+def test_a_stream_need_not_wait_for_itself(monkeypatch):
+    native = native_stream("int", 0, 0)
+    calls = []
+    for name in ("event_record", "stream_wait_event", "event_create"):
+        monkeypatch.setattr(_cudart.Cuda, name, lambda *a: calls.append(a))
+    interop.as_stream(native).wait_stream(native, interop.as_stream(native))
+    interop.ExternalStream(0).wait_stream(1)
+    assert calls == []
+
+
+def test_no_id_is_given_twice():
+    ids = set()
+    for _ in range(20):
+        stream = interop.new_stream()
+        ids.add(stream.stream_id)
+        del stream
+        gc.collect()
+    assert len(ids) == 20
+
+
+def test_a_new_stream_lives_as_long_as_anything_of_it(monkeypatch, need):
+    need("torch")
+    destroyed = []
+    real = _cudart.Cuda.stream_destroy
+
+    def spy(self, handle):
+        destroyed.append(handle)
+        real(self, handle)
+
+    monkeypatch.setattr(_cudart.Cuda, "stream_destroy", spy)
+    stream = interop.new_stream()
+    handle, native = stream.cuda_stream, stream.to("torch")
+    del stream
+    gc.collect()
+    assert destroyed == []
+    native.synchronize()
+    del native
+    gc.collect()
+    assert destroyed == [handle]
+
+
+def test_a_borrowed_stream_is_not_destroyed(monkeypatch):
+    destroyed = []
+    monkeypatch.setattr(_cudart.Cuda, "stream_destroy", lambda _, handle: destroyed.append(handle))
+    handle = STREAMS["int"]()
+    stream = interop.as_stream(handle)
+    stream.synchronize()
+    del stream
+    gc.collect()
+    assert destroyed == []
+    assert not runtime.cudaStreamQuery(handle)[0]
+
+
+def test_priorities():
+    low, high = (interop.new_stream(priority=p) for p in (0, -100))
+    assert low.priority == 0
+    assert high.priority < low.priority
+
+
+def test_blocking_and_non_blocking():
+    for non_blocking in (True, False):
+        stream = interop.new_stream(non_blocking=non_blocking)
+        with gate(1):
+            event = stream.record_event()
+            assert event.query() is non_blocking
+
+
+@pytest.mark.parametrize("consumer", [1, 2])
+def test_default_streams_wait_too(consumer):
+    p = STREAMS["int"]()
+    assert race(p, consumer, ONE, lambda: interop.as_stream(consumer).wait_stream(p)) == WRITTEN
+    assert race(p, consumer, ONE, None) == STALE
+
+
+@pytest.mark.parametrize("producer", [1, 2])
+def test_default_streams_are_waited_for(producer):
+    c = STREAMS["int"]()
+    assert race(producer, c, ONE, lambda: interop.as_stream(c).wait_stream(producer)) == WRITTEN
+    assert race(producer, c, ONE, None) == STALE
+
+
+def test_a_per_thread_stream_stays_in_its_thread():
+    borrowed = interop.ExternalStream(2)
+    mine = borrowed.stream_id
+    failures, ids = [], []
+
+    def work():
+        ids.append(interop.ExternalStream(2).stream_id)
+        for use in (borrowed.query, borrowed.record_event, lambda: interop.new_stream().wait_stream(borrowed)):
+            try:
+                use()
+            except InvalidStreamError as error:
+                failures.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ids
+    assert ids[0] != mine
+    assert len(failures) == 3
+    assert all("another thread" in message for message in failures)
+
+
+# -- what may crash goes into a process of its own -----------------------------------------------------------------
+
+OWN_CONTEXT = """
+from cuda.bindings import driver, runtime
+import interop
+from interop.testing import assert_ordered, assert_not_ordered
+runtime.cudaFree(0)
+code, context = driver.cuCtxCreate(None, 0, 0)
+assert not code, code
+code, handle = driver.cuStreamCreate(1)
+assert not code, code
+assert not driver.cuCtxPopCurrent()[0]
+foreign, ours = interop.as_stream(handle), interop.new_stream()
+assert foreign.device == 0
+for p, c in ((foreign, ours), (ours, foreign)):
+    with assert_ordered(p, c):
+        c.wait_stream(p)
+    with assert_not_ordered(p, c):
+        pass
+    c.wait_event(p.record_event())
+    c.synchronize()
+driver.cuCtxPushCurrent(context)
+mine = interop.ExternalStream(1)
+driver.cuCtxPopCurrent()
+assert mine != interop.ExternalStream(1)
+mine.wait_stream(ours)
+mine.synchronize()
+print("fine")
+"""
+
+
+def test_a_stream_of_a_context_of_its_own():
+    result = run(OWN_CONTEXT)
+    assert result.stdout == "fine\n", result.stderr
+
+
+REUSED = """
+import ctypes
+from cuda.bindings import runtime
+import interop
+from interop.errors import StaleStreamError
+alive = []
+handle = int(runtime.cudaStreamCreateWithFlags(1)[1])
+stream = interop.as_stream(handle)
+other = interop.new_stream()
+other.wait_stream(stream)
+runtime.cudaStreamDestroy(handle)
+for _ in range(50):
+    alive.append(int(runtime.cudaStreamCreateWithFlags(1)[1]))
+    if alive[-1] == handle:
+        break
+else:
+    raise SystemExit("the address was not reused")
+for use in (stream.query, stream.synchronize, stream.record_event, lambda: other.wait_stream(stream)):
+    try:
+        use()
+    except StaleStreamError as error:
+        print(type(error).__name__, "belongs to number" in str(error))
+"""
+
+
+def test_a_reused_address_is_noticed_when_checking():
+    result = run(REUSED, INTEROP_CHECK="1")
+    assert result.stdout == 4 * "StaleStreamError True\n", result.stderr
+
+
+UNMAPPED = """
+import mmap, ctypes
+from cuda.bindings import runtime
+import interop
+device_memory = int(runtime.cudaMalloc(1 << 20)[1])
+for wild in (device_memory, 0xDEAD0000, 2**64 - 4096):
+    try:
+        interop.as_stream(wild).query()
+    except interop.errors.InvalidStreamError as error:
+        print("refused")
+"""
+
+
+def test_an_address_of_no_memory_is_refused_and_not_asked():
+    result = run(UNMAPPED)
+    assert result.stdout == 3 * "refused\n", (result.returncode, result.stderr)
+
+
+HIDDEN = """
+import interop
+try:
+    interop.new_stream()
+except interop.errors.NoDeviceError as error:
+    print(error)
+"""
+
+
+def test_no_device_to_be_seen():
+    result = run(HIDDEN, CUDA_VISIBLE_DEVICES="")
+    assert "cudaErrorNoDevice" in result.stdout, result.stderr
+    assert "CUDA_VISIBLE_DEVICES is set to ''" in result.stdout
+    assert "interop.sim" in result.stdout
+
+
+def test_importing_and_borrowing_make_no_context():
+    code = (
+        "from cuda.bindings import driver\nimport interop\nimport ctypes\n"
+        "b = ctypes.create_string_buffer(64)\ninterop.as_stream(ctypes.addressof(b))\n"
+        "driver.cuInit(0)\nprint(driver.cuDevicePrimaryCtxGetState(0)[2])"
+    )
+    assert run(code).stdout == "0\n"

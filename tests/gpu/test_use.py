@@ -1,0 +1,261 @@
+"""One stream, current in the real libraries, and exactly what was before, after it."""
+
+import threading
+import warnings
+
+import pytest
+
+import interop
+from interop.errors import NotSupportedError
+from tests.gpu.lab import STREAMS, call, device_count, native_stream, on_device, pair, runtime
+
+LIBRARIES = ["cupy", "numba", "torch", "cuda.core", "rmm"]
+
+
+@pytest.fixture
+def both(need):
+    need("cupy")
+    need("torch")
+    import cupy
+    import torch
+
+    return cupy, torch
+
+
+def currents(both):
+    cupy, torch = both
+    found = []
+    for device in range(device_count()):
+        with on_device(device):
+            found += [cupy.cuda.get_current_stream(), torch.cuda.current_stream()]
+    return found, call(runtime.cudaGetDevice())
+
+
+def handles(both):
+    cupy, torch = both
+    return cupy.cuda.get_current_stream().ptr, torch.cuda.current_stream().cuda_stream
+
+
+@pytest.mark.parametrize("device", [0, 1])
+@pytest.mark.parametrize("library", STREAMS)
+def test_use(both, library, device, need):
+    if device:
+        need("gpu2")
+    if library != "int":
+        need(library)
+    before = currents(both)
+    native = native_stream(library, device, 0)
+    with interop.use(native) as stream:
+        assert handles(both) == (stream.cuda_stream,) * 2
+        assert call(runtime.cudaGetDevice()) == device
+        assert interop.current_stream("cupy") == interop.current_stream("torch") == stream
+    assert currents(both) == before
+
+
+def test_with_stream_is_the_same(both):
+    before = currents(both)
+    stream = interop.new_stream()
+    with stream as entered:
+        assert entered is stream
+        assert handles(both) == (stream.cuda_stream,) * 2
+    assert currents(both) == before
+
+
+def test_only_the_named(both):
+    cupy, torch = both
+    stream, torch_before = interop.new_stream(), torch.cuda.current_stream()
+    with interop.use(stream, "cupy"):
+        assert cupy.cuda.get_current_stream().ptr == stream.cuda_stream
+        assert torch.cuda.current_stream() == torch_before
+
+
+def test_restored_after_an_exception(both):
+    before = currents(both)
+    with pytest.raises(KeyError), interop.use(interop.new_stream()):
+        raise KeyError
+    assert currents(both) == before
+
+
+def test_nested_with_the_same_and_with_others(both):
+    before = currents(both)
+    a, b = interop.new_stream(), interop.new_stream()
+    manager = interop.use(a)
+    with manager:
+        with b, a, manager:
+            assert handles(both) == (a.cuda_stream,) * 2
+        assert handles(both) == (a.cuda_stream,) * 2
+    assert currents(both) == before
+
+
+def test_the_libraries_own_blocks_inside_come_back_to_it(both):
+    cupy, torch = both
+    stream = interop.new_stream()
+    with interop.use(stream):
+        with cupy.cuda.Stream(), torch.cuda.stream(torch.cuda.Stream()):
+            assert stream.cuda_stream not in handles(both)
+        assert handles(both) == (stream.cuda_stream,) * 2
+
+
+def test_streams_set_inside_and_left_there_are_undone(both):
+    cupy, torch = both
+    before = currents(both)
+    with interop.use(interop.new_stream()):
+        cupy.cuda.Stream().use()
+        torch.cuda.set_stream(torch.cuda.Stream())
+        if device_count() > 1:
+            runtime.cudaSetDevice(1)
+    assert currents(both) == before
+
+
+def test_a_sticky_stream_set_before_is_restored(both):
+    cupy, torch = both
+    cupy_before, torch_before = cupy.cuda.get_current_stream(), torch.cuda.current_stream()
+    sticky, torch_sticky = cupy.cuda.Stream(), torch.cuda.Stream()
+    try:
+        sticky.use()
+        torch.cuda.set_stream(torch_sticky)
+        with interop.use(interop.new_stream()):
+            assert cupy.cuda.get_current_stream() is not sticky
+        assert cupy.cuda.get_current_stream() is sticky
+        assert torch.cuda.current_stream() == torch_sticky
+        with interop.use(interop.new_stream()), sticky:
+            pass
+        assert cupy.cuda.get_current_stream() is sticky
+    finally:
+        cupy_before.use()
+        torch.cuda.set_stream(torch_before)
+
+
+def test_two_threads_at_once(both):
+    shared, failures = interop.new_stream(), []
+    barrier = threading.Barrier(2, timeout=30)
+    manager = interop.use(shared)
+
+    def work():
+        try:
+            own = interop.new_stream()
+            before = handles(both)
+            for _ in range(20):
+                barrier.wait()
+                with manager:
+                    barrier.wait()
+                    with own:
+                        barrier.wait()
+                        assert handles(both) == (own.cuda_stream,) * 2
+                    assert handles(both) == (shared.cuda_stream,) * 2
+                assert handles(both) == before
+        except BaseException as error:
+            failures.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm", "jax"])
+def test_a_library_without_a_current_stream_says_what_to_do(library, need):
+    need(library)
+    for ask in (lambda: interop.use(interop.new_stream(), library), lambda: interop.current_stream(library)):
+        with pytest.raises(NotSupportedError, match="no current stream"):
+            ask()
+
+
+# -- to ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("device", [0, 1])
+@pytest.mark.parametrize("source", STREAMS)
+def test_to(library, device, source, need):
+    for name in {library, source} - {"int"}:
+        need(name)
+    if device:
+        need("gpu2")
+    native = native_stream(source, device, 0)
+    stream = interop.as_stream(native)
+    for current in range(device_count()):
+        with on_device(current), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            made = stream.to(library)
+            again = interop.as_stream(made)
+            assert again == stream
+            assert again.device == device
+            assert stream.to(library) is made
+            assert (made is native) is (library == source)
+            assert call(runtime.cudaGetDevice()) == current
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_to_keeps_the_owner_alive(library, need):
+    need(library)
+    import gc
+    import weakref
+
+    class Owner:
+        def __init__(self, handle):
+            self.handle = handle
+
+        def __cuda_stream__(self):
+            return (0, self.handle)
+
+    owner = Owner(native_stream("int", 0, 0))
+    alive = weakref.ref(owner)
+    native = interop.as_stream(owner).to(library)
+    del owner
+    gc.collect()
+    assert alive() is not None
+    del native
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_to_makes_does_not_destroy_the_stream(library, need):
+    need(library)
+    import gc
+
+    handle = STREAMS["int"]()
+    before = call(runtime.cudaStreamGetId(handle))
+    native = interop.as_stream(handle).to(library)
+    del native
+    gc.collect()
+    fresh = STREAMS["int"]()
+    assert fresh != handle
+    assert call(runtime.cudaStreamGetId(handle)) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*Grid size")
+def test_numba_launches_on_it_and_not_on_a_foreign_object(need):
+    need("numba")
+    import numpy as np
+    from numba import cuda
+
+    @cuda.jit("void(float64[::1])")
+    def write(a):
+        a[0] = 7.0
+
+    a = cuda.to_device(np.zeros(1))
+    stream = interop.new_stream()
+    write[1, 1, stream.to("numba")](a)
+    stream.synchronize()
+    assert a.copy_to_host()[0] == 7.0
+    with pytest.raises(TypeError):
+        write[1, 1, stream](a)
+
+
+def test_jax_says_why_not_and_what_to_do(need):
+    need("jax")
+    with pytest.raises(NotSupportedError, match=r"jax\.dlpack\.from_dlpack"):
+        interop.new_stream().to("jax")
+
+
+def test_the_protocol_out(need):
+    need("cupy")
+    import cupy
+
+    stream = interop.as_stream(pair("int", "int")[0])
+    assert cupy.cuda.Stream.from_external(stream).ptr == stream.cuda_stream

@@ -1,0 +1,34 @@
+"""What interop has to know about acme_streams. Imported by interop, when the first object of ours turns up."""
+
+import acme_streams
+from interop.adapters.base import LEGACY, Adapter, Source
+
+
+class AcmeAdapter(Adapter):
+    """acme_streams.Stream."""
+
+    library = "acme_streams"
+    install = "pip install acme-streams"
+    has_current_stream = True
+
+    def stream_handle(self, stream: object) -> int | None:
+        """The address; our null stream is the legacy one, and must be spelled so: a handle is never 0."""
+        return stream.raw or LEGACY if isinstance(stream, acme_streams.Stream) else None
+
+    def make_stream(self, source: Source) -> object:
+        """Keep *source* alive: it holds the owner of the CUDA stream."""
+        return acme_streams.Stream(source.handle, keep_alive=source)
+
+    def current_stream(self) -> object:
+        """Of the calling thread."""
+        return acme_streams.get_stream()
+
+    def enter(self, stream: object) -> object:
+        """What is returned here comes back to :meth:`leave`."""
+        previous = acme_streams.get_stream()
+        acme_streams.set_stream(stream)
+        return previous
+
+    def leave(self, token: object) -> None:
+        """The very object that was current before."""
+        acme_streams.set_stream(token)

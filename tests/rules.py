@@ -1,0 +1,876 @@
+"""The rules of CUDA streams, events and captures that the simulator relies on, one test each.
+
+The same tests run against the simulator, everywhere, and against a real GPU: a rule enters the simulator only with a
+test here. They see CUDA through a :class:`Lab`, which both sides build.
+
+An ordering rule is proved with a gate, which holds one stream. The consumer's copy must not become done while the gate
+is closed, and must have copied the right value afterwards. Its control is the same without the rule: there the copy is
+done while the gate is closed, and has copied stale data.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+LEGACY = 1
+PER_THREAD = 2
+
+SUCCESS = 0
+INVALID_VALUE = 1
+INVALID_DEVICE = 101
+INVALID_CONTEXT = 201
+INVALID_HANDLE = 400
+ILLEGAL_STATE = 401
+NOT_READY = 600
+UNSUPPORTED = 900
+INVALIDATED = 901
+MERGE = 902
+UNMATCHED = 903
+UNJOINED = 904
+ISOLATION = 905
+IMPLICIT = 906
+CAPTURED_EVENT = 907
+WRONG_THREAD = 908
+
+NONE = 0
+ACTIVE = 1
+BROKEN = 2
+
+GLOBAL = 0
+THREAD_LOCAL = 1
+RELAXED = 2
+
+STALE = 0
+FRESH = 7
+
+
+class Gate(Protocol):
+    """Holds the later work of a stream."""
+
+    def open(self) -> None:
+        """Let it go."""
+
+
+class Lab(Protocol):
+    """A CUDA to experiment on.
+
+    Streams, events and cells are made before the first gate is closed: on a real GPU making one may wait for the
+    device. Gates that a test leaves closed are opened after it, and captures that it leaves open are ended.
+    """
+
+    runtime: Any
+    driver: Any
+    devices: int
+
+    def need_two_devices(self) -> None:
+        """Skip the test if there is only one."""
+
+    def stream(self, *, non_blocking: bool = True, device: int = 0) -> int:
+        """A new stream. Device 0 is current before and after."""
+
+    def event(self, *, device: int = 0) -> int:
+        """A new event."""
+
+    def cell(self) -> Any:
+        """A byte in the memory of device 0, which holds STALE."""
+
+    def gate(self, stream: int) -> Gate:
+        """A closed gate on a stream."""
+
+    def put(self, stream: int, cell: Any, value: int) -> None:
+        """Write a value to a cell, on a stream."""
+
+    def copy(self, stream: int, source: Any, target: Any) -> None:
+        """Copy a cell to another, on a stream."""
+
+    def read(self, cell: Any) -> int:
+        """The value of a cell, once everything is done. All gates must be open."""
+
+    def becomes_done(self, query: Callable[[], tuple[Any, ...]]) -> bool:
+        """Whether a query says so, now or soon: for what is expected to be done."""
+
+    def stays_pending(self, query: Callable[[], tuple[Any, ...]]) -> bool:
+        """Whether a query says so, now and for a while: for what is expected to be held."""
+
+
+def value(result: tuple[Any, ...]) -> Any:
+    """What a call returned, which must have succeeded."""
+    assert result[0] == SUCCESS, result
+    return result[1] if len(result) > 1 else None
+
+
+def in_thread(function: Callable[[], T]) -> T:
+    """What *function* returns, run in a new thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def held(lab: Lab, stream: int) -> bool:
+    return lab.stays_pending(lambda: lab.runtime.cudaStreamQuery(stream))
+
+
+def done(lab: Lab, stream: int) -> bool:
+    return lab.becomes_done(lambda: lab.runtime.cudaStreamQuery(stream))
+
+
+def record(lab: Lab, event: int, stream: int) -> None:
+    value(lab.runtime.cudaEventRecord(event, stream))
+
+
+def wait(lab: Lab, stream: int, event: int) -> None:
+    value(lab.runtime.cudaStreamWaitEvent(stream, event, 0))
+
+
+def assert_ordered(lab: Lab, producer: int, consumer: int, order: Callable[[], None] = lambda: None) -> None:
+    """With *order* in between, the consumer sees what the gated producer wrote."""
+    source, target = lab.cell(), lab.cell()
+    gate = lab.gate(producer)
+    lab.put(producer, source, FRESH)
+    order()
+    lab.copy(consumer, source, target)
+    assert held(lab, consumer)
+    gate.open()
+    assert lab.read(target) == FRESH
+
+
+def assert_unordered(lab: Lab, producer: int, consumer: int, order: Callable[[], None] = lambda: None) -> None:
+    """With *order* in between, the consumer goes on while the producer is gated, and sees stale data."""
+    source, target = lab.cell(), lab.cell()
+    copied = lab.event()
+    gate = lab.gate(producer)
+    lab.put(producer, source, FRESH)
+    order()
+    lab.copy(consumer, source, target)
+    # Of the copy itself, and not of the stream: the legacy stream answers for all blocking ones.
+    record(lab, copied, consumer)
+    assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(copied))
+    gate.open()
+    assert lab.read(source) == FRESH
+    assert lab.read(target) == STALE
+
+
+def status(lab: Lab, stream: int) -> int:
+    return int(value(lab.runtime.cudaStreamIsCapturing(stream)))
+
+
+def begin(lab: Lab, stream: int, mode: int = GLOBAL) -> None:
+    value(lab.runtime.cudaStreamBeginCapture(stream, lab.runtime.cudaStreamCaptureMode(mode)))
+
+
+def end(lab: Lab, stream: int) -> int:
+    return int(lab.runtime.cudaStreamEndCapture(stream)[0])
+
+
+@contextlib.contextmanager
+def capturing(lab: Lab, stream: int, mode: int = GLOBAL) -> Iterator[None]:
+    """Capture on *stream*, whatever comes of it."""
+    begin(lab, stream, mode)
+    try:
+        yield
+    finally:
+        end(lab, stream)
+
+
+@contextlib.contextmanager
+def exchanged(lab: Lab, mode: int) -> Iterator[int]:
+    """Another capture mode in this thread; the one before."""
+    runtime = lab.runtime
+    previous = value(runtime.cudaThreadExchangeStreamCaptureMode(runtime.cudaStreamCaptureMode(mode)))
+    try:
+        yield int(previous)
+    finally:
+        value(runtime.cudaThreadExchangeStreamCaptureMode(previous))
+
+
+class Bench:
+    """What the calls in the tables below are made with: a stream that captures, and others that do not."""
+
+    def __init__(self, lab: Lab, *, non_blocking: bool) -> None:
+        self.lab = lab
+        self.runtime = lab.runtime
+        self.driver = lab.driver
+        self.captured = lab.stream(non_blocking=non_blocking)
+        self.other = lab.stream()
+        self.spare = lab.event()
+        self.event = lab.event()
+        record(lab, self.event, self.other)
+        value(lab.runtime.cudaStreamSynchronize(self.other))
+
+    def recorded(self) -> int:
+        """The spare event, recorded on the stream that captures."""
+        record(self.lab, self.spare, self.captured)
+        return self.spare
+
+
+Call = Callable[[Bench], tuple[Any, ...]]
+
+# What the call answers while a non-blocking stream captures, and whether that breaks the capture, in every mode.
+RELATED: dict[str, tuple[Call, int, bool]] = {
+    "query the stream": (lambda b: b.runtime.cudaStreamQuery(b.captured), UNSUPPORTED, True),
+    "synchronize the stream": (lambda b: b.runtime.cudaStreamSynchronize(b.captured), UNSUPPORTED, True),
+    "synchronize the device": (lambda b: b.runtime.cudaDeviceSynchronize(), UNSUPPORTED, True),
+    "query its event": (lambda b: b.runtime.cudaEventQuery(b.recorded()), CAPTURED_EVENT, True),
+    "synchronize its event": (lambda b: b.runtime.cudaEventSynchronize(b.recorded()), CAPTURED_EVENT, True),
+    "legacy waits for its event": (
+        lambda b: b.runtime.cudaStreamWaitEvent(LEGACY, b.recorded(), 0),
+        IMPLICIT,
+        True,
+    ),
+    "it waits for an event from outside": (
+        lambda b: b.runtime.cudaStreamWaitEvent(b.captured, b.event, 0),
+        ISOLATION,
+        True,
+    ),
+    "id of the stream": (lambda b: b.runtime.cudaStreamGetId(b.captured), UNSUPPORTED, True),
+    "device of the stream": (lambda b: b.runtime.cudaStreamGetDevice(b.captured), UNSUPPORTED, True),
+    "flags of the stream": (lambda b: b.runtime.cudaStreamGetFlags(b.captured), UNSUPPORTED, True),
+    "priority of the stream": (lambda b: b.runtime.cudaStreamGetPriority(b.captured), SUCCESS, False),
+    "context of the stream": (lambda b: b.driver.cuStreamGetCtx(b.captured), SUCCESS, False),
+    "capture info of the stream": (lambda b: b.runtime.cudaStreamGetCaptureInfo(b.captured), SUCCESS, False),
+    "id of another": (lambda b: b.runtime.cudaStreamGetId(b.other), SUCCESS, False),
+    "device of another": (lambda b: b.runtime.cudaStreamGetDevice(b.other), SUCCESS, False),
+    "priority of another": (lambda b: b.runtime.cudaStreamGetPriority(b.other), SUCCESS, False),
+    "context of another": (lambda b: b.driver.cuStreamGetCtx(b.other), SUCCESS, False),
+    "id of legacy": (lambda b: b.runtime.cudaStreamGetId(LEGACY), SUCCESS, False),
+    "device of legacy": (lambda b: b.runtime.cudaStreamGetDevice(LEGACY), SUCCESS, False),
+    "is legacy capturing": (lambda b: b.runtime.cudaStreamIsCapturing(LEGACY), SUCCESS, False),
+    "is per-thread capturing": (lambda b: b.runtime.cudaStreamIsCapturing(PER_THREAD), SUCCESS, False),
+    "capture info of legacy": (lambda b: b.runtime.cudaStreamGetCaptureInfo(LEGACY), SUCCESS, False),
+    "create an event": (lambda b: b.runtime.cudaEventCreateWithFlags(2), SUCCESS, False),
+    "destroy an event": (
+        lambda b: b.runtime.cudaEventDestroy(b.runtime.cudaEventCreateWithFlags(2)[1]),
+        SUCCESS,
+        False,
+    ),
+    "create a stream": (lambda b: b.runtime.cudaStreamCreateWithFlags(1), SUCCESS, False),
+    "record another": (lambda b: b.runtime.cudaEventRecord(b.event, b.other), SUCCESS, False),
+    "another waits": (lambda b: b.runtime.cudaStreamWaitEvent(b.other, b.event, 0), SUCCESS, False),
+    "record legacy": (lambda b: b.runtime.cudaEventRecord(b.event, LEGACY), SUCCESS, False),
+    "legacy waits": (lambda b: b.runtime.cudaStreamWaitEvent(LEGACY, b.event, 0), SUCCESS, False),
+    "retain the context": (lambda b: b.driver.cuDevicePrimaryCtxRetain(0), SUCCESS, False),
+    "current device": (lambda b: b.runtime.cudaGetDevice(), SUCCESS, False),
+}
+
+# What has nothing to do with the capture, but could wait for it as far as CUDA knows.
+UNRELATED: dict[str, Call] = {
+    "query a stream": lambda b: b.runtime.cudaStreamQuery(b.other),
+    "synchronize a stream": lambda b: b.runtime.cudaStreamSynchronize(b.other),
+    "query an event": lambda b: b.runtime.cudaEventQuery(b.event),
+    "synchronize an event": lambda b: b.runtime.cudaEventSynchronize(b.event),
+    "query legacy": lambda b: b.runtime.cudaStreamQuery(LEGACY),
+    "synchronize per-thread": lambda b: b.runtime.cudaStreamSynchronize(PER_THREAD),
+}
+
+# What the legacy stream answers while a *blocking* stream of its context captures, and whether that breaks it.
+ON_LEGACY: dict[str, tuple[Call, int, bool]] = {
+    "is it capturing": (lambda b: b.runtime.cudaStreamIsCapturing(LEGACY), IMPLICIT, False),
+    "capture info": (lambda b: b.runtime.cudaStreamGetCaptureInfo(LEGACY), IMPLICIT, False),
+    "record": (lambda b: b.runtime.cudaEventRecord(b.event, LEGACY), IMPLICIT, True),
+    "wait": (lambda b: b.runtime.cudaStreamWaitEvent(LEGACY, b.event, 0), IMPLICIT, True),
+    "query": (lambda b: b.runtime.cudaStreamQuery(LEGACY), IMPLICIT, True),
+    "synchronize": (lambda b: b.runtime.cudaStreamSynchronize(LEGACY), IMPLICIT, True),
+    "id": (lambda b: b.runtime.cudaStreamGetId(LEGACY), IMPLICIT, True),
+    "device": (lambda b: b.runtime.cudaStreamGetDevice(LEGACY), IMPLICIT, True),
+}
+
+MODES = pytest.mark.parametrize("mode", [GLOBAL, THREAD_LOCAL, RELAXED], ids=["global", "thread_local", "relaxed"])
+
+
+def assert_answer(bench: Bench, call: Call, mode: int, code: int, *, breaks: bool) -> None:
+    """Make a call while a stream captures; what it answers, and what becomes of the capture."""
+    lab = bench.lab
+    with capturing(lab, bench.captured, mode):
+        assert call(bench)[0] == code
+        assert status(lab, bench.captured) == (BROKEN if breaks else ACTIVE)
+        assert end(lab, bench.captured) == (INVALIDATED if breaks else SUCCESS)
+        assert status(lab, bench.captured) == NONE
+
+
+class CudaRules:
+    """The rules. A subclass has a fixture ``lab``."""
+
+    # -- order ---------------------------------------------------------------------------------------------------
+
+    def test_a_stream_runs_in_order(self, lab: Lab) -> None:
+        stream = lab.stream()
+        assert_ordered(lab, stream, stream)
+
+    def test_two_streams_are_not_ordered(self, lab: Lab) -> None:
+        assert_unordered(lab, lab.stream(), lab.stream())
+
+    def test_a_wait_orders(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+
+        def order() -> None:
+            record(lab, event, producer)
+            wait(lab, consumer, event)
+
+        assert_ordered(lab, producer, consumer, order)
+
+    def test_a_record_alone_orders_nothing(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+        assert_unordered(lab, producer, consumer, lambda: record(lab, event, producer))
+
+    def test_the_wrong_way_round_orders_nothing(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+
+        def order() -> None:
+            record(lab, event, consumer)
+            wait(lab, producer, event)
+
+        assert_unordered(lab, producer, consumer, order)
+
+    def test_waits_chain(self, lab: Lab) -> None:
+        producer, middle, consumer = lab.stream(), lab.stream(), lab.stream()
+        first, second = lab.event(), lab.event()
+
+        def order() -> None:
+            record(lab, first, producer)
+            wait(lab, middle, first)
+            record(lab, second, middle)
+            wait(lab, consumer, second)
+
+        assert_ordered(lab, producer, consumer, order)
+
+    def test_a_chain_in_the_wrong_order_breaks(self, lab: Lab) -> None:
+        producer, middle, consumer = lab.stream(), lab.stream(), lab.stream()
+        first, second = lab.event(), lab.event()
+
+        def order() -> None:
+            record(lab, first, producer)
+            record(lab, second, middle)
+            wait(lab, middle, first)
+            wait(lab, consumer, second)
+
+        assert_unordered(lab, producer, consumer, order)
+
+    def test_a_wait_binds_when_it_is_called(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+        record(lab, event, producer)
+        wait(lab, consumer, event)
+        # The wait above is for the record above, and not for this one.
+        assert_unordered(lab, producer, consumer, lambda: record(lab, event, producer))
+
+    def test_a_wait_keeps_what_it_was_bound_to(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+
+        def order() -> None:
+            record(lab, event, producer)
+            wait(lab, consumer, event)
+            record(lab, event, consumer)
+
+        assert_ordered(lab, producer, consumer, order)
+
+    def test_recording_again_replaces(self, lab: Lab) -> None:
+        producer, idle, consumer, event = lab.stream(), lab.stream(), lab.stream(), lab.event()
+
+        def order() -> None:
+            record(lab, event, producer)
+            assert lab.stays_pending(lambda: lab.runtime.cudaEventQuery(event))
+            record(lab, event, idle)
+            assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(event))
+            wait(lab, consumer, event)
+
+        assert_unordered(lab, producer, consumer, order)
+
+    def test_an_event_that_was_never_recorded_orders_nothing(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+        assert lab.runtime.cudaEventQuery(event)[0] == SUCCESS
+        assert lab.runtime.cudaEventSynchronize(event)[0] == SUCCESS
+        assert_unordered(lab, producer, consumer, lambda: wait(lab, consumer, event))
+
+    def test_a_wait_stays_when_its_event_is_destroyed(self, lab: Lab) -> None:
+        producer, consumer = lab.stream(), lab.stream()
+        event = int(value(lab.runtime.cudaEventCreateWithFlags(2)))
+
+        def order() -> None:
+            record(lab, event, producer)
+            wait(lab, consumer, event)
+            value(lab.runtime.cudaEventDestroy(event))
+
+        assert_ordered(lab, producer, consumer, order)
+
+    def test_query_says_what_is_pending(self, lab: Lab) -> None:
+        stream, other, event = lab.stream(), lab.stream(), lab.event()
+        assert done(lab, stream)
+        gate = lab.gate(stream)
+        record(lab, event, stream)
+        assert held(lab, stream)
+        assert lab.stays_pending(lambda: lab.runtime.cudaEventQuery(event))
+        assert done(lab, other)
+        gate.open()
+        assert lab.runtime.cudaEventSynchronize(event)[0] == SUCCESS
+        assert lab.runtime.cudaEventQuery(event)[0] == SUCCESS
+        assert lab.runtime.cudaStreamSynchronize(stream)[0] == SUCCESS
+        assert lab.runtime.cudaStreamQuery(stream)[0] == SUCCESS
+
+    # -- the default streams -------------------------------------------------------------------------------------
+
+    def test_legacy_waits_for_a_blocking_stream(self, lab: Lab) -> None:
+        assert_ordered(lab, lab.stream(non_blocking=False), LEGACY)
+
+    def test_legacy_does_not_wait_for_a_non_blocking_stream(self, lab: Lab) -> None:
+        assert_unordered(lab, lab.stream(), LEGACY)
+
+    def test_a_blocking_stream_waits_for_legacy(self, lab: Lab) -> None:
+        assert_ordered(lab, LEGACY, lab.stream(non_blocking=False))
+
+    def test_a_non_blocking_stream_does_not_wait_for_legacy(self, lab: Lab) -> None:
+        assert_unordered(lab, LEGACY, lab.stream())
+
+    def test_two_blocking_streams_are_not_ordered(self, lab: Lab) -> None:
+        assert_unordered(lab, lab.stream(non_blocking=False), lab.stream(non_blocking=False))
+
+    def test_a_record_on_legacy_orders_two_blocking_streams(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(non_blocking=False), lab.stream(non_blocking=False), lab.event()
+        assert_ordered(lab, producer, consumer, lambda: record(lab, event, LEGACY))
+
+    def test_a_record_on_legacy_stands_for_all_blocking_streams(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(non_blocking=False), lab.stream(), lab.event()
+
+        def order() -> None:
+            record(lab, event, LEGACY)
+            wait(lab, consumer, event)
+
+        assert_ordered(lab, producer, consumer, order)
+
+    def test_a_record_on_legacy_leaves_a_non_blocking_stream_alone(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(non_blocking=False), lab.stream(), lab.event()
+        assert_unordered(lab, producer, consumer, lambda: record(lab, event, LEGACY))
+
+    def test_a_wait_on_legacy_holds_up_blocking_streams(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(non_blocking=False), lab.event()
+
+        def order() -> None:
+            record(lab, event, producer)
+            wait(lab, LEGACY, event)
+
+        assert_ordered(lab, producer, consumer, order)
+
+    def test_a_wait_on_legacy_leaves_a_non_blocking_stream_alone(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+
+        def order() -> None:
+            record(lab, event, producer)
+            wait(lab, LEGACY, event)
+
+        assert_unordered(lab, producer, consumer, order)
+
+    def test_a_wait_on_legacy_orders_two_blocking_streams(self, lab: Lab) -> None:
+        producer, consumer = lab.stream(non_blocking=False), lab.stream(non_blocking=False)
+        third, event = lab.stream(), lab.event()
+        source, target = lab.cell(), lab.cell()
+        gate, other_gate = lab.gate(producer), lab.gate(third)
+        record(lab, event, third)
+        lab.put(producer, source, FRESH)
+        wait(lab, LEGACY, event)
+        lab.copy(consumer, source, target)
+        other_gate.open()
+        assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(event))
+        assert held(lab, consumer)
+        gate.open()
+        assert lab.read(target) == FRESH
+
+    def test_a_wait_on_legacy_for_what_is_done_orders_two_blocking_streams(self, lab: Lab) -> None:
+        producer, consumer = lab.stream(non_blocking=False), lab.stream(non_blocking=False)
+        third, event = lab.stream(), lab.event()
+        record(lab, event, third)
+        assert lab.runtime.cudaEventSynchronize(event)[0] == SUCCESS
+        assert_ordered(lab, producer, consumer, lambda: wait(lab, LEGACY, event))
+
+    def test_a_wait_on_a_blocking_stream_holds_up_legacy(self, lab: Lab) -> None:
+        producer, blocking, event = lab.stream(), lab.stream(non_blocking=False), lab.event()
+
+        def order() -> None:
+            record(lab, event, producer)
+            wait(lab, blocking, event)
+
+        assert_ordered(lab, producer, LEGACY, order)
+
+    def test_an_event_on_a_blocking_stream_stands_for_legacy_too(self, lab: Lab) -> None:
+        consumer, blocking, event = lab.stream(), lab.stream(non_blocking=False), lab.event()
+
+        def order() -> None:
+            record(lab, event, blocking)
+            wait(lab, consumer, event)
+
+        assert_ordered(lab, LEGACY, consumer, order)
+
+    def test_an_event_on_a_blocking_stream_does_not_make_the_stream_pending(self, lab: Lab) -> None:
+        blocking, event = lab.stream(non_blocking=False), lab.event()
+        gate = lab.gate(LEGACY)
+        record(lab, event, blocking)
+        assert lab.stays_pending(lambda: lab.runtime.cudaEventQuery(event))
+        assert done(lab, blocking)
+        gate.open()
+        assert lab.runtime.cudaEventSynchronize(event)[0] == SUCCESS
+
+    def test_legacy_answers_for_blocking_streams(self, lab: Lab) -> None:
+        blocking = lab.stream(non_blocking=False)
+        other = lab.stream(non_blocking=False)
+        gate = lab.gate(blocking)
+        assert held(lab, LEGACY)
+        assert done(lab, other)
+        assert done(lab, PER_THREAD)
+        gate.open()
+        assert lab.runtime.cudaStreamSynchronize(LEGACY)[0] == SUCCESS
+        assert lab.runtime.cudaStreamQuery(blocking)[0] == SUCCESS
+
+    def test_legacy_does_not_answer_for_non_blocking_streams(self, lab: Lab) -> None:
+        stream = lab.stream()
+        gate = lab.gate(stream)
+        assert done(lab, LEGACY)
+        gate.open()
+
+    def test_per_thread_is_blocking_as_a_consumer(self, lab: Lab) -> None:
+        assert_ordered(lab, LEGACY, PER_THREAD)
+
+    def test_per_thread_is_blocking_as_a_producer(self, lab: Lab) -> None:
+        assert_ordered(lab, PER_THREAD, LEGACY)
+
+    def test_per_thread_is_another_stream_in_every_thread(self, lab: Lab) -> None:
+        def ids() -> tuple[int, int]:
+            runtime = lab.runtime
+            return int(value(runtime.cudaStreamGetId(LEGACY))), int(value(runtime.cudaStreamGetId(PER_THREAD)))
+
+        here, there = ids(), in_thread(ids)
+        assert here[0] == there[0]
+        assert len({*here, *there}) == 3
+        assert ids() == here
+
+    def test_per_thread_of_two_threads_are_not_ordered(self, lab: Lab) -> None:
+        source, target = lab.cell(), lab.cell()
+        closed, ready, seconds = threading.Event(), threading.Event(), 30
+
+        def consume() -> bool:
+            # Its first use makes the stream, which may wait for the device: so before the gate.
+            value(lab.runtime.cudaStreamSynchronize(PER_THREAD))
+            ready.set()
+            assert closed.wait(seconds)
+            lab.copy(PER_THREAD, source, target)
+            return done(lab, PER_THREAD)
+
+        value(lab.runtime.cudaStreamSynchronize(PER_THREAD))
+        with ThreadPoolExecutor(1) as pool:
+            consumer = pool.submit(consume)
+            assert ready.wait(seconds)
+            gate = lab.gate(PER_THREAD)
+            lab.put(PER_THREAD, source, FRESH)
+            closed.set()
+            assert consumer.result(seconds)
+        gate.open()
+        assert lab.read(source) == FRESH
+        assert lab.read(target) == STALE
+
+    # -- devices and contexts ------------------------------------------------------------------------------------
+
+    def test_a_wait_orders_across_devices(self, lab: Lab) -> None:
+        lab.need_two_devices()
+        first, second = lab.stream(), lab.stream(device=1)
+        here, there = lab.event(), lab.event(device=1)
+        gate = lab.gate(first)
+        record(lab, there, second)
+        # The control.
+        assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(there))
+        record(lab, here, first)
+        wait(lab, second, here)
+        record(lab, there, second)
+        assert lab.stays_pending(lambda: lab.runtime.cudaEventQuery(there))
+        gate.open()
+        assert lab.runtime.cudaEventSynchronize(there)[0] == SUCCESS
+
+    def test_an_event_of_another_context_cannot_be_recorded(self, lab: Lab) -> None:
+        lab.need_two_devices()
+        there, event = lab.stream(device=1), lab.event()
+        assert lab.runtime.cudaEventRecord(event, there)[0] == INVALID_HANDLE
+        # It is as if nothing had been recorded: the wait succeeds, and orders nothing.
+        assert lab.runtime.cudaStreamWaitEvent(lab.stream(), event, 0)[0] == SUCCESS
+
+    def test_legacy_is_of_the_current_device(self, lab: Lab) -> None:
+        lab.need_two_devices()
+        runtime, driver = lab.runtime, lab.driver
+        other = int(value(driver.cuStreamGetCtx(lab.stream(device=1))))
+        here = value(runtime.cudaStreamGetId(LEGACY))
+        value(driver.cuCtxPushCurrent(other))
+        assert value(runtime.cudaGetDevice()) == 1
+        assert value(runtime.cudaStreamGetDevice(LEGACY)) == 1
+        assert value(runtime.cudaStreamGetId(LEGACY)) != here
+        value(driver.cuCtxPopCurrent())
+        assert value(runtime.cudaGetDevice()) == 0
+        assert value(runtime.cudaStreamGetId(LEGACY)) == here
+
+    def test_legacy_of_another_device_is_not_ordered(self, lab: Lab) -> None:
+        lab.need_two_devices()
+        there, event = lab.stream(non_blocking=False, device=1), lab.event(device=1)
+        gate = lab.gate(LEGACY)
+        record(lab, event, there)
+        assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(event))
+        gate.open()
+
+    def test_no_other_current_device_is_needed(self, lab: Lab) -> None:
+        lab.need_two_devices()
+        there, event = lab.stream(device=1), lab.event(device=1)
+        record(lab, event, there)
+        wait(lab, there, event)
+        assert lab.runtime.cudaStreamSynchronize(there)[0] == SUCCESS
+        assert lab.runtime.cudaStreamQuery(there)[0] == SUCCESS
+        assert value(lab.runtime.cudaStreamGetDevice(there)) == 1
+        assert value(lab.runtime.cudaGetDevice()) == 0
+
+    def test_what_makes_a_context_current(self, lab: Lab) -> None:
+        stream = lab.stream()
+        context = int(value(lab.driver.cuStreamGetCtx(stream)))
+
+        def look() -> list[int]:
+            def current() -> int:
+                return int(value(lab.driver.cuCtxGetCurrent()))
+
+            seen = [current()]
+            assert lab.driver.cuStreamGetCtx(LEGACY)[0] == INVALID_CONTEXT
+            assert int(value(lab.driver.cuStreamGetCtx(stream))) == context
+            value(lab.runtime.cudaGetDevice())
+            value(lab.runtime.cudaStreamGetDevice(stream))
+            seen.append(current())
+            value(lab.runtime.cudaStreamIsCapturing(stream))
+            seen.append(current())
+            assert int(value(lab.driver.cuStreamGetCtx(LEGACY))) == context
+            return seen
+
+        assert in_thread(look) == [0, 0, context]
+
+    def test_popping_leaves_what_was_before(self, lab: Lab) -> None:
+        context = int(value(lab.driver.cuStreamGetCtx(lab.stream())))
+
+        def look() -> list[int]:
+            value(lab.driver.cuCtxPushCurrent(context))
+            value(lab.runtime.cudaEventCreateWithFlags(2))
+            return [int(value(lab.driver.cuCtxPopCurrent())), int(value(lab.driver.cuCtxGetCurrent()))]
+
+        assert in_thread(look) == [context, 0]
+
+    def test_there_is_no_such_device(self, lab: Lab) -> None:
+        assert lab.runtime.cudaSetDevice(99)[0] == INVALID_DEVICE
+        assert lab.driver.cuDevicePrimaryCtxRetain(99)[0] == INVALID_DEVICE
+        assert value(lab.runtime.cudaGetDeviceCount()) == lab.devices
+
+    def test_the_primary_context_is_the_streams(self, lab: Lab) -> None:
+        primary = int(value(lab.driver.cuDevicePrimaryCtxRetain(0)))
+        assert int(value(lab.driver.cuStreamGetCtx(lab.stream()))) == primary
+
+    # -- what streams and events are -----------------------------------------------------------------------------
+
+    def test_a_reused_address_has_a_new_id(self, lab: Lab) -> None:
+        ids = []
+        for _ in range(4):
+            stream = int(value(lab.runtime.cudaStreamCreateWithFlags(1)))
+            ids.append(int(value(lab.runtime.cudaStreamGetId(stream))))
+            value(lab.runtime.cudaStreamDestroy(stream))
+        assert len(set(ids)) == len(ids)
+
+    def test_flags(self, lab: Lab) -> None:
+        runtime = lab.runtime
+        flags = [lab.stream(), lab.stream(non_blocking=False), LEGACY, PER_THREAD]
+        assert [value(runtime.cudaStreamGetFlags(stream)) for stream in flags] == [1, 0, 0, 0]
+
+    def test_a_priority_out_of_range_is_clamped(self, lab: Lab) -> None:
+        runtime = lab.runtime
+        code, least, greatest = runtime.cudaDeviceGetStreamPriorityRange()
+        assert code == SUCCESS
+        for asked, given in ((77, least), (-77, greatest), (greatest, greatest)):
+            stream = int(value(runtime.cudaStreamCreateWithPriority(1, asked)))
+            assert value(runtime.cudaStreamGetPriority(stream)) == given
+            value(runtime.cudaStreamDestroy(stream))
+
+    @pytest.mark.parametrize(
+        ("flags", "code"), [(0, 0), (1, 0), (2, 0), (3, 0), (6, 0), (4, INVALID_VALUE), (64, INVALID_VALUE)]
+    )
+    def test_flags_of_events(self, lab: Lab, flags: int, code: int) -> None:
+        assert lab.runtime.cudaEventCreateWithFlags(flags)[0] == code
+
+    # -- captures ------------------------------------------------------------------------------------------------
+
+    @MODES
+    @pytest.mark.parametrize("name", RELATED)
+    def test_what_a_capture_answers(self, lab: Lab, name: str, mode: int) -> None:
+        call, code, breaks = RELATED[name]
+        assert_answer(Bench(lab, non_blocking=True), call, mode, code, breaks=breaks)
+
+    @MODES
+    @pytest.mark.parametrize("name", UNRELATED)
+    def test_what_an_unrelated_call_does_to_a_capture(self, lab: Lab, name: str, mode: int) -> None:
+        strict = mode != RELAXED
+        code = UNSUPPORTED if strict else SUCCESS
+        assert_answer(Bench(lab, non_blocking=True), UNRELATED[name], mode, code, breaks=strict)
+
+    @MODES
+    @pytest.mark.parametrize("name", UNRELATED)
+    def test_a_relaxed_thread_may_ask_what_is_unrelated(self, lab: Lab, name: str, mode: int) -> None:
+        bench = Bench(lab, non_blocking=True)
+        with capturing(lab, bench.captured, mode):
+            with exchanged(lab, RELAXED) as previous:
+                assert previous == GLOBAL
+                assert UNRELATED[name](bench)[0] == SUCCESS
+            assert status(lab, bench.captured) == ACTIVE
+            assert end(lab, bench.captured) == SUCCESS
+
+    @pytest.mark.parametrize("name", ["id of the stream", "device of the stream", "query the stream"])
+    def test_a_relaxed_thread_may_not_ask_what_is_related(self, lab: Lab, name: str) -> None:
+        bench = Bench(lab, non_blocking=True)
+        with capturing(lab, bench.captured):
+            with exchanged(lab, RELAXED):
+                assert RELATED[name][0](bench)[0] == UNSUPPORTED
+            assert status(lab, bench.captured) == BROKEN
+
+    @MODES
+    def test_what_another_thread_does_to_a_capture(self, lab: Lab, mode: int) -> None:
+        bench = Bench(lab, non_blocking=True)
+        with capturing(lab, bench.captured, mode):
+            code = in_thread(lambda: lab.runtime.cudaStreamQuery(bench.other))[0]
+            assert code == (UNSUPPORTED if mode == GLOBAL else SUCCESS)
+            assert status(lab, bench.captured) == (BROKEN if mode == GLOBAL else ACTIVE)
+
+    @MODES
+    @pytest.mark.parametrize("name", ON_LEGACY)
+    def test_what_legacy_answers_while_a_blocking_stream_captures(self, lab: Lab, name: str, mode: int) -> None:
+        call, code, breaks = ON_LEGACY[name]
+        assert_answer(Bench(lab, non_blocking=False), call, mode, code, breaks=breaks)
+
+    def test_legacy_cannot_capture(self, lab: Lab) -> None:
+        mode = lab.runtime.cudaStreamCaptureMode(RELAXED)
+        assert lab.runtime.cudaStreamBeginCapture(LEGACY, mode)[0] == UNSUPPORTED
+
+    def test_per_thread_can_capture(self, lab: Lab) -> None:
+        with capturing(lab, PER_THREAD):
+            assert status(lab, PER_THREAD) == ACTIVE
+            assert end(lab, PER_THREAD) == SUCCESS
+        assert status(lab, PER_THREAD) == NONE
+
+    def test_exchanging_the_mode_gives_the_old_one(self, lab: Lab) -> None:
+        with exchanged(lab, RELAXED) as first, exchanged(lab, THREAD_LOCAL) as second:
+            assert (first, second) == (GLOBAL, RELAXED)
+
+    @MODES
+    def test_a_wait_joins_a_capture(self, lab: Lab, mode: int) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first, mode):
+            assert status(lab, second) == NONE
+            record(lab, event, first)
+            wait(lab, second, event)
+            assert status(lab, second) == ACTIVE
+            infos = [lab.runtime.cudaStreamGetCaptureInfo(stream) for stream in (first, second)]
+            assert len(infos[0]) == 7
+            assert [int(info[1]) for info in infos] == [ACTIVE, ACTIVE]
+            assert infos[0][2] == infos[1][2] > 0
+            record(lab, event, second)
+            wait(lab, first, event)
+            assert end(lab, first) == SUCCESS
+        assert [status(lab, stream) for stream in (first, second)] == [NONE, NONE]
+
+    def test_a_capture_joins_across_devices(self, lab: Lab) -> None:
+        lab.need_two_devices()
+        first, second = lab.stream(), lab.stream(device=1)
+        here, there = lab.event(), lab.event(device=1)
+        with capturing(lab, first, RELAXED):
+            record(lab, here, first)
+            wait(lab, second, here)
+            assert status(lab, second) == ACTIVE
+            record(lab, there, second)
+            wait(lab, first, there)
+            assert end(lab, first) == SUCCESS
+
+    def test_every_capture_has_an_id_of_its_own(self, lab: Lab) -> None:
+        stream, ids = lab.stream(), []
+        for _ in range(2):
+            with capturing(lab, stream):
+                ids.append(int(lab.runtime.cudaStreamGetCaptureInfo(stream)[2]))
+        assert ids[0] != ids[1]
+
+    def test_a_fork_without_work_need_not_be_joined(self, lab: Lab) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first):
+            record(lab, event, first)
+            wait(lab, second, event)
+            assert end(lab, first) == SUCCESS
+        assert status(lab, second) == NONE
+
+    def test_a_fork_with_work_must_be_joined(self, lab: Lab) -> None:
+        first, second, event, cell = lab.stream(), lab.stream(), lab.event(), lab.cell()
+        with capturing(lab, first):
+            record(lab, event, first)
+            wait(lab, second, event)
+            lab.put(second, cell, FRESH)
+            assert end(lab, first) == UNJOINED
+
+    def test_a_fork_with_work_can_be_joined(self, lab: Lab) -> None:
+        first, second, event, cell = lab.stream(), lab.stream(), lab.event(), lab.cell()
+        with capturing(lab, first):
+            record(lab, event, first)
+            wait(lab, second, event)
+            lab.put(second, cell, FRESH)
+            record(lab, event, second)
+            wait(lab, first, event)
+            assert end(lab, first) == SUCCESS
+
+    def test_captured_work_does_not_run(self, lab: Lab) -> None:
+        stream, cell = lab.stream(), lab.cell()
+        with capturing(lab, stream):
+            lab.put(stream, cell, FRESH)
+            assert end(lab, stream) == SUCCESS
+        assert lab.read(cell) == STALE
+
+    def test_two_captures_cannot_merge(self, lab: Lab) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first, RELAXED), capturing(lab, second, RELAXED):
+            record(lab, event, first)
+            assert lab.runtime.cudaStreamWaitEvent(second, event, 0)[0] == MERGE
+            assert [status(lab, stream) for stream in (first, second)] == [BROKEN, BROKEN]
+            assert [end(lab, stream) for stream in (first, second)] == [INVALIDATED, INVALIDATED]
+
+    def test_the_event_of_a_capture_that_is_over_is_no_good(self, lab: Lab) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first, RELAXED):
+            record(lab, event, first)
+        runtime = lab.runtime
+        assert runtime.cudaStreamWaitEvent(second, event, 0)[0] == INVALID_VALUE
+        assert runtime.cudaEventQuery(event)[0] == INVALID_VALUE
+        assert runtime.cudaEventSynchronize(event)[0] == INVALID_VALUE
+        record(lab, event, second)
+        assert lab.becomes_done(lambda: runtime.cudaEventQuery(event))
+
+    def test_a_broken_capture_refuses_more_work(self, lab: Lab) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first, RELAXED):
+            assert lab.runtime.cudaStreamQuery(first)[0] == UNSUPPORTED
+            assert lab.runtime.cudaEventRecord(event, first)[0] == INVALIDATED
+            assert lab.runtime.cudaStreamQuery(first)[0] == UNSUPPORTED
+            assert lab.runtime.cudaStreamQuery(second)[0] == SUCCESS
+
+    def test_a_strict_capture_ends_in_its_thread(self, lab: Lab) -> None:
+        stream = lab.stream()
+        with capturing(lab, stream, GLOBAL):
+            assert in_thread(lambda: end(lab, stream)) == WRONG_THREAD
+
+    def test_a_relaxed_capture_ends_in_any_thread(self, lab: Lab) -> None:
+        stream = lab.stream()
+        begin(lab, stream, RELAXED)
+        assert in_thread(lambda: end(lab, stream)) == SUCCESS
+
+    def test_a_capture_ends_on_the_stream_it_began_on(self, lab: Lab) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first):
+            record(lab, event, first)
+            wait(lab, second, event)
+            assert end(lab, second) == UNMATCHED
+
+    def test_a_stream_captures_once_at_a_time(self, lab: Lab) -> None:
+        stream = lab.stream()
+        assert end(lab, stream) == ILLEGAL_STATE
+        with capturing(lab, stream):
+            mode = lab.runtime.cudaStreamCaptureMode(GLOBAL)
+            assert lab.runtime.cudaStreamBeginCapture(stream, mode)[0] == ILLEGAL_STATE

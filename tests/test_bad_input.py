@@ -1,0 +1,720 @@
+"""What is wrong is refused at once, by an error that names it. No test here needs a driver; few would call CUDA."""
+
+import copy
+import ctypes
+import gc
+import mmap
+import pickle
+import re
+import sys
+import types
+
+import pytest
+
+import interop
+from interop import Event, ExternalStream, adapters, as_event, as_stream, current_stream, new_stream, use
+from interop.adapters.base import Adapter
+from interop.current import stream_in_use
+from interop.errors import (
+    AdapterError,
+    InteropError,
+    InvalidEventError,
+    InvalidStreamError,
+    LibraryNotFoundError,
+    NoDeviceError,
+    NotSupportedError,
+    UnrecordedEventError,
+)
+from interop.event import check_timeout, poll
+
+says = re.escape
+
+
+def table(rows):
+    """Parameters from a mapping of ids to arguments."""
+    return [pytest.param(*arguments, id=name) for name, arguments in rows.items()]
+
+
+# -- handles --------------------------------------------------------------------------------------------------------
+
+NOT_HANDLES = {
+    "bool": (True, "got True of type bool"),
+    "float": (1.5, "got 1.5 of type float"),
+    "negative": (-1, "<= handle < 2**64; got -1"),
+    "too large": (2**64, f"<= handle < 2**64; got {2**64}"),
+    "str": ("0x7f00", "got '0x7f00' of type str"),
+    "bytes": (bytes(8), "of type bytes"),
+    "None": (None, "got None of type NoneType"),
+    "object": (..., "got Ellipsis of type ellipsis"),
+    "tuple": ((0, 1), "got (0, 1) of type tuple"),
+}
+# No process has memory there: in the first page, beyond the user's half, where no address lies, at the very end.
+NO_MEMORY = [3, 7, 8, 4095, 2**47, 2**63, 2**64 - 1]
+
+
+@pytest.fixture
+def pages():
+    """The addresses of a page without access, of one that was unmapped, and of the end of one that can be read."""
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    size, no_access = mmap.PAGESIZE, 0
+    start = libc.mmap(None, 3 * size, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    assert libc.mprotect(start + size, size, no_access) == 0
+    assert libc.munmap(start + 2 * size, size) == 0
+    yield {"no access": start + size, "unmapped": start + 2 * size, "readable": start + size - 8}
+    libc.munmap(start, 2 * size)
+
+
+@pytest.mark.parametrize(("value", "text"), table(NOT_HANDLES))
+class TestNotAHandle:
+    @pytest.mark.parametrize("borrow", [as_stream, use], ids=lambda function: function.__name__)
+    def test_of_a_stream(self, borrow, value, text):
+        with pytest.raises(InvalidStreamError, match=says(text)):
+            borrow(value)
+
+    def test_of_a_stream_to_the_constructor(self, value, text):
+        with pytest.raises(InvalidStreamError, match=says(text)):
+            ExternalStream(value)
+
+    def test_of_a_stream_to_wait_for(self, value, text, address):
+        with pytest.raises(InvalidStreamError, match=says(text)):
+            as_stream(address).wait_stream(address + 64, value)
+
+    def test_of_an_event(self, value, text):
+        with pytest.raises(InvalidEventError, match=says(text)):
+            as_event(value)
+
+    def test_of_an_event_to_wait_for(self, value, text, address):
+        with pytest.raises(InvalidEventError, match=says(text)):
+            as_stream(address).wait_event(value)
+
+    def test_of_an_event_to_measure(self, value, text):
+        with pytest.raises(InvalidEventError, match=says(text)):
+            Event(enable_timing=True).elapsed_time(value)
+
+
+@pytest.mark.parametrize("address", NO_MEMORY, ids=hex)
+@pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
+def test_address_of_no_memory(borrow, error, address):
+    with pytest.raises(error, match=f"no (stream|event) is at {address:#x}"):
+        borrow(address)
+
+
+@pytest.mark.parametrize("page", ["no access", "unmapped"])
+@pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
+def test_page_that_cannot_be_read(borrow, error, pages, page):
+    with pytest.raises(error, match=f"no (stream|event) is at {pages[page]:#x}"):
+        borrow(pages[page])
+    borrow(pages["readable"])
+
+
+@pytest.mark.parametrize("handle", [0, 1, 2])
+def test_events_have_no_default_handles(handle):
+    with pytest.raises(InvalidEventError, match=f"{handle}"):
+        as_event(handle)
+
+
+# -- the protocol, and PyCUDA's handle ------------------------------------------------------------------------------
+
+
+class Method:
+    """States whatever it was given."""
+
+    def __init__(self, stated):
+        self.stated = stated
+
+    def __cuda_stream__(self):
+        return self.stated
+
+
+class Attribute:
+    """The same, as an attribute."""
+
+    def __init__(self, stated):
+        self.__cuda_stream__ = stated
+
+
+class Handle:
+    """As PyCUDA's streams do."""
+
+    def __init__(self, handle):
+        self.handle = handle
+
+
+class Failing:
+    """All of it fails."""
+
+    def __cuda_stream__(self):
+        message = "the context is gone"
+        raise RuntimeError(message)
+
+    fails = property(__cuda_stream__)
+
+
+class FailingProperty:
+    """States it by a property, which fails."""
+
+    __cuda_stream__ = Failing.fails
+
+
+class MissingProperty:
+    """Fails as a missing attribute does."""
+
+    @property
+    def __cuda_stream__(self):
+        return self.context_is_gone
+
+
+class FailingHandleStream:
+    """A stream like PyCUDA's, of a context that is gone."""
+
+    handle = Failing.fails
+
+
+@pytest.mark.parametrize("cls", [Method, Attribute])
+@pytest.mark.parametrize(
+    ("stated", "text"),
+    table(
+        {
+            "newer version": ((1, 4096), "version 1"),
+            "version is a bool": ((False, 4096), "version False"),
+            "version is a str": (("0", 4096), "version '0'"),
+            "three parts": ((0, 4096, 0), "must give the pair (0, handle)"),
+            "one part": ((0,), "must give the pair (0, handle)"),
+            "list": ([0, 4096], "must give the pair (0, handle)"),
+            "int": (4096, "must give the pair (0, handle)"),
+            "None": (None, "must give the pair (0, handle)"),
+            "handle is a float": ((0, 4096.0), "4096.0 of type float"),
+            "handle is a bool": ((0, True), "True of type bool"),
+            "handle is a str": ((0, "0x1000"), "'0x1000' of type str"),
+            "handle is None": ((0, None), "None of type NoneType"),
+            "handle is negative": ((0, -1), "got -1"),
+            "handle is too large": ((0, 2**64), f"got {2**64}"),
+            "handle is no memory": ((0, 4095), "no stream is at 0xfff"),
+        }
+    ),
+)
+def test_protocol(cls, stated, text):
+    with pytest.raises(InvalidStreamError, match=says(text)):
+        as_stream(cls(stated))
+
+
+@pytest.mark.parametrize("cls", [Failing, FailingProperty, MissingProperty, FailingHandleStream])
+def test_protocol_that_raises(cls):
+    with pytest.raises(InvalidStreamError, match=f"{cls.__name__}.*raised .*context.*is.*gone") as caught:
+        as_stream(cls())
+    assert isinstance(caught.value.__cause__, RuntimeError | AttributeError)
+
+
+@pytest.mark.parametrize("handle", [True, 4096.0, "0x1000", None, -1, 2**64, 4095], ids=repr)
+def test_handle_of_an_object(handle):
+    with pytest.raises(InvalidStreamError):
+        as_stream(Handle(handle))
+
+
+# -- objects that are no streams or events --------------------------------------------------------------------------
+
+
+class ClassAttribute:
+    """A class with both, as a careless duck may have them."""
+
+    __cuda_stream__ = (0, 1)
+    handle = 1
+
+
+class NoRepr:
+    """Cannot be printed, as a cuda.core.Stream without a driver."""
+
+    def __repr__(self):
+        message = "no repr"
+        raise RuntimeError(message)
+
+
+class PyCudaEvent(Handle):
+    """PyCUDA's events have an int handle too. (Its streams are called Stream.)"""
+
+
+PyCudaEvent.__name__ = PyCudaEvent.__qualname__ = "Event"
+
+
+def cuda_core_stream(address):
+    from cuda.core import Stream
+
+    return Stream.from_handle(address)
+
+
+def closed_cuda_core_stream(address):
+    stream = cuda_core_stream(address)
+    stream.close()
+    return stream
+
+
+def cuda_core_buffer(address):
+    from cuda.core import Buffer
+
+    return Buffer.from_handle(address, 64)
+
+
+def numba_stream(address):
+    from cuda.bindings import driver
+    from numba.cuda.cudadrv.driver import Stream
+
+    return Stream(driver.CUstream(address))
+
+
+def numba_event(address):
+    from cuda.bindings import driver
+    from numba.cuda.cudadrv.driver import Event
+
+    return Event(driver.CUevent(address))
+
+
+def cupy_stream(address):
+    import cupy
+
+    return cupy.cuda.Stream.from_external(as_stream(address))
+
+
+def torch_cpu_stream(_address):
+    import torch
+
+    return torch.Stream(device="cpu")
+
+
+def torch_tensor(_address):
+    import torch
+
+    return torch.zeros(1)
+
+
+def numpy_array(_address):
+    import numpy as np
+
+    return np.zeros(1)
+
+
+def binding(module, name):
+    def make(address):
+        import importlib
+
+        return getattr(importlib.import_module(f"cuda.bindings.{module}"), name)(address)
+
+    return make
+
+
+def of(rows):
+    return [
+        pytest.param(make, id=name, marks=pytest.mark.needs(*library.split())) for name, (make, library) in rows.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    of(
+        {
+            "cuda.core closed stream": (closed_cuda_core_stream, "cuda.core"),
+            "cuda.core buffer": (cuda_core_buffer, "cuda.core"),
+            "numba event": (numba_event, "numba"),
+            "torch CPU stream": (torch_cpu_stream, "torch"),
+            "torch tensor": (torch_tensor, "torch"),
+            "numpy array": (numpy_array, "numpy"),
+            "cudaEvent_t": (binding("runtime", "cudaEvent_t"), ""),
+            "CUevent": (binding("driver", "CUevent"), ""),
+            "PyCUDA event": (PyCudaEvent, ""),
+            "event of ours": (as_event, ""),
+            "printing fails": (lambda _: NoRepr(), ""),
+        }
+    ),
+)
+def test_no_stream(make, address):
+    obj = make(address)
+    with pytest.raises(InvalidStreamError, match=type(obj).__name__):
+        as_stream(obj)
+
+
+@pytest.mark.parametrize(
+    "make",
+    of(
+        {
+            "cuda.core stream": (cuda_core_stream, "cuda.core"),
+            "numba stream": (numba_stream, "numba"),
+            "cupy stream": (cupy_stream, "cupy"),
+            "torch CPU stream": (torch_cpu_stream, "torch"),
+            "numpy array": (numpy_array, "numpy"),
+            "cudaStream_t": (binding("runtime", "cudaStream_t"), ""),
+            "CUstream": (binding("driver", "CUstream"), ""),
+            "stream of ours": (as_stream, ""),
+            "printing fails": (lambda _: NoRepr(), ""),
+        }
+    ),
+)
+def test_no_event(make, address):
+    obj = make(address)
+    with pytest.raises(InvalidEventError, match=type(obj).__name__):
+        as_event(obj)
+
+
+@pytest.mark.parametrize("cls", [Method, ClassAttribute, Handle, ExternalStream, Event, int])
+@pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
+def test_class_instead_of_an_instance(borrow, error, cls):
+    with pytest.raises(error, match=f"got <class '.*{cls.__name__}'>"):
+        borrow(cls)
+
+
+# -- devices --------------------------------------------------------------------------------------------------------
+
+USES_OF_A_DEVICE = {
+    "as_stream": as_stream,
+    "as_stream of a default": lambda _, device: as_stream(1, device),
+    "as_stream of ours": lambda address, device: as_stream(as_stream(address), device),
+    "ExternalStream": lambda address, device: ExternalStream(address, device=device),
+    "new_stream": lambda _, device: new_stream(device),
+    "Event": lambda _, device: Event(device=device),
+    "Event.from_ipc_handle": lambda _, device: Event.from_ipc_handle(device, bytes(64)),
+}
+
+
+@pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0], ids=repr)
+@pytest.mark.parametrize("function", table({name: (function,) for name, function in USES_OF_A_DEVICE.items()}))
+def test_device(function, device, address):
+    with pytest.raises(InteropError, match=f"a device is its ordinal.*got {device!r}"):
+        function(address, device)
+
+
+@pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0], ids=repr)
+def test_device_is_the_callers_mistake_not_the_machines(device, address):
+    # `except NoDeviceError:` is how a program falls back to the CPU or to the simulator: a typo must not.
+    with pytest.raises(ValueError, match=repr(device)):
+        as_stream(address, device)
+
+
+# -- libraries ------------------------------------------------------------------------------------------------------
+
+
+def use_of(library):
+    return use(1, library)
+
+
+by_name = pytest.mark.parametrize("ask", [current_stream, use_of, adapters.adapter_named])
+
+
+@by_name
+@pytest.mark.parametrize(
+    ("library", "text"),
+    table(
+        {
+            "misspelt": ("cuppy", "'cuppy'; did you mean 'cupy'?"),
+            "other case": ("PyTorch", "'PyTorch'; did you mean 'torch'?"),
+            "part": ("torch.cuda", "'torch.cuda'; did you mean 'torch'?"),
+            "unlike any": ("zzz", "'zzz'; known: "),
+            "empty": ("", "''"),
+            "no str": (7, "named by its import path, such as 'cupy' or 'cuda.core'; got 7"),
+            "None": (None, "named by its import path, such as 'cupy' or 'cuda.core'; got None"),
+        }
+    ),
+)
+def test_unknown_library(ask, library, text):
+    with pytest.raises(LibraryNotFoundError, match=says(text)):
+        ask(library)
+
+
+@by_name
+@pytest.mark.parametrize("library", adapters.BUILT_IN)
+@pytest.mark.usefixtures("registry")
+def test_library_that_is_not_installed(ask, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    extra = library.replace(".", "-")
+    command = f'{library} is not installed: pip install "cuda-stream-interop[{extra}]"'
+    with pytest.raises(LibraryNotFoundError, match=says(command)) as caught:
+        ask(library)
+    assert caught.value.name == library
+
+
+@pytest.mark.usefixtures("registry")
+def test_other_library_that_is_not_installed_is_none_of_our_extras():
+    class Absent(Adapter):
+        library = "absent_streams"
+
+    interop.register("absent_streams", Absent())
+    with pytest.raises(LibraryNotFoundError, match=r"absent_streams is not installed$"):
+        current_stream("absent_streams")
+
+
+@by_name
+@pytest.mark.parametrize(
+    ("source", "error", "text"),
+    table(
+        {
+            "shared object": ("raise ImportError('libacme.so.3: cannot open')", ImportError, "libacme.so.3"),
+            "dependency": ("import not_there_either", ModuleNotFoundError, "No module named 'not_there_either'"),
+            "anything": ("raise OSError('driver mismatch')", OSError, "driver mismatch"),
+        }
+    ),
+)
+@pytest.mark.usefixtures("registry")
+def test_broken_library_shows_its_own_error(ask, source, error, text, tmp_path, monkeypatch):
+    (tmp_path / "broken_streams.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    interop.register("broken_streams", type("Broken", (Adapter,), {"library": "broken_streams"})())
+    with pytest.raises(error, match=text) as caught:
+        ask("broken_streams")
+    assert type(caught.value) is error
+    assert "broken_streams" not in sys.modules
+
+
+@pytest.mark.parametrize("library", ["jax", "warp"])
+@pytest.mark.usefixtures("registry")
+def test_users_own_module_with_the_name_of_a_library(library, monkeypatch):
+    module = types.ModuleType(library)
+    monkeypatch.setitem(sys.modules, library, module)
+    monkeypatch.delitem(sys.modules, adapters.BUILT_IN[library], raising=False)
+    theirs = type("Anything", (), {"__module__": library})()
+    with pytest.raises(InvalidStreamError, match="Anything"):
+        as_stream(theirs)
+    assert library not in [adapter.library for adapter in adapters.with_current_stream(simulated=False)]
+
+
+@pytest.mark.parametrize("library", ["cuda.core", "jax", "numba", "rmm"])
+@pytest.mark.usefixtures("registry")
+def test_library_without_a_current_stream(library, monkeypatch):
+    if library == "jax":
+        monkeypatch.setitem(sys.modules, "jax", types.ModuleType("jax"))
+    else:
+        pytest.importorskip(library)
+    for ask in (current_stream, use_of):
+        with pytest.raises(NotSupportedError, match=f"{library} has no current stream; (pass|hand)"):
+            ask(library)
+
+
+# -- adapters -------------------------------------------------------------------------------------------------------
+
+
+class Whatever(Adapter):
+    library = "whatever"
+
+
+@pytest.mark.parametrize(
+    ("library", "adapter", "text"),
+    table(
+        {
+            "built in": ("cupy", Whatever(), "'cupy' has an adapter already"),
+            "registered": ("acme", Whatever(), "'acme' has an adapter already"),
+            "class": ("whatever", Whatever, "must be an instance of a subclass of Adapter"),
+            "other object": ("whatever", object(), "must be an instance of a subclass of Adapter"),
+            "None": ("whatever", None, "must be an instance of a subclass of Adapter"),
+            "name is no str": (7, Whatever(), "7"),
+            "name is empty": ("", Whatever(), "''"),
+            "name is another": ("other", Whatever(), "'other'.*'whatever'|'whatever'.*'other'"),
+        }
+    ),
+)
+def test_register(library, adapter, text, acme):
+    before = adapters.known(), dict(adapters._registered)
+    with pytest.raises(AdapterError, match=text):
+        interop.register(library, adapter)
+    assert (adapters.known(), adapters._registered) == before
+
+
+@pytest.mark.parametrize("handle", [0, "0x1000", True, 4096.0], ids=repr)
+class TestAdapterThatGives:
+    def test_no_handle_of_a_stream(self, acme, handle):
+        with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} for .*Stream"):
+            as_stream(acme.Stream(handle))
+
+    def test_no_handle_of_an_event(self, acme, handle):
+        if handle == 0:
+            return  # an event that was not created yet
+        with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} for .*Event"):
+            as_event(acme.Event(handle))
+
+
+@pytest.mark.parametrize("handle", [None, -1, 2**64, 4095], ids=repr)
+def test_adapter_that_gives_a_handle_of_nothing(acme, handle):
+    with pytest.raises(InvalidStreamError, match=f"{handle:#x}|{handle}" if handle else "Stream"):
+        as_stream(acme.Stream(handle))
+    with pytest.raises(InvalidEventError, match=f"{handle:#x}|{handle}" if handle else "Event"):
+        as_event(acme.Event(handle))
+
+
+# -- events ---------------------------------------------------------------------------------------------------------
+
+
+def test_event_with_timing_for_other_processes():
+    with pytest.raises(InvalidEventError, match="an interprocess event cannot have timing"):
+        Event(enable_timing=True, interprocess=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_event_with_an_unknown_argument_leaves_nothing_behind(monkeypatch):
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: unraisable.append(str(report.exc_value)))
+    with pytest.raises(TypeError, match="external"):
+        Event(external=True)
+    gc.collect()
+    assert unraisable == []
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda function: function.__name__)
+def test_event_has_no_second_owner(again):
+    # Both would destroy it.
+    message = ""
+    try:
+        again(Event())
+    except TypeError as error:
+        message = str(error)
+    gc.collect()  # what an unfinished copy does when it goes, it does in this test
+    assert "Event" in message
+
+
+def test_stream_stays_in_its_process(address):
+    with pytest.raises(TypeError, match="ExternalStream"):
+        pickle.dumps(as_stream(address))
+
+
+@pytest.mark.parametrize("verb", ["query", "synchronize"])
+def test_event_that_was_never_recorded(verb):
+    with pytest.raises(UnrecordedEventError, match=f"cannot {verb} .*never recorded.*Record it first"):
+        getattr(Event(), verb)()
+
+
+@pytest.mark.parametrize("operation", [Event.record, Event.wait])
+def test_event_without_a_stream(operation):
+    with pytest.raises(InvalidStreamError, match=r"no stream was given, and no .* says which"):
+        operation(Event())
+
+
+def test_event_without_timing(address):
+    with pytest.raises(NotSupportedError, match=r"has no timing: make it with Event\(enable_timing=True\)"):
+        Event().elapsed_time(address)
+
+
+def test_event_that_stays_in_its_process():
+    with pytest.raises(NotSupportedError, match=r"make it with Event\(interprocess=True\)"):
+        Event().ipc_handle()
+
+
+@pytest.mark.parametrize(
+    ("handle", "text"),
+    table(
+        {
+            "short": (bytes(63), "64 bytes.*63"),
+            "long": (bytes(65), "64 bytes.*65"),
+            "str": ("x" * 64, "64 bytes.*str"),
+            "None": (None, "64 bytes.*None"),
+        }
+    ),
+)
+def test_ipc_handle(handle, text):
+    with pytest.raises(InvalidEventError, match=text):
+        Event.from_ipc_handle(0, handle)
+
+
+# -- timeouts -------------------------------------------------------------------------------------------------------
+
+TIMEOUTS = [-1, -0.5, float("nan"), float("-inf"), True, "1"]
+
+
+@pytest.mark.parametrize("timeout", TIMEOUTS, ids=repr)
+def test_timeout(timeout):
+    with pytest.raises(ValueError, match=f"timeout is a number of seconds.*got {timeout!r}"):
+        check_timeout(timeout)
+
+
+@pytest.mark.needs("no_gpu")  # the address is no stream
+@pytest.mark.parametrize("timeout", TIMEOUTS, ids=repr)
+@pytest.mark.parametrize("borrow", [as_stream, as_event], ids=lambda function: function.__name__)
+def test_timeout_is_looked_at_first(borrow, timeout, address):
+    with pytest.raises(ValueError, match=f"timeout is a number of seconds.*got {timeout!r}"):
+        borrow(address).synchronize(timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001], ids=repr)
+def test_timeout_that_is_over(timeout):
+    with pytest.raises(TimeoutError, match=f"it' was not done after {timeout} s; its work goes on"):
+        poll(lambda: False, timeout, "it")
+
+
+# -- no driver or device --------------------------------------------------------------------------------------------
+
+OPERATIONS = {
+    "stream.device": lambda stream: stream.device,
+    "stream.priority": lambda stream: stream.priority,
+    "stream.stream_id": lambda stream: stream.stream_id,
+    "stream.query": ExternalStream.query,
+    "stream.synchronize": ExternalStream.synchronize,
+    "stream.synchronize with a timeout": lambda stream: stream.synchronize(timeout=1),
+    "stream.record_event": ExternalStream.record_event,
+    "stream.record_event of ours": lambda stream: stream.record_event(Event()),
+    "stream.wait_event": lambda stream: stream.wait_event(stream.cuda_stream),
+    "stream.wait_stream": lambda stream: stream.wait_stream(stream.cuda_stream + 64),
+    "stream.wait_stream of a default": lambda stream: stream.wait_stream(1),
+    "stream.is_capturing": ExternalStream.is_capturing,
+    "stream.to": lambda stream: stream.to("cupy"),
+    "with stream": ExternalStream.__enter__,
+    "default stream": lambda _: as_stream(1).query(),
+    "as_stream on a device": lambda stream: as_stream(stream.cuda_stream, 0),
+    "as_stream of a default of a device": lambda _: as_stream(2, 0),
+    "new_stream": lambda _: new_stream(),
+    "new_stream on a device": lambda _: new_stream(0),
+    "use": lambda stream: use(stream).__enter__(),
+    "event.record": lambda stream: Event().record(stream),
+    "event.wait": lambda stream: as_event(stream.cuda_stream).wait(stream),
+    "event.query": lambda stream: as_event(stream.cuda_stream).query(),
+    "event.synchronize": lambda stream: as_event(stream.cuda_stream).synchronize(),
+    "event.elapsed_time": lambda stream: as_event(stream.cuda_stream).elapsed_time(stream.cuda_stream),
+    "event.cuda_event": lambda _: Event().cuda_event,
+    "event.ipc_handle": lambda _: Event(interprocess=True).ipc_handle(),
+    "Event.from_ipc_handle": lambda _: Event.from_ipc_handle(0, bytes(64)),
+    "current_stream of cupy": lambda _: current_stream("cupy"),
+    "current_stream of torch": lambda _: current_stream("torch"),
+}
+
+
+@pytest.mark.needs("no_gpu")
+class TestNoDevice:
+    @pytest.mark.parametrize(
+        "operation",
+        [
+            pytest.param(
+                operation,
+                id=name,
+                marks=pytest.mark.needs(name.split()[-1]) if name.startswith("current_stream") else (),
+            )
+            for name, operation in OPERATIONS.items()
+        ],
+    )
+    def test_operation_says_why_and_the_way_out(self, operation, address):
+        stream = as_stream(address)
+        with pytest.raises(NoDeviceError, match=r"cudaError\w+ \(\d+\): \w+.*interop\.sim"):
+            operation(stream)
+        assert stream == as_stream(address)
+        with pytest.raises(InvalidStreamError):
+            stream_in_use()
+
+    def test_waiting_for_nothing_or_oneself_is_done(self, address):
+        as_stream(address).wait_stream()
+        as_stream(address).wait_stream(address, as_stream(address))
+
+    @pytest.mark.parametrize("visible", ["", "7", None], ids=repr)
+    def test_hint_at_hidden_devices(self, visible, monkeypatch):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with pytest.raises(NoDeviceError) as caught:
+            new_stream()
+        assert (f"CUDA_VISIBLE_DEVICES is set to {visible!r}" in str(caught.value)) == (visible is not None)
+
+
+def test_way_out_works_as_it_is_written(python):
+    code = """
+import interop
+from interop._cudart import WAY_OUT
+line = WAY_OUT.split("`")[1]
+names = {"interop": interop}
+exec(line + " pass", names)
+print('"done"')
+"""
+    assert python(code) == "done"

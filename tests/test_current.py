@@ -1,0 +1,248 @@
+"""``use`` and ``current_stream``, on the simulator, with stand-in libraries that have a current stream."""
+
+import sys
+import threading
+import types
+
+import pytest
+
+import interop
+from interop import adapters, sim
+from interop.adapters.base import Adapter
+from interop.errors import InvalidStreamError, LibraryNotFoundError, NotSupportedError
+
+
+class StandIn(Adapter):
+    """A library that keeps a current stream by thread, and breaks when it is told to."""
+
+    has_current_stream = True
+    simulated = True
+
+    def __init__(self, library, log):
+        self.library = library
+        self.log = log
+        self.broken = False
+        self.state = threading.local()
+        self.type = type("Stream", (types.SimpleNamespace,), {"__module__": library})
+
+    def stream_handle(self, stream):
+        return stream.handle if isinstance(stream, self.type) else None
+
+    def make_stream(self, source):
+        return self.type(handle=source.handle, source=source)
+
+    def current_stream(self):
+        return getattr(self.state, "stream", None)
+
+    def enter(self, stream):
+        if self.broken:
+            raise OSError(self.library)
+        previous, self.state.stream = self.current_stream(), stream
+        self.log.append(("enter", self.library, interop._cudart.active().current_device()))
+        return previous
+
+    def leave(self, token):
+        self.state.stream = token
+        self.log.append(("leave", self.library, interop._cudart.active().current_device()))
+
+
+@pytest.fixture
+def gpu():
+    with sim.simulate(devices=2) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def libraries(registry, monkeypatch):
+    log = []
+    found = []
+    for name in ("alpha", "beta"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        found.append(StandIn(name, log))
+        interop.register(name, found[-1])
+    return found
+
+
+def handles(libraries):
+    return [getattr(library.current_stream(), "handle", None) for library in libraries]
+
+
+def test_every_loaded_library_is_switched_and_restored(gpu, libraries):
+    stream = interop.new_stream()
+    with interop.use(stream) as entered:
+        assert entered is stream
+        assert handles(libraries) == [stream.cuda_stream] * 2
+    assert handles(libraries) == [None, None]
+
+
+def test_with_stream_is_the_same(gpu, libraries):
+    stream = interop.new_stream()
+    with stream as entered:
+        assert entered is stream
+        assert handles(libraries) == [stream.cuda_stream] * 2
+    assert handles(libraries) == [None, None]
+
+
+def test_only_the_named(gpu, libraries):
+    stream = interop.new_stream()
+    with interop.use(stream, "beta"):
+        assert handles(libraries) == [None, stream.cuda_stream]
+    assert handles(libraries) == [None, None]
+
+
+def test_a_library_that_is_not_loaded_is_left_alone(gpu, libraries, monkeypatch):
+    monkeypatch.delitem(sys.modules, "alpha")
+    stream = interop.new_stream()
+    with interop.use(stream):
+        assert handles(libraries) == [None, stream.cuda_stream]
+
+
+@pytest.mark.parametrize("device", [0, 1])
+@pytest.mark.parametrize("current", [0, 1])
+def test_the_device_is_switched_with_it(gpu, libraries, device, current):
+    gpu.runtime.cudaSetDevice(current)
+    with interop.use(interop.new_stream(device)):
+        assert gpu.runtime.cudaGetDevice()[1] == device
+        gpu.runtime.cudaSetDevice(1 - device)
+    assert gpu.runtime.cudaGetDevice()[1] == current
+    # The libraries keep their streams by device: they are switched, and switched back, on the stream's own.
+    assert {place for _, _, place in libraries[0].log} == {device}
+
+
+def test_a_foreign_stream(gpu, libraries):
+    native = gpu.stream()
+    with interop.use(native):
+        assert handles(libraries) == [native.__cuda_stream__()[1]] * 2
+
+
+def test_restored_after_an_exception(gpu, libraries):
+    with pytest.raises(KeyError), interop.use(interop.new_stream()):
+        raise KeyError
+    assert handles(libraries) == [None, None]
+    assert [what for what, *_ in libraries[0].log] == ["enter", "enter", "leave", "leave"]
+
+
+def test_restored_in_reverse(gpu, libraries):
+    with interop.use(interop.new_stream()):
+        pass
+    assert [(what, library) for what, library, _ in libraries[0].log] == [
+        ("enter", "alpha"),
+        ("enter", "beta"),
+        ("leave", "beta"),
+        ("leave", "alpha"),
+    ]
+
+
+def test_one_library_that_cannot_switch_leaves_none_switched(gpu, libraries):
+    libraries[1].broken = True
+    gpu.runtime.cudaSetDevice(1)
+    with pytest.raises(OSError, match="beta"), interop.use(interop.new_stream(0)):
+        pytest.fail("the block must not run")
+    assert handles(libraries) == [None, None]
+    assert gpu.runtime.cudaGetDevice()[1] == 1
+    with pytest.raises(InvalidStreamError):
+        interop.Event().record()
+
+
+def test_nested(gpu, libraries):
+    a, b = interop.new_stream(0), interop.new_stream(1)
+    outer = interop.use(a)
+    with outer:
+        with b:
+            with outer, a:
+                assert handles(libraries) == [a.cuda_stream] * 2
+            assert handles(libraries) == [b.cuda_stream] * 2
+            assert gpu.runtime.cudaGetDevice()[1] == 1
+        assert handles(libraries) == [a.cuda_stream] * 2
+        assert gpu.runtime.cudaGetDevice()[1] == 0
+    assert handles(libraries) == [None, None]
+
+
+def test_a_stream_left_set_inside_is_undone(gpu, libraries):
+    with interop.use(interop.new_stream()):
+        libraries[0].state.stream = types.SimpleNamespace(handle=1)
+    assert handles(libraries) == [None, None]
+
+
+def test_two_threads_at_once_with_one_manager(gpu, libraries):
+    shared = interop.new_stream()
+    manager = interop.use(shared)
+    meet = threading.Barrier(2, timeout=10)
+    failures = []
+
+    def work():
+        try:
+            mine, own = interop.new_stream(), interop.new_stream()
+            for _ in range(5):
+                with mine:
+                    meet.wait()
+                    with manager:
+                        meet.wait()
+                        with own:
+                            meet.wait()
+                            assert handles(libraries) == [own.cuda_stream] * 2
+                        assert handles(libraries) == [shared.cuda_stream] * 2
+                        meet.wait()
+                    assert handles(libraries) == [mine.cuda_stream] * 2
+                assert handles(libraries) == [None, None]
+        except BaseException as error:
+            failures.append(error)
+            meet.abort()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_one_native_stream_a_library(gpu, libraries):
+    stream = interop.new_stream()
+    native = stream.to("alpha")
+    assert stream.to("alpha") is native
+    with stream:
+        assert libraries[0].current_stream() is native
+    assert interop.as_stream(native).to("alpha") is native
+
+
+def test_current_stream(gpu, libraries):
+    stream = interop.new_stream()
+    with stream:
+        assert interop.current_stream("alpha") == stream
+        assert interop.current_stream("alpha").owner is libraries[0].current_stream()
+
+
+@pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm"])
+def test_a_library_without_a_current_stream_says_what_to_do(gpu, library):
+    for ask in (lambda: interop.current_stream(library), lambda: interop.use(interop.new_stream(), library)):
+        with pytest.raises(NotSupportedError, match=rf"{library} has no current stream; pass `stream\.to"):
+            ask()
+
+
+def test_an_unknown_library(gpu):
+    for ask in (lambda: interop.current_stream("cupyy"), lambda: interop.use(interop.new_stream(), "cupyy")):
+        with pytest.raises(LibraryNotFoundError, match="did you mean 'cupy'"):
+            ask()
+
+
+def test_real_libraries_are_left_alone_by_a_simulated_stream(gpu, registry, need):
+    need("cupy")
+    assert "cupy" in sys.modules
+    assert adapters.with_current_stream(simulated=True) == []
+    with interop.use(interop.new_stream()):
+        pass
+
+
+def test_events_take_the_stream_in_use(gpu, libraries):
+    p, c, a = interop.new_stream(), interop.new_stream(), gpu.array([0])
+    event = interop.Event()
+    gpu.launch(p, lambda memory: memory.fill(1), writes=[a])
+    with p:
+        event.record()
+    with c:
+        event.wait()
+    gpu.launch(c, lambda memory: memory.fill(2), writes=[a])
+    for use in (event.record, event.wait):
+        with pytest.raises(InvalidStreamError, match="no stream was given"):
+            use()

@@ -1,0 +1,47 @@
+"""The command that a new user runs first, on a machine without a GPU."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.needs("no_gpu")
+
+
+def run(*options, code="import sys; from interop.__main__ import main; sys.exit(main(sys.argv[1:]))"):
+    return subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=60)
+
+
+def test_the_demo_says_first_that_it_is_simulated_and_why():
+    result = run("demo")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("backend: SIMULATED (no CUDA device can be used here: cudaError")
+    assert result.stdout.count("right") >= 3
+    assert "ordered" in result.stdout
+    assert "WRONG" not in result.stdout
+    assert "interop.as_stream(numba_stream).wait_stream(cupy_stream)" in result.stdout
+
+
+def test_without_the_wait_it_shows_the_race_and_a_schedule_that_goes_wrong():
+    result = run("demo", "--forget-wait")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("backend: SIMULATED")
+    assert "WRONG: y[0] is 1.0" in result.stdout
+    assert "NOT ORDERED" in result.stdout
+    assert "race on x: nothing orders" in result.stdout
+    assert "Order them: interop.as_stream(numba_stream).wait_stream(cupy_stream)" in result.stdout
+    assert "this one goes wrong:\n  1. kernel 'Numba square' ran" in result.stdout
+
+
+def test_what_is_missing_is_named():
+    code = "import sys; sys.modules['rich'] = None; from interop.__main__ import main; sys.exit(main(['demo']))"
+    result = run(code=code)
+    assert result.returncode == 2
+    assert result.stderr == 'The demo needs rich: pip install "cuda-stream-interop[demo]"\n'
+
+
+@pytest.mark.parametrize("arguments", [[], ["dmeo"]])
+def test_a_command_that_does_not_exist(arguments):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "usage: python -m interop" in result.stderr

@@ -1,0 +1,97 @@
+"""Every error has interop's root, a standard parent, and survives a trip to another process."""
+
+import copy
+import pickle
+
+import pytest
+
+from interop import _cudart, errors
+from interop.errors import CudaError, InteropError, LibraryNotFoundError
+
+PARENTS = {
+    errors.AdapterError: [RuntimeError],
+    errors.CaptureError: [RuntimeError],
+    errors.CudaError: [RuntimeError],
+    errors.DeadlockError: [RuntimeError],
+    errors.DeviceMismatchError: [ValueError],
+    errors.InvalidEventError: [TypeError, ValueError],
+    errors.InvalidStreamError: [TypeError, ValueError],
+    errors.LibraryNotFoundError: [ImportError],
+    errors.NoDeviceError: [RuntimeError],
+    errors.InvalidDeviceError: [TypeError, ValueError],
+    errors.NotSupportedError: [NotImplementedError],
+    errors.ProducerUnknownError: [ValueError],
+    errors.RaceError: [RuntimeError],
+    errors.StaleStreamError: [RuntimeError],
+    errors.UnrecordedEventError: [RuntimeError],
+}
+SIMPLE = [cls for cls in PARENTS if cls is not CudaError]
+
+
+class SpecialError(CudaError):
+    """A subclass, as a user may write one."""
+
+
+@pytest.fixture(params=[CudaError, SpecialError])
+def cuda_error(request):
+    return request.param(400, "cudaErrorInvalidResourceHandle", "cudaEventRecord", "invalid resource handle")
+
+
+def test_table_is_complete():
+    found = {value for value in vars(errors).values() if isinstance(value, type)}
+    assert found == {InteropError, *PARENTS}
+
+
+@pytest.mark.parametrize(("cls", "parents"), PARENTS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_root_comes_first_and_standard_parents_second(cls, parents):
+    assert cls.__bases__ == (InteropError, *parents)
+    assert cls.__doc__
+
+
+@pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
+class TestAgain:
+    @pytest.mark.parametrize("cls", SIMPLE, ids=lambda cls: cls.__name__)
+    def test_message_stays(self, cls, again):
+        error = again(cls("what was given"))
+        assert type(error) is cls
+        assert str(error) == "what was given"
+
+    def test_name_of_the_library_stays(self, again):
+        error = again(LibraryNotFoundError("jax is not installed", name="jax"))
+        assert (str(error), error.name) == ("jax is not installed", "jax")
+
+    def test_parts_of_a_cuda_error_stay(self, cuda_error, again):
+        error = again(cuda_error)
+        assert type(error) is type(cuda_error)
+        assert str(error) == str(cuda_error)
+        assert (error.code, error.name, error.call) == (400, "cudaErrorInvalidResourceHandle", "cudaEventRecord")
+
+
+def test_cuda_error_says_call_name_code_and_text(cuda_error):
+    assert str(cuda_error) == (
+        "cudaEventRecord failed with cudaErrorInvalidResourceHandle (400): invalid resource handle"
+    )
+
+
+def test_cuda_error_without_text():
+    assert str(CudaError(1, "cudaErrorInvalidValue", "cudaFree")) == "cudaFree failed with cudaErrorInvalidValue (1)"
+
+
+@pytest.mark.parametrize("code", sorted(_cudart.NO_DEVICE_CODES))
+def test_codes_that_mean_no_device(code):
+    from cuda.bindings import runtime
+
+    with pytest.raises(errors.NoDeviceError, match=rf"{runtime.cudaError_t(code).name} \({code}\): \w+.*interop\.sim"):
+        _cudart._value((runtime.cudaError_t(code),), "cudaFree", runtime)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("runtime", "cudaErrorIllegalAddress"), ("driver", "CUDA_ERROR_ILLEGAL_ADDRESS")]
+)
+def test_every_other_code_is_a_cuda_error(kind, name):
+    from cuda.bindings import driver, runtime
+
+    code = {"runtime": runtime.cudaError_t, "driver": driver.CUresult}[kind](700)
+    with pytest.raises(CudaError, match=rf"^call failed with {name} \(700\): an illegal memory access") as caught:
+        _cudart._value((code, None), "call", runtime)
+    assert (caught.value.code, caught.value.name, caught.value.call) == (700, name, "call")

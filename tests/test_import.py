@@ -1,0 +1,102 @@
+"""``import interop`` is fast and imports no GPU library; imports inside the package flow one way."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import interop
+from interop.adapters import BUILT_IN
+
+PACKAGE = Path(interop.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torch", "warp"}
+
+CHAIN = [
+    "interop.errors",
+    "interop._cudart",
+    "interop._handles",
+    "interop.adapters.base",
+    "interop.adapters",
+    "interop.event",
+    "interop.stream",
+    "interop.current",
+    "interop",
+]
+"""Each may import those before it."""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, *, inside_functions: bool = True) -> Iterator[str]:
+    """The modules, and the names in modules, that a file imports, except for type checkers."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            pending.extend(node.orelse)
+        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def lies_in(imported: str, module: str) -> bool:
+    return imported == module or imported.startswith(f"{module}.")
+
+
+def test_imports_no_library(python):
+    new = python(
+        "import json, sys; before = set(sys.modules); import interop; print(json.dumps([*{*sys.modules} - before]))"
+    )
+    assert "interop.stream" in new
+    assert not [module for module in new if module.partition(".")[0] in LIBRARIES]
+    assert not set(BUILT_IN.values()) & set(new)
+
+
+def test_takes_less_than_30_ms(python):
+    code = "import time; start = time.perf_counter(); import interop; print(time.perf_counter() - start)"
+    # The best of several: what other processes do on this machine only ever adds.
+    assert min(python(code) for _ in range(7)) < 0.030
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_cudart_imports_the_bindings(path):
+    imported = [name for name in imports(path) if lies_in(name, "cuda.bindings")]
+    assert bool(imported) == (name_of(path) == "interop._cudart")
+
+
+@pytest.mark.parametrize("module", CHAIN)
+def test_flows_one_way(module):
+    path = next(path for path in FILES if name_of(path) == module)
+    later = [*CHAIN[CHAIN.index(module) :], *BUILT_IN.values()]
+    for name in imports(path, inside_functions=False):
+        # The longest match is the module: `interop.adapters.base.Adapter` is in `base`, not in `adapters`.
+        target = max((known for known in [*CHAIN, *BUILT_IN.values()] if lies_in(name, known)), key=len, default="")
+        assert target not in later, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_file_imports_an_adapter(path):
+    assert not [name for name in imports(path) for adapter in BUILT_IN.values() if lies_in(name, adapter)]
+
+
+@pytest.mark.parametrize("module", BUILT_IN.values())
+def test_adapters_know_the_contract_only(module):
+    path = next(path for path in FILES if name_of(path) == module)
+    allowed = ("interop.adapters.base", "interop.errors", "interop._cudart")
+    ours = [name for name in imports(path) if lies_in(name, "interop")]
+    assert ours
+    assert not [name for name in ours if not any(lies_in(name, module) for module in allowed)]
+
+
+def test_every_public_name_is_there():
+    assert sorted(interop.__all__) == interop.__all__
+    assert not [name for name in interop.__all__ if not hasattr(interop, name)]

@@ -1,0 +1,881 @@
+"""The simulator's own behaviour: races, schedules, deadlocks, threads, and how a simulation begins and ends."""
+
+import gc
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import interop
+from interop import _cudart, sim
+from interop.errors import (
+    CudaError,
+    DeadlockError,
+    InteropError,
+    InvalidStreamError,
+    NoDeviceError,
+    NotSupportedError,
+    RaceError,
+)
+from interop.sim import SimulatedArray, SimulatedGPU
+
+Memory = Any
+
+
+def fill(memory: Memory) -> None:
+    memory[:] = 7
+
+
+def double(source: Memory, target: Memory) -> None:
+    target[:] = 2 * source
+
+
+@pytest.fixture
+def gpu() -> Iterator[SimulatedGPU]:
+    with sim.simulate(devices=2) as gpu:
+        yield gpu
+
+
+def handle(stream: sim.SimulatedStream) -> int:
+    return stream.__cuda_stream__()[1]
+
+
+def order(gpu: SimulatedGPU, producer: sim.SimulatedStream, consumer: sim.SimulatedStream) -> int:
+    """Let *consumer* wait for *producer*; the event."""
+    event = gpu.cuda.event_create(gpu.cuda.primary_context(producer.device), 2)
+    gpu.cuda.event_record(event, handle(producer))
+    gpu.cuda.stream_wait_event(handle(consumer), event)
+    return event
+
+
+# -- races -------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_wait_is_a_race_whatever_the_schedule(gpu: SimulatedGPU) -> None:
+    producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+    data, result = gpu.array([0, 0], "data"), gpu.array([0, 0], "result")
+    gpu.launch(producer, fill, writes=[data])
+    with pytest.raises(RaceError) as raised:
+        gpu.launch(consumer, double, reads=[data], writes=[result])
+    text = str(raised.value)
+    for part in ("race on data", "'fill' on producer", "'double' on consumer", "which writes it", "which reads it"):
+        assert part in text
+    assert text.count(f"{__file__}:") == 2
+    assert text.endswith("Order them: interop.as_stream(consumer).wait_stream(producer)")
+    (race,) = gpu.races
+    assert (race.earlier.name, race.later.name, race.array) == ("fill", "double", "data")
+    assert (race.earlier_writes, race.later_writes) == (True, False)
+    # Nothing was enqueued: there is nothing to run, and nothing to race with.
+    gpu.synchronize()
+    assert gpu.read(result).tolist() == [0, 0]
+    gpu.launch(producer, fill, writes=[result])
+
+
+def test_a_wait_is_enough(gpu: SimulatedGPU) -> None:
+    producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+    data, result = gpu.array([0, 0]), gpu.array([0, 0])
+    gpu.launch(producer, fill, writes=[data])
+    order(gpu, producer, consumer)
+    gpu.launch(consumer, double, reads=[data], writes=[result])
+    gpu.cuda.stream_synchronize(handle(consumer))
+    assert gpu.read(result).tolist() == [14, 14]
+    assert gpu.races == []
+
+
+def test_the_fix_is_code_that_works(gpu: SimulatedGPU) -> None:
+    producer, consumer = (interop.as_stream(gpu.stream(name)) for name in ("producer", "consumer"))
+    data, result = gpu.array([0, 0]), gpu.array([0, 0])
+    gpu.launch(producer, fill, writes=[data])
+    with pytest.raises(RaceError):
+        gpu.launch(consumer, double, reads=[data], writes=[result])
+    exec(gpu.races[0].fix, {"producer": producer, "consumer": consumer})
+    gpu.launch(consumer, double, reads=[data], writes=[result])
+    with pytest.raises(RaceError):
+        gpu.read(result)
+    exec(gpu.races[1].fix, {"consumer": consumer})
+    assert gpu.read(result).tolist() == [14, 14]
+
+
+def test_a_write_after_a_read_is_a_race(gpu: SimulatedGPU) -> None:
+    reader, writer, data, result = gpu.stream("reader"), gpu.stream("writer"), gpu.array([1]), gpu.array([0])
+    gpu.launch(reader, double, reads=[data], writes=[result])
+    with pytest.raises(RaceError, match=r"'double' on reader .*, which reads it"):
+        gpu.launch(writer, fill, writes=[data])
+
+
+def test_reads_do_not_race(gpu: SimulatedGPU) -> None:
+    data = gpu.array([1])
+    for _ in range(2):
+        gpu.launch(gpu.stream(), double, reads=[data], writes=[gpu.array([0])])
+    assert gpu.read(data).tolist() == [1]
+
+
+def test_every_race_of_a_launch_is_reported() -> None:
+    with sim.simulate(on_race="record") as gpu:
+        data = gpu.array([1], "data")
+        for name in ("first", "second", "third"):
+            gpu.launch(gpu.stream(name), fill, writes=[data], name=name)
+        pairs = [(race.earlier.name, race.later.name) for race in gpu.races]
+        assert pairs == [("first", "second"), ("first", "third"), ("second", "third")]
+
+
+def test_the_host_races_too(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream("stream"), gpu.array([0], "data")
+    gpu.launch(stream, fill, writes=[data])
+    with pytest.raises(RaceError, match=r"the host read in thread MainThread") as raised:
+        gpu.read(data)
+    assert str(raised.value).endswith("Order them: stream.synchronize()")
+    with pytest.raises(RaceError, match="the host write in thread MainThread"):
+        gpu.write(data, [1])
+    gpu.cuda.stream_synchronize(handle(stream))
+    assert gpu.read(data).tolist() == [7]
+    gpu.write(data, [1])
+    assert gpu.read(data).tolist() == [1]
+    gpu.launch(stream, fill, writes=[data])
+
+
+def test_a_true_answer_orders_as_a_synchronise_does(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream(), gpu.array([0])
+    gpu.launch(stream, fill, writes=[data])
+    assert not gpu.cuda.stream_query(handle(stream))
+    with pytest.raises(RaceError):
+        gpu.read(data)
+    assert gpu.cuda.stream_query(handle(stream))
+    assert gpu.read(data).tolist() == [7]
+
+
+def test_a_foreign_stream_by_its_legacy_handle_on_another_device(gpu: SimulatedGPU) -> None:
+    class Foreign:
+        cuda_stream = 1
+        device = 1
+
+    data = gpu.array([0])
+    gpu.launch(Foreign(), fill, writes=[data])
+    with pytest.raises(RaceError, match="the legacy default stream of device 1"):
+        gpu.launch(1, fill, writes=[data])
+    gpu.synchronize(1)
+    assert gpu.read(data).tolist() == [7]
+
+
+# -- what runs when ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_runs_before_something_has_to_know(gpu: SimulatedGPU) -> None:
+    ran: list[str] = []
+    first, second = gpu.stream("first"), gpu.stream("second")
+    gpu.launch(second, lambda: ran.append("second"))
+    gpu.launch(first, lambda: ran.append("first"))
+    assert ran == []
+    gpu.cuda.stream_synchronize(handle(first))
+    assert ran == ["first"]
+    gpu.synchronize()
+    assert ran == ["first", "second"]
+
+
+def test_the_rest_runs_at_the_end() -> None:
+    ran: list[str] = []
+    with sim.simulate(devices=2) as gpu:
+        stream = gpu.stream(device=1)
+        gpu.launch(stream, lambda: ran.append("kernel"))
+        del stream
+        gc.collect()
+    assert ran == ["kernel"]
+
+
+def test_a_query_says_false_while_work_is_pending_and_a_loop_ends(gpu: SimulatedGPU) -> None:
+    stream = gpu.stream()
+    for _ in range(3):
+        gpu.launch(stream, lambda: None)
+    assert [gpu.cuda.stream_query(handle(stream)) for _ in range(5)] == [False, False, False, True, True]
+
+
+def test_a_gate_holds_later_work(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream("stream"), gpu.array([0])
+    gpu.launch(stream, fill, writes=[data])
+    gate = gpu.gate(stream)
+    gpu.launch(stream, double, reads=[data], writes=[data])
+    assert not gate.is_open
+    assert not any(gpu.cuda.stream_query(handle(stream)) for _ in range(10))
+    gate.open()
+    gate.open()
+    assert gate.is_open
+    gpu.cuda.stream_synchronize(handle(stream))
+    assert gpu.read(data).tolist() == [14]
+
+
+def test_a_gate_opens_at_the_end_of_its_block(gpu: SimulatedGPU) -> None:
+    stream = gpu.stream()
+    with gpu.gate(stream) as gate:
+        assert not gpu.cuda.stream_query(handle(stream))
+    assert gate.is_open
+    assert gpu.cuda.stream_query(handle(stream))
+
+
+def test_a_deadlock_says_who_waits_for_what(gpu: SimulatedGPU) -> None:
+    producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+    data = gpu.array([0])
+    with gpu.gate(producer):
+        gpu.launch(producer, fill, writes=[data])
+        event = order(gpu, producer, consumer)
+        gpu.launch(consumer, double, reads=[data], writes=[data])
+        with pytest.raises(DeadlockError) as raised:
+            gpu.cuda.stream_synchronize(handle(consumer))
+        text = str(raised.value)
+        for part in (
+            "the host (MainThread) waits for consumer",
+            "kernel 'double' on consumer",
+            f"consumer waits for event {event:#x}, recorded on producer",
+            "producer is held by the closed gate",
+            f"{__file__}:",
+        ):
+            assert part in text
+        with pytest.raises(DeadlockError, match=rf"waits for event {event:#x}, recorded on producer"):
+            gpu.cuda.event_synchronize(event)
+        with pytest.raises(DeadlockError, match="waits for device 0"):
+            gpu.synchronize()
+    gpu.synchronize()
+
+
+def test_a_gate_that_stays_closed_is_a_deadlock_at_the_end() -> None:
+    with pytest.raises(DeadlockError, match="the end of the simulation"), sim.simulate() as gpu:
+        gpu.gate(1)
+    assert _cudart.active() is _cudart.GPU
+
+
+def test_kernels_cannot_write_what_they_only_read(gpu: SimulatedGPU) -> None:
+    gpu.launch(1, fill, reads=[gpu.array([0])])
+    with pytest.raises(ValueError, match="read-only"):
+        gpu.synchronize()
+    # It has run, as badly as it could, and does not run again.
+    gpu.synchronize()
+
+
+def test_the_trace_tells_what_happened(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream("stream"), gpu.array([0], "data")
+    gpu.launch(stream, fill, writes=[data])
+    gpu.cuda.stream_synchronize(handle(stream))
+    gpu.read(data)
+    lines = str(gpu.schedule).splitlines()
+    assert [line.partition(" (")[0] for line in lines] == [
+        "  1. kernel 'fill' ran on stream",
+        "  2. the host has waited for stream",
+        "  3. the host reads data",
+    ]
+    assert gpu.schedule.choices == ()
+
+
+# -- arrays and streams ------------------------------------------------------------------------------------------
+
+
+def test_arrays_are_copies_both_ways(gpu: SimulatedGPU) -> None:
+    values = np.array([1.0, 2.0])
+    data = gpu.array(values)
+    values[:] = 0
+    seen = gpu.read(data)
+    seen[:] = 0
+    assert gpu.read(data).tolist() == [1.0, 2.0]
+    assert data.shape == (2,)
+    assert data.dtype == float
+
+
+def test_whatever_has_a_handle_is_a_stream(gpu: SimulatedGPU) -> None:
+    class Torch:
+        cuda_stream = 2
+
+    stream = gpu.stream("ours")
+    legacy, per_thread = (
+        "the legacy default stream of device 0",
+        "the per-thread default stream of MainThread of device 0",
+    )
+    for given_stream, name in (
+        (stream, "ours"),
+        (handle(stream), "ours"),
+        (1, legacy),
+        (0, legacy),
+        (Torch(), per_thread),
+    ):
+        gpu.launch(given_stream, lambda: None)
+        gpu.synchronize()
+        assert f"on {name} (" in gpu.schedule.trace[-2]
+    with pytest.raises(CudaError) as raised:
+        gpu.launch(handle(stream) + 8, lambda: None)
+    assert (raised.value.code, raised.value.call) == (400, "gpu.launch")
+
+
+@pytest.mark.parametrize("nonsense", [None, "stream", 1.0, True, -1, object()])
+def test_nonsense_is_no_stream(gpu: SimulatedGPU, nonsense: object) -> None:
+    with pytest.raises(InvalidStreamError, match="a stream has __cuda_stream__"):
+        gpu.launch(nonsense, lambda: None)
+
+
+def test_addresses_are_reused_last_freed_first(gpu: SimulatedGPU) -> None:
+    first, second = gpu.stream(), gpu.stream()
+    addresses, ids = [handle(first), handle(second)], [gpu.cuda.stream_id(handle(s)) for s in (first, second)]
+    del first, second
+    gc.collect()
+    third, fourth = gpu.stream(), gpu.stream()
+    assert [handle(third), handle(fourth)] == addresses[::-1]
+    assert {gpu.cuda.stream_id(handle(s)) for s in (third, fourth)}.isdisjoint(ids)
+
+
+def test_a_new_stream_at_an_old_address_is_not_ordered_with_it(gpu: SimulatedGPU) -> None:
+    data = gpu.array([0])
+    old = gpu.stream("old")
+    gpu.launch(old, fill, writes=[data])
+    address = handle(old)
+    del old
+    gc.collect()
+    new = gpu.stream("new")
+    assert handle(new) == address
+    with pytest.raises(RaceError):
+        gpu.launch(new, fill, writes=[data])
+
+
+def test_streams_are_made_on_their_device_and_leave_the_current_one(gpu: SimulatedGPU) -> None:
+    gpu.cuda.primary_context(1)
+    stream = gpu.stream(device=1)
+    assert gpu.cuda.stream_context(handle(stream)) == gpu.cuda.primary_context(1)
+    assert gpu.cuda.current_device() == 0
+    with pytest.raises(NoDeviceError, match="no simulated device 2"):
+        gpu.stream(device=2)
+
+
+def test_everything_says_that_it_is_simulated(gpu: SimulatedGPU) -> None:
+    stream, mode = gpu.stream("stream"), gpu.runtime.cudaStreamCaptureMode(0)
+    gpu.runtime.cudaStreamBeginCapture(handle(stream), mode)
+    gpu.launch(stream, fill, writes=[gpu.array([0])])
+    _, graph = gpu.runtime.cudaStreamEndCapture(handle(stream))
+    with gpu.gate(stream) as gate:
+        closed = repr(gate)
+    things = [gpu, stream, gpu.array([0], "data"), gate, graph, gpu.runtime, gpu.driver, sim.explore(lambda _: None)]
+    for text in (closed, *map(repr, things)):
+        assert text.startswith("<SIMULATED ")
+    assert (closed, repr(gate)) == ("<SIMULATED closed gate on stream>", "<SIMULATED open gate on stream>")
+    assert "1 kernels, which cannot be launched" in repr(graph)
+    assert repr(interop.as_stream(stream)).startswith("<SIMULATED ")
+
+
+# -- captures ----------------------------------------------------------------------------------------------------
+
+
+def test_captured_work_neither_runs_nor_races(gpu: SimulatedGPU) -> None:
+    stream, data, mode = gpu.stream("stream"), gpu.array([0]), gpu.runtime.cudaStreamCaptureMode(0)
+    gpu.launch(gpu.stream(), fill, writes=[data])
+    gpu.runtime.cudaStreamBeginCapture(handle(stream), mode)
+    gpu.launch(stream, fill, writes=[data])
+    with pytest.raises(NotSupportedError, match="a gate cannot be captured"):
+        gpu.gate(stream)
+    _, graph = gpu.runtime.cudaStreamEndCapture(handle(stream))
+    assert graph.nodes == 1
+    assert gpu.races == []
+
+
+def test_a_launch_that_a_capture_forbids_is_an_error(gpu: SimulatedGPU) -> None:
+    blocking = gpu.stream(non_blocking=False)
+    gpu.runtime.cudaStreamBeginCapture(handle(blocking), gpu.runtime.cudaStreamCaptureMode(0))
+    with pytest.raises(CudaError) as raised:
+        gpu.launch(1, lambda: None)
+    assert raised.value.name == "cudaErrorStreamCaptureImplicit"
+    with pytest.raises(CudaError) as raised:
+        gpu.launch(blocking, lambda: None)
+    assert raised.value.name == "cudaErrorStreamCaptureInvalidated"
+    assert gpu.runtime.cudaStreamEndCapture(handle(blocking))[0] == 901
+
+
+def test_a_capture_dies_with_the_stream_it_began_on(gpu: SimulatedGPU) -> None:
+    origin, joined = gpu.stream(), gpu.stream()
+    gpu.runtime.cudaStreamBeginCapture(handle(origin), gpu.runtime.cudaStreamCaptureMode(0))
+    order(gpu, origin, joined)
+    assert gpu.cuda.stream_capture(handle(joined))
+    del origin
+    gc.collect()
+    assert not gpu.cuda.stream_capture(handle(joined))
+    gpu.synchronize()
+
+
+# -- threads -----------------------------------------------------------------------------------------------------
+
+
+def test_threads_do_not_know_what_others_waited_for(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream("stream"), gpu.array([0])
+    first, second = threading.Barrier(2, timeout=30), threading.Barrier(2, timeout=30)
+
+    def wait() -> None:
+        gpu.cuda.current_device()
+        first.wait()
+        gpu.cuda.stream_synchronize(handle(stream))
+        second.wait()
+        second.wait()
+
+    other = threading.Thread(target=wait, name="other")
+    other.start()
+    gpu.launch(stream, fill, writes=[data])
+    first.wait()
+    second.wait()
+    with pytest.raises(RaceError, match="host read in thread MainThread"):
+        gpu.read(data)
+    gpu.hear(other)
+    assert gpu.read(data).tolist() == [7]
+    second.wait()
+    other.join()
+
+
+def test_a_thread_that_has_ended_was_joined(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream("stream"), gpu.array([0])
+    gpu.launch(stream, fill, writes=[data])
+    thread = threading.Thread(target=lambda: gpu.cuda.stream_synchronize(handle(stream)))
+    thread.start()
+    thread.join()
+    assert gpu.read(data).tolist() == [7]
+
+
+def test_a_new_thread_knows_what_came_before(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream("stream"), gpu.array([0])
+    gpu.launch(stream, fill, writes=[data])
+    gpu.cuda.stream_synchronize(handle(stream))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: gpu.read(data).tolist()).result() == [7]
+
+
+def test_a_host_write_races_with_what_another_thread_launches(gpu: SimulatedGPU) -> None:
+    stream, data = gpu.stream("stream"), gpu.array([0])
+    barrier = threading.Barrier(2, timeout=30)
+
+    def write() -> None:
+        gpu.cuda.current_device()
+        barrier.wait()
+        gpu.write(data, [1])
+        barrier.wait()
+        barrier.wait()
+
+    other = threading.Thread(target=write, name="other")
+    other.start()
+    gpu.cuda.current_device()
+    barrier.wait()
+    barrier.wait()
+    with pytest.raises(RaceError, match=r"gpu.hear\(other\)"):
+        gpu.launch(stream, fill, writes=[data])
+    # Two host threads are not CUDA's business.
+    gpu.write(data, [2])
+    barrier.wait()
+    other.join()
+
+
+def test_many_threads_at_once(gpu: SimulatedGPU) -> None:
+    def work(number: int) -> list[int]:
+        device = number % 2
+        gpu.runtime.cudaSetDevice(device)
+        producer, consumer = gpu.stream(device=device), gpu.stream(device=1 - device)
+        data, result = gpu.array([number]), gpu.array([0])
+        for _ in range(20):
+            gpu.launch(producer, double, reads=[data], writes=[data])
+            order(gpu, producer, consumer)
+            gpu.launch(consumer, double, reads=[data], writes=[result])
+            order(gpu, consumer, producer)
+        gpu.cuda.stream_synchronize(handle(producer))
+        assert gpu.cuda.current_device() == device
+        seen: list[int] = gpu.read(result).tolist()
+        return seen
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(16))) == [[number * 2**21] for number in range(16)]
+
+
+# -- the beginning and the end -----------------------------------------------------------------------------------
+
+
+def test_a_simulation_is_active_inside_and_dead_outside() -> None:
+    before = _cudart.active()
+    with sim.simulate() as outer:
+        with sim.simulate() as gpu:
+            assert _cudart.active() is gpu.cuda
+            stream, data = gpu.stream(), gpu.array([0])
+            gate = gpu.gate(stream)
+            gate.open()
+            assert gpu.cuda.readable(handle(stream))
+            assert not gpu.cuda.readable(handle(stream) + 8)
+            event = gpu.cuda.event_create(gpu.cuda.current_context(), 2)
+            assert gpu.cuda.readable(event)
+        assert _cudart.active() is outer.cuda
+    assert _cudart.active() is before
+    calls: list[Callable[[], object]] = [
+        gpu.synchronize,
+        gpu.stream,
+        gate.open,
+        lambda: gpu.array([0]),
+        lambda: gpu.gate(stream),
+        lambda: gpu.launch(stream, fill, writes=[data]),
+        lambda: gpu.read(data),
+        lambda: gpu.write(data, [1]),
+        lambda: gpu.hear(threading.current_thread()),
+        lambda: gpu.cuda.stream_query(handle(stream)),
+        gpu.cuda.current_device,
+        gpu.driver.cuCtxGetCurrent,
+    ]
+    for call in calls:
+        with pytest.raises(InteropError, match="this simulation has ended"):
+            call()
+    # A finaliser may come late.
+    gpu.cuda.event_destroy(event)
+    gpu.cuda.stream_destroy(handle(stream))
+    assert repr(gpu) == "<SIMULATED GPU, 1 device(s), ended>"
+
+
+def test_an_error_inside_is_not_hidden_by_what_is_left() -> None:
+    def fail() -> None:
+        with sim.simulate() as gpu:
+            gpu.gate(1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert _cudart.active() is _cudart.GPU
+
+
+@pytest.mark.parametrize("devices", [0, -1, True, 1.0])
+def test_a_number_of_devices_is_a_number(devices: Any) -> None:
+    with pytest.raises(ValueError, match="devices is how many"), sim.simulate(devices=devices):
+        pass
+
+
+def test_races_are_raised_or_recorded() -> None:
+    wrong: Any = "ignore"
+    with pytest.raises(ValueError, match='on_race is "raise" or "record"'), sim.simulate(on_race=wrong):
+        pass
+
+
+def test_there_is_no_clock(gpu: SimulatedGPU) -> None:
+    event = gpu.cuda.event_create(gpu.cuda.current_context(), 0)
+    with pytest.raises(NotSupportedError, match="the simulator has no clock"):
+        gpu.cuda.event_elapsed(event, event)
+
+
+def test_there_is_one_process(gpu: SimulatedGPU) -> None:
+    event = gpu.cuda.event_create(gpu.cuda.current_context(), 6)
+    for call in (lambda: gpu.cuda.event_export(event), lambda: gpu.cuda.event_import(0x5111, bytes(64))):
+        with pytest.raises(CudaError):
+            call()
+    with pytest.raises(CudaError) as raised:
+        gpu.cuda.event_import(gpu.cuda.current_context(), bytes(64))
+    assert raised.value.name == "cudaErrorNotSupported"
+
+
+def test_what_is_not_simulated_is_not_there(gpu: SimulatedGPU) -> None:
+    assert not hasattr(gpu.driver, "cuLaunchKernel")
+    with pytest.raises(AttributeError, match="the simulator does not answer cudaGraphLaunch"):
+        gpu.runtime.cudaGraphLaunch  # noqa: B018
+
+
+# -- every schedule ----------------------------------------------------------------------------------------------
+
+
+def produce_and_consume(gpu: SimulatedGPU, *, wait: bool) -> object:
+    producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+    data, result = gpu.array([0, 0], "data"), gpu.array([0, 0], "result")
+    gpu.launch(producer, fill, writes=[data])
+    if wait:
+        order(gpu, producer, consumer)
+    gpu.launch(consumer, double, reads=[data], writes=[result])
+    gpu.cuda.stream_synchronize(handle(consumer))
+    return gpu.read(result)
+
+
+def test_every_outcome_of_a_race_is_found() -> None:
+    found = sim.explore(lambda gpu: produce_and_consume(gpu, wait=False))
+    assert found.outcomes == {(0, 0), (14, 14)}
+    assert (found.schedules, found.complete, found.failure) == (2, True, None)
+    (race,) = found.races
+    assert race.fix == "interop.as_stream(consumer).wait_stream(producer)"
+
+
+def test_what_is_ordered_has_one_outcome() -> None:
+    found = sim.explore(lambda gpu: produce_and_consume(gpu, wait=True))
+    assert found.outcomes == {(14, 14)}
+    assert (found.schedules, found.complete, found.failure, found.races) == (1, True, None, ())
+
+
+def test_a_failing_schedule_can_be_replayed() -> None:
+    def program(gpu: SimulatedGPU) -> None:
+        seen: Any = produce_and_consume(gpu, wait=False)
+        assert seen[0] == 14, "stale"
+
+    found = sim.explore(program)
+    assert found.schedules == 2
+    assert found.failure is not None
+    assert isinstance(found.failure.error, AssertionError)
+    first, *_ = found.failure.trace.splitlines()
+    assert first.startswith("  1. kernel 'double' ran on consumer (launched at ")
+    assert "\n     AssertionError: stale" in str(found.failure)
+    for schedule in (found.failure.schedule, found.failure.schedule.choices):
+        with pytest.raises(AssertionError, match="stale"):
+            sim.replay(program, schedule)
+    other = 1 - found.failure.schedule.choices[0]
+    sim.replay(program, [other])
+    assert "one failed with AssertionError" in repr(found)
+
+
+def test_the_limit_is_said() -> None:
+    found = sim.explore(lambda gpu: produce_and_consume(gpu, wait=False), limit=1)
+    assert (found.schedules, found.complete) == (1, False)
+    assert "not all there are" in repr(found)
+
+
+def test_a_query_may_be_early_or_late() -> None:
+    def program(gpu: SimulatedGPU) -> tuple[bool, bool]:
+        stream = gpu.stream()
+        gpu.launch(stream, lambda: None)
+        return gpu.cuda.stream_query(handle(stream)), gpu.cuda.stream_query(handle(stream))
+
+    assert sim.explore(program).outcomes == {(False, False), (False, True), (True, True)}
+
+
+def test_a_polling_loop_ends() -> None:
+    def program(gpu: SimulatedGPU) -> int:
+        stream = gpu.stream()
+        gpu.launch(stream, lambda: None)
+        return next(count for count in itertools.count() if gpu.cuda.stream_query(handle(stream)))
+
+    assert sim.explore(program).outcomes == {0, 1, 2, 3}
+    assert sim.explore(program, polls=1).outcomes == {0, 1}
+
+
+def test_a_deadlock_is_a_failure() -> None:
+    def wait(gpu: SimulatedGPU) -> None:
+        gpu.gate(1)
+        gpu.synchronize()
+
+    def poll(gpu: SimulatedGPU) -> None:
+        gpu.gate(1)
+        while not gpu.cuda.stream_query(1):
+            pass
+
+    def leave(gpu: SimulatedGPU) -> None:
+        gpu.gate(1)
+
+    for program in (wait, poll, leave):
+        failure = sim.explore(program).failure
+        assert failure is not None
+        assert isinstance(failure.error, DeadlockError)
+        assert "gate" in str(failure.error)
+
+
+def test_what_cannot_make_a_difference_is_tried_once() -> None:
+    def program(gpu: SimulatedGPU) -> list[int]:
+        arrays = [gpu.array([number]) for number in range(6)]
+        streams = [gpu.stream() for _ in arrays]
+        for _ in range(2):
+            for stream, array in zip(streams, arrays, strict=True):
+                gpu.launch(stream, double, reads=[array], writes=[array])
+        gpu.synchronize()
+        return [int(gpu.read(array)[0]) for array in arrays]
+
+    found = sim.explore(program)
+    assert found.outcomes == {(0, 4, 8, 12, 16, 20)}
+    assert found.schedules == 1
+
+
+def test_kernels_that_conflict_run_in_every_order() -> None:
+    def program(gpu: SimulatedGPU) -> int:
+        data = gpu.array([0])
+        for digit in (1, 2, 3):
+            gpu.launch(gpu.stream(), append(digit), writes=[data])
+        gpu.synchronize()
+        return int(gpu.read(data)[0])
+
+    found = sim.explore(program)
+    assert found.outcomes == {123, 132, 213, 231, 312, 321}
+    assert found.schedules == 6
+
+
+def test_a_kernel_that_fails_is_a_failure() -> None:
+    def program(gpu: SimulatedGPU) -> None:
+        gpu.launch(1, fill, reads=[gpu.array([0])])
+
+    failure = sim.explore(program).failure
+    assert failure is not None
+    assert isinstance(failure.error, ValueError)
+
+
+def test_a_program_must_do_the_same_each_time() -> None:
+    runs = itertools.count()
+
+    def program(gpu: SimulatedGPU) -> None:
+        data = gpu.array([0])
+        for _ in range(2 + next(runs)):
+            gpu.launch(gpu.stream(), fill, writes=[data])
+        gpu.synchronize()
+
+    with pytest.raises(InteropError, match="not deterministic"):
+        sim.explore(program)
+
+
+def test_a_schedule_must_fit_the_program() -> None:
+    def program(gpu: SimulatedGPU) -> object:
+        return produce_and_consume(gpu, wait=False)
+
+    with pytest.raises(InteropError, match="option 5, but there are only 2"):
+        sim.replay(program, [5])
+    with pytest.raises(InteropError, match="3 choices, and the program came to 1 only"):
+        sim.replay(program, [0, 0, 0])
+
+
+def test_outcomes_are_made_comparable() -> None:
+    def program(gpu: SimulatedGPU) -> object:
+        del gpu
+        return {"array": np.array([[1], [2]]), "list": [1, {2}], "number": np.float64(3), "object": slice(1)}
+
+    expected = {("array", ((1,), (2,))), ("list", (1, frozenset({2}))), ("number", 3.0)}
+    (outcome,) = sim.explore(program).outcomes
+    assert isinstance(outcome, frozenset)
+    assert expected < outcome
+
+
+# -- every schedule, against an oracle that knows no tricks ---------------------------------------------------------
+
+STREAMS, EVENTS, ARRAYS = range(3), range(2), range(2)
+Step = tuple[Any, ...]
+Known = tuple[frozenset[int], ...]
+
+
+def append(digit: int) -> Callable[..., None]:
+    """A kernel whose order with others shows in the digits."""
+
+    def kernel(*memory: Memory) -> None:
+        memory[-1][:] = (10 * memory[0] + digit) % 1_000_000
+
+    return kernel
+
+
+def run_simulated(gpu: SimulatedGPU, program: list[Step]) -> tuple[list[object], list[SimulatedArray]]:
+    """What the host sees, and the arrays."""
+    streams = [gpu.stream(non_blocking=number > 0) for number in STREAMS]
+    events = [gpu.cuda.event_create(gpu.cuda.current_context(), 2) for _ in EVENTS]
+    arrays = [gpu.array([0]) for _ in ARRAYS]
+    seen: list[object] = []
+    for number, (step, *arguments) in enumerate(program, 1):
+        match step, arguments:
+            case "launch", [stream, source, target]:
+                gpu.launch(streams[stream], append(number), reads=[arrays[source]], writes=[arrays[target]])
+            case "record", [event, stream]:
+                gpu.cuda.event_record(events[event], handle(streams[stream]))
+            case "wait", [stream, event]:
+                gpu.cuda.stream_wait_event(handle(streams[stream]), events[event])
+            case "synchronize", [stream]:
+                gpu.cuda.stream_synchronize(handle(streams[stream]))
+            case "query", [stream]:
+                seen.append(gpu.cuda.stream_query(handle(streams[stream])))
+            case "read", [array]:
+                seen.append(int(gpu.read(arrays[array])[0]))
+    return seen, arrays
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the host is, what is pending and what that comes after, what is in memory, what the host has seen.
+
+    A kernel is known by its place in the program; a stream and an event by the kernels that they come after.
+    """
+
+    position: int = 0
+    pending: tuple[tuple[int, frozenset[int]], ...] = ()
+    memory: tuple[int, ...] = (0,) * len(ARRAYS)
+    streams: Known = (frozenset(),) * len(STREAMS)
+    events: Known = (frozenset(),) * len(EVENTS)
+    seen: tuple[object, ...] = ()
+
+    def is_done(self, after: frozenset[int]) -> bool:
+        return after.isdisjoint(kernel for kernel, _ in self.pending)
+
+    def kernels(self, program: list[Step]) -> Iterator["State"]:
+        """Every state after a kernel that can run now."""
+        for kernel, after in self.pending:
+            if self.is_done(after):
+                _, _, source, target = program[kernel]
+                result = (10 * self.memory[source] + kernel + 1) % 1_000_000
+                rest = tuple(entry for entry in self.pending if entry[0] != kernel)
+                yield replace(self, pending=rest, memory=put(self.memory, target, result))
+
+    def host(self, program: list[Step]) -> "State | None":
+        """The state after the host's next step, or None if it cannot go on yet."""
+        here, (step, *arguments) = self.position, program[self.position]
+        changes: dict[str, object] = {}
+        match step, arguments:
+            case "launch", [stream, _, _]:
+                after = self.streams[stream]
+                changes = {
+                    "pending": (*self.pending, (here, after)),
+                    "streams": put(self.streams, stream, after | {here}),
+                }
+            case "record", [event, stream]:
+                changes = {"events": put(self.events, event, self.streams[stream])}
+            case "wait", [stream, event]:
+                changes = {"streams": put(self.streams, stream, self.streams[stream] | self.events[event])}
+            case "synchronize", [stream] if not self.is_done(self.streams[stream]):
+                return None
+            case "query", [stream]:
+                changes = {"seen": (*self.seen, self.is_done(self.streams[stream]))}
+            case "read", [array]:
+                changes = {"seen": (*self.seen, self.memory[array])}
+        return replace(self, position=here + 1, **changes)  # type: ignore[arg-type]
+
+
+def put(values: tuple[Any, ...], index: int, value: object) -> tuple[Any, ...]:
+    return (*values[:index], value, *values[index + 1 :])
+
+
+def everything(program: list[Step]) -> set[object]:
+    """All that the host can see if any kernel that is ready may run between any two of its steps."""
+    outcomes: set[object] = set()
+    been: set[State] = set()
+    to_do = [State()]
+    while to_do:
+        state = to_do.pop()
+        if state in been:
+            continue
+        been.add(state)
+        to_do += state.kernels(program)
+        if state.position == len(program):
+            outcomes.add(state.seen)
+        elif following := state.host(program):
+            to_do.append(following)
+    return outcomes
+
+
+STREAM, EVENT, ARRAY = st.sampled_from(STREAMS), st.sampled_from(EVENTS), st.sampled_from(ARRAYS)
+LAUNCH = st.tuples(st.just("launch"), STREAM, ARRAY, ARRAY)
+ORDER = st.one_of(
+    st.tuples(st.just("record"), EVENT, STREAM),
+    st.tuples(st.just("wait"), STREAM, EVENT),
+    st.tuples(st.just("synchronize"), STREAM),
+)
+LOOK = st.one_of(st.tuples(st.just("query"), STREAM), st.tuples(st.just("read"), ARRAY))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(LAUNCH, LAUNCH, ORDER, LOOK), min_size=6, max_size=12))
+def test_no_outcome_is_missed_and_none_made_up(program: list[Step]) -> None:
+    # As many polls as there can be queries: so none is cut short.
+    found = sim.explore(lambda gpu: run_simulated(gpu, program)[0], limit=20_000, polls=len(program))
+    assert found.complete
+    assert found.failure is None
+    assert found.outcomes == everything(program)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(LAUNCH, ORDER), min_size=4, max_size=12))
+def test_a_program_without_races_has_one_outcome(program: list[Step]) -> None:
+    def run(gpu: SimulatedGPU) -> list[int]:
+        _, arrays = run_simulated(gpu, program)
+        gpu.synchronize()
+        return [int(gpu.read(array)[0]) for array in arrays]
+
+    found = sim.explore(run, limit=20_000)
+    assert found.complete
+    assert found.races or len(found.outcomes) == 1

@@ -1,0 +1,654 @@
+"""interop's streams and events on the simulator: every promise that needs no real GPU to be kept."""
+
+import gc
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+import interop
+from interop import _cudart, sim
+from interop.errors import (
+    CaptureError,
+    CudaError,
+    DeviceMismatchError,
+    InteropError,
+    InvalidDeviceError,
+    InvalidStreamError,
+    NotSupportedError,
+    RaceError,
+    UnrecordedEventError,
+)
+from interop.testing import assert_not_ordered, assert_ordered, gate
+
+
+@pytest.fixture
+def gpu():
+    with sim.simulate(devices=2) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def calls(gpu, monkeypatch):
+    """The names of the CUDA calls made, as they are made."""
+    made = []
+    for name in dir(type(gpu.runtime)):
+        if name.startswith("cuda") and callable(getattr(gpu.runtime, name)):
+            real = getattr(gpu.runtime, name)
+            monkeypatch.setattr(
+                gpu.runtime, name, lambda *a, _n=name, _r=real: made.append(_n) or _r(*a), raising=False
+            )
+    return made
+
+
+def write(gpu, stream, array, value):
+    def fill(memory):
+        memory[:] = value
+
+    gpu.launch(stream, fill, writes=[array])
+
+
+def copy(gpu, stream, source, target):
+    def copy(old, new):
+        new[:] = old
+
+    gpu.launch(stream, copy, reads=[source], writes=[target])
+
+
+# -- order ---------------------------------------------------------------------------------------------------------
+
+DEVICES = list(itertools.product((0, 1), repeat=3))
+
+
+@pytest.mark.parametrize(("producer", "consumer", "current"), DEVICES)
+def test_wait_stream_orders_and_leaves_the_device(gpu, producer, consumer, current):
+    gpu.runtime.cudaSetDevice(current)
+    p, c = gpu.stream("p", device=producer), gpu.stream("c", device=consumer)
+    a, b = gpu.array([0]), gpu.array([0])
+    write(gpu, p, a, 7)
+    interop.as_stream(c).wait_stream(p)
+    copy(gpu, c, a, b)
+    interop.as_stream(c).synchronize()
+    assert gpu.read(b) == [7]
+    assert gpu.runtime.cudaGetDevice()[1] == current
+
+
+def test_control_without_it_there_is_a_race(gpu):
+    p, c = gpu.stream("p"), gpu.stream("c")
+    a, b = gpu.array([0]), gpu.array([0])
+    write(gpu, p, a, 7)
+    with pytest.raises(RaceError):
+        copy(gpu, c, a, b)
+    interop.as_stream(p).wait_stream(c)
+    with pytest.raises(RaceError):
+        copy(gpu, c, a, b)
+
+
+def test_every_schedule_is_right_with_the_wait_and_one_is_wrong_without():
+    def program(gpu, *, waits):
+        p, c = gpu.stream("p"), gpu.stream("c")
+        a, b = gpu.array([0]), gpu.array([0])
+        write(gpu, p, a, 7)
+        if waits:
+            interop.as_stream(c).wait_stream(p)
+        copy(gpu, c, a, b)
+        interop.as_stream(c).synchronize()
+        return int(gpu.read(b)[0])
+
+    ordered = sim.explore(lambda gpu: program(gpu, waits=True))
+    assert ordered.complete
+    assert set(ordered.outcomes) == {7}
+    assert set(sim.explore(lambda gpu: program(gpu, waits=False)).outcomes) == {0, 7}
+
+
+def test_several_at_once(gpu):
+    producers = [gpu.stream(device=i % 2) for i in range(3)]
+    arrays = [gpu.array([0]) for _ in producers]
+    c, out = interop.new_stream(), gpu.array([0])
+    for p, a in zip(producers, arrays, strict=True):
+        write(gpu, p, a, 1)
+    c.wait_stream(*producers)
+    gpu.launch(c, lambda x, y, z, out: np.copyto(out, x + y + z), reads=arrays, writes=[out])
+    c.synchronize()
+    assert gpu.read(out) == [3]
+
+
+def test_the_work_that_comes_after_is_not_waited_for(gpu):
+    p, c, a = gpu.stream(), interop.new_stream(), gpu.array([0])
+    c.wait_stream(p)
+    write(gpu, p, a, 1)
+    with pytest.raises(RaceError):
+        write(gpu, c, a, 2)
+
+
+@pytest.mark.parametrize("recorded_on", [0, 1])
+def test_events_order(gpu, recorded_on):
+    p, c, a = interop.new_stream(recorded_on), interop.new_stream(), gpu.array([0])
+    write(gpu, p, a, 1)
+    event = p.record_event()
+    assert isinstance(event, interop.Event)
+    c.wait_event(event)
+    write(gpu, c, a, 2)
+    p.wait_stream(c)
+    mine = interop.Event()
+    assert p.record_event(mine) is mine
+    mine.wait(c)
+
+
+def test_a_wait_keeps_the_record_it_saw(gpu):
+    p, q, c, a = interop.new_stream(), interop.new_stream(), interop.new_stream(), gpu.array([0])
+    event = interop.Event()
+    write(gpu, p, a, 1)
+    event.record(p)
+    c.wait_event(event)
+    event.record(q)
+    write(gpu, c, a, 2)
+    d = interop.new_stream()
+    d.wait_event(event)
+    with pytest.raises(RaceError):
+        write(gpu, d, a, 3)
+
+
+def test_default_streams(gpu):
+    blocking = interop.new_stream(non_blocking=False)
+    a = gpu.array([0])
+    write(gpu, blocking, a, 1)
+    write(gpu, 1, a, 2)
+    c = interop.new_stream()
+    c.wait_stream(1)
+    write(gpu, c, a, 3)
+    interop.ExternalStream(2).wait_stream(c)
+    write(gpu, 2, a, 4)
+
+
+@pytest.mark.parametrize("current", [0, 1])
+@pytest.mark.parametrize("device", [0, 1])
+@pytest.mark.parametrize("handle", [0, 1, 2])
+def test_default_streams_of_a_device(gpu, handle, device, current):
+    gpu.runtime.cudaSetDevice(current)
+    stream = interop.ExternalStream(handle, device)
+    assert stream.device == device
+    assert stream.stream_id == interop.ExternalStream(handle, device).stream_id
+    assert (stream == interop.ExternalStream(handle)) is (device == current)
+    other, a = interop.new_stream(device), gpu.array([0])
+    write(gpu, other, a, 1)
+    stream.wait_stream(other)
+    with pytest.raises(RaceError):  # on the stream of the same handle of the other device
+        write(gpu, interop.ExternalStream(handle, 1 - device), a, 2)
+    write(gpu, stream, a, 2)
+    stream.record_event(interop.Event()).wait(other)
+    write(gpu, other, a, 3)
+    stream.synchronize()
+    assert stream.query()
+    assert gpu.runtime.cudaGetDevice()[1] == current
+
+
+# -- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_need_not_wait_for_itself(gpu, calls):
+    native = gpu.stream()
+    stream = interop.as_stream(native)
+    stream.query()
+    calls.clear()
+    stream.wait_stream(native, stream, interop.as_stream(native))
+    stream.wait_stream()
+    assert calls == []
+
+
+def test_0_is_1_and_need_not_wait_for_itself(gpu, calls):
+    legacy = interop.ExternalStream(0)
+    legacy.synchronize()
+    calls.clear()
+    legacy.wait_stream(interop.ExternalStream(1))
+    assert "cudaEventRecord" not in calls
+
+
+def test_the_steady_state_is_one_record_and_one_wait(gpu, calls):
+    p, c = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
+    c.wait_stream(p)
+    calls.clear()
+    for _ in range(3):
+        c.wait_stream(p)
+    assert sorted(calls) == sorted(3 * ["cudaStreamIsCapturing", "cudaEventRecord", "cudaStreamWaitEvent"])
+
+
+def test_each_thread_has_its_own_scratch_event(gpu, monkeypatch):
+    # Two threads meet between record and wait: with one event for both, one would wait for the other's producer.
+    meeting = threading.Barrier(2, timeout=10)
+    real = gpu.runtime.cudaEventRecord
+
+    def record(*arguments):
+        result = real(*arguments)
+        if threading.current_thread() in threads:
+            meeting.wait()
+        return result
+
+    monkeypatch.setattr(gpu.runtime, "cudaEventRecord", record, raising=False)
+    pairs = [(interop.new_stream(), interop.new_stream(), gpu.array([0])) for _ in range(2)]
+    failures = []
+
+    def work(p, c, a):
+        try:
+            write(gpu, p, a, 1)
+            c.wait_stream(p)
+            write(gpu, c, a, 2)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_wait_inside_a_wait(gpu, monkeypatch):
+    # As a finaliser or a signal handler does it: between the record and the wait of another one, in the same thread.
+    p, q, c, a = interop.new_stream(), interop.new_stream(), interop.new_stream(), gpu.array([0])
+    real = gpu.runtime.cudaEventRecord
+    inside = []
+
+    def record(*arguments):
+        result = real(*arguments)
+        if not inside:
+            inside.append(True)
+            c.wait_stream(q)
+        return result
+
+    c.wait_stream(q)  # so that there is a scratch event to be taken twice
+    write(gpu, p, a, 1)
+    monkeypatch.setattr(gpu.runtime, "cudaEventRecord", record, raising=False)
+    c.wait_stream(p)
+    assert inside
+    write(gpu, c, a, 2)
+
+
+def test_scratch_events_go_with_their_thread(gpu):
+    p, c = interop.new_stream(), interop.new_stream()
+    destroyed = []
+    real = gpu.cuda.event_destroy
+    gpu.cuda.event_destroy = lambda event: destroyed.append(event) or real(event)
+    thread = threading.Thread(target=c.wait_stream, args=[p])
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert len(destroyed) == 1
+
+
+@pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
+def test_a_failed_call_is_an_error_and_the_event_is_not_used_again(gpu, monkeypatch, call):
+    p, c, a = interop.new_stream(), interop.new_stream(), gpu.array([0])
+    c.wait_stream(p)
+    write(gpu, p, a, 1)
+    error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
+    with monkeypatch.context() as broken:
+        broken.setattr(gpu.runtime, call, lambda *_: (error,), raising=False)
+        with pytest.raises(CudaError, match=call) as caught:
+            c.wait_stream(p)
+    assert (caught.value.code, caught.value.name, caught.value.call) == (700, "cudaErrorIllegalAddress", call)
+    with pytest.raises(RaceError):
+        write(gpu, c, a, 2)
+    c.wait_stream(p)
+    write(gpu, c, a, 2)
+
+
+# -- query, synchronise --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [interop.new_stream, lambda: interop.ExternalStream(1)])
+def test_query_and_synchronize(gpu, make):
+    stream = make()
+    assert stream.query() is True
+    with gate(stream) as shut:
+        assert stream.query() is False
+        with pytest.raises(TimeoutError, match=r"after 0\.01 s"):
+            stream.synchronize(timeout=0.01)
+        with pytest.raises(TimeoutError):
+            stream.synchronize(timeout=0)
+        shut.open()
+        stream.synchronize(timeout=5)
+        assert stream.query() is True
+    write(gpu, stream, gpu.array([0]), 1)
+    stream.synchronize()
+    assert stream.query() is True
+
+
+def test_event_query_and_synchronize(gpu):
+    stream = interop.new_stream()
+    event = interop.Event()
+    with gate(stream) as shut:
+        event.record(stream)
+        assert event.query() is False
+        with pytest.raises(TimeoutError):
+            event.synchronize(timeout=0.01)
+        shut.open()
+        event.synchronize(timeout=5)
+    event.synchronize()
+    assert event.query() is True
+
+
+def test_an_event_that_was_never_recorded(gpu):
+    event, stream = interop.Event(), interop.new_stream()
+    for use in (event.query, event.synchronize, lambda: event.wait(stream), lambda: stream.wait_event(event)):
+        with pytest.raises(UnrecordedEventError, match="never recorded"):
+            use()
+    event.record(stream)
+    stream.wait_event(event)
+
+
+def test_a_handle_given_away_may_have_been_recorded(gpu):
+    event, stream = interop.Event(), interop.new_stream()
+    gpu.runtime.cudaEventRecord(event.ptr, stream.cuda_stream)
+    assert event.cuda_event == event.ptr
+    stream.wait_event(event)
+    assert event.query() is True
+
+
+def test_the_simulator_has_no_clock(gpu):
+    stream = interop.new_stream()
+    start, end = (interop.Event(enable_timing=True) for _ in range(2))
+    start.record(stream)
+    end.record(stream)
+    with pytest.raises(NotSupportedError, match="no clock"):
+        start.elapsed_time(end)
+
+
+@pytest.mark.parametrize("which", ["start", "end"])
+def test_elapsed_time_needs_timing(gpu, which):
+    stream = interop.new_stream()
+    events = [interop.Event(enable_timing=which != name) for name in ("start", "end")]
+    for event in events:
+        event.record(stream)
+    with pytest.raises(NotSupportedError, match="enable_timing=True"):
+        events[0].elapsed_time(events[1])
+
+
+def test_leaving_the_process_needs_interprocess(gpu):
+    with pytest.raises(NotSupportedError, match="interprocess=True"):
+        interop.Event().ipc_handle()
+
+
+# -- devices -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_the_device_is_found_and_checked(gpu, device):
+    native = gpu.stream(device=device)
+    assert interop.as_stream(native).device == device
+    assert interop.as_stream(native, device).device == device
+    for wrong in (1 - device, 9):
+        with pytest.raises(DeviceMismatchError, match=f"is on device {device}"):
+            interop.as_stream(native, wrong)
+        with pytest.raises(DeviceMismatchError):
+            interop.as_stream(interop.as_stream(native), wrong)
+
+
+def test_a_device_that_does_not_exist(gpu):
+    for make in (interop.new_stream, lambda d: interop.ExternalStream(1, d), lambda d: interop.ExternalStream(2, d)):
+        with pytest.raises(InvalidDeviceError, match="there is no device 9: this process sees 2, numbered 0 to 1"):
+            make(9)
+
+
+def test_an_event_belongs_to_the_device_of_its_first_record(gpu):
+    streams = [interop.new_stream(device) for device in (0, 1)]
+    event = streams[0].record_event()
+    with pytest.raises(DeviceMismatchError, match="cannot be recorded"):
+        streams[1].record_event(event)
+    with pytest.raises(DeviceMismatchError):
+        streams[0].record_event(interop.Event(device=1))
+    streams[1].record_event(interop.Event(device=1))
+    assert event.query() is True
+
+
+# -- lives ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_stream_goes_with_its_last_reference(gpu):
+    stream = interop.new_stream()
+    handle, owner = stream.cuda_stream, stream.owner
+    del stream
+    gc.collect()
+    assert not gpu.runtime.cudaStreamQuery(handle)[0]
+    del owner
+    gc.collect()
+    assert gpu.runtime.cudaStreamQuery(handle)[0]
+
+
+def test_a_borrowed_stream_stays(gpu):
+    native = gpu.stream()
+    handle = native.__cuda_stream__()[1]
+    stream = interop.as_stream(handle)
+    stream.query()
+    del stream
+    gc.collect()
+    assert not gpu.runtime.cudaStreamQuery(handle)[0]
+
+
+def test_events_go_with_their_last_reference(gpu):
+    event = interop.new_stream().record_event()
+    handle = event.cuda_event
+    borrowed = interop.as_event(handle)
+    del borrowed
+    gc.collect()
+    assert not gpu.runtime.cudaEventQuery(handle)[0]
+    del event
+    gc.collect()
+    assert gpu.runtime.cudaEventQuery(handle)[0]
+
+
+def test_ids_tell_reused_addresses_apart(gpu):
+    first = interop.new_stream()
+    handle, number = first.cuda_stream, first.stream_id
+    del first
+    gc.collect()
+    second = interop.new_stream()
+    assert second.cuda_stream == handle
+    assert second.stream_id != number
+
+
+def test_a_per_thread_stream_stays_in_its_thread(gpu):
+    borrowed, other = interop.ExternalStream(2), interop.new_stream()
+    found = []
+
+    def work():
+        mine = interop.ExternalStream(2)
+        found.append((mine.stream_id, mine == borrowed))
+        for use in (borrowed.query, borrowed.synchronize, borrowed.record_event, lambda: other.wait_stream(borrowed)):
+            with pytest.raises(InvalidStreamError, match="another thread"):
+                use()
+        found.append("refused")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found[0] != (borrowed.stream_id, True)
+    assert found[0][1] is False
+    assert found[1] == "refused"
+
+
+# -- worlds --------------------------------------------------------------------------------------------------------
+
+
+def test_two_simulations_do_not_mix(gpu):
+    mine = interop.new_stream()
+    event = mine.record_event()
+    with sim.simulate():
+        theirs = interop.new_stream()
+        for use in (
+            lambda: theirs.wait_stream(mine),
+            lambda: theirs.wait_event(event),
+            lambda: theirs.record_event(event),
+        ):
+            with pytest.raises(NotSupportedError, match="not of the same GPU or simulation"):
+                use()
+        mine.synchronize()
+
+
+def test_what_is_left_of_a_simulation_says_so():
+    with sim.simulate():
+        stream = interop.new_stream()
+        event = stream.record_event()
+    for use in (stream.query, event.query, stream.synchronize):
+        with pytest.raises(InteropError, match="ended"):
+            use()
+
+
+def test_reprs_say_simulated(gpu):
+    stream = interop.new_stream()
+    for thing in (stream, stream.record_event(), interop.ExternalStream(1)):
+        assert "SIMULATED" in repr(thing)
+
+
+@pytest.mark.parametrize("library", ["cupy", "numba", "torch"])
+def test_a_real_library_gets_no_simulated_stream(gpu, library, need):
+    need(library)
+    with pytest.raises(NotSupportedError, match="simulated"):
+        interop.new_stream().to(library)
+
+
+# -- captures ------------------------------------------------------------------------------------------------------
+
+MODES = ("Global", "ThreadLocal", "Relaxed")
+
+
+class Capture:
+    def __init__(self, gpu, mode="Global", *, non_blocking=True):
+        self.runtime = gpu.runtime
+        self.stream = interop.new_stream(non_blocking=non_blocking)
+        value = getattr(gpu.runtime.cudaStreamCaptureMode, f"cudaStreamCaptureMode{mode}")
+        assert not gpu.runtime.cudaStreamBeginCapture(self.stream.cuda_stream, value)[0]
+
+    def end(self):
+        code = self.runtime.cudaStreamEndCapture(self.stream.cuda_stream)[0]
+        assert not code, f"the capture was broken: {code!r}"
+
+
+@pytest.fixture(params=MODES)
+def capture(request, gpu):
+    return Capture(gpu, request.param)
+
+
+def test_capture_goes_on_through_what_is_legal(gpu, capture):
+    p, c, other = capture.stream, interop.new_stream(), interop.new_stream()
+    assert p.is_capturing()
+    assert not c.is_capturing()
+    c.wait_stream(p)
+    assert c.is_capturing()
+    p.wait_event(c.record_event())
+    event = other.record_event()
+    assert other.query() in (True, False)
+    other.synchronize()
+    event.synchronize()
+    assert event.query()
+    assert interop.ExternalStream(p.cuda_stream).device == 0
+    assert p.priority == 0
+    capture.end()
+
+
+def test_capture_goes_on_through_what_is_not(gpu, capture):
+    p, outside = capture.stream, interop.new_stream()
+    uncaptured = outside.record_event()
+    captured = p.record_event()
+    second = Capture(gpu, "Relaxed")
+    for use in (
+        p.query,
+        p.synchronize,
+        lambda: p.synchronize(timeout=1),
+        lambda: p.stream_id,
+        captured.query,
+        captured.synchronize,
+        lambda: p.wait_stream(outside),
+        lambda: p.wait_stream(1),
+        lambda: p.wait_event(uncaptured),
+        lambda: p.wait_stream(second.stream),
+        lambda: p.wait_event(second.stream.record_event()),
+        lambda: interop.ExternalStream(1).wait_stream(p),
+        lambda: interop.ExternalStream(1).wait_event(captured),
+    ):
+        with pytest.raises(CaptureError):
+            use()
+    second.end()
+    capture.end()
+    with pytest.raises(CaptureError, match="is over"):
+        outside.wait_event(captured)
+    outside.record_event(captured)
+    assert captured.query()
+
+
+def test_waiting_for_one_inside_and_one_outside_waits_for_none(gpu, capture):
+    inside, outside = interop.new_stream(), interop.new_stream()
+    inside.wait_stream(capture.stream)
+    with pytest.raises(CaptureError) as caught:
+        capture.stream.wait_stream(inside, outside)
+    for stream in (capture.stream, outside):
+        assert f"{stream.cuda_stream:#x}" in str(caught.value)
+    capture.stream.wait_stream(inside)
+    capture.end()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_legacy_stream_while_a_blocking_stream_captures(gpu, mode):
+    capture = Capture(gpu, mode, non_blocking=False)
+    legacy, other = interop.ExternalStream(1), interop.new_stream()
+    event = other.record_event()
+    assert legacy.is_capturing() is False
+    for use in (
+        legacy.query,
+        legacy.synchronize,
+        legacy.record_event,
+        lambda: legacy.wait_event(event),
+        lambda: legacy.wait_stream(other),
+        lambda: other.wait_stream(legacy),
+    ):
+        with pytest.raises(CaptureError, match="blocking stream"):
+            use()
+    capture.end()
+
+
+def test_a_foreign_event_from_outside_breaks_the_capture_and_says_so(gpu, capture):
+    foreign = gpu.runtime.cudaEventCreateWithFlags(2)[1]
+    gpu.runtime.cudaEventRecord(foreign, interop.new_stream().cuda_stream)
+    with pytest.raises(CaptureError, match="CUDA has invalidated the capture"):
+        capture.stream.wait_event(int(foreign))
+
+
+# -- proofs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("devices", list(itertools.product((0, 1), repeat=2)))
+def test_proofs(gpu, devices):
+    p, c, other = gpu.stream(device=devices[0]), gpu.stream(device=devices[1]), interop.new_stream()
+    with assert_ordered(p, c):
+        interop.as_stream(c).wait_stream(p)
+    with assert_not_ordered(p, c):
+        interop.as_stream(p).wait_stream(p)
+    with assert_ordered(p, c):
+        other.wait_stream(p)
+        interop.as_stream(c).wait_stream(other)
+    with pytest.raises(AssertionError, match=r"not ordered.*consumer\.wait_stream\(producer\)"), assert_ordered(p, c):
+        pass
+    with pytest.raises(AssertionError, match="ordered: after the block"), assert_not_ordered(p, c):
+        interop.as_stream(c).wait_stream(p)
+    assert not interop.as_stream(p).is_capturing()
+    assert not interop.as_stream(c).is_capturing()
+
+
+def test_what_is_no_proof(gpu):
+    p, c = interop.new_stream(), interop.new_stream()
+    with pytest.raises(NotSupportedError, match="gate"), assert_ordered(1, c):
+        pass
+    with pytest.raises(CaptureError, match="no proof"), assert_ordered(p, c):
+        gpu.runtime.cudaStreamSynchronize(p.cuda_stream)
+    with pytest.raises(ZeroDivisionError), assert_ordered(p, c):
+        _ = 1 / 0
+    assert not p.is_capturing()
+    with pytest.raises(CaptureError, match="captured already"), assert_ordered(p, c), assert_ordered(p, c):
+        pass
+    assert not p.is_capturing()
+
+
+def test_nothing_is_active_afterwards():
+    assert _cudart.active() is _cudart.GPU
