@@ -16,9 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from interop import demo as program  # noqa: PLC0415  (rich and NumPy are extras)
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "numpy"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("rich", "numpy"):
             raise
-        print(f'The demo needs {error.name}: pip install "cuda-stream-interop[demo]"', file=sys.stderr)
+        print(f'The demo needs {missing}: pip install "cuda-stream-interop[demo]"', file=sys.stderr)
         return 2
     return program.main(forget_wait=options.forget_wait)
 

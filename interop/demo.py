@@ -178,7 +178,11 @@ def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
         and no order.
     """
     squares = np.arange(SIZE, dtype=np.float64) ** 2
-    table = Table("on", "what", "seen", title="CuPy writes x, Numba writes y = x * x, PyTorch sums y")
+    table = Table(
+        "stream", "what", "seen", title="CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y"
+    )
+    for column in table.columns:
+        column.no_wrap = True
     good: list[bool] = []
 
     shared = interop.new_stream()
@@ -188,7 +192,7 @@ def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
     total = lab.total(y, shared)
     shared.synchronize()
     good.append(bool((lab.values(y) == squares).all()))
-    one = f"one shared stream, {shared.cuda_stream:#x}"
+    one = f"shared   {shared.cuda_stream:#x}"
     table.add_row(one, "y", _verdict(good[-1], "right", "WRONG"))
     if total is not None:
         good.append(np.isclose(total(), squares.sum()))
@@ -210,11 +214,11 @@ def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
     producer.synchronize()
     right = bool((lab.values(y) == squares).all())
     good.append(right is not forget_wait)
-    wrong = f"WRONG: y[0] is {lab.values(y)[0]}, not 0.0"
-    table.add_row(f"CuPy's stream, {producer.cuda_stream:#x},", "y", _verdict(right, "right", wrong))
+    wrong = f"WRONG: y[0] = {lab.values(y)[0]}"
+    table.add_row(f"CuPy's   {producer.cuda_stream:#x}", "y", _verdict(right, "right", wrong))
     good.append(host_was_free)
     table.add_row(
-        f"Numba's, {consumer.cuda_stream:#x}", "the host meanwhile", _verdict(host_was_free, "free", "blocked")
+        f"Numba's  {consumer.cuda_stream:#x}", "the host meanwhile", _verdict(host_was_free, "free", "blocked")
     )
 
     with is_ordered(producer, consumer) as ordered:

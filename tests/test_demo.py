@@ -26,7 +26,7 @@ def test_without_the_wait_it_shows_the_race_and_a_schedule_that_goes_wrong():
     result = run("demo", "--forget-wait")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("backend: SIMULATED")
-    assert "WRONG: y[0] is 1.0" in result.stdout
+    assert "WRONG: y[0] = 1.0" in result.stdout
     assert "NOT ORDERED" in result.stdout
     assert "race on x: nothing orders" in result.stdout
     assert "Order them: interop.as_stream(numba_stream).wait_stream(cupy_stream)" in result.stdout

@@ -95,7 +95,7 @@ def test_the_fix_is_code_that_works(gpu: SimulatedGPU) -> None:
     gpu.launch(producer, fill, writes=[data])
     with pytest.raises(RaceError):
         gpu.launch(consumer, double, reads=[data], writes=[result])
-    exec(gpu.races[0].fix, {"producer": producer, "consumer": consumer})
+    exec(gpu.races[0].fix, {"interop": interop, "producer": producer, "consumer": consumer})
     gpu.launch(consumer, double, reads=[data], writes=[result])
     with pytest.raises(RaceError):
         gpu.read(result)
