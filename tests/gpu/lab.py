@@ -65,6 +65,13 @@ def rmm_stream():
     return Stream(flags=CudaStreamFlags.NON_BLOCKING)
 
 
+def warp_stream():
+    import warp
+
+    warp.config.quiet = True
+    return warp.Stream(f"cuda:{call(runtime.cudaGetDevice())}")
+
+
 def int_stream():
     return int(call(runtime.cudaStreamCreateWithFlags(NON_BLOCKING)))
 
@@ -75,6 +82,7 @@ STREAMS: dict[str, Callable[[], object]] = {
     "torch": torch_stream,
     "cuda.core": core_stream,
     "rmm": rmm_stream,
+    "warp": warp_stream,
     "int": int_stream,
 }
 

@@ -46,6 +46,13 @@ def core_event():
     return device.create_event()
 
 
+def warp_event():
+    import warp
+
+    warp.config.quiet = True
+    return warp.Event("cuda:0")
+
+
 def binding_event():
     return call(runtime.cudaEventCreateWithFlags(2))
 
@@ -60,10 +67,11 @@ EVENTS = {
     "cupy": cupy_event,
     "numba": numba_event,
     "cuda.core": core_event,
+    "warp": warp_event,
     "cudaEvent_t": binding_event,
     "int": int_event,
 }
-LIBRARIES = {"torch", "cupy", "numba", "cuda.core"}
+LIBRARIES = {"torch", "cupy", "numba", "cuda.core", "warp"}
 STREAMS = ("cupy", "numba", "torch", "int")
 
 kinds = pytest.mark.parametrize("kind", EVENTS)

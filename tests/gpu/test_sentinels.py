@@ -53,6 +53,13 @@ def torch_default():
     return torch.cuda.default_stream()
 
 
+def warp_null():
+    import warp
+
+    warp.config.quiet = True
+    return warp.get_device("cuda:0").null_stream
+
+
 IN = {
     "int 0": (None, lambda: 0, LEGACY),
     "int 1": (None, lambda: 1, LEGACY),
@@ -65,6 +72,7 @@ IN = {
     "torch default": ("torch", torch_default, LEGACY),
     "cuda.core legacy": ("cuda.core", lambda: core("LEGACY_DEFAULT_STREAM"), LEGACY),
     "cuda.core per-thread": ("cuda.core", lambda: core("PER_THREAD_DEFAULT_STREAM"), PER_THREAD),
+    "warp null": ("warp", warp_null, LEGACY),
     "rmm default": ("rmm", lambda: rmm("DEFAULT_STREAM"), LEGACY),
     "rmm legacy": ("rmm", lambda: rmm("LEGACY_DEFAULT_STREAM"), LEGACY),
     "rmm per-thread": ("rmm", lambda: rmm("PER_THREAD_DEFAULT_STREAM"), PER_THREAD),
@@ -83,7 +91,7 @@ def test_in(name, need):
 
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
-@pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm"])
+@pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
 def test_out(library, handle, need):
     need(library)
     native = interop.ExternalStream(handle).to(library)
@@ -91,7 +99,7 @@ def test_out(library, handle, need):
     assert interop.as_stream(native) == interop.ExternalStream(handle)
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch"])
+@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
 def test_current(library, handle, need):
     need(library)

@@ -9,7 +9,7 @@ import interop
 from interop.errors import NotSupportedError
 from tests.gpu.lab import STREAMS, call, device_count, native_stream, on_device, pair, runtime
 
-LIBRARIES = ["cupy", "numba", "torch", "cuda.core", "rmm"]
+LIBRARIES = ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"]
 
 
 @pytest.fixture
@@ -154,6 +154,31 @@ def test_two_threads_at_once(both):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_warps_current_stream_and_device(need):
+    need("warp")
+    need("gpu2")
+    import warp
+
+    warp.config.quiet = True
+    before = [warp.get_stream(f"cuda:{device}") for device in (0, 1)], warp.get_device()
+    stream = interop.new_stream(1)
+    with interop.use(stream, "warp"):
+        assert warp.get_stream().cuda_stream == stream.cuda_stream
+        assert warp.get_device().ordinal == 1
+        assert interop.current_stream("warp") == stream
+        with warp.ScopedStream(warp.Stream("cuda:1")):
+            pass
+        assert interop.current_stream("warp") == stream
+    assert ([warp.get_stream(f"cuda:{device}") for device in (0, 1)], warp.get_device()) == before
+
+
+def test_warp_gets_one_wrapper_a_handle(need):
+    need("warp")
+    handle = native_stream("int", 0, 0)
+    one, two = interop.as_stream(handle), interop.as_stream(handle)
+    assert one.to("warp") is two.to("warp")
 
 
 @pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm", "jax"])
