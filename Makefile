@@ -17,7 +17,7 @@ demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
 
 test: $(venv)/test.done
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest --interop-require=cupy,numba,torch,cuda.core,rmm,acme_streams,numpy
 
 lint: $(venv)/dev.done
 	$(bin)/ruff check .

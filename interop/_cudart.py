@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from interop.errors import CudaError, InvalidDeviceError, NoDeviceError
+from interop.errors import CudaError, InteropError, InvalidDeviceError, NoDeviceError
 
 LEGACY: Final = 1
 """cudaStreamLegacy: the default stream that waits for, and holds up, all blocking streams of its context."""
@@ -35,6 +35,8 @@ EVENT_DISABLE_TIMING: Final = 2
 """cudaEventDisableTiming."""
 EVENT_INTERPROCESS: Final = 4
 """cudaEventInterprocess."""
+
+_INITIALIZATION_ERROR: Final = 3
 
 NOT_READY: Final = 600
 """cudaErrorNotReady: not a failure, the answer "still running"."""
@@ -102,12 +104,12 @@ class _Scratch:
         self.cuda = cuda
         self.spare: dict[int, list[int]] = {}
 
-    def __del__(self) -> None:
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # Runs when its thread ends. At interpreter exit the driver may be gone already, and frees everything itself.
-        if not sys.is_finalizing():
+        if not _finalizing():
             for events in self.spare.values():
                 for event in events:
-                    self.cuda.event_destroy(event)
+                    self.cuda.discard(self.cuda.event_destroy, event)
 
 
 class Cuda:
@@ -131,6 +133,8 @@ class Cuda:
         self._driver: Any = None
         self._primary: dict[int, int] = {}
         self._scratch = threading.local()
+        self._process = os.getpid()
+        self._retired: list[int] = []
         self.readable = readable
         self.simulation = simulation
 
@@ -144,9 +148,25 @@ class Cuda:
         code, count = runtime.cudaGetDeviceCount()
         if code or not count:
             raise no_device(code, runtime)
+        self._process = os.getpid()
         self._driver = driver
         self._runtime = runtime
         return runtime
+
+    @property
+    def was_forked(self) -> bool:
+        """Whether CUDA was started in a process that this one was forked from."""
+        return self._runtime is not None and self._process != os.getpid()
+
+    def discard(self, destroy: Callable[[int], None], handle: int) -> None:
+        """Destroy what nothing refers to any more, from a finaliser: it has nobody to raise to.
+
+        A process that was forked has no CUDA, and what it inherited belongs to its parent; and after a fault on the
+        device, or the end of a context, there is nothing left to be destroyed.
+        """
+        if not self.was_forked:
+            with contextlib.suppress(InteropError):
+                destroy(handle)
 
     def device_count(self) -> int:
         """How many devices this process sees."""
@@ -183,6 +203,21 @@ class Cuda:
             self._primary[device] = context
         return context
 
+    def context_id(self, context: int) -> int:
+        """A number that no other context of this process has, ever. Addresses are reused."""
+        runtime = self._runtime or self.start()
+        return int(_value(self._driver.cuCtxGetId(context), "cuCtxGetId", runtime))
+
+    @contextlib.contextmanager
+    def switched(self, context: int) -> Iterator[None]:
+        """As :meth:`context`, and for code of users: what was current comes back, even if they left others behind."""
+        runtime = self._runtime or self.start()
+        before = int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
+        with self.context(context):
+            yield
+        if int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime)) != before:
+            _value(self._driver.cuCtxSetCurrent(before), "cuCtxSetCurrent", runtime)
+
     def device_of(self, context: int) -> int:
         """The ordinal of the device of *context*."""
         with self.context(context):
@@ -193,7 +228,12 @@ class Cuda:
         """Make *context* current, and on exit whatever was current before, even if that was none."""
         # Pushing, and not cudaSetDevice: setting the old device again would create a context on it if it had none.
         runtime = self._runtime or self.start()
-        _value(self._driver.cuCtxPushCurrent(context), "cuCtxPushCurrent", runtime)
+        try:
+            _value(self._driver.cuCtxPushCurrent(context), "cuCtxPushCurrent", runtime)
+        except CudaError:
+            # Somebody has reset the device: its primary context is another one now.
+            self._primary.clear()
+            raise
         try:
             yield
         finally:
@@ -203,6 +243,8 @@ class Cuda:
 
     def stream_create(self, context: int, *, non_blocking: bool, priority: int) -> int:
         """Create a stream in *context*."""
+        for handle in [self._retired.pop() for _ in self._retired[:]]:
+            self.stream_retire(handle)
         with self.context(context):
             runtime = self._runtime
             flags = NON_BLOCKING if non_blocking else 0
@@ -213,6 +255,17 @@ class Cuda:
         """Destroy a stream; CUDA lets its pending work finish."""
         runtime = self._runtime
         _value(runtime.cudaStreamDestroy(handle), "cudaStreamDestroy", runtime)
+
+    def stream_retire(self, handle: int) -> None:
+        """Destroy a stream, now if it is idle, else when a later stream is created.
+
+        Not at once, though CUDA lets pending work finish: the address could be given to the next stream, and memory
+        pools, which know streams by address, would hand it memory that the pending work of this one still uses.
+        """
+        if not self.stream_capture(handle) and self.stream_query(handle):
+            self.stream_destroy(handle)
+        else:
+            self._retired.append(handle)
 
     def stream_context(self, handle: int) -> int:
         """The context of a stream with a handle of its own. Legal while the stream captures."""
@@ -279,7 +332,9 @@ class Cuda:
         _value(runtime.cudaStreamWaitEvent(handle, event, 0), "cudaStreamWaitEvent", runtime)
         return None
 
-    def order(self, consumer: int, consumer_needs: int, producer: int, needs: int, context: int) -> None:
+    def order(
+        self, consumer: int, consumer_needs: int, producer: int, needs: int, context: int, context_id: int
+    ) -> None:
         """Make the consumer's future work wait for the producer's work so far; returns at once.
 
         Args:
@@ -288,20 +343,26 @@ class Cuda:
             producer: the handle of the stream to wait for.
             needs: its *needs*.
             context: the producer's context, where the event must live.
+            context_id: the context's id.
         """
         try:
             scratch = self._scratch.scratch
         except AttributeError:
             scratch = self._scratch.scratch = _Scratch(self)
-        spare = scratch.spare.get(context)
+        # By the id, and not the address: the events of a context that is gone are gone too, and their handles wild.
+        spare = scratch.spare.get(context_id)
         if spare is None:
-            spare = scratch.spare[context] = []
+            spare = scratch.spare[context_id] = []
         # Taken from a list and given back, and not one event a thread: a signal handler or a finaliser may run between
         # the record and the wait and come here again, and must not record the event that we are about to wait on.
         event = spare.pop() if spare else self.event_create(context, EVENT_DISABLE_TIMING)
-        self.event_record(event, producer, needs)
-        self.stream_wait_event(consumer, event, consumer_needs)
-        # Not in a `finally`: after a failure (a context that was reset, say) the event may be no good, and is dropped.
+        try:
+            self.event_record(event, producer, needs)
+            self.stream_wait_event(consumer, event, consumer_needs)
+        except BaseException:
+            # It may stand for anything, or be no good at all.
+            self.discard(self.event_destroy, event)
+            raise
         spare.append(event)
 
     # -- events --------------------------------------------------------------------------------------------------
@@ -433,7 +494,10 @@ def _value(result: Sequence[Any], call: str, runtime: Any) -> Any:  # noqa: ANN4
         return result[1] if len(result) > 1 else None
     if code in NO_DEVICE_CODES:
         raise no_device(code, runtime)
-    raise CudaError(int(code), code.name, call, error_text(code, runtime))
+    text = error_text(code, runtime)
+    if code == _INITIALIZATION_ERROR and GPU.was_forked:
+        text += ". CUDA was started before this process was forked: start workers with 'spawn'"
+    raise CudaError(int(code), code.name, call, text)
 
 
 def error_text(code: Any, runtime: Any) -> str:  # noqa: ANN401  (cuda.bindings has no types)

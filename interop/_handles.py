@@ -1,5 +1,7 @@
 """Checks of what users hand over: addresses of streams and events, device ordinals; and how to name it in a message."""
 
+import numbers
+import reprlib
 from typing import Literal
 
 from interop import _cudart
@@ -54,5 +56,6 @@ def described(obj: object) -> str:
     if isinstance(obj, type):
         return type.__repr__(obj)
     if type(obj).__module__ == "builtins":
-        return f"{obj!r} of type {type(obj).__qualname__}"
-    return object.__repr__(obj)
+        return f"{reprlib.repr(obj)} of type {type(obj).__qualname__}"
+    hint = f" (an integer of another kind: pass int() of it, {int(obj)})" if isinstance(obj, numbers.Integral) else ""
+    return object.__repr__(obj) + hint

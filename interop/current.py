@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from interop import _cudart
 from interop.adapters import current_stream_adapter, with_current_stream
 from interop.adapters.base import Adapter
-from interop.errors import InvalidStreamError, NotSupportedError
+from interop.errors import CudaError, InvalidStreamError, NestingError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 
 
@@ -75,14 +75,12 @@ class use:  # noqa: N801  (used as a function)
 def enter(manager: object, stream: ExternalStream, adapters: list[Adapter]) -> None:
     """Make *stream* current in the libraries of *adapters*, if any, else in all; until :func:`leave` of *manager*."""
     adapters = adapters or with_current_stream(simulated=stream._cuda.simulation is not None)
-    natives = [(adapter, stream.to(adapter.library)) for adapter in adapters]
-    device = stream._cuda.context(stream._ready())
+    device = stream._cuda.switched(stream._ready())
     device.__enter__()
     libraries = contextlib.ExitStack()
-    block = _Block(manager, stream, device, libraries)
-    _thread.blocks.append(block)
+    _thread.blocks.append(_Block(manager, stream, device, libraries))
     try:
-        for adapter, native in natives:
+        for adapter, native in [(adapter, stream.to(adapter.library)) for adapter in adapters]:
             libraries.callback(adapter.leave, adapter.enter(native))
     except BaseException:
         leave(manager)
@@ -90,17 +88,29 @@ def enter(manager: object, stream: ExternalStream, adapters: list[Adapter]) -> N
 
 
 def leave(manager: object) -> None:
-    """Restore what was current before the innermost :func:`enter` of *manager* in this thread."""
+    """Restore what was current before the last :func:`enter`, which must have been that of *manager*.
+
+    Raises:
+        NestingError: it was not, or not in this thread. Nothing is changed.
+    """
     blocks = _thread.blocks
-    index = next(i for i in reversed(range(len(blocks))) if blocks[i].manager is manager)
-    block = blocks.pop(index)
-    try:
+    if not blocks or blocks[-1].manager is not manager:
+        where = (
+            "another block was entered after it" if any(b.manager is manager for b in blocks) else "it was not entered"
+        )
+        message = (
+            f"{manager!r} cannot be left here: {where} in this thread. Leave blocks in the reverse order, in their own "
+            "thread; with no `await` or `yield` inside, where other code may run in between"
+        )
+        raise NestingError(message)
+    block = blocks.pop()
+    with contextlib.ExitStack() as undo:
+        undo.callback(block.device.__exit__, None, None, None)
         # On the block's own device again: the libraries keep their current streams by device, and the block may have
-        # left another one current.
-        with block.stream._cuda.context(block.stream._context), block.libraries:
-            pass
-    finally:
-        block.device.__exit__(None, None, None)
+        # left another one current. Even if that device is lost, the libraries are switched back.
+        with contextlib.suppress(CudaError):
+            undo.enter_context(block.stream._cuda.context(block.stream._context))
+        undo.enter_context(block.libraries)
 
 
 def stream_in_use() -> ExternalStream:

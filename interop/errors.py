@@ -83,6 +83,10 @@ class LibraryNotFoundError(InteropError, ImportError):
     """A library was named that interop does not know or that is not installed."""
 
 
+class NestingError(InteropError, RuntimeError):
+    """A ``with`` block of :func:`interop.use` is left in another order, or another thread, than it was entered."""
+
+
 class AdapterError(InteropError, RuntimeError):
     """An adapter breaks the contract of :mod:`interop.adapters.base`, or two adapters claim one library."""
 

@@ -1,6 +1,7 @@
 """Events: points in a stream's work that other streams, and the host, can wait for."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn, Self
@@ -11,6 +12,7 @@ from interop.adapters import adapters_of
 from interop.errors import (
     AdapterError,
     CaptureError,
+    CudaError,
     InvalidEventError,
     NotSupportedError,
     UnrecordedEventError,
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE: Final = 20e-6
 _LONGEST_PAUSE: Final = 1e-3
+_INVALID_RESOURCE_HANDLE: Final = 400
+
+_creating: Final = threading.Lock()
 
 
 class Event:
@@ -33,7 +38,8 @@ class Event:
 
     To use it where another library wants an event of its own, pass it as it is: PyTorch's
     ``Stream.wait_event(event)`` and ``record_event(event)`` call its ``wait`` and ``record``, CuPy's
-    ``Stream.wait_event(event)`` and ``record(event)`` read its ``ptr``.
+    ``Stream.wait_event(event)`` and ``record(event)`` read its ``ptr``. What is done with the raw handle cannot be
+    seen: from then on an event that nobody has recorded can be waited for, as in CUDA, and orders nothing.
 
     Args:
         enable_timing: whether :meth:`elapsed_time` shall work.
@@ -160,15 +166,17 @@ class Event:
     def _create(self, context: int) -> None:
         if self._flags is None:
             raise self._unrecorded("use")
-        self._handle = self._cuda.event_create(context, self._flags)
-        self._context = context
-        self._owned = True
+        with _creating:  # two threads may use it for the first time at once
+            if not self._handle:
+                self._handle = self._cuda.event_create(context, self._flags)
+                self._context = context
+                self._owned = True
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """Destroy the event; CUDA does it once the device has passed it."""
         # At interpreter exit the driver may be gone already, and frees everything itself.
         if getattr(self, "_owned", False) and not _finalizing():
-            self._cuda.event_destroy(self._handle)
+            self._cuda.discard(self._cuda.event_destroy, self._handle)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: a handle has one owner, and means nothing to another process."""
@@ -211,7 +219,11 @@ class Event:
             UnrecordedEventError: it was never recorded. (PyTorch and CUDA say True here.)
             CaptureError: it was recorded while a graph was captured, and stands for no work of its own.
         """
-        return self._cuda.event_query(self._asked("query"))
+        handle = self._asked("query")
+        try:
+            return self._cuda.event_query(handle)
+        except CudaError as error:
+            raise self._explained(error) from error
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Block the host, with the GIL released, until the work that this event recorded is done.
@@ -228,10 +240,13 @@ class Event:
         """
         check_timeout(timeout)
         handle = self._asked("synchronize")
-        if timeout is None:
-            self._cuda.event_synchronize(handle)
-        else:
-            poll(lambda: self._cuda.event_query(handle), timeout, self)
+        try:
+            if timeout is None:
+                self._cuda.event_synchronize(handle)
+            else:
+                poll(lambda: self._cuda.event_query(handle), timeout, self)
+        except CudaError as error:
+            raise self._explained(error) from error
 
     def elapsed_time(self, end: "Event") -> float:
         """Milliseconds between this event and *end*, as the device passed them.
@@ -245,11 +260,23 @@ class Event:
             CudaError: ``cudaErrorNotReady`` if the device has not passed both: synchronise *end* first.
         """
         end = as_event(end)
+        if end._cuda is not self._cuda:
+            message = f"{self!r} and {end!r} have no common clock: they are not of the same GPU or simulation"
+            raise NotSupportedError(message)
         for event in (self, end):
             if event._flags is not None and event._flags & _cudart.EVENT_DISABLE_TIMING:
                 message = f"{event!r} has no timing: make it with Event(enable_timing=True)"
                 raise NotSupportedError(message)
-        return self._cuda.event_elapsed(self._asked("take the time of"), end._asked("take the time of"))
+        try:
+            return self._cuda.event_elapsed(self._asked("take the time of"), end._asked("take the time of"))
+        except CudaError as error:
+            if error.code != _INVALID_RESOURCE_HANDLE:
+                raise
+            message = (
+                f"no time between {self!r} and {end!r}: one was made without timing (enable_timing=True, or what its "
+                "library calls that), was never recorded, or is of another device"
+            )
+            raise NotSupportedError(message) from error
 
     def ipc_handle(self) -> bytes:
         """64 bytes that :meth:`from_ipc_handle` turns into this event in another process.
@@ -295,10 +322,16 @@ class Event:
     def _asked(self, verb: str) -> int:
         if not self._existing() or not self._recorded:
             raise self._unrecorded(verb)
-        if self._capture:
+        if self._capture and not self._exposed:
             message = f"cannot {verb} {self!r}: it was recorded while a graph was captured, and stands for no work yet"
             raise CaptureError(message)
         return self._handle
+
+    def _explained(self, error: CudaError) -> CudaError | CaptureError:
+        if error.code not in _cudart.CAPTURE_CODES:
+            return error
+        message = f"{self!r} was recorded while a graph was captured; CUDA has invalidated the capture ({error})"
+        return CaptureError(message)
 
     def _unrecorded(self, verb: str) -> UnrecordedEventError:
         return UnrecordedEventError(

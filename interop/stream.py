@@ -71,6 +71,7 @@ class ExternalStream:
         "__weakref__",
         "_adapter",
         "_context",
+        "_context_id",
         "_cuda",
         "_device",
         "_handle",
@@ -93,6 +94,7 @@ class ExternalStream:
         self._handle = handle
         self._device: int | None = None
         self._context = 0
+        self._context_id = 0
         self._needs = 0
         self._thread = _thread.token if handle == _cudart.PER_THREAD else None
         self._id: int | None = None
@@ -114,8 +116,8 @@ class ExternalStream:
         elif declared is not None and self.device != declared:
             message = f"device={declared} was given for stream {self._handle:#x}, which is on device {self.device}"
             raise DeviceMismatchError(message)
-        if _CHECK and self._handle > _cudart.PER_THREAD and not cuda.stream_capture(self._handle):
-            self._id = cuda.stream_id(self._handle)
+        if _CHECK:
+            self._check()
 
     # -- what it is ----------------------------------------------------------------------------------------------
 
@@ -278,7 +280,7 @@ class ExternalStream:
         self._same_world(event)
         self._ready()
         handle = event._awaited(self._capture())
-        if self._handle == _cudart.LEGACY and event._capture:
+        if self._handle == _cudart.LEGACY and event._capture and not event._exposed:
             message = f"{self!r} cannot wait for {event!r}: the legacy default stream cannot join a graph capture"
             raise CaptureError(message)
         try:
@@ -307,15 +309,22 @@ class ExternalStream:
         if not producers:
             return
         self._ready()
-        contexts = [producer._ready() for producer in producers]
-        capture = self._capture()
         for producer in producers:
+            producer._ready()
             self._same_world(producer)
-            if capture or _cudart.LEGACY in (self._handle, producer._handle):
-                self._refuse_crossing(capture, producer)
-        for producer, context in zip(producers, contexts, strict=True):
+        capture = self._capture()
+        if capture or len(producers) > 1 or _cudart.LEGACY in (self._handle, producers[0]._handle):
+            producers = self._legal_order(capture, producers)
+        for producer in producers:
             try:
-                self._cuda.order(self._handle, self._needs, producer._handle, producer._needs, context)
+                self._cuda.order(
+                    self._handle,
+                    self._needs,
+                    producer._handle,
+                    producer._needs,
+                    producer._context,
+                    producer._context_id,
+                )
             except CudaError as error:
                 raise self._explained(error, producer) from error
 
@@ -336,9 +345,15 @@ class ExternalStream:
             LibraryNotFoundError: it is not installed, or not known.
         """
         context = self._ready()
-        native = self._native.get(library)
+        if self._needs and library in self._native:
+            self._refuse_elsewhere(adapter_named(library))
+        try:
+            native = self._native.get(library)
+        except TypeError:  # no hashable name; adapter_named says what one is
+            native = None
         if native is None:
             adapter = adapter_named(library)
+            self._refuse_elsewhere(adapter)
             if adapter.simulated is (self._cuda.simulation is None):
                 message = f"{library} cannot use {self!r}: one of the two is simulated, and the other is not"
                 raise NotSupportedError(message)
@@ -348,8 +363,18 @@ class ExternalStream:
                 source = Source(self._handle, self.device, self.owner)
                 with self._cuda.context(context):
                     native = adapter.make_stream(source)
-            self._native[library] = native
+            # Another thread may have been faster: there is one.
+            native = self._native.setdefault(library, native)
         return native
+
+    def _refuse_elsewhere(self, adapter: Adapter) -> None:
+        """Refuse to hand out the default stream of a device as an object that means the one of the current device."""
+        if self._needs and not adapter.default_streams_have_devices and self._cuda.current_context() != self._needs:
+            message = (
+                f"{self!r} cannot be told to {adapter.library} while another device is current: its default streams "
+                "are those of the current one. Do it inside `with interop.use(stream):`, or take a stream of its own"
+            )
+            raise NotSupportedError(message)
 
     def __enter__(self) -> Self:
         """The same as entering :func:`interop.use` with this stream."""
@@ -376,11 +401,12 @@ class ExternalStream:
             raise InvalidStreamError(message)
         if _CHECK:
             self._check()
-        if not self._context:
+        if not self._context_id:
             if self._handle > _cudart.PER_THREAD:
                 self._context = self._cuda.stream_context(self._handle)
-            else:
+            elif not self._context:
                 self._locate(None)
+            self._context_id = self._cuda.context_id(self._context)
         return self._context
 
     def _check(self) -> None:
@@ -389,8 +415,10 @@ class ExternalStream:
         if not self._cuda.readable(self._handle):
             message = f"{self!r} is gone: its address is no memory any more. Was it destroyed by its library?"
             raise StaleStreamError(message)
-        if self._id is not None and not self._cuda.stream_capture(self._handle):
+        if not self._cuda.stream_capture(self._handle):  # CUDA would break the capture
             now = self._cuda.stream_id(self._handle)
+            if self._id is None:
+                self._id = now
             if now != self._id:
                 message = (
                     f"{self!r} is gone: it was stream number {self._id}, and its address belongs to number {now} now. "
@@ -423,19 +451,28 @@ class ExternalStream:
             )
             raise CaptureError(message)
 
-    def _refuse_crossing(self, capture: int, producer: "ExternalStream") -> None:
-        """Raise, before CUDA is asked, for the waits that it would punish by breaking the capture."""
-        theirs = producer._capture()
-        if capture and theirs != capture:
-            what = "is part of another capture" if theirs else "is not part of it"
-            message = (
-                f"{self!r} captures a graph, and {producer!r} {what}: a wait cannot cross its border. Make "
-                f"{producer!r} wait for the capturing stream first, which takes it into the capture"
-            )
+    def _legal_order(self, capture: int, producers: "list[ExternalStream]") -> "list[ExternalStream]":
+        """The producers, in an order in which they can be waited for; those outside of captures first.
+
+        Raises:
+            CaptureError: for the waits that CUDA would punish by breaking a capture. It has not been asked yet.
+        """
+        captures = [producer._capture() for producer in producers]
+        for producer, theirs in zip(producers, captures, strict=True):
+            if capture and theirs != capture:
+                what = "is part of another capture" if theirs else "is not part of it"
+                message = (
+                    f"{self!r} captures a graph, and {producer!r} {what}: a wait cannot cross its border. Make "
+                    f"{producer!r} wait for the capturing stream first, which takes it into the capture"
+                )
+                raise CaptureError(message)
+            if theirs and self._handle == _cudart.LEGACY:
+                message = f"{self!r} cannot wait for {producer!r}, which captures: the legacy stream cannot join it"
+                raise CaptureError(message)
+        if len({theirs for theirs in captures if theirs}) > 1:
+            message = f"{self!r} cannot wait for all of {producers!r}: they are parts of different graph captures"
             raise CaptureError(message)
-        if theirs and self._handle == _cudart.LEGACY:
-            message = f"{self!r} cannot wait for {producer!r}, which captures a graph: the legacy stream cannot join it"
-            raise CaptureError(message)
+        return [producer for _, producer in sorted(zip(captures, producers, strict=True), key=lambda pair: pair[0])]
 
     def _explained(self, error: CudaError, other: "ExternalStream | None" = None) -> CudaError | CaptureError:
         """The error in terms of the streams, if it is about a capture; else itself."""
@@ -464,11 +501,11 @@ class _Handle:
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At interpreter exit the driver may be gone already, and frees everything itself.
         if not _finalizing():
-            self._cuda.stream_destroy(self._handle)
+            self._cuda.discard(self._cuda.stream_retire, self._handle)
 
 
 def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
-    """Make a stream. It is destroyed when nothing refers to it any more; its work is finished first, by CUDA.
+    """Make a stream. It is destroyed when nothing refers to it any more and its work is done.
 
     Every object that :meth:`ExternalStream.to` makes of it counts as a reference.
 
@@ -529,6 +566,9 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
             f"the adapter for {adapter.library!r} gave {handle!r} for {described(obj)}: a handle is an int, and never 0"
         )
         raise AdapterError(message)
+    if adapter.simulated is (_cudart.active().simulation is None):
+        message = f"{described(obj)} of {adapter.library} is no stream here: one of the two is simulated"
+        raise NotSupportedError(message)
     place = adapter.stream_device(obj) if handle <= _cudart.PER_THREAD else None
     if device is not None and place is not None and place != device:
         message = f"device={device} was given for {described(obj)}, the default stream of device {place}"
@@ -546,7 +586,7 @@ def _stated_handle(obj: object, *, known: bool) -> int:
         if is_binding(obj, "cudaStream_t", "CUstream"):
             return int(obj)  # type: ignore[call-overload, no-any-return]
         # As PyCUDA has it, whose events have one too; and so have many things that are neither.
-        if not known and not any(cls.__name__.endswith("Event") for cls in type(obj).__mro__):
+        if not known and not any(cls.__name__.endswith(("Event", "Context")) for cls in type(obj).__mro__):
             try:
                 handle = getattr(obj, "handle", None)
             except Exception as error:

@@ -9,7 +9,7 @@ import pytest
 import interop
 from interop import adapters, sim
 from interop.adapters.base import Adapter
-from interop.errors import InvalidStreamError, LibraryNotFoundError, NotSupportedError
+from interop.errors import InvalidStreamError, LibraryNotFoundError, NestingError, NotSupportedError
 
 
 class StandIn(Adapter):
@@ -197,6 +197,68 @@ def test_two_threads_at_once_with_one_manager(gpu, libraries):
     assert failures == []
 
 
+def test_left_in_the_wrong_order(gpu, libraries):
+    a, b = interop.use(interop.new_stream(0)), interop.use(interop.new_stream(1))
+    a.__enter__()
+    inner = b.__enter__()
+    with pytest.raises(NestingError, match="another block was entered after it"):
+        a.__exit__(None, None, None)
+    assert handles(libraries) == [inner.cuda_stream] * 2
+    assert gpu.runtime.cudaGetDevice()[1] == 1
+    b.__exit__(None, None, None)
+    a.__exit__(None, None, None)
+    assert handles(libraries) == [None, None]
+    with pytest.raises(NestingError, match="it was not entered in this thread"):
+        a.__exit__(None, None, None)
+
+
+def test_a_context_pushed_inside_and_left_there(gpu, libraries):
+    gpu.runtime.cudaSetDevice(1)
+    with interop.use(interop.new_stream(0)):
+        gpu.driver.cuCtxPushCurrent(gpu.cuda.primary_context(0))
+    assert gpu.runtime.cudaGetDevice()[1] == 1
+    assert handles(libraries) == [None, None]
+
+
+def test_a_lost_device_does_not_keep_the_libraries_switched(gpu, libraries, monkeypatch):
+    block = interop.use(interop.new_stream(0))
+    block.__enter__()
+    from cuda.bindings import driver
+
+    error = driver.CUresult.CUDA_ERROR_CONTEXT_IS_DESTROYED
+    monkeypatch.setattr(gpu.driver, "cuCtxPushCurrent", lambda _: (error,), raising=False)
+    block.__exit__(None, None, None)
+    assert handles(libraries) == [None, None]
+
+
+def test_a_broken_adapter_of_a_loaded_library_is_left_out_with_a_warning(gpu, libraries, monkeypatch):
+    real = adapters._load
+
+    def load(library):
+        if library == "torch":
+            raise ImportError(library)
+        return real(library)
+
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    monkeypatch.setattr(adapters, "_load", load)
+    stream = interop.new_stream()
+    with pytest.warns(RuntimeWarning, match="torch is left out"), interop.use(stream):
+        assert handles(libraries) == [stream.cuda_stream] * 2
+
+
+def test_the_default_stream_of_another_device(gpu, libraries):
+    legacy = interop.ExternalStream(1, 1)
+    with pytest.raises(NotSupportedError, match="while another device is current"):
+        legacy.to("alpha")
+    with legacy:
+        assert handles(libraries) == [1, 1]
+        native = legacy.to("alpha")
+    with pytest.raises(NotSupportedError):
+        legacy.to("alpha")
+    libraries[0].default_streams_have_devices = True
+    assert legacy.to("alpha") is native
+
+
 def test_one_native_stream_a_library(gpu, libraries):
     stream = interop.new_stream()
     native = stream.to("alpha")
@@ -230,8 +292,6 @@ def test_real_libraries_are_left_alone_by_a_simulated_stream(gpu, registry, need
     need("cupy")
     assert "cupy" in sys.modules
     assert adapters.with_current_stream(simulated=True) == []
-    with interop.use(interop.new_stream()):
-        pass
 
 
 def test_events_take_the_stream_in_use(gpu, libraries):

@@ -19,6 +19,7 @@ PARENTS = {
     errors.LibraryNotFoundError: [ImportError],
     errors.NoDeviceError: [RuntimeError],
     errors.InvalidDeviceError: [TypeError, ValueError],
+    errors.NestingError: [RuntimeError],
     errors.NotSupportedError: [NotImplementedError],
     errors.ProducerUnknownError: [ValueError],
     errors.RaceError: [RuntimeError],

@@ -417,6 +417,55 @@ def test_a_new_stream_goes_with_its_last_reference(gpu):
     assert gpu.runtime.cudaStreamQuery(handle)[0]
 
 
+def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
+    stream = interop.new_stream()
+    handle = stream.cuda_stream
+    with gate(stream):
+        del stream
+        gc.collect()
+        other = interop.new_stream()
+        assert other.cuda_stream != handle
+    gpu.synchronize()
+    interop.new_stream()
+    assert gpu.runtime.cudaStreamQuery(handle)[0], "it is destroyed when the next one is made"
+
+
+def test_two_threads_create_an_event_once(gpu, monkeypatch):
+    event, seen = interop.Event(), []
+    meet = threading.Barrier(2, timeout=10)
+    real = _cudart.Cuda.current_context
+    monkeypatch.setattr(_cudart.Cuda, "current_context", lambda self: (meet.wait() and 0) or real(self))
+    threads = [threading.Thread(target=lambda: seen.append(event.cuda_event)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [event.cuda_event] * 2
+
+
+@pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
+def test_a_failed_wait_leaves_no_event_behind(gpu, monkeypatch, call):
+    p, c, destroyed = interop.new_stream(), interop.new_stream(), []
+    real = gpu.runtime.cudaEventDestroy
+    error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
+    monkeypatch.setattr(gpu.runtime, "cudaEventDestroy", lambda e: destroyed.append(e) or real(e), raising=False)
+    monkeypatch.setattr(gpu.runtime, call, lambda *_: (error,), raising=False)
+    for _ in range(3):
+        with pytest.raises(CudaError):
+            c.wait_stream(p)
+    assert len(destroyed) == 3
+
+
+def test_finalisers_raise_nothing(gpu, monkeypatch):
+    stream = interop.new_stream()
+    event = stream.record_event()
+    error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
+    for call in ("cudaEventDestroy", "cudaStreamDestroy", "cudaStreamQuery", "cudaStreamIsCapturing"):
+        monkeypatch.setattr(gpu.runtime, call, lambda *_: (error, None), raising=False)
+    del stream, event
+    gc.collect()
+
+
 def test_a_borrowed_stream_stays(gpu):
     native = gpu.stream()
     handle = native.__cuda_stream__()[1]
@@ -464,7 +513,7 @@ def test_a_per_thread_stream_stays_in_its_thread(gpu):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found[0] != (borrowed.stream_id, True)
+    assert found[0][0] != borrowed.stream_id
     assert found[0][1] is False
     assert found[1] == "refused"
 
@@ -494,6 +543,46 @@ def test_what_is_left_of_a_simulation_says_so():
     for use in (stream.query, event.query, stream.synchronize):
         with pytest.raises(InteropError, match="ended"):
             use()
+
+
+def test_elapsed_time_does_not_mix_either(gpu):
+    def event():
+        event = interop.Event(enable_timing=True)
+        event.record(interop.new_stream())
+        return event
+
+    mine = event()
+    with sim.simulate():
+        theirs = event()
+        with pytest.raises(NotSupportedError, match="not of the same GPU or simulation"):
+            mine.elapsed_time(theirs)
+
+
+def test_a_library_that_is_not_simulated_gets_into_no_simulation(gpu, need):
+    need("cupy")
+    import cupy
+
+    for borrow in (interop.as_stream, interop.new_stream().wait_stream, interop.Event().record):
+        with pytest.raises(NotSupportedError, match="cupy is no stream here: one of the two is simulated"):
+            borrow(cupy.cuda.Stream.null)
+
+
+def test_one_thread_simulates_at_a_time(gpu):
+    failures = []
+
+    def work():
+        try:
+            with sim.simulate():
+                pass
+        except NotSupportedError as error:
+            failures.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures
+    assert "another thread simulates" in failures[0]
+    assert _cudart.active() is gpu.cuda
 
 
 def test_reprs_say_simulated(gpu):
@@ -539,9 +628,9 @@ def test_capture_goes_on_through_what_is_legal(gpu, capture):
     assert c.is_capturing()
     p.wait_event(c.record_event())
     event = other.record_event()
-    assert other.query() in (True, False)
     other.synchronize()
     event.synchronize()
+    assert other.query()
     assert event.query()
     assert interop.ExternalStream(p.cuda_stream).device == 0
     assert p.priority == 0
@@ -587,6 +676,35 @@ def test_waiting_for_one_inside_and_one_outside_waits_for_none(gpu, capture):
         assert f"{stream.cuda_stream:#x}" in str(caught.value)
     capture.stream.wait_stream(inside)
     capture.end()
+
+
+def test_a_stream_outside_waits_for_streams_inside_and_outside(gpu, capture):
+    outside, consumer = interop.new_stream(), interop.new_stream()
+    consumer.wait_stream(capture.stream, outside)
+    assert consumer.is_capturing()
+    assert not outside.is_capturing()
+    capture.stream.wait_stream(consumer)
+    capture.end()
+
+
+def test_a_stream_outside_cannot_wait_for_two_captures(gpu, capture):
+    second, consumer = Capture(gpu, "Relaxed"), interop.new_stream()
+    with pytest.raises(CaptureError, match="different graph captures"):
+        consumer.wait_stream(capture.stream, second.stream)
+    assert not consumer.is_capturing()
+    second.end()
+    capture.end()
+
+
+def test_an_event_whose_handle_was_given_away_may_have_been_recorded_elsewhere(gpu, capture):
+    event = capture.stream.record_event()
+    outside = interop.new_stream()
+    gpu.runtime.cudaEventRecord(event.ptr, outside.cuda_stream)
+    assert event.query() is True
+    interop.ExternalStream(1).wait_event(event)
+    gpu.runtime.cudaEventRecord(event.ptr, capture.stream.cuda_stream)
+    with pytest.raises(CaptureError, match="CUDA has invalidated the capture"):
+        event.query()
 
 
 @pytest.mark.parametrize("mode", MODES)

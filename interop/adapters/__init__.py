@@ -13,6 +13,7 @@ import functools
 import importlib
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -35,6 +36,9 @@ BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Import path of each library, and the module of its adapter."""
+
+_WITHOUT_CURRENT_STREAM: Final = frozenset({"cuda.core", "jax", "numba", "rmm"})
+"""The libraries of the table that have none: nobody has to load their adapters to find out."""
 
 _GROUP: Final = "interop.adapters"
 
@@ -81,9 +85,8 @@ def adapters_of(obj: object) -> tuple[Adapter, ...]:
     cls = type(obj)
     found = _by_type.get(cls)
     if found is None:
-        with _lock:
-            libraries = dict.fromkeys(filter(None, (_library_of(base) for base in cls.__mro__)))
-            found = _by_type[cls] = tuple(_usable_adapters(libraries))
+        libraries = dict.fromkeys(filter(None, (_library_of(base) for base in cls.__mro__)))
+        found = _by_type[cls] = tuple(_usable_adapters(libraries))
     return found
 
 
@@ -119,9 +122,18 @@ def adapter_named(library: str) -> Adapter:
 
 def with_current_stream(*, simulated: bool) -> list[Adapter]:
     """The adapters of all *loaded* libraries that have a current stream and can be used, on the GPU or *simulated*."""
+    adapters: list[Adapter] = []
+    for library in known():
+        if library in _WITHOUT_CURRENT_STREAM or not _is_loaded(library):
+            continue
+        try:
+            adapters += _usable_adapters([library])
+        except (AdapterError, ImportError) as error:
+            # Nobody has named it, so it need not stand in the way of the others.
+            warnings.warn(f"{library} is left out, its adapter cannot be loaded: {error}", RuntimeWarning, stacklevel=4)
     return [
         adapter
-        for adapter in _usable_adapters(filter(_is_loaded, known()))
+        for adapter in adapters
         if adapter.has_current_stream and adapter.simulated is simulated and adapter.usable()
     ]
 
@@ -164,11 +176,13 @@ def _usable_adapters(libraries: Iterable[str]) -> Iterator[Adapter]:
 
 
 def _adapter(library: str) -> Adapter:
-    with _lock:
-        adapter = _registered.get(library)
-        if adapter is None:
-            adapter = _registered[library] = _load(library)
-        return adapter
+    adapter = _registered.get(library)
+    if adapter is None:
+        # Not under the lock: this imports, and a thread that imports the same library may be about to come here.
+        loaded = _load(library)
+        with _lock:
+            adapter = _registered.setdefault(library, loaded)
+    return adapter
 
 
 def _load(library: str) -> Adapter:

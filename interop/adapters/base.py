@@ -49,6 +49,7 @@ class Adapter:
         has_current_stream: whether the library has a current stream that new work goes to. If so, override
             :meth:`current_stream`, :meth:`enter` and :meth:`leave`.
         instead: for a library without one, what its users do instead.
+        default_streams_have_devices: whether its default streams know their device, and do not mean the current one's.
         simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go to such
             libraries only, and streams of a GPU to the others only.
     """
@@ -56,6 +57,7 @@ class Adapter:
     library: str = ""
     has_current_stream: bool = False
     instead: str = ""
+    default_streams_have_devices: bool = False
     simulated: bool = False
 
     # -- streams in ----------------------------------------------------------------------------------------------

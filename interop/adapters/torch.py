@@ -13,6 +13,7 @@ class TorchAdapter(Adapter):
 
     library = "torch"
     has_current_stream = True
+    default_streams_have_devices = True
 
     def stream_handle(self, stream: object) -> int | None:
         """The default stream is 0, and the legacy stream: torch is built without per-thread default streams."""

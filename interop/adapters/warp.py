@@ -1,10 +1,12 @@
 """Warp: a current stream a device, the same for all threads; one ``wp.Stream`` a handle, never two."""
 
+import threading
 import weakref
+from typing import Any
 
 import warp
 
-from interop.adapters.base import LEGACY, Adapter, Source, keep
+from interop.adapters.base import LEGACY, Adapter, Source
 from interop.errors import LibraryNotFoundError
 
 if not hasattr(warp, "ScopedStream"):
@@ -12,8 +14,22 @@ if not hasattr(warp, "ScopedStream"):
     raise LibraryNotFoundError(message, name="warp")
 
 # Warp's own map of streams has one entry a handle, and the first of two wrappers to go would take it away: so a
-# second request for a handle gets the wrapper that is there.
+# second request for a handle gets the wrapper that is there, be it ours or the user's.
 _wrappers: "weakref.WeakValueDictionary[tuple[int, int], warp.Stream]" = weakref.WeakValueDictionary()
+_lock = threading.RLock()
+
+
+class _Entry:
+    """One `use` block: what was current before it, on the stream's device, and as Warp's default device."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401
+        self.on = stream.device
+        self.stream = stream.device.stream
+        self.device = warp.get_device()
+
+
+# Both are Warp's for the whole process, and threads enter and leave in any order.
+_entries: list[_Entry] = []
 
 
 class WarpAdapter(Adapter):
@@ -21,10 +37,17 @@ class WarpAdapter(Adapter):
 
     library = "warp"
     has_current_stream = True
+    default_streams_have_devices = True
 
     def stream_handle(self, stream: object) -> int | None:
         """The null stream of a device holds None: the legacy stream."""
-        return int(stream.cuda_stream or 0) or LEGACY if isinstance(stream, warp.Stream) else None
+        if not isinstance(stream, warp.Stream):
+            return None
+        handle = int(stream.cuda_stream or 0)
+        if not handle:
+            return LEGACY
+        _wrappers.setdefault((stream.device.ordinal, handle), stream)
+        return handle
 
     def stream_device(self, stream: object) -> int | None:
         """Each device has its own null stream."""
@@ -37,12 +60,14 @@ class WarpAdapter(Adapter):
             return device.null_stream
         if device.stream.cuda_stream == source.handle:
             return device.stream
-        wrapper = _wrappers.get((source.device, source.handle))
-        if wrapper is None:
-            wrapper = _wrappers[source.device, source.handle] = warp.Stream(device, cuda_stream=source.handle)
-        elif source.owner is None:
-            return wrapper
-        return keep(wrapper, source)
+        with _lock:
+            key = (source.device, source.handle)
+            wrapper = _wrappers.get(key)
+            if wrapper is None:
+                wrapper = _wrappers[key] = warp.Stream(device, cuda_stream=source.handle)
+            # It may serve several borrowers, each with an owner of its own.
+            wrapper.__dict__.setdefault("_interop_sources", {})[id(source.owner)] = source
+        return wrapper
 
     def event_handle(self, event: object) -> int | None:
         """Warp events are created when they are made."""
@@ -58,13 +83,28 @@ class WarpAdapter(Adapter):
 
     def enter(self, stream: object) -> object:
         """Set it, and its device as Warp's default, without Warp's own synchronisation: ``use`` orders nothing."""
-        scope = warp.ScopedStream(stream, sync_enter=False)
-        scope.__enter__()
-        return scope
+        with _lock:
+            entry = _Entry(stream)
+            _entries.append(entry)
+            warp.set_device(entry.on)
+            entry.on.set_stream(stream, sync=False)
+        return entry
 
     def leave(self, token: object) -> None:
-        """Set the previous ones."""
-        token.__exit__(None, None, None)  # type: ignore[attr-defined]
+        """Set the previous ones; or, if another thread has entered after this one, leave that to it."""
+        with _lock:
+            index = _entries.index(token)  # type: ignore[arg-type]
+            entry = _entries.pop(index)
+            later = _entries[index:]
+            above = next((other for other in later if other.on is entry.on), None)
+            if above is None:
+                entry.on.set_stream(entry.stream, sync=False)
+            else:
+                above.stream = entry.stream
+            if later:
+                later[0].device = entry.device
+            else:
+                warp.set_device(entry.device)
 
 
 ADAPTER = WarpAdapter()

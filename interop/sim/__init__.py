@@ -16,6 +16,14 @@ shares nothing with other processes, and launches no graphs. Each of its rules i
 too.
 """
 
+from interop.errors import LibraryNotFoundError
+
+try:
+    import numpy as np  # noqa: F401  (the memory of simulated devices)
+except ModuleNotFoundError as error:
+    message = 'the simulator keeps its memory in NumPy: pip install "cuda-stream-interop[demo]"'
+    raise LibraryNotFoundError(message, name="numpy") from error
+
 from interop.sim.explore import Exploration, Failure, explore, replay
 from interop.sim.gpu import Gate, SimulatedArray, SimulatedGPU, SimulatedStream, simulate
 from interop.sim.races import Race

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interop import _cudart
-from interop.errors import CudaError, InvalidStreamError, NoDeviceError
+from interop.errors import CudaError, InvalidStreamError, NoDeviceError, NotSupportedError
 from interop.ordering import Clock, Epoch, StreamKind
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
@@ -24,6 +24,9 @@ from interop.sim.state import Stream
 from interop.sim.work import Work
 
 OnRace = Literal["raise", "record"]
+
+_running: list[int] = []
+"""The threads of the simulations that are running, the innermost last: nested in one thread, or none."""
 
 
 class SimulatedStream:
@@ -342,14 +345,20 @@ def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[
     if on_race not in ("raise", "record"):
         message = f'on_race is "raise" or "record"; got {on_race!r}'
         raise ValueError(message)
+    thread = threading.get_ident()
+    if _running and _running[-1] != thread:
+        message = "another thread simulates: what is simulated holds for the whole process; end that simulation first"
+        raise NotSupportedError(message)
     machine = Machine(devices, scheduler)
     gpu = SimulatedGPU(machine, on_race)
     previous = _cudart.activate(gpu.cuda)
+    _running.append(thread)
     try:
         yield gpu
         with machine.lock:
             machine.reach(machine.everything(), "the end of the simulation")
     finally:
+        _running.pop()
         _cudart.activate(previous)
         machine.ended = True
 
@@ -364,12 +373,15 @@ def simulate(devices: int = 1, on_race: OnRace = "raise") -> contextlib.Abstract
     Kernels run when something has to know: a query, a synchronise, the end. The schedule is deterministic; a query says
     False while work is pending, and lets the next kernel run.
 
+    Simulations may be nested in one thread. All threads of the process see the innermost one.
+
     Args:
         devices: how many devices to simulate, with one context each.
         on_race: ``"raise"`` a :class:`~interop.errors.RaceError` where the second of two unordered accesses is
             enqueued, or ``"record"`` it in ``gpu.races`` and go on.
 
     Raises:
+        NotSupportedError: another thread simulates.
         DeadlockError: on exit, if a gate is still closed and work stands behind it.
         ImportError: cuda-bindings is not installed; its enums are used. No driver is needed.
     """

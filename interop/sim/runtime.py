@@ -357,6 +357,24 @@ class Driver(_Module):
             raise Refused(INVALID_CONTEXT)
         return contexts.pop()
 
+    @_answers()
+    def cuCtxSetCurrent(self, context: SupportsInt) -> None:
+        """As CUDA: in place of the topmost one; 0 takes that away."""
+        contexts = self.machine.thread().contexts
+        if int(context) and int(context) not in self.machine.contexts:
+            raise Refused(INVALID_CONTEXT)
+        if contexts:
+            contexts.pop()
+        if int(context):
+            contexts.append(int(context))
+
+    @_answers("ctxId")
+    def cuCtxGetId(self, context: SupportsInt) -> int:
+        """As CUDA: from 1."""
+        if int(context) not in self.machine.contexts:
+            raise Refused(INVALID_CONTEXT)
+        return self.machine.contexts.index(int(context)) + 1
+
     @_answers("pctx")
     def cuDevicePrimaryCtxRetain(self, device: SupportsInt) -> int:
         """As CUDA. It is never released: simulated contexts live as long as the simulation."""

@@ -140,8 +140,8 @@ def gate(stream: object, timeout: float = 10.0) -> Iterator[Gate]:
     keeper = _keeper()
     slot = keeper.take(timeout)
     shut = Gate(slot)
-    stream._cuda.stream_wait_value(stream._handle, keeper.device_address(slot), _OPENED, stream._needs)
     try:
+        stream._cuda.stream_wait_value(stream._handle, keeper.device_address(slot), _OPENED, stream._needs)
         yield shut
     except BaseException:
         shut.let_pass()

@@ -5,6 +5,7 @@ import faulthandler
 import hashlib
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,5 +112,6 @@ def _version(package):
 
 
 def _driver():
-    first = Path("/proc/driver/nvidia/version")
-    return first.read_text().split("\n")[0].split("Module")[-1].split()[0] if first.exists() else None
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\d+\.\d[\d.]*", path.read_text()) if path.exists() else None
+    return found[0] if found else None

@@ -11,7 +11,7 @@ import interop
 from interop import _cudart
 from interop.errors import DeviceMismatchError, NotSupportedError, UnrecordedEventError
 from interop.testing import assert_not_ordered, assert_ordered, gate
-from tests.gpu.lab import STALE, WRITTEN, Cell, call, on_device, pair, race, runtime
+from tests.gpu.lab import STALE, STREAMS, WRITTEN, Cell, call, on_device, pair, race, runtime
 
 ONE = (0, 0)
 
@@ -41,7 +41,7 @@ def numba_event():
 def core_event():
     from cuda.core import Device
 
-    device = Device(0)
+    device = Device(call(runtime.cudaGetDevice()))
     device.set_current()
     return device.create_event()
 
@@ -50,7 +50,7 @@ def warp_event():
     import warp
 
     warp.config.quiet = True
-    return warp.Event("cuda:0")
+    return warp.Event(f"cuda:{call(runtime.cudaGetDevice())}")
 
 
 def binding_event():
@@ -71,8 +71,7 @@ EVENTS = {
     "cudaEvent_t": binding_event,
     "int": int_event,
 }
-LIBRARIES = {"torch", "cupy", "numba", "cuda.core", "warp"}
-STREAMS = ("cupy", "numba", "torch", "int")
+LIBRARIES = {*EVENTS, *STREAMS} - {"interop", "cudaEvent_t", "int"}
 
 kinds = pytest.mark.parametrize("kind", EVENTS)
 
@@ -98,6 +97,25 @@ def test_record_and_wait(kind, producer, consumer):
     assert race(p, c, ONE, order) == WRITTEN
     with assert_ordered(p, c):
         order()
+
+
+@kinds
+@pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("current", [0, 1])
+def test_record_and_wait_on_two_devices(kind, devices, current, need):
+    need("gpu2")
+    for library in ("int", *LIBRARIES & {kind}):
+        p, c = pair(library, library, devices)
+        with on_device(devices[0]):
+            event = EVENTS[kind]()
+
+        def order(event=event, p=p, c=c):
+            interop.as_stream(p).record_event(event)
+            interop.as_stream(c).wait_event(event)
+
+        with on_device(current):
+            assert race(p, c, devices, order) == WRITTEN
+            assert race(p, c, devices, None) == STALE
 
 
 @kinds

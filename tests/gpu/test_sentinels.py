@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import interop
+from interop.errors import NotSupportedError
 from tests.gpu.lab import call, on_device, runtime, wrap_foreign_pointer
 
 LEGACY, PER_THREAD = 1, 2
@@ -97,6 +98,25 @@ def test_out(library, handle, need):
     native = interop.ExternalStream(handle).to(library)
     assert identity(wrap_foreign_pointer(native)) == identity(handle)
     assert interop.as_stream(native) == interop.ExternalStream(handle)
+
+
+@pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
+@pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
+def test_out_of_the_other_device(library, handle, need):
+    need(library)
+    need("gpu2")
+    for current in (0, 1):
+        other = interop.ExternalStream(handle, 1 - current)
+        with on_device(current):
+            if library in ("torch", "warp"):
+                native = other.to(library)
+                assert interop.as_stream(native).device == 1 - current
+            else:
+                with pytest.raises(NotSupportedError, match="while another device is current"):
+                    other.to(library)
+            with other:
+                native = other.to(library)
+                assert identity(wrap_foreign_pointer(native)) == other.stream_id
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])

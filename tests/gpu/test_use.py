@@ -174,6 +174,44 @@ def test_warps_current_stream_and_device(need):
     assert ([warp.get_stream(f"cuda:{device}") for device in (0, 1)], warp.get_device()) == before
 
 
+def test_warp_is_restored_when_threads_leave_in_the_order_they_came(need):
+    need("warp")
+    import warp
+
+    warp.config.quiet = True
+    before = warp.get_stream("cuda:0"), warp.get_device()
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first():
+        with interop.use(interop.new_stream(), "warp"):
+            first_in.set()
+            second_in.wait(30)
+        first_out.set()
+
+    def second():
+        first_in.wait(30)
+        with interop.use(interop.new_stream(), "warp") as stream:
+            second_in.set()
+            first_out.wait(30)
+            seen.append(warp.get_stream("cuda:0").cuda_stream == stream.cuda_stream)
+
+    seen = []
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True]
+    assert (warp.get_stream("cuda:0"), warp.get_device()) == before
+
+
+def test_warps_own_stream_comes_back_as_itself(need):
+    need("warp")
+    need("cupy")
+    own = STREAMS["warp"]()
+    assert interop.as_stream(interop.as_stream(own).to("cupy")).to("warp") is own
+
+
 def test_warp_gets_one_wrapper_a_handle(need):
     need("warp")
     handle = native_stream("int", 0, 0)
