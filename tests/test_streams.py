@@ -423,8 +423,8 @@ def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
     with gate(stream):
         del stream
         gc.collect()
-        other = interop.new_stream()
-        assert other.cuda_stream != handle
+        assert gpu.runtime.cudaStreamQuery(handle)[0] == _cudart.NOT_READY, "it is still there"
+        assert interop.new_stream().cuda_stream != handle
     gpu.synchronize()
     interop.new_stream()
     assert gpu.runtime.cudaStreamQuery(handle)[0], "it is destroyed when the next one is made"
