@@ -420,7 +420,7 @@ def test_a_new_stream_goes_with_its_last_reference(gpu):
 def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
     stream = interop.new_stream()
     handle = stream.cuda_stream
-    with gate(stream):
+    with gate(handle):
         del stream
         gc.collect()
         assert gpu.runtime.cudaStreamQuery(handle)[0] == _cudart.NOT_READY, "it is still there"
