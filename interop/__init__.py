@@ -6,6 +6,7 @@ A map of the package:
   against any other's, hand it on as any library's own type
 - ``event``: :class:`Event`, :func:`as_event`
 - ``current``: :func:`use`, :func:`current_stream`; one stream current in all libraries at once
+- ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`; arrays handed over in order, without a copy
 - ``adapters``: what each library needs, one small file each; :func:`register` adds one
 - ``errors``: all errors, under one root
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
@@ -22,6 +23,7 @@ from types import ModuleType
 
 from interop import errors
 from interop.adapters import register
+from interop.arrays import Handover, borrow, handoff, hold, release
 from interop.current import current_stream, use
 from interop.event import Event, as_event
 from interop.stream import ExternalStream, as_stream, new_stream
@@ -29,12 +31,17 @@ from interop.stream import ExternalStream, as_stream, new_stream
 __all__ = [
     "Event",
     "ExternalStream",
+    "Handover",
     "as_event",
     "as_stream",
+    "borrow",
     "current_stream",
     "errors",
+    "handoff",
+    "hold",
     "new_stream",
     "register",
+    "release",
     "use",
 ]
 

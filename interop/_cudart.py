@@ -36,6 +36,7 @@ EVENT_DISABLE_TIMING: Final = 2
 EVENT_INTERPROCESS: Final = 4
 """cudaEventInterprocess."""
 
+_PEER_ACCESS_ALREADY_ENABLED: Final = 704
 _INITIALIZATION_ERROR: Final = 3
 
 NOT_READY: Final = 600
@@ -132,6 +133,7 @@ class Cuda:
         self._runtime: Any = None
         self._driver: Any = None
         self._primary: dict[int, int] = {}
+        self._peers: dict[tuple[int, int], bool] = {}
         self._scratch = threading.local()
         self._process = os.getpid()
         self._retired: list[int] = []
@@ -417,6 +419,28 @@ class Cuda:
             raw = runtime.cudaIpcEventHandle_t()
             ctypes.memmove(raw.getPtr(), handle, IPC_HANDLE_BYTES)
             return int(_value(runtime.cudaIpcOpenEventHandle(raw), "cudaIpcOpenEventHandle", runtime))
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def pointer_device(self, address: int) -> int:
+        """The ordinal of the device that memory belongs to."""
+        runtime = self._runtime or self.start()
+        attributes = _value(runtime.cudaPointerGetAttributes(address), "cudaPointerGetAttributes", runtime)
+        return int(attributes.device)
+
+    def peer_access(self, device: int, other: int) -> bool:
+        """Let *device* use the memory of *other*, for the rest of the process; False if it cannot."""
+        if (device, other) not in self._peers:
+            runtime = self._runtime or self.start()
+            call = "cudaDeviceCanAccessPeer"
+            able = bool(_value(runtime.cudaDeviceCanAccessPeer(device, other), call, runtime))
+            if able:
+                with self.context(self.primary_context(device)):
+                    result = runtime.cudaDeviceEnablePeerAccess(other, 0)
+                if result[0] != _PEER_ACCESS_ALREADY_ENABLED:
+                    _value(result, "cudaDeviceEnablePeerAccess", runtime)
+            self._peers[device, other] = able
+        return self._peers[device, other]
 
     # -- for interop.testing -------------------------------------------------------------------------------------
 

@@ -56,6 +56,10 @@ class InvalidEventError(InteropError, TypeError, ValueError):
     """What was given is not an event: not the right kind of object, or a handle that cannot be one."""
 
 
+class InvalidArrayError(InteropError, TypeError, ValueError):
+    """What was given is no array in memory that a GPU can use."""
+
+
 class StaleStreamError(InteropError, RuntimeError):
     """The stream that was borrowed is gone: its memory is unmapped, or its address belongs to another stream now.
 

@@ -14,6 +14,7 @@ PARENTS = {
     errors.CudaError: [RuntimeError],
     errors.DeadlockError: [RuntimeError],
     errors.DeviceMismatchError: [ValueError],
+    errors.InvalidArrayError: [TypeError, ValueError],
     errors.InvalidEventError: [TypeError, ValueError],
     errors.InvalidStreamError: [TypeError, ValueError],
     errors.LibraryNotFoundError: [ImportError],

@@ -22,6 +22,7 @@ CHAIN = [
     "interop.event",
     "interop.stream",
     "interop.current",
+    "interop.arrays",
     "interop",
 ]
 """Each may import those before it."""

@@ -7,7 +7,7 @@ library's objects, and a :class:`Source`.
 Override what the library has. What is left alone makes interop say, clearly, that the library has no such thing.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from interop import _cudart
 
@@ -49,7 +49,11 @@ class Adapter:
         has_current_stream: whether the library has a current stream that new work goes to. If so, override
             :meth:`current_stream`, :meth:`enter` and :meth:`leave`.
         instead: for a library without one, what its users do instead.
+        makes_arrays: whether the library can make an array over foreign memory. If so, override :meth:`make_array`.
         default_streams_have_devices: whether its default streams know their device, and do not mean the current one's.
+        says_read_only: whether such an array can be read-only.
+        no_arrays: if not, why, and what to do; appended to a message.
+        orders_itself: whether its arrays order the consumer's stream themselves when they are asked, by DLPack.
         simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go to such
             libraries only, and streams of a GPU to the others only.
     """
@@ -57,7 +61,11 @@ class Adapter:
     library: str = ""
     has_current_stream: bool = False
     instead: str = ""
+    makes_arrays: bool = False
     default_streams_have_devices: bool = False
+    says_read_only: bool = False
+    no_arrays: str = ""
+    orders_itself: bool = False
     simulated: bool = False
 
     # -- streams in ----------------------------------------------------------------------------------------------
@@ -99,6 +107,24 @@ class Adapter:
         """Record an event whose handle is still 0 on *stream*, both the library's own, by the library's own means."""
         raise NotImplementedError
 
+    # -- arrays --------------------------------------------------------------------------------------------------
+
+    def is_array(self, array: object) -> bool:  # noqa: ARG002
+        """Whether *array* is one of the library's arrays."""
+        return False
+
+    def array_stream(self, array: object) -> object | None:  # noqa: ARG002
+        """The stream that new work on *array* goes to by default, the library's own; None if nothing says."""
+        return None
+
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+        """Make an array of the library over *memory*, which it keeps alive; copy nothing, and wait for nothing.
+
+        Args:
+            memory: an object with ``__cuda_array_interface__``, which states no stream: the order is made already.
+        """
+        raise NotImplementedError
+
     # -- the current stream --------------------------------------------------------------------------------------
 
     def usable(self) -> bool:
@@ -121,7 +147,7 @@ class Adapter:
         raise NotImplementedError
 
 
-def keep(native: object, source: Source) -> object:
-    """Tie the life of *source* to *native*, for a library whose streams take attributes but no owner."""
+def keep(native: object, source: object) -> object:
+    """Tie the life of *source* to *native*, for a library whose objects take attributes but no owner."""
     native._interop_source = source  # type: ignore[attr-defined]  # noqa: SLF001  (an attribute of our own)
     return native

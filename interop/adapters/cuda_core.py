@@ -1,6 +1,9 @@
 """cuda.core: its streams accept any protocol object and keep it alive; no current stream, no foreign events."""
 
-from cuda.core import Device, Event, Stream
+from typing import Any
+
+from cuda.core import Buffer, Device, Event, Stream
+from cuda.core.utils import StridedMemoryView
 
 from interop._cudart import per_thread_by_default
 from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source
@@ -10,6 +13,8 @@ class CudaCoreAdapter(Adapter):
     """cuda.core.Stream and cuda.core.Event."""
 
     library = "cuda.core"
+    makes_arrays = True
+    says_read_only = True
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 
     def stream_handle(self, stream: object) -> int | None:
@@ -29,6 +34,14 @@ class CudaCoreAdapter(Adapter):
     def event_handle(self, event: object) -> int | None:
         """cuda.core events are created when they are made."""
         return int(event.handle) if isinstance(event, Event) else None
+
+    def is_array(self, array: object) -> bool:
+        """A StridedMemoryView, or a buffer."""
+        return isinstance(array, StridedMemoryView | Buffer)
+
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+        """-1 is cuda.core's word for "no order"."""
+        return StridedMemoryView.from_cuda_array_interface(memory, stream_ptr=-1)
 
 
 ADAPTER = CudaCoreAdapter()

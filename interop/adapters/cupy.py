@@ -15,6 +15,7 @@ class CupyAdapter(Adapter):
 
     library = "cupy"
     has_current_stream = True
+    makes_arrays = True
 
     def stream_handle(self, stream: object) -> int | None:
         """Stream.null is 0 and always the legacy stream: CUPY_CUDA_PER_THREAD_DEFAULT_STREAM only picks the default."""
@@ -32,6 +33,18 @@ class CupyAdapter(Adapter):
     def event_handle(self, event: object) -> int | None:
         """CuPy events are created when they are made."""
         return int(event.ptr) if isinstance(event, cupy.cuda.Event) else None
+
+    def is_array(self, array: object) -> bool:
+        """Any cupy.ndarray."""
+        return isinstance(array, cupy.ndarray)
+
+    def array_stream(self, array: object) -> object | None:
+        """CuPy's current stream on the array's device."""
+        return cupy.cuda.get_current_stream(array.device.id)  # type: ignore[attr-defined, no-any-return]
+
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+        """CuPy waits only for a stream that is stated."""
+        return cupy.asarray(memory)
 
     def usable(self) -> bool:
         """Asked of CUDA by CuPy itself."""

@@ -12,6 +12,8 @@ class JaxAdapter(Adapter):
 
     library = "jax"
     instead = _INSTEAD
+    no_arrays = ": JAX takes them by DLPack only. Use jax.dlpack.from_dlpack inside the producer's `with stream:`"
+    orders_itself = True
 
     def stream_handle(self, stream: object) -> int | None:  # noqa: ARG002
         """JAX has no stream objects."""
@@ -21,6 +23,12 @@ class JaxAdapter(Adapter):
         """Say why not, and what to do."""
         message = f"{_WHY}; {_INSTEAD}"
         raise NotSupportedError(message)
+
+    def is_array(self, array: object) -> bool:
+        """Any concrete array."""
+        import jax  # noqa: PLC0415  (half a second, and only its arrays need it)
+
+        return isinstance(array, jax.Array)
 
 
 ADAPTER = JaxAdapter()

@@ -1,6 +1,9 @@
 """Numba: launches and copies take Numba's own stream type only, and there is no current stream."""
 
+from typing import Any
+
 from numba import cuda
+from numba.cuda.cudadrv.devicearray import DeviceNDArray
 from numba.cuda.cudadrv.driver import Event, Stream
 
 from interop._cudart import per_thread_by_default
@@ -11,6 +14,7 @@ class NumbaAdapter(Adapter):
     """The objects of numba.cuda.stream(), external_stream(), default_stream() and event()."""
 
     library = "numba"
+    makes_arrays = True
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"
 
     def stream_handle(self, stream: object) -> int | None:
@@ -26,6 +30,18 @@ class NumbaAdapter(Adapter):
     def event_handle(self, event: object) -> int | None:
         """Numba events are created when they are made."""
         return int(event.handle) if isinstance(event, Event) else None
+
+    def is_array(self, array: object) -> bool:
+        """Any device array."""
+        return isinstance(array, DeviceNDArray)
+
+    def array_stream(self, array: object) -> object | None:
+        """The stream that the array is bound to; 0 is none, and says nothing."""
+        return array.stream or None  # type: ignore[attr-defined]
+
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+        """Numba has no other way in than the array interface."""
+        return cuda.as_cuda_array(memory, sync=False)
 
 
 ADAPTER = NumbaAdapter()

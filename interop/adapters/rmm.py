@@ -1,5 +1,6 @@
 """RMM: a stream type that wraps any protocol object and keeps it alive; no current stream, no events."""
 
+from rmm.pylibrmm.device_buffer import DeviceBuffer
 from rmm.pylibrmm.stream import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
 
 from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source
@@ -20,6 +21,10 @@ class RmmAdapter(Adapter):
     def make_stream(self, source: Source) -> object:
         """RMM tells its default streams by their own objects."""
         return _DEFAULT_STREAMS.get(source.handle) or Stream(source)
+
+    def is_array(self, array: object) -> bool:
+        """A buffer of bytes. It does not say which stream it was written on."""
+        return isinstance(array, DeviceBuffer)
 
 
 ADAPTER = RmmAdapter()

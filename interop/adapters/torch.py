@@ -1,5 +1,7 @@
 """PyTorch: a current stream a thread and device, its own stream and event types, device by device."""
 
+from typing import Any
+
 import torch
 
 from interop.adapters.base import LEGACY, Adapter, Source, keep
@@ -14,6 +16,7 @@ class TorchAdapter(Adapter):
     library = "torch"
     has_current_stream = True
     default_streams_have_devices = True
+    makes_arrays = True
 
     def stream_handle(self, stream: object) -> int | None:
         """The default stream is 0, and the legacy stream: torch is built without per-thread default streams."""
@@ -39,6 +42,18 @@ class TorchAdapter(Adapter):
     def record(self, event: object, stream: object) -> None:
         """Torch creates the event, on the stream's device."""
         event.record(stream)  # type: ignore[attr-defined]
+
+    def is_array(self, array: object) -> bool:
+        """A tensor on a GPU."""
+        return isinstance(array, torch.Tensor) and array.is_cuda
+
+    def array_stream(self, array: object) -> object | None:
+        """PyTorch's current stream on the tensor's device."""
+        return torch.cuda.current_stream(array.device)  # type: ignore[attr-defined]
+
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+        """PyTorch never waits for a stream that is stated."""
+        return torch.as_tensor(memory, device="cuda")
 
     def usable(self) -> bool:
         """False for a CPU build, and where torch finds no GPU."""

@@ -4,9 +4,10 @@ import threading
 import weakref
 from typing import Any
 
+import numpy as np
 import warp
 
-from interop.adapters.base import LEGACY, Adapter, Source
+from interop.adapters.base import LEGACY, Adapter, Source, keep
 from interop.errors import LibraryNotFoundError
 
 if not hasattr(warp, "ScopedStream"):
@@ -38,6 +39,7 @@ class WarpAdapter(Adapter):
     library = "warp"
     has_current_stream = True
     default_streams_have_devices = True
+    makes_arrays = True
 
     def stream_handle(self, stream: object) -> int | None:
         """The null stream of a device holds None: the legacy stream."""
@@ -72,6 +74,26 @@ class WarpAdapter(Adapter):
     def event_handle(self, event: object) -> int | None:
         """Warp events are created when they are made."""
         return int(event.cuda_event) if isinstance(event, warp.Event) else None
+
+    def is_array(self, array: object) -> bool:
+        """An array on a GPU."""
+        return isinstance(array, warp.array) and array.device.is_cuda
+
+    def array_stream(self, array: object) -> object | None:
+        """Warp's current stream on the array's device."""
+        return array.device.stream  # type: ignore[attr-defined, no-any-return]
+
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+        """By address: Warp's arrays hold on to nothing themselves."""
+        interface = memory.__cuda_array_interface__
+        array = warp.array(
+            ptr=interface["data"][0],
+            dtype=warp.dtype_from_numpy(np.dtype(interface["typestr"])),
+            shape=interface["shape"],
+            strides=interface["strides"],
+            device="cuda",
+        )
+        return keep(array, memory)
 
     def usable(self) -> bool:
         """Whether Warp found a GPU."""

@@ -15,4 +15,4 @@ def test_the_programs():
 
     cupy.cuda.Device().synchronize()
     assert float(names["x"].min()) == float(names["x"].max()) == 2.0
-    assert float(names["y"].min()) == float(names["y"].max()) == 3.0
+    assert float(names["y"].min()) == float(names["y"].max()) == 6.0

@@ -1,0 +1,677 @@
+"""Arrays handed from every library to every library: in order, the host free, the way back too."""
+
+import gc
+import itertools
+
+import numpy as np
+import pytest
+
+import interop
+from interop.errors import InvalidArrayError, NotSupportedError, ProducerUnknownError
+from interop.testing import gate
+from tests.gpu.lab import STALE, WRITTEN, call, int_stream, native_stream, runtime
+
+N = 4096
+AGAIN = 3
+pytestmark = pytest.mark.filterwarnings("ignore:.*Grid size")
+
+
+class Plain:
+    """An array of no library: one protocol, and nothing else."""
+
+    def __init__(self, base):
+        self.base = base
+
+
+class PlainInterface(Plain):
+    @property
+    def __cuda_array_interface__(self):
+        return {"version": 3, "shape": (N,), "typestr": "|u1", "data": (self.base.data.ptr, False), "stream": None}
+
+
+class PlainDlpack(Plain):
+    def __dlpack_device__(self):
+        return self.base.__dlpack_device__()
+
+    def __dlpack__(self, **options):
+        return self.base.__dlpack__(**options)
+
+
+def cupy_array(stream):
+    import cupy
+
+    return cupy.zeros(N, dtype="u1")
+
+
+def numba_array(stream):
+    from numba import cuda
+
+    return cuda.to_device(np.zeros(N, dtype="u1"))
+
+
+def torch_array(stream):
+    import torch
+
+    return torch.zeros(N, dtype=torch.uint8, device="cuda")
+
+
+def core_array(stream):
+    from cuda.core.utils import StridedMemoryView
+
+    return StridedMemoryView.from_cuda_array_interface(cupy_array(stream), stream_ptr=-1)
+
+
+def rmm_array(stream):
+    import rmm
+
+    return rmm.DeviceBuffer(size=N)
+
+
+def warp_array(stream):
+    import warp
+
+    warp.config.quiet = True
+    return warp.zeros(N, dtype=warp.uint8, device="cuda:0")
+
+
+PRODUCERS = {
+    "cupy": cupy_array,
+    "numba": numba_array,
+    "torch": torch_array,
+    "cuda.core": core_array,
+    "rmm": rmm_array,
+    "warp": warp_array,
+    "interface": lambda stream: PlainInterface(cupy_array(stream)),
+    "dlpack": lambda stream: PlainDlpack(cupy_array(stream)),
+}
+
+
+def address_of(array):
+    if isinstance(array, Plain):
+        return array.base.data.ptr
+    if hasattr(array, "__cuda_array_interface__"):
+        return array.__cuda_array_interface__["data"][0]
+    return int(array.ptr)
+
+
+class Cupy:
+    """How a library reads and writes a view on a stream, in its own words."""
+
+    def __init__(self):
+        import cupy
+
+        self.cupy = cupy
+        self.out = cupy.zeros(N, dtype="u1")
+
+    def read(self, view, stream):
+        with stream.to("cupy"):
+            self.cupy.copyto(self.out, view)
+
+    def write(self, view, stream, value):
+        with stream.to("cupy"):
+            view.fill(value)
+
+    def seen(self):
+        return self.out.get()
+
+
+class Numba:
+    def __init__(self):
+        from numba import cuda
+
+        @cuda.jit("void(uint8[::1], uint8[::1])")
+        def copy(source, target):
+            i = cuda.grid(1)
+            if i < source.size:
+                target[i] = source[i]
+
+        @cuda.jit("void(uint8[::1], uint8)")
+        def fill(target, value):
+            i = cuda.grid(1)
+            if i < target.size:
+                target[i] = value
+
+        self._copy, self._fill = copy, fill
+        self.out = cuda.to_device(np.zeros(N, dtype="u1"))
+
+    def read(self, view, stream):
+        self._copy[N // 256, 256, stream.to("numba")](view, self.out)
+
+    def write(self, view, stream, value):
+        self._fill[N // 256, 256, stream.to("numba")](view, value)
+
+    def seen(self):
+        return self.out.copy_to_host()
+
+
+class Torch:
+    def __init__(self):
+        import torch
+
+        self.torch = torch
+        self.out = torch.zeros(N, dtype=torch.uint8, device="cuda")
+
+    def read(self, view, stream):
+        with self.torch.cuda.stream(stream.to("torch")):
+            self.out.copy_(view)
+
+    def write(self, view, stream, value):
+        with self.torch.cuda.stream(stream.to("torch")):
+            view.fill_(value)
+
+    def seen(self):
+        return self.out.cpu().numpy()
+
+
+class Core:
+    def __init__(self):
+        self.out = int(call(runtime.cudaMalloc(N)))
+
+    def read(self, view, stream):
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        call(runtime.cudaMemcpyAsync(self.out, view.ptr, N, kind, stream.cuda_stream))
+
+    def write(self, view, stream, value):
+        call(runtime.cudaMemsetAsync(view.ptr, value, N, stream.cuda_stream))
+
+    def seen(self):
+        host = np.zeros(N, dtype="u1")
+        call(runtime.cudaMemcpy(host.ctypes.data, self.out, N, runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost))
+        return host
+
+
+class Warp:
+    def __init__(self):
+        import warp
+
+        warp.config.quiet = True
+        self.warp = warp
+        self.out = warp.zeros(N, dtype=warp.uint8, device="cuda:0")
+
+    def read(self, view, stream):
+        self.warp.copy(self.out, view, stream=stream.to("warp"))
+
+    def write(self, view, stream, value):
+        with self.warp.ScopedStream(stream.to("warp"), sync_enter=False):
+            view.fill_(value)
+
+    def seen(self):
+        return self.out.numpy()
+
+
+CONSUMERS = {"cupy": Cupy, "numba": Numba, "torch": Torch, "cuda.core": Core, "warp": Warp}
+pairs = pytest.mark.parametrize(("producer", "consumer"), list(itertools.product(PRODUCERS, CONSUMERS)))
+
+
+@pytest.fixture(autouse=True)
+def _needs(request):
+    need = request.getfixturevalue("need")
+    for library in getattr(getattr(request.node, "callspec", None), "params", {}).values():
+        if library in ("interface", "dlpack"):
+            need("cupy")
+        elif library in {*PRODUCERS, *CONSUMERS}:
+            need(library)
+
+
+@pytest.fixture
+def streams():
+    """The producer's stream and the consumer's, both idle."""
+    return interop.new_stream(), interop.new_stream()
+
+
+def memset(address, value, stream):
+    call(runtime.cudaMemsetAsync(address, value, N, stream.cuda_stream))
+
+
+def reset(array):
+    call(runtime.cudaMemset(address_of(array), STALE, N))
+    call(runtime.cudaDeviceSynchronize())
+
+
+@pairs
+@pytest.mark.parametrize("inside", [True, False])
+def test_handoff(producer, consumer, inside, streams):
+    p, c = streams
+    array, library = PRODUCERS[producer](p), CONSUMERS[consumer]()
+
+    def hand_over():
+        if inside:
+            with interop.use(p):
+                view = interop.handoff(array, c, producer=p, into=consumer)
+        else:
+            view = interop.handoff(array, c, producer=p, into=consumer)
+        library.read(view, c)
+        return view
+
+    view = hand_over()  # everything is loaded and compiled now
+    del view
+    gc.collect()
+    reset(array)
+    with gate(p) as shut:
+        memset(address_of(array), WRITTEN, p)
+        view = hand_over()
+        assert not shut.is_open, "the host was blocked"
+    c.synchronize()
+    assert set(library.seen()) == {WRITTEN}
+    del view
+
+
+@pairs
+def test_control_without_the_producer_it_is_stale(producer, consumer, streams):
+    p, c = streams
+    array, library = PRODUCERS[producer](p), CONSUMERS[consumer]()
+    library.read(interop.handoff(array, c, producer=c, into=consumer), c)
+    c.synchronize()
+    library.seen()
+    reset(array)
+    with gate(p):
+        memset(address_of(array), WRITTEN, p)
+        view = interop.handoff(array, c, producer=c, into=consumer)
+        library.read(view, c)
+        c.synchronize()  # nothing holds it
+        seen = set(library.seen())
+    assert seen == {STALE}
+    del view
+
+
+@pairs
+def test_borrow_orders_the_way_back(producer, consumer, streams):
+    p, c = streams
+    array, library = PRODUCERS[producer](p), CONSUMERS[consumer]()
+    out = Core()
+
+    def lend():
+        with interop.borrow(array, consumer=c, producer=p, into=consumer) as view:
+            library.write(view, c, WRITTEN)
+            return view
+
+    lend()
+    call(runtime.cudaDeviceSynchronize())
+    reset(array)
+    with gate(c) as shut:
+        view = lend()
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        call(runtime.cudaMemcpyAsync(out.out, address_of(array), N, kind, p.cuda_stream))
+        memset(address_of(array), AGAIN, p)
+        assert not shut.is_open, "the host was blocked"
+    call(runtime.cudaDeviceSynchronize())
+    assert set(out.seen()) == {WRITTEN}
+    reader = Core()
+    reader.read(type("View", (), {"ptr": address_of(array)}), p)
+    call(runtime.cudaDeviceSynchronize())
+    assert set(reader.seen()) == {AGAIN}
+    del view
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_jax_as_producer(consumer, streams, need):
+    need("jax")
+    import jax.numpy as jnp
+
+    _, c = streams
+    library = CONSUMERS[consumer]()
+    array = jnp.arange(N, dtype=jnp.uint8) * 0 + WRITTEN
+    view = interop.handoff(array, c, into=consumer)
+    library.read(view, c)
+    c.synchronize()
+    assert set(library.seen()) == {WRITTEN}
+
+
+def test_the_last_view_orders_the_way_back_before_the_source_goes(streams, need):
+    need("cupy")
+    p, c = streams
+    array = cupy_array(p)
+    reader = Core()
+    view = interop.handoff(array, c, producer=p, into="cuda.core")
+    reset(array)
+    with gate(c):
+        reader.read(view, c)
+        del view
+        memset(address_of(array), AGAIN, p)  # as the pool's next owner would
+    call(runtime.cudaDeviceSynchronize())
+    assert set(reader.seen()) == {STALE}
+
+
+def test_control_the_view_still_there_orders_nothing_back(streams, need):
+    need("cupy")
+    p, c = streams
+    array = cupy_array(p)
+    reader = Core()
+    view = interop.handoff(array, c, producer=p, into="cuda.core")
+    reset(array)
+    with gate(c):
+        reader.read(view, c)
+        memset(address_of(array), AGAIN, p)
+        p.synchronize()
+    call(runtime.cudaDeviceSynchronize())
+    assert set(reader.seen()) == {AGAIN}
+    del view
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
+def test_the_current_stream_is_the_producer(library, need):
+    need(library)
+    p, c = interop.new_stream(), interop.as_stream(int_stream())
+    array, reader = PRODUCERS[library](p), Core()
+    reset(array)
+    with interop.use(p), gate(p) as shut:
+        memset(address_of(array), WRITTEN, p)
+        view = interop.handoff(array, c, into="cuda.core")
+        reader.read(view, c)
+        assert not shut.is_open
+    call(runtime.cudaDeviceSynchronize())
+    assert set(reader.seen()) == {WRITTEN}
+
+
+@pytest.mark.parametrize("producer", ["numba", "rmm", "interface"])
+def test_an_array_that_states_no_stream_is_not_taken_as_idle(producer, streams):
+    with pytest.raises(ProducerUnknownError, match="producer="):
+        interop.handoff(PRODUCERS[producer](None), streams[1], into="cuda.core")
+
+
+def test_a_stated_stream_is_the_producer(streams, need):
+    need("numba")
+    p, c = streams
+    array, reader = numba_array(p).bind(p.to("numba")), Core()
+    reset(array)
+    with gate(p):
+        memset(address_of(array), WRITTEN, p)
+        reader.read(interop.handoff(array, c, into="cuda.core"), c)
+    call(runtime.cudaDeviceSynchronize())
+    assert set(reader.seen()) == {WRITTEN}
+
+
+def test_the_neutral_holder_states_the_stream_that_it_is_ready_on(streams, need):
+    need("cupy")
+    need("cuda.core")
+    from cuda.core.utils import StridedMemoryView
+
+    p, c = streams
+    array, reader, other = PlainInterface(cupy_array(p)), Core(), interop.new_stream()
+    holder = interop.handoff(array, c.cuda_stream, producer=p)
+    assert isinstance(holder, interop.Handover)
+    assert holder.__cuda_array_interface__["stream"] == c.cuda_stream
+    reset(array)
+    with gate(p):
+        memset(address_of(array), WRITTEN, p)
+        holder = interop.handoff(array, c.cuda_stream, producer=p)
+        view = StridedMemoryView.from_cuda_array_interface(holder, stream_ptr=other.cuda_stream)
+        reader.read(view, other)
+    other.synchronize()
+    assert set(reader.seen()) == {WRITTEN}
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32", "complex64"])
+@pytest.mark.parametrize("into", ["torch", "cupy", "numba", "cuda.core"])
+def test_types_shapes_and_strides(dtype, into, streams, need):
+    need("torch", into)
+    import torch
+
+    p, c = streams
+    base = torch.arange(24, device="cuda").reshape(2, 3, 4).to(getattr(torch, dtype))
+    for tensor in (base, base[:, ::2], base.transpose(0, 2), base[0, 0, 0], base[:0]):
+        torch.cuda.synchronize()
+        view = interop.handoff(tensor, c, producer=p, into=into)
+        assert tuple(view.shape) == tuple(tensor.shape)
+        expected = tensor.cpu().numpy()
+        if into == "torch":
+            assert (view.dtype, view.device) == (tensor.dtype, tensor.device)
+            assert (view.cpu().numpy() == expected).all()
+        elif into == "cupy":
+            assert view.dtype == expected.dtype
+            assert (view.get() == expected).all()
+        elif into == "numba" and tensor.numel() and tensor.is_contiguous():
+            assert (view.copy_to_host() == expected).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_numbers_that_the_array_interface_cannot_say(dtype, streams, need):
+    need("torch")
+    import torch
+
+    tensor = torch.zeros(4, device="cuda").to(getattr(torch, dtype))
+    with pytest.raises(NotSupportedError, match=r"numbers of type|bfloat16"):
+        interop.handoff(tensor, streams[1], into="torch")
+
+
+def test_a_read_only_array(streams, need):
+    need("cupy")
+    need("cuda.core")
+
+    class ReadOnly(PlainInterface):
+        @property
+        def __cuda_array_interface__(self):
+            return {**super().__cuda_array_interface__, "data": (self.base.data.ptr, True)}
+
+    p, c = streams
+    array = ReadOnly(cupy_array(p))
+    assert interop.handoff(array, c, producer=p, into="cuda.core").readonly is True
+    with pytest.raises(NotSupportedError, match="read-only"):
+        interop.handoff(array, c, producer=p, into="cupy")
+
+
+def test_jax_takes_no_array_this_way_and_says_which(streams, need):
+    need("jax")
+    need("cupy")
+    with pytest.raises(NotSupportedError, match=r"jax\.dlpack\.from_dlpack"):
+        interop.handoff(cupy_array(None), streams[1], into="jax")
+
+
+def test_the_library_of_the_result(need):
+    need("cupy", "torch", "numba")
+    import cupy
+    import torch
+
+    array = cupy_array(None)
+    assert isinstance(interop.handoff(array, torch.cuda.Stream()), torch.Tensor)
+    assert isinstance(interop.handoff(array, interop.new_stream()), cupy.ndarray)
+    assert type(interop.handoff(array, native_stream("numba", 0, 0))).__name__ == "DeviceNDArray"
+
+
+def test_several_with_one_wait_a_producer(streams, need, monkeypatch):
+    need("cupy")
+    p, c = streams
+    arrays = [cupy_array(p) for _ in range(4)]
+    interop.handoff(arrays[0], c, producer=p)
+    waits = []
+    real = interop._cudart.Cuda.order
+    monkeypatch.setattr(interop._cudart.Cuda, "order", lambda *a: waits.append(a) or real(*a))
+    with interop.borrow(*arrays, consumer=c, producer=p, into="cupy") as views:
+        assert len(views) == 4
+        assert len(waits) == 1
+    assert len(waits) == 2
+
+
+def test_the_way_back_is_ordered_after_an_exception(streams, need):
+    need("cupy")
+    p, c = streams
+    array = cupy_array(p)
+    with gate(c):
+        with pytest.raises(KeyError), interop.borrow(array, consumer=c, producer=p):
+            raise KeyError
+        assert not p.query()
+
+
+@pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
+def test_two_devices(devices, need):
+    need("gpu2", "cupy", "cuda.core")
+    from tests.gpu.lab import on_device
+
+    p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
+    with on_device(devices[0]):
+        array = cupy_array(p)
+    with on_device(devices[1]):
+        reader = Core()
+    reader.read(interop.handoff(array, c, producer=p, into="cuda.core"), c)
+    reset(array)
+    for device in (0, 1):
+        with on_device(device):
+            call(runtime.cudaDeviceSynchronize())
+    with gate(p) as shut:
+        with on_device(devices[0]):
+            memset(address_of(array), WRITTEN, p)
+        reader.read(interop.handoff(array, c, producer=p, into="cuda.core"), c)
+        assert not shut.is_open
+    c.synchronize()
+    with on_device(devices[1]):
+        assert set(reader.seen()) == {WRITTEN}
+
+
+def test_what_is_no_array_on_a_gpu(streams):
+    import torch
+
+    for wrong in (np.zeros(3), [1, 2], None, torch.zeros(3)):
+        with pytest.raises(InvalidArrayError):
+            interop.handoff(wrong, streams[1], producer=streams[0])
+
+
+def test_hold(streams):
+    import weakref
+
+    class Thing:
+        pass
+
+    _, c = streams
+    thing = Thing()
+    alive = weakref.ref(thing)
+    with gate(c):
+        interop.hold(c, thing)
+        del thing
+        gc.collect()
+        interop.release()
+        assert alive() is not None
+    c.synchronize()
+    interop.release()
+    assert alive() is None
+
+
+def test_captured(need):
+    need("cupy")
+    need("numba")
+    import cupy
+    from numba import cuda
+
+    @cuda.jit("void(float64[::1])")
+    def add_one(x):
+        i = cuda.grid(1)
+        if i < x.size:
+            x[i] += 1
+
+    a = cupy.zeros(256)
+    stream, other = cupy.cuda.Stream(non_blocking=True), interop.new_stream()
+    with stream:
+        a *= 2
+    add_one[1, 256, other.to("numba")](cuda.as_cuda_array(a, sync=False))
+    cupy.cuda.Device().synchronize()
+    a.fill(0)
+    cupy.cuda.Device().synchronize()
+    with stream:
+        stream.begin_capture()
+        for _ in range(2):
+            a *= 2
+            with interop.borrow(a, consumer=other, into="numba") as view:
+                add_one[1, 256, other.to("numba")](view)
+        graph = stream.end_capture()
+    for _ in range(3):
+        graph.launch(stream)
+    stream.synchronize()
+    # 0 -> 0*2+1=1 -> 1*2+1=3 -> 7 -> 15 -> 31 -> 63
+    assert set(a.get()) == {63.0}
+    del view
+    gc.collect()
+    stream.synchronize()
+    other.synchronize()
+    interop.release()
+
+
+def test_nothing_leaks(streams, need):
+    need("cupy")
+    import cupy
+
+    p, c = streams
+    array = cupy_array(p)
+    free = []
+    for _ in range(5):
+        for _ in range(400):
+            interop.handoff(array, c, producer=p, into="cupy")
+        cupy.cuda.Device().synchronize()
+        gc.collect()
+        interop.release()
+        free.append(cupy.cuda.runtime.memGetInfo()[0])
+    assert interop.release() == 0
+    assert free[-1] >= free[1]
+
+
+def stress(library, iterations=2000, size=1 << 16, shown=64):
+    """Allocate, hand over, free, on two streams with a slow consumer; how many hand-overs showed wrong values."""
+    import cupy
+    import torch
+
+    p, c = (interop.as_stream(native_stream("int", 0, number)) for number in (0, 1))
+    slow = int(call(runtime.cudaMalloc(1 << 28)))
+    out = int(call(runtime.cudaMalloc(iterations * shown)))
+    expected = np.zeros((iterations, shown), dtype="u1")
+    kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+    call(runtime.cudaDeviceSynchronize())
+    with interop.use(p, "cupy", "torch"):
+        for i in range(iterations):
+            value = 1 + i % 250
+            expected[i] = value
+            if library == "cupy":
+                array = cupy.full(size, value, dtype="u1")
+            else:
+                array = torch.full((size,), value, dtype=torch.uint8, device="cuda")
+            view = interop.handoff(array, c, into="cuda.core")
+            call(runtime.cudaMemsetAsync(slow, 0, 1 << 28, c.cuda_stream))
+            call(runtime.cudaMemcpyAsync(out + i * shown, view.ptr, shown, kind, c.cuda_stream))
+            del array, view
+    call(runtime.cudaDeviceSynchronize())
+    seen = np.zeros_like(expected)
+    call(runtime.cudaMemcpy(seen.ctypes.data, out, seen.nbytes, runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost))
+    call(runtime.cudaFree(slow))
+    call(runtime.cudaFree(out))
+    return int((seen != expected).any(axis=1).sum())
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_pools_reuse_memory_in_order(library, need):
+    need("cupy", "torch", "cuda.core")
+    assert stress(library) == 0
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_control_without_the_way_back_pools_corrupt(library, need, monkeypatch):
+    need("cupy", "torch", "cuda.core")
+    from interop import arrays
+
+    monkeypatch.setattr(arrays._Held, "give_back", lambda *_: None)
+    assert stress(library) > 100
+
+
+def test_many_threads_leave_nothing_behind(need):
+    need("cupy")
+    import threading
+
+    failures = []
+
+    def work():
+        try:
+            p, c = interop.new_stream(), interop.new_stream()
+            with interop.use(p, "cupy"):
+                array = cupy_array(p)
+                for _ in range(300):
+                    interop.handoff(array, c, into="cupy")
+            p.synchronize()
+            c.synchronize()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    call(runtime.cudaDeviceSynchronize())
+    gc.collect()
+    assert interop.release() == 0

@@ -1,0 +1,389 @@
+"""Handing arrays over, as far as that needs no GPU: holders, ways back, and what is refused."""
+
+import contextlib
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import interop
+from interop import _tensor, arrays, sim
+from interop.adapters.base import Adapter
+from interop.errors import (
+    DeviceMismatchError,
+    InvalidArrayError,
+    InvalidStreamError,
+    NotSupportedError,
+    ProducerUnknownError,
+    RaceError,
+)
+from interop.testing import gate
+
+
+class Owner:
+    """Some memory, which NumPy stands in for, under the array interface."""
+
+    def __init__(self, values=None, **said):
+        self.values = np.arange(12, dtype="<f4").reshape(3, 4) if values is None else values
+        self.said = said
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = dict(self.values.__array_interface__)
+        interface["strides"] = self.values.strides
+        return {**interface, "version": 3, **self.said}
+
+
+class Array:
+    """What the stand-in library makes of a holder."""
+
+    def __init__(self, holder):
+        self.holder = holder
+        self.interface = holder.__cuda_array_interface__
+
+
+class Library(Adapter):
+    library = "standin"
+    simulated = True
+    makes_arrays = True
+
+    def stream_handle(self, stream):  # noqa: ARG002
+        return None
+
+    def make_array(self, memory):
+        return Array(memory)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    with sim.simulate(devices=2) as gpu:
+        # The simulator has no memory of its own at real addresses; all of it is on device 0, out of device 1's reach.
+        monkeypatch.setattr(gpu.cuda, "pointer_device", lambda _: 0)
+        monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: False)
+        yield gpu
+        interop.release()
+
+
+@pytest.fixture
+def library(registry, monkeypatch):
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
+    interop.register("standin", Library())
+
+
+@pytest.fixture
+def streams(gpu):
+    return interop.new_stream(), interop.new_stream()
+
+
+def touch(gpu, stream, array):
+    gpu.launch(stream, lambda _: None, writes=[array])
+
+
+# -- the order -----------------------------------------------------------------------------------------------------
+
+
+def test_the_consumer_waits_for_the_producer(gpu, streams, library):
+    p, c = streams
+    memory = gpu.array([0])
+    touch(gpu, p, memory)
+    view = interop.handoff(Owner(), c, producer=p, into="standin")
+    touch(gpu, c, memory)
+    assert isinstance(view, Array)
+
+
+def test_control_another_stream_does_not(gpu, streams, library):
+    p, c = streams
+    memory = gpu.array([0])
+    touch(gpu, p, memory)
+    interop.handoff(Owner(), interop.new_stream(), producer=p, into="standin")
+    with pytest.raises(RaceError):
+        touch(gpu, c, memory)
+
+
+def test_the_last_view_orders_the_way_back(gpu, streams, library):
+    p, c = streams
+    memory = gpu.array([0])
+    views = [interop.handoff(Owner(), c, producer=p, into="standin")]
+    touch(gpu, c, memory)
+    with pytest.raises(RaceError):
+        touch(gpu, p, memory)
+    views.clear()
+    touch(gpu, p, memory)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_borrow_orders_the_way_back_on_exit(gpu, streams, library, fails):
+    p, c = streams
+    memory, kept = gpu.array([0]), []
+    with (
+        contextlib.suppress(ZeroDivisionError),
+        interop.borrow(Owner(), consumer=c, producer=p, into="standin") as view,
+    ):
+        kept.append(view)
+        touch(gpu, c, memory)
+        _ = 1 / (not fails)
+    touch(gpu, p, memory)
+
+
+def test_one_wait_for_each_distinct_producer(gpu, streams, library, monkeypatch):
+    p, c = streams
+    q, waits = interop.new_stream(), []
+    real = gpu.cuda.order
+    monkeypatch.setattr(gpu.cuda, "order", lambda *a: waits.append(a) or real(*a))
+    states = [Owner(stream=stream.cuda_stream) for stream in (p, q, p, q, p)]
+    with interop.borrow(*states, consumer=c, into="standin") as views:
+        assert len(views) == 5
+        assert len(waits) == 2
+    assert len(waits) == 4
+
+
+def test_no_call_waits_for_the_device(gpu, streams, library):
+    p, c = streams
+    with gate(p), gate(c):
+        with interop.borrow(Owner(), consumer=c, producer=p, into="standin"):
+            pass
+        interop.hold(c, object())
+        assert interop.release() >= 1
+
+
+# -- lives ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_source_lives_as_long_as_any_view(gpu, streams, library):
+    p, c = streams
+    source = Owner()
+    alive = weakref.ref(source)
+    views = [interop.handoff(source, c, producer=p, into="standin") for _ in range(2)]
+    del source
+    gc.collect()
+    assert alive() is not None
+    views.pop()
+    gc.collect()
+    assert alive() is not None
+    views.pop()
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_cycle_of_garbage_with_its_own_streams(gpu, library):
+    p, c = interop.new_stream(), interop.new_stream()
+    handles = p.cuda_stream, c.cuda_stream
+    bag = [p, c, interop.handoff(Owner(), c, producer=p, into="standin")]
+    bag.append(bag)
+    del p, c, bag
+    gc.collect()  # an exception in a finaliser fails the test
+    gpu.synchronize()
+    interop.new_stream()
+    assert all(gpu.runtime.cudaStreamQuery(handle)[0] for handle in handles)
+
+
+def test_a_bare_address_is_not_used_when_the_last_view_goes(gpu, streams, library):
+    p, c = streams
+    source = Owner(stream=p.cuda_stream)
+    alive = weakref.ref(source)
+    view = interop.handoff(source, c, into="standin")
+    with gate(c):
+        del source, view, p
+        streams = None
+        gc.collect()
+        assert alive() is not None, "the consumer may still be at work"
+    c.synchronize()
+    interop.release()
+    assert alive() is None
+
+
+def test_while_a_stream_captures_the_source_is_kept(gpu, streams, library):
+    p, c = streams
+    source = Owner()
+    alive = weakref.ref(source)
+    view = interop.handoff(source, c, producer=p, into="standin")
+    mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    gpu.runtime.cudaStreamBeginCapture(c.cuda_stream, mode)
+    del source, view
+    gc.collect()
+    assert interop.release() == 1
+    assert alive() is not None
+    assert not gpu.runtime.cudaStreamEndCapture(c.cuda_stream)[0], "the capture was broken"
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_hold(gpu, streams):
+    _, c = streams
+    thing = Owner()
+    alive = weakref.ref(thing)
+    with gate(c):
+        interop.hold(c, thing)
+        del thing
+        assert interop.release() == 1
+        assert alive() is not None
+    c.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_hold_waits_for_what_was_there_and_not_for_more(gpu, streams):
+    _, c = streams
+    interop.hold(c, object())
+    with gate(c):
+        assert interop.release() == 0
+
+
+def test_from_many_threads_nothing_is_left(gpu, library):
+    failures = []
+
+    def work():
+        try:
+            p, c = interop.new_stream(), interop.new_stream()
+            for _ in range(50):
+                interop.handoff(Owner(), c, producer=p, into="standin")
+                interop.hold(c, object())
+            c.synchronize()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert interop.release() == 0
+
+
+# -- what is said --------------------------------------------------------------------------------------------------
+
+VIEWS = {
+    "c": lambda a: a,
+    "every other": lambda a: a[:, ::2],
+    "transposed": lambda a: a.T,
+    "reversed": lambda a: a[::-1],
+    "0-d": lambda a: a[1:2, 1:2].reshape(()),
+    "empty": lambda a: a[:0],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("dtype", ["?", "i1", "u2", "<i4", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16"])
+def test_the_same_memory(gpu, streams, library, name, dtype):
+    p, c = streams
+    values = VIEWS[name](np.arange(12).reshape(3, 4).astype(dtype))
+    view = interop.handoff(Owner(values), c, producer=p, into="standin")
+    said = {**view.interface, "version": 3}
+    assert said.pop("stream") is None
+    again = np.asarray(type("Again", (), {"__array_interface__": said}))
+    assert again.dtype == values.dtype
+    assert again.strides == values.strides or not values.size
+    np.testing.assert_array_equal(again, values)
+
+
+def test_the_holder_states_the_stream_it_is_ready_on(gpu, streams):
+    p, c = streams
+    holder = interop.handoff(Owner(), c, producer=p)
+    assert isinstance(holder, interop.Handover)
+    assert holder.__cuda_array_interface__["stream"] == c.cuda_stream
+    assert "SIMULATED" in repr(holder)
+
+
+def test_a_stated_stream_is_the_producer(gpu, streams, library):
+    p, c = streams
+    memory = gpu.array([0])
+    touch(gpu, p, memory)
+    interop.handoff(Owner(stream=p.cuda_stream), c, into="standin")
+    touch(gpu, c, memory)
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [{}, {"stream": None}])
+def test_no_stated_stream_does_not_mean_idle(gpu, streams, library, said):
+    with pytest.raises(ProducerUnknownError, match=r"Owner object.*Say producer="):
+        interop.handoff(Owner(**said), streams[1], into="standin")
+
+
+REFUSED = {
+    "no array": (lambda: [1, 2], InvalidArrayError, "expected an array on a GPU"),
+    "none": (lambda: None, InvalidArrayError, "expected an array on a GPU"),
+    "on the CPU": (lambda: np.zeros(3), InvalidArrayError, "not on a GPU"),
+    "stream 0": (lambda: Owner(stream=0), InvalidStreamError, "forbids"),
+    "structured": (lambda: Owner(typestr="|V8"), NotSupportedError, "structured"),
+    "big-endian": (lambda: Owner(typestr=">f4"), NotSupportedError, "big-endian"),
+    "masked": (lambda: Owner(mask=Owner()), NotSupportedError, "mask"),
+    "strides": (lambda: Owner(strides=(16, 3)), NotSupportedError, "no multiples"),
+    "read-only": (lambda: Owner(data=(1, True)), NotSupportedError, "read-only"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_before_anything_is_ordered(gpu, streams, library, case, monkeypatch):
+    make, error, text = REFUSED[case]
+    p, c = streams
+    monkeypatch.setattr(gpu.cuda, "order", lambda *_: pytest.fail("ordered"))
+    producer = None if case == "stream 0" else p
+    with pytest.raises(error, match=text):
+        interop.handoff(make(), c, producer=producer, into="standin")
+    lent = interop.borrow(Owner(stream=p.cuda_stream), make(), consumer=c, producer=producer, into="standin")
+    with pytest.raises(error, match=text):
+        lent.__enter__()
+
+
+def test_another_device_without_peer_access(gpu, library):
+    with pytest.raises(DeviceMismatchError, match="no peer access"):
+        interop.handoff(Owner(), interop.new_stream(1), producer=interop.new_stream(0), into="standin")
+
+
+@pytest.mark.parametrize("library_name", ["rmm", "jax"])
+def test_a_library_that_makes_no_arrays(gpu, streams, library_name, need, monkeypatch):
+    import sys
+    import types
+
+    if library_name == "jax":
+        monkeypatch.setitem(sys.modules, "jax", types.ModuleType("jax"))
+    else:
+        need(library_name)
+    with pytest.raises(NotSupportedError, match=f"{library_name} makes no arrays"):
+        interop.handoff(Owner(), streams[1], producer=streams[0], into=library_name)
+
+
+def test_a_library_that_cannot_take_it_says_so_and_the_source_is_given_back(gpu, streams, library, monkeypatch):
+    def refuse(self, memory):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(Library, "make_array", refuse)
+    source = Owner()
+    alive = weakref.ref(source)
+    with pytest.raises(NotSupportedError, match=r"standin takes no array of .*ValueError: no such luck"):
+        interop.handoff(source, streams[1], producer=streams[0], into="standin")
+    del source
+    gc.collect()
+    assert alive() is None
+
+
+def test_the_end_of_the_process_waits_for_the_device(python):
+    code = """
+import json
+import interop
+from interop import sim
+kept = sim.simulate()
+gpu = kept.__enter__()
+c = interop.new_stream()
+ran = []
+gpu.launch(c, lambda: ran.append(True))
+class Thing:
+    def __del__(self):
+        print(json.dumps(ran), flush=True)
+interop.hold(c, Thing())
+"""
+    assert python(code) == [True]
+
+
+def test_capsules_are_read_by_their_protocol(streams):
+    tensor = _tensor.read(np.arange(3.0).__dlpack__())
+    assert (tensor.shape, tensor.dtype) == ((3,), _tensor.DataType(2, 64, 1))
+    assert arrays._CUDA == 2
