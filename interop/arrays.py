@@ -18,6 +18,7 @@ from interop import _cudart
 from interop._handles import described
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
+from interop.current import streams_in_use
 from interop.errors import (
     CaptureError,
     DeviceMismatchError,
@@ -262,12 +263,28 @@ def _lend(
     reader.wait_stream(*producers)
     views = []
     for adapter, (tensor, writer) in zip(adapters, sources, strict=True):
-        # A bare address may be the address of nothing by the time that the last array goes: the source is then kept
-        # until the consumer is done, which needs no stream of the producer's.
-        lasting = writer if writer is not None and writer.owner is not None else None
-        holder = Handover(tensor, lasting, reader, states=adapter is None)
+        holder = Handover(tensor, _lasting(writer), reader, states=adapter is None)
         views.append(holder if adapter is None else _converted(holder, adapter, tensor))
     return views, producers
+
+
+def _lasting(writer: ExternalStream | None) -> ExternalStream | None:
+    """The same stream, by an object that keeps it alive; None if there is none.
+
+    A stream that nothing keeps alive may be gone when the last array over the memory goes, and its address then crashes
+    CUDA. The source is then kept until the consumer is done, which needs no stream of the producer's.
+    """
+    if writer is None or writer.cuda_stream == _cudart.PER_THREAD:
+        return None  # the last array may go in another thread
+    if writer.cuda_stream == _cudart.LEGACY:
+        return writer
+    in_use = next((stream for stream in streams_in_use() if stream == writer), None)
+    if in_use is not None and in_use.owner is not None:
+        # As its library's current stream it may be known to the library by its address only.
+        return in_use
+    if writer.owner is None or (writer._adapter is not None and not writer._adapter.keeps_alive(writer.owner)):
+        return None
+    return writer
 
 
 def _target(array: object, consumer: object, into: str | None) -> Adapter | None:

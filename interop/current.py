@@ -125,6 +125,11 @@ def stream_in_use() -> ExternalStream:
     return _thread.blocks[-1].stream
 
 
+def streams_in_use() -> list[ExternalStream]:
+    """The streams of the ``with`` blocks that the calling thread is in, the innermost first."""
+    return [block.stream for block in reversed(_thread.blocks)]
+
+
 def current_stream(library: str) -> ExternalStream:
     """The stream that *library* gives new work to: in the calling thread, on the current device.
 

@@ -197,6 +197,39 @@ def test_a_bare_address_is_not_used_when_the_last_view_goes(gpu, streams, librar
     assert alive() is None
 
 
+def test_a_stream_in_use_is_known_by_more_than_its_address(gpu, streams, library):
+    p, c = streams
+    memory = gpu.array([0])
+    with p:
+        view = interop.handoff(Owner(stream=p.cuda_stream), c, into="standin")
+    touch(gpu, c, memory)
+    with pytest.raises(RaceError):
+        touch(gpu, p, memory)
+    del view
+    touch(gpu, p, memory)
+
+
+def test_the_legacy_stream_needs_nobody_to_keep_it_alive(gpu, library):
+    c, memory = interop.new_stream(), gpu.array([0])
+    view = interop.handoff(Owner(stream=1), c, into="standin")
+    touch(gpu, c, memory)
+    del view
+    touch(gpu, 1, memory)
+
+
+def test_a_per_thread_stream_is_not_asked_to_wait_in_another_thread(gpu, library):
+    c, source = interop.new_stream(), Owner(stream=2)
+    alive = weakref.ref(source)
+    views = [interop.handoff(source, c, into="standin")]
+    del source
+    thread = threading.Thread(target=views.clear)
+    thread.start()
+    thread.join()
+    c.synchronize()
+    interop.release()
+    assert alive() is None
+
+
 def test_while_a_stream_captures_the_source_is_kept(gpu, streams, library):
     p, c = streams
     source = Owner()

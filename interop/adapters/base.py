@@ -85,6 +85,13 @@ class Adapter:
         """
         return None
 
+    def keeps_alive(self, stream: object) -> bool:  # noqa: ARG002
+        """Whether the CUDA stream lives for as long as *stream*, the library's own object, does.
+
+        False for an object that holds only the address of a stream that somebody else made.
+        """
+        return True
+
     # -- streams out ---------------------------------------------------------------------------------------------
 
     def make_stream(self, source: Source) -> object:
@@ -151,3 +158,8 @@ def keep(native: object, source: object) -> object:
     """Tie the life of *source* to *native*, for a library whose objects take attributes but no owner."""
     native._interop_source = source  # type: ignore[attr-defined]  # noqa: SLF001  (an attribute of our own)
     return native
+
+
+def is_kept(native: object) -> bool:
+    """Whether something was tied to *native* by :func:`keep`."""
+    return hasattr(native, "_interop_source")

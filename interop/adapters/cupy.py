@@ -21,6 +21,10 @@ class CupyAdapter(Adapter):
         """Stream.null is 0 and always the legacy stream: CUPY_CUDA_PER_THREAD_DEFAULT_STREAM only picks the default."""
         return int(stream.ptr) or LEGACY if isinstance(stream, _STREAM_TYPES) else None
 
+    def keeps_alive(self, stream: object) -> bool:
+        """Not the deprecated ExternalStream."""
+        return isinstance(stream, cupy.cuda.Stream)
+
     def make_stream(self, source: Source) -> object:
         """``from_external`` neither warns nor destroys the stream, and keeps *source* alive."""
         if source.handle == LEGACY:

@@ -7,7 +7,7 @@ from numba.cuda.cudadrv.devicearray import DeviceNDArray
 from numba.cuda.cudadrv.driver import Event, Stream
 
 from interop._cudart import per_thread_by_default
-from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source, keep
+from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source, is_kept, keep
 
 
 class NumbaAdapter(Adapter):
@@ -22,6 +22,10 @@ class NumbaAdapter(Adapter):
         if not isinstance(stream, Stream):
             return None
         return int(stream.handle) or (PER_THREAD if per_thread_by_default() else LEGACY)
+
+    def keeps_alive(self, stream: object) -> bool:
+        """Not an external stream, unless it was made by :meth:`make_stream`."""
+        return not stream.external or is_kept(stream)  # type: ignore[attr-defined]
 
     def make_stream(self, source: Source) -> object:
         """An external stream holds only a number, so the source is tied to it; 1 and 2 are Numba's spelling too."""

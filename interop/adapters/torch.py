@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from interop.adapters.base import LEGACY, Adapter, Source, keep
+from interop.adapters.base import LEGACY, Adapter, Source, is_kept, keep
 
 # What torch.cuda.default_stream() and get_stream_from_external() spell the legacy stream.
 _LEGACY = 0
@@ -25,6 +25,10 @@ class TorchAdapter(Adapter):
         if isinstance(stream, torch.Stream) and stream.device.type == "cuda":
             return int(stream.native_handle) or LEGACY  # type: ignore[attr-defined]
         return None
+
+    def keeps_alive(self, stream: object) -> bool:
+        """PyTorch's own streams are never destroyed; for one from outside, the id is its address, and nothing else."""
+        return stream.stream_id != stream.cuda_stream or is_kept(stream)  # type: ignore[attr-defined]
 
     def stream_device(self, stream: object) -> int | None:
         """Each device has its own default stream."""

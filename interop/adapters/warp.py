@@ -51,6 +51,10 @@ class WarpAdapter(Adapter):
         _wrappers.setdefault((stream.device.ordinal, handle), stream)
         return handle
 
+    def keeps_alive(self, stream: object) -> bool:
+        """Not a stream from outside, unless it was made by :meth:`make_stream`."""
+        return stream.owner or hasattr(stream, "_interop_sources")  # type: ignore[attr-defined]
+
     def stream_device(self, stream: object) -> int | None:
         """Each device has its own null stream."""
         return int(stream.device.ordinal)  # type: ignore[attr-defined]
