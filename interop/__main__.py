@@ -1,6 +1,7 @@
-"""The command line: ``python -m interop demo``."""
+"""The command line: ``python -m interop demo`` and ``python -m interop matrix``."""
 
 import argparse
+import importlib
 import sys
 
 
@@ -12,16 +13,23 @@ def main(arguments: list[str] | None = None) -> int:
         "demo", help="two libraries share a stream, then work on two, in order: on the GPU, or else simulated"
     )
     demo.add_argument("--forget-wait", action="store_true", help="leave the wait out, and see what goes wrong")
+    matrix = commands.add_parser(
+        "matrix", help="hand arrays between all libraries, by default and through interop, and see what happens (GPU)"
+    )
+    matrix.add_argument("--json", action="store_true", help="print the rows as JSON")
+    matrix.add_argument("--only", metavar="NAMES", help="comma-separated import paths, such as cupy,torch")
     options = parser.parse_args(arguments)
     try:
-        from interop import demo as program  # noqa: PLC0415  (rich and NumPy are extras)
+        program = importlib.import_module(f"interop.{options.command}")  # rich and NumPy are extras
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("rich", "numpy"):
             raise
-        print(f'The demo needs {missing}: pip install "cuda-stream-interop[demo]"', file=sys.stderr)
+        print(f'This needs {missing}: pip install "cuda-stream-interop[demo]"', file=sys.stderr)
         return 2
-    return program.main(forget_wait=options.forget_wait)
+    if options.command == "demo":
+        return int(program.main(forget_wait=options.forget_wait))
+    return int(program.main(as_json=options.json, only=options.only.split(",") if options.only else None))
 
 
 if __name__ == "__main__":

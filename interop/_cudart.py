@@ -17,6 +17,7 @@ import functools
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -136,7 +137,7 @@ class Cuda:
         self._peers: dict[tuple[int, int], bool] = {}
         self._scratch = threading.local()
         self._process = os.getpid()
-        self._retired: list[int] = []
+        self._retired: deque[int] = deque()
         self.readable = readable
         self.simulation = simulation
 
@@ -245,8 +246,9 @@ class Cuda:
 
     def stream_create(self, context: int, *, non_blocking: bool, priority: int) -> int:
         """Create a stream in *context*."""
-        for handle in [self._retired.pop() for _ in self._retired[:]]:
-            self.stream_retire(handle)
+        for _ in range(len(self._retired)):
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self.stream_retire(self._retired.popleft())
         with self.context(context):
             runtime = self._runtime
             flags = NON_BLOCKING if non_blocking else 0

@@ -37,7 +37,7 @@ def test_what_is_missing_is_named():
     code = "import sys; sys.modules['rich'] = None; from interop.__main__ import main; sys.exit(main(['demo']))"
     result = run(code=code)
     assert result.returncode == 2
-    assert result.stderr == 'The demo needs rich: pip install "cuda-stream-interop[demo]"\n'
+    assert result.stderr == 'This needs rich: pip install "cuda-stream-interop[demo]"\n'
 
 
 @pytest.mark.parametrize("arguments", [[], ["dmeo"]])
@@ -45,3 +45,10 @@ def test_a_command_that_does_not_exist(arguments):
     result = run(*arguments)
     assert result.returncode == 2
     assert "usage: python -m interop" in result.stderr
+
+
+def test_the_matrix_says_what_it_needs():
+    result = run("matrix", "--only", "cupy")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "the matrix needs a GPU" in result.stderr

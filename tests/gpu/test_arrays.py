@@ -534,11 +534,12 @@ def test_hold(streams):
     _, c = streams
     thing = Thing()
     alive = weakref.ref(thing)
-    with gate(c):
+    with gate(c) as shut:
         interop.hold(c, thing)
         del thing
         gc.collect()
         interop.release()
+        assert not shut.is_open
         assert alive() is not None
     c.synchronize()
     interop.release()
