@@ -38,6 +38,8 @@ EVENT_INTERPROCESS: Final = 4
 """cudaEventInterprocess."""
 
 _PEER_ACCESS_ALREADY_ENABLED: Final = 704
+_MEMORY_KINDS: Final = {1: 3, 2: 2, 3: 13}
+"""DLPack's device type for cudaMemoryTypeHost, Device and Managed."""
 _INITIALIZATION_ERROR: Final = 3
 
 NOT_READY: Final = 600
@@ -424,14 +426,17 @@ class Cuda:
 
     # -- memory --------------------------------------------------------------------------------------------------
 
-    def pointer_device(self, address: int) -> int:
-        """The ordinal of the device that memory belongs to."""
+    def pointer_place(self, address: int) -> tuple[int, int]:
+        """The kind of memory, as DLPack counts (2 a device's, 3 pinned, 13 managed, 0 no GPU's), and its device."""
         runtime = self._runtime or self.start()
         attributes = _value(runtime.cudaPointerGetAttributes(address), "cudaPointerGetAttributes", runtime)
-        return int(attributes.device)
+        return _MEMORY_KINDS.get(int(attributes.type), 0), int(attributes.device)
 
     def peer_access(self, device: int, other: int) -> bool:
-        """Let *device* use the memory of *other*, for the rest of the process; False if it cannot."""
+        """Let *device* use the memory of *other*, for the rest of the process; False if it cannot.
+
+        Not that of stream-ordered pools (cudaMallocAsync), which have an access list of their own.
+        """
         if (device, other) not in self._peers:
             runtime = self._runtime or self.start()
             call = "cudaDeviceCanAccessPeer"

@@ -8,10 +8,13 @@ then the source is let go: so a memory pool cannot give the block to somebody el
 
 import atexit
 import contextlib
+import reprlib
+import threading
 import time
+import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart
@@ -28,6 +31,7 @@ from interop.errors import (
     NotSupportedError,
     ProducerUnknownError,
 )
+from interop.event import is_binding
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ _CUDA, _CUDA_HOST, _CUDA_MANAGED = 2, 3, 13
 """DLPack's device types for memory that a GPU can use."""
 
 _PAUSE: Final = 1e-3
+_LAST_WAIT: Final = 10.0
+"""Seconds that the end of the process waits for the device at most."""
 
 
 class Handover:
@@ -95,70 +101,91 @@ class Handover:
 
 
 class _Held:
-    """What is kept until the device is done with it.
+    """What is kept until the device is done with it: for each consumer's stream a queue, since its work is in order.
 
-    Entries are only ever appended to, and popped from, a deque, both of which are atomic: finalisers come here from
-    any thread, and in the middle of any call, so there is no lock to be held twice.
+    Finalisers come here from any thread, and in the middle of any call, also of one of these: hence a lock that its
+    holder may take again. Nobody waits for the device under it.
     """
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[Callable[[], bool], object]] = deque()
+        self._lock = threading.RLock()
+        self._queues: dict[ExternalStream, deque[_Back]] = {}
 
-    def keep(self, done: Callable[[], bool], objects: object) -> None:
-        """Keep *objects* until *done* says True."""
-        self._entries.append((done, objects))
+    def keep(self, back: "_Back") -> None:
+        """Keep what *back* holds until it is done."""
+        with self._lock:
+            self._queues.setdefault(back.consumer, deque()).append(back)
 
     def release(self) -> int:
         """Let go of what is done; how many entries are kept."""
-        for _ in range(len(self._entries)):
-            try:
-                entry = self._entries.popleft()
-            except IndexError:  # another thread was faster
-                break
-            if not entry[0]():
-                self._entries.append(entry)
-        return len(self._entries)
+        gone = []  # let go of after the lock: what that sets off is not ours to foresee
+        with self._lock:
+            for stream, queue in list(self._queues.items()):
+                while queue and queue[0].is_done():
+                    gone.append(queue.popleft())
+                if not queue:
+                    self._queues.pop(stream, None)
+            kept = sum(map(len, self._queues.values()))
+        del gone
+        return kept
 
     def give_back(self, producer: ExternalStream | None, consumer: ExternalStream, source: object) -> None:
-        """Make *producer*'s later work wait for *consumer*, and let go of *source*; or keep it until that can be."""
-        back = _Back(producer, consumer)
-        if not back():
-            self.keep(back, source)
+        """Order *producer*'s later work after *consumer*'s, and keep *source* until *consumer* is done."""
+        self.keep(_Back(producer, consumer, source))
         self.release()
 
     def drain(self) -> None:
         """Wait for the device, at the end of the process, so that nothing is freed under its hands."""
-        with contextlib.suppress(InteropError):
-            while self.release():
-                time.sleep(_PAUSE)
+        deadline = time.monotonic() + _LAST_WAIT
+        while self.release():
+            if time.monotonic() > deadline:
+                message = f"interop: work on held objects was not done {_LAST_WAIT} s after the end of the program"
+                warnings.warn(message, RuntimeWarning, stacklevel=1)
+                break
+            time.sleep(_PAUSE)
+
+
+class _Back:
+    """The way back of one hand-over: first it is ordered, then the consumer's work is waited for, without blocking."""
+
+    def __init__(self, producer: ExternalStream | None, consumer: ExternalStream, source: object) -> None:
+        self.consumer = consumer
+        self._producer = producer
+        self._source = source
+        self._event: Event | None = None
+        with contextlib.suppress(InteropError):  # is_done asks again, and knows what to make of it
+            self._advance()
+
+    def is_done(self) -> bool:
+        """Whether the source can be let go of."""
+        try:
+            if self._event is None and not self._advance():
+                return False
+            return self._event is not None and self._event.query()
+        except InvalidStreamError:
+            return False  # a per-thread stream, and this is another thread
+        except CaptureError:
+            self._event = None
+            return False
+        except InteropError:
+            return True  # the device is lost, or the simulation over: there is nothing left to be protected from
+
+    def _advance(self) -> bool:
+        """Order the way back, and record what is to be waited for, unless a capture is in the way."""
+        producer, capture = self._producer, self.consumer.capture_id()
+        if producer is not None:
+            if producer.capture_id() != capture:
+                return False
+            producer.wait_stream(self.consumer)
+            self._producer = None
+        if capture:
+            return False
+        self._event = self.consumer.record_event()
+        return True
 
 
 _held: Final = _Held()
 atexit.register(_held.drain)
-
-
-class _Back:
-    """The way back of one hand-over; called again and again until it is ordered, or everything is done."""
-
-    def __init__(self, producer: ExternalStream | None, consumer: ExternalStream) -> None:
-        self._producer = producer
-        self._consumer = consumer
-        self._event: Event | None = None
-
-    def __call__(self) -> bool:
-        try:
-            if self._event is None:
-                if self._consumer.is_capturing() or (self._producer is not None and self._producer.is_capturing()):
-                    return False
-                if self._producer is not None:
-                    self._producer.wait_stream(self._consumer)
-                    return True
-                # No stream of the source's is known that could wait: it has to itself.
-                self._event = self._consumer.record_event()
-            return self._event.query()
-        except (CaptureError, InvalidStreamError):
-            # A capture has begun meanwhile; or a per-thread stream, and this is another thread. Later.
-            return False
 
 
 def hold(stream: object, *objects: object) -> None:
@@ -175,7 +202,9 @@ def hold(stream: object, *objects: object) -> None:
     Raises:
         InvalidStreamError: *stream* is no stream.
     """
-    _held.give_back(None, as_stream(stream), objects)
+    consumer = as_stream(stream)
+    consumer.is_capturing()  # so that a stream that cannot be used here is an error here
+    _held.give_back(None, consumer, objects)
 
 
 def release() -> int:
@@ -192,15 +221,20 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
 
     All work that is later submitted to *consumer* sees what was submitted to the producer's stream before the call. The
     array that is returned keeps *array* alive. When the last array over the memory goes, the producer's stream waits
-    for what the consumer's was given until then; so the memory may be written again, and reused by a pool, in order.
+    for what the consumer's was given until then, so that the memory may be written again in order; and *array* is kept
+    until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (Do not store the array
+    that is returned in an attribute of *array*: the two would keep each other alive for ever.)
+
+    While streams capture a graph, this is captured with them; the launches of the graph need *array* kept alive by you.
 
     Args:
         array: an array of CuPy, Numba, PyTorch, JAX, Warp, a buffer of RMM, a view of cuda.core, or any object with
             ``__cuda_array_interface__`` or ``__dlpack__``.
-        consumer: the stream that will use it: anything that :func:`interop.as_stream` takes. If it is a bare address,
-            keep the stream alive for as long as the array that is returned.
-        producer: the stream that wrote it, likewise. By default the stream that the array states; else the current
-            stream of its library; else, if it has ``__dlpack__`` only, it is asked to order the consumer itself.
+        consumer: the stream that will use it: anything that :func:`interop.as_stream` takes. If that is an address, or
+            an object that only wraps one, keep the stream alive for as long as the array that is returned.
+        producer: the stream that wrote it, likewise. By default the current stream of its library; else the stream that
+            the array states; else, for JAX and for unknown objects that have ``__dlpack__`` only, the array is asked,
+            and trusted, to order the consumer itself.
         into: import path of the library whose array to return: ``"cupy"``, ``"numba"``, ``"torch"``, ``"cuda.core"`` or
             ``"warp"``. By default the library of *consumer*, if that is a library's stream, else that of *array*; if
             neither is known, the :class:`Handover` itself.
@@ -212,7 +246,7 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
         DeviceMismatchError: the array is on a device that the consumer's cannot reach.
         CaptureError: one of the streams captures a graph, and the other one not that.
     """
-    views, _ = _lend([array], consumer, producer, into)
+    views, _ = _lend([array], as_stream(consumer), producer, into, consumer)
     return views[0]
 
 
@@ -240,25 +274,35 @@ def borrow(
     Raises:
         InteropError: as :func:`handoff`. Then nothing was lent.
     """
-    views, producers = _lend(arrays, consumer, producer, into)
-    try:
-        yield views[0] if len(views) == 1 else tuple(views)
-    finally:
-        reader = as_stream(consumer)
+    reader = as_stream(consumer)
+    views, producers = _lend(arrays, reader, producer, into, consumer, and_back=True)
+    with contextlib.ExitStack() as way_back:
         for writer in producers:
-            writer.wait_stream(reader)
+            way_back.callback(writer.wait_stream, reader)
+        yield views[0] if len(views) == 1 else tuple(views)
 
 
 def _lend(
-    arrays: Sequence[Any], consumer: object, producer: object, into: str | None
+    arrays: Sequence[Any],
+    reader: ExternalStream,
+    producer: object,
+    into: str | None,
+    consumer: object,
+    *,
+    and_back: bool = False,
 ) -> tuple[list[Any], list[ExternalStream]]:
-    """Order *consumer* after what wrote the arrays; arrays over the same memory, and the distinct producers."""
+    """Order *reader* after what wrote the arrays; arrays over the same memory, and the distinct producers."""
     _held.release()
-    reader = as_stream(consumer)
     adapters = [_target(array, consumer, into) for array in arrays]
     sources = [_source(array, reader, producer) for array in arrays]
     for adapter, (tensor, _) in zip(adapters, sources, strict=True):
         _check(tensor, adapter, reader)
+    if and_back and any(writer is None for _, writer in sources):
+        message = (
+            "an array that orders its consumers itself, like JAX's, cannot be lent: no stream of its library is known "
+            "that could wait on the way back. Use handoff, and do not write to it; or say producer="
+        )
+        raise ProducerUnknownError(message)
     producers = list(dict.fromkeys(writer for _, writer in sources if writer is not None))
     reader.wait_stream(*producers)
     views = []
@@ -282,7 +326,9 @@ def _lasting(writer: ExternalStream | None) -> ExternalStream | None:
     if in_use is not None and in_use.owner is not None:
         # As its library's current stream it may be known to the library by its address only.
         return in_use
-    if writer.owner is None or (writer._adapter is not None and not writer._adapter.keeps_alive(writer.owner)):
+    if writer.owner is None or is_binding(writer.owner, "cudaStream_t", "CUstream"):
+        return None
+    if writer._adapter is not None and not writer._adapter.keeps_alive(writer.owner):
         return None
     return writer
 
@@ -312,7 +358,7 @@ def _check(tensor: "Tensor", adapter: Adapter | None, reader: ExternalStream) ->
     if tensor.read_only and adapter is not None and not adapter.says_read_only:
         message = f"{adapter.library} cannot say that an array is read-only, and this one is; name another with into="
         raise NotSupportedError(message)
-    if 0 in tensor.shape or tensor.device_id == reader.device:
+    if 0 in tensor.shape or tensor.device_id == reader.device or tensor.device_type != _CUDA:
         return
     if not reader._cuda.peer_access(reader.device, tensor.device_id):
         message = (
@@ -330,24 +376,31 @@ def _source(
     """The array's memory, and the stream that wrote it; None if the array has ordered *reader* itself."""
     adapter = next((adapter for adapter in adapters_of(array) if adapter.is_array(array)), None)
     writer = None if producer is None else as_stream(producer)
-    orders_itself = adapter is not None and adapter.orders_itself
+    if adapter is not None and (problem := adapter.problem(array)):
+        message = f"{described(array)} cannot be handed over: {problem}"
+        raise InvalidArrayError(message)
+    orders_itself = adapter.orders_itself if adapter is not None else not hasattr(array, "__cuda_array_interface__")
     interface = None if orders_itself else _array_interface(array)
-    if interface is not None:
-        tensor = _by_interface(array, interface, reader)
-    elif not hasattr(array, "__dlpack__"):
+    if interface is None and not hasattr(array, "__dlpack__"):
         message = (
             "expected an array on a GPU: one of CuPy, Numba, PyTorch, JAX or Warp, or an object with "
             f"__cuda_array_interface__ or __dlpack__; got {described(array)}"
         )
         raise InvalidArrayError(message)
-    if writer is None and adapter is not None and not orders_itself:
-        # The library's own object, and not the number that the array states: it keeps the stream alive.
-        native = adapter.array_stream(array)
-        writer = None if native is None else as_stream(native)
     if interface is None:
-        return _by_dlpack(array, reader if writer is None else None), writer
-    writer = writer or _stated(interface, tensor)
-    if writer is None:
+        tensor = _by_dlpack(array, reader if orders_itself else None)
+    else:
+        tensor = _by_interface(array, interface, reader)
+    if writer is None and adapter is not None and not orders_itself:
+        # The library's own object, and not the number that the array states: it keeps the stream alive. On the
+        # array's device, which a default stream is of.
+        native = adapter.array_stream(array)
+        if native is not None:
+            with reader._cuda.context(reader._cuda.primary_context(tensor.device_id)):
+                writer = as_stream(native)
+    if writer is None and interface is not None:
+        writer = _stated(interface, tensor)
+    if writer is None and not orders_itself:
         message = (
             f"nothing says which stream wrote {described(array)}: it states none, and its library has no current "
             "stream. That need not mean that it is ready. Say producer=, the stream that it was last written on"
@@ -359,9 +412,19 @@ def _source(
 def _by_interface(array: object, interface: dict[str, Any], reader: ExternalStream) -> "Tensor":
     from interop import _tensor  # noqa: PLC0415  (ctypes is slow to import)
 
-    address, read_only = interface["data"]
-    dtype = _tensor.from_typestr(interface["typestr"])
-    strides = interface.get("strides")
+    try:
+        address, read_only = interface["data"]
+        shape = tuple(map(int, interface["shape"]))
+        strides = interface.get("strides")
+        strides = None if strides is None else tuple(map(int, strides))
+        typestr = interface["typestr"]
+        malformed = not isinstance(address, int) or (strides is not None and len(strides) != len(shape))
+    except (KeyError, TypeError, ValueError):
+        malformed = True
+    if malformed:
+        message = f"what {described(array)} says of itself is no CUDA array interface: {reprlib.repr(interface)}"
+        raise InvalidArrayError(message)
+    dtype = _tensor.from_typestr(typestr)
     if interface.get("mask") is not None:
         message = f"{described(array)} has a mask, which no other library understands; hand over its data instead"
         raise NotSupportedError(message)
@@ -369,13 +432,19 @@ def _by_interface(array: object, interface: dict[str, Any], reader: ExternalStre
     if strides is not None and any(stride % size for stride in strides):
         message = f"the strides of {described(array)}, {strides} bytes, are no multiples of its items, {size} bytes"
         raise NotSupportedError(message)
+    kind, device = _CUDA, reader.device
+    if 0 not in shape:
+        kind, device = reader._cuda.pointer_place(address)
+        if not kind:
+            message = f"the memory of {described(array)}, at {address:#x}, is none that a GPU can use"
+            raise InvalidArrayError(message)
     return _tensor.Tensor(
         address=address,
-        shape=tuple(interface["shape"]),
+        shape=shape,
         strides=None if strides is None else tuple(stride // size for stride in strides),
         dtype=dtype,
-        device_type=_CUDA,
-        device_id=reader._cuda.pointer_device(address) if address else reader.device,
+        device_type=kind,
+        device_id=device,
         read_only=bool(read_only),
         owner=array,
     )
@@ -400,8 +469,11 @@ def _stated(interface: dict[str, Any], tensor: "Tensor") -> ExternalStream | Non
     stream = interface.get("stream")
     if stream is None:
         return None
-    if stream == 0:
-        message = "the array states stream 0, which the CUDA Array Interface forbids: 1 is legacy, 2 per-thread"
+    if not isinstance(stream, int) or stream == 0:
+        message = (
+            f"the array states stream {stream!r}: the CUDA Array Interface has handles, 1 for the legacy default "
+            "stream, 2 for the per-thread one, and forbids 0"
+        )
         raise InvalidStreamError(message)
     return ExternalStream(stream, tensor.device_id if stream <= _cudart.PER_THREAD else None)
 
@@ -418,7 +490,12 @@ def _by_dlpack(array: Any, reader: ExternalStream | None) -> "Tensor":  # noqa: 
         cuda = _cudart.active()
         # PyTorch gives a tensor away only while its device is current.
         with cuda.context(cuda.primary_context(device)):
-            return _tensor.read(array.__dlpack__(stream=-1 if reader is None else reader.cuda_stream))
+            stream = -1 if reader is None else reader.cuda_stream
+            try:
+                capsule = array.__dlpack__(stream=stream, max_version=(1, 0))
+            except TypeError:  # a producer from before versions, which cannot say that it is read-only either
+                capsule = array.__dlpack__(stream=stream)
+            return _tensor.read(capsule)
     except (BufferError, RuntimeError, TypeError) as error:
         if isinstance(error, InteropError):
             raise

@@ -26,7 +26,7 @@ _FIRST_PAUSE: Final = 20e-6
 _LONGEST_PAUSE: Final = 1e-3
 _INVALID_RESOURCE_HANDLE: Final = 400
 
-_creating: Final = threading.Lock()
+_creating: Final = threading.RLock()
 
 
 class Event:
@@ -166,7 +166,8 @@ class Event:
     def _create(self, context: int) -> None:
         if self._flags is None:
             raise self._unrecorded("use")
-        with _creating:  # two threads may use it for the first time at once
+        # Two threads may use it for the first time at once; and a finaliser may create another one in the middle.
+        with _creating:
             if not self._handle:
                 self._handle = self._cuda.event_create(context, self._flags)
                 self._context = context

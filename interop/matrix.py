@@ -152,7 +152,7 @@ LIBRARIES: dict[str, type[Library]] = {"cupy": _Cupy, "numba": _Numba, "torch": 
 
 
 def measure(only: list[str] | None = None) -> list[dict[str, str]]:
-    """Run every case; a row each: producer, consumer, route, and what happens "inside" the producer's block and "after".
+    """Run every case; a row each: producer, consumer, route, the outcome "inside" the producer's block, and "after" it.
 
     Args:
         only: names of the libraries to take; by default all that are installed.
@@ -260,11 +260,13 @@ def _coloured(outcome: str) -> str:
 
 def markdown(rows: list[dict[str, str]]) -> Iterator[str]:
     """The lines of a table for a README."""
+    yield "| from one stream to another | inside the writer's `with stream:` | after it |"
+    yield "|---|---|---|"
     names = {"cupy": "CuPy", "numba": "Numba", "torch": "PyTorch"}
-    marked = {RACE: f"**{RACE}**"}
     for row in rows:
-        route = row["route"] if row["route"][0].isupper() else f"`{row['route']}`"
+        route = row["route"] if " " in row["route"] else f"`{row['route']}`"
         if row["route"] == OURS:
-            route = f"`{OURS}` to {names[row['consumer']]}"
-        outcomes = " | ".join(marked.get(row[when], row[when]) for when in ("inside", "after"))
-        yield f"| {names[row['producer']]} → {route} | {outcomes} |"
+            route = f"**`{OURS}`** to {names[row['consumer']]}"
+        outcomes = (row[when].partition(":")[0] for when in ("inside", "after"))
+        shown = " | ".join(f"**{outcome}**" if outcome == RACE else outcome for outcome in outcomes)
+        yield f"| {names[row['producer']]} → {route} | {shown} |"

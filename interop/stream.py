@@ -163,6 +163,15 @@ class ExternalStream:
         self._ready()
         return self._handle != _cudart.LEGACY and bool(self._cuda.stream_capture(self._handle, self._needs))
 
+    def capture_id(self) -> int:
+        """The id of the graph capture that the stream is part of, or 0. Two streams of one capture have the same.
+
+        Raises:
+            CaptureError: the capture is broken.
+        """
+        self._ready()
+        return 0 if self._handle == _cudart.LEGACY else self._capture()
+
     def __cuda_stream__(self) -> tuple[int, int]:
         """The stream, for every library that speaks the protocol: version 0, and the handle."""
         return (0, self._handle)

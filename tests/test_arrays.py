@@ -60,7 +60,7 @@ class Library(Adapter):
 def gpu(monkeypatch):
     with sim.simulate(devices=2) as gpu:
         # The simulator has no memory of its own at real addresses; all of it is on device 0, out of device 1's reach.
-        monkeypatch.setattr(gpu.cuda, "pointer_device", lambda _: 0)
+        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
         monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: False)
         yield gpu
         interop.release()
@@ -113,6 +113,35 @@ def test_the_last_view_orders_the_way_back(gpu, streams, library):
     with pytest.raises(RaceError):
         touch(gpu, p, memory)
     views.clear()
+    touch(gpu, p, memory)
+
+
+def test_borrow_goes_back_from_the_stream_it_went_to(gpu, library):
+    # A default stream is another one when another device is current.
+    p, memory = interop.new_stream(0), gpu.array([0])
+    with interop.borrow(Owner(), consumer=1, producer=p, into="standin"):
+        touch(gpu, interop.ExternalStream(1, 0), memory)
+        gpu.runtime.cudaSetDevice(1)
+    touch(gpu, p, memory)
+
+
+def test_every_producer_waits_though_one_cannot(gpu, streams, library, monkeypatch):
+    p, c = streams
+    q, memory = interop.new_stream(), gpu.array([0])
+    real = gpu.cuda.order
+
+    def order(consumer, *others):
+        if consumer == q.cuda_stream:
+            raise KeyError
+        real(consumer, *others)
+
+    states = [Owner(stream=p.cuda_stream), Owner(stream=q.cuda_stream)]
+    block = interop.borrow(*states, consumer=c, into="standin")
+    block.__enter__()
+    touch(gpu, c, memory)
+    monkeypatch.setattr(gpu.cuda, "order", order)
+    with pytest.raises(KeyError):
+        block.__exit__(None, None, None)
     touch(gpu, p, memory)
 
 
@@ -289,6 +318,81 @@ def test_from_many_threads_nothing_is_left(gpu, library):
     assert interop.release() == 0
 
 
+def test_allocated_on_a_third_stream_the_source_is_kept_until_the_consumer_is_done(gpu, streams, library):
+    # As a pool does it: the block goes back to the stream that it was allocated on, which nobody here knows.
+    p, c = streams
+    source = Owner()
+    alive = weakref.ref(source)
+    with gate(c):
+        view = interop.handoff(source, c, producer=p, into="standin")
+        del source, view
+        interop.release()
+        assert alive() is not None
+    c.synchronize()
+    interop.release()
+    assert alive() is None
+
+
+def test_in_one_capture_the_way_back_is_captured(gpu, streams, library):
+    p, c = streams
+    mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    gpu.runtime.cudaStreamBeginCapture(p.cuda_stream, mode)
+    view = interop.handoff(Owner(), c, producer=p, into="standin")
+    gpu.launch(c, lambda: None)
+    del view
+    assert not gpu.runtime.cudaStreamEndCapture(p.cuda_stream)[0], "the consumer was not joined"
+    interop.release()
+
+
+def test_polling_looks_at_the_oldest_only(gpu, streams, monkeypatch):
+    _, c = streams
+    queries = []
+    real = gpu.cuda.event_query
+    monkeypatch.setattr(gpu.cuda, "event_query", lambda event: queries.append(event) or real(event))
+    with gate(c):
+        for _ in range(100):
+            interop.hold(c, object())
+        assert len(queries) <= 200
+    c.synchronize()
+    assert interop.release() == 0
+
+
+def test_a_failure_of_one_entry_is_nobody_elses(gpu, streams, library, monkeypatch):
+    p, c = streams
+    with gate(c):
+        interop.hold(c, object())
+        error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
+        with monkeypatch.context() as broken:
+            broken.setattr(gpu.runtime, "cudaEventQuery", lambda _: (error,), raising=False)
+            interop.handoff(Owner(), interop.new_stream(), producer=p, into="standin")
+
+
+def test_what_an_ended_simulation_left_is_let_go_of():
+    with sim.simulate() as gpu:
+        c = interop.new_stream()
+        gpu.launch(c, lambda: None)
+        interop.hold(c, object())
+    assert interop.release() == 0
+
+
+def test_a_finaliser_in_the_middle_of_making_an_event(gpu, streams, library, monkeypatch):
+    p, c = streams
+    views = [interop.handoff(Owner(stream=p.cuda_stream), c, into="standin")]
+    real = gpu.cuda.event_create
+    monkeypatch.setattr(gpu.cuda, "event_create", lambda *a: views.clear() or real(*a))
+    interop.new_stream().record_event()
+    assert views == []
+
+
+def test_hold_on_a_stream_that_cannot_be_used_here(gpu):
+    theirs = []
+    thread = threading.Thread(target=lambda: theirs.append(interop.ExternalStream(2)))
+    thread.start()
+    thread.join()
+    with pytest.raises(InvalidStreamError, match="another thread"):
+        interop.hold(theirs[0], object())
+
+
 # -- what is said --------------------------------------------------------------------------------------------------
 
 VIEWS = {
@@ -347,6 +451,9 @@ REFUSED = {
     "stream 0": (lambda: Owner(stream=0), InvalidStreamError, "forbids"),
     "structured": (lambda: Owner(typestr="|V8"), NotSupportedError, "structured"),
     "big-endian": (lambda: Owner(typestr=">f4"), NotSupportedError, "big-endian"),
+    "no address": (lambda: Owner(data=None), InvalidArrayError, "no CUDA array interface"),
+    "no shape": (lambda: Owner(shape=None), InvalidArrayError, "no CUDA array interface"),
+    "too few strides": (lambda: Owner(strides=(16,)), InvalidArrayError, "no CUDA array interface"),
     "masked": (lambda: Owner(mask=Owner()), NotSupportedError, "mask"),
     "strides": (lambda: Owner(strides=(16, 3)), NotSupportedError, "no multiples"),
     "read-only": (lambda: Owner(data=(1, True)), NotSupportedError, "read-only"),

@@ -1,17 +1,24 @@
 """The programs in the README run as they are written: here those that need no GPU, in tests/gpu all the others."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from interop import sim
+from interop import matrix, sim
 from interop.errors import RaceError
 
 README = Path(__file__).parents[1] / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 SIMULATED = [program for program in PROGRAMS if "interop.sim" in program]
 PROOFS = [program for program in PROGRAMS if "interop.testing" in program]
+
+
+def test_the_table_is_the_recorded_one():
+    rows = json.loads((README.parent / "tests/gpu/matrix.json").read_text())["rows"]
+    shown = README.read_text().split("<!-- matrix -->")[1].split("<!-- /matrix -->")[0]
+    assert shown.strip().splitlines() == list(matrix.markdown(rows))
 
 
 def test_there_are_programs():

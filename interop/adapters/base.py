@@ -120,6 +120,10 @@ class Adapter:
         """Whether *array* is one of the library's arrays."""
         return False
 
+    def problem(self, array: object) -> str:  # noqa: ARG002
+        """Why this one of the library's arrays cannot be handed over, and what to do; empty if it can."""
+        return ""
+
     def array_stream(self, array: object) -> object | None:  # noqa: ARG002
         """The stream that new work on *array* goes to by default, the library's own; None if nothing says."""
         return None

@@ -1,6 +1,6 @@
 """PyTorch: a current stream a thread and device, its own stream and event types, device by device."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -50,6 +50,15 @@ class TorchAdapter(Adapter):
     def is_array(self, array: object) -> bool:
         """A tensor on a GPU."""
         return isinstance(array, torch.Tensor) and array.is_cuda
+
+    def problem(self, array: object) -> str:
+        """The array interface does not mention bits that say how the memory is meant."""
+        tensor = cast("torch.Tensor", array)
+        if tensor.requires_grad:
+            return "it requires grad, which would be lost: hand over tensor.detach()"
+        if tensor.is_conj() or tensor.is_neg():
+            return "it is a lazy conjugate or negative: hand over tensor.resolve_conj().resolve_neg()"
+        return ""
 
     def array_stream(self, array: object) -> object | None:
         """PyTorch's current stream on the tensor's device."""

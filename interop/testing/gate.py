@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import gc
 import mmap
 import os
 import subprocess
@@ -116,7 +117,7 @@ def gate(stream: object, timeout: float = 10.0) -> Iterator[Gate]:
 
     While the gate is shut, do not synchronise with the stream, do not allocate or free device memory, and launch no
     kernel for the first time: all of these may wait for the device, for ever. "For ever" ends after *timeout* seconds,
-    when another process opens the gate, and the test fails.
+    when another process opens the gate, and the test fails. Garbage collection is off meanwhile, for the same reason.
 
     Args:
         stream: anything that :func:`interop.as_stream` takes, of a GPU or a simulation.
@@ -140,6 +141,9 @@ def gate(stream: object, timeout: float = 10.0) -> Iterator[Gate]:
     keeper = _keeper()
     slot = keeper.take(timeout)
     shut = Gate(slot)
+    # Garbage that is collected meanwhile may hold device memory, and freeing that waits for the device.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         stream._cuda.stream_wait_value(stream._handle, keeper.device_address(slot), _OPENED, stream._needs)
         yield shut
@@ -150,3 +154,5 @@ def gate(stream: object, timeout: float = 10.0) -> Iterator[Gate]:
         shut.open()
     finally:
         keeper.give_back(slot)
+        if collects:
+            gc.enable()

@@ -78,22 +78,12 @@ def pytest_sessionfinish(session, exitstatus):
     here = str(Path(__file__).parent)
     if not whole or [str((config.invocation_params.dir / arg).resolve()) for arg in config.args] != [here]:
         return
-    try:
-        from cuda.bindings import driver, runtime
-
-        name = runtime.cudaGetDeviceProperties(0)[1].name.split(b"\0")[0].decode()
-        count = runtime.cudaGetDeviceCount()[1]
-        version = driver.cuDriverGetVersion()[1]
-    except (AttributeError, RuntimeError):
+    machine = described_run()
+    if not machine:
         return
     count_of = {kind: len(reporter.stats.get(kind, [])) for kind in ("passed", "failed", "skipped", "error")}
     record = {
-        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "gpu": name,
-        "gpus": count,
-        "driver": _driver(),
-        "cuda_driver_api": f"{version // 1000}.{version % 1000 // 10}",
-        "versions": {package: _version(package) for package in PACKAGES},
+        **machine,
         "required": config.getoption("interop_require"),
         "passed": count_of["passed"],
         "failed": count_of["failed"] + count_of["error"],
@@ -102,6 +92,24 @@ def pytest_sessionfinish(session, exitstatus):
         "interop_sha256": interop_sha256(),
     }
     RECORD.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def described_run():
+    """When, where, and with what; nothing without a GPU."""
+    from cuda.bindings import driver, runtime
+
+    code, count = runtime.cudaGetDeviceCount()
+    if code or not count:
+        return {}
+    version = driver.cuDriverGetVersion()[1]
+    return {
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "gpu": runtime.cudaGetDeviceProperties(0)[1].name.split(b"\0")[0].decode(),
+        "gpus": count,
+        "driver": _driver(),
+        "cuda_driver_api": f"{version // 1000}.{version % 1000 // 10}",
+        "versions": {package: _version(package) for package in PACKAGES},
+    }
 
 
 def _version(package):

@@ -363,7 +363,7 @@ def test_the_current_stream_is_the_producer(library, need):
     assert set(reader.seen()) == {WRITTEN}
 
 
-@pytest.mark.parametrize("producer", ["numba", "rmm", "interface"])
+@pytest.mark.parametrize("producer", ["numba", "rmm", "cuda.core", "interface"])
 def test_an_array_that_states_no_stream_is_not_taken_as_idle(producer, streams):
     with pytest.raises(ProducerUnknownError, match="producer="):
         interop.handoff(PRODUCERS[producer](None), streams[1], into="cuda.core")
@@ -448,6 +448,26 @@ def test_a_read_only_array(streams, need):
     assert interop.handoff(array, c, producer=p, into="cuda.core").readonly is True
     with pytest.raises(NotSupportedError, match="read-only"):
         interop.handoff(array, c, producer=p, into="cupy")
+
+
+def test_what_torch_means_by_bits_beside_the_memory(streams, need):
+    need("torch")
+    import torch
+
+    x = torch.zeros(4, dtype=torch.complex64, device="cuda")
+    for tensor in (x.conj(), x.conj().imag, torch.zeros(4, device="cuda", requires_grad=True)):
+        with pytest.raises(InvalidArrayError, match="hand over tensor"):
+            interop.handoff(tensor, streams[1], into="torch")
+
+
+def test_jax_cannot_be_lent(streams, need):
+    need("jax")
+    import jax.numpy as jnp
+
+    array = jnp.zeros(4)
+    with pytest.raises(ProducerUnknownError, match="orders its consumers itself"):
+        interop.borrow(array, consumer=streams[1], into="cuda.core").__enter__()
+    interop.handoff(array, streams[1], producer=streams[0], into="cuda.core")
 
 
 def test_jax_takes_no_array_this_way_and_says_which(streams, need):
@@ -536,8 +556,7 @@ def test_hold(streams):
     alive = weakref.ref(thing)
     with gate(c) as shut:
         interop.hold(c, thing)
-        del thing
-        gc.collect()
+        del thing  # no gc.collect() in here: it may free device memory, and that waits for the device
         interop.release()
         assert not shut.is_open
         assert alive() is not None
@@ -603,7 +622,7 @@ def test_nothing_leaks(streams, need):
     assert free[-1] >= free[1]
 
 
-def stress(library, iterations=2000, size=1 << 16, shown=64):
+def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
     """Allocate, hand over, free, on two streams with a slow consumer; how many hand-overs showed wrong values."""
     import cupy
     import torch
@@ -614,7 +633,11 @@ def stress(library, iterations=2000, size=1 << 16, shown=64):
     expected = np.zeros((iterations, shown), dtype="u1")
     kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
     call(runtime.cudaDeviceSynchronize())
-    with interop.use(p, "cupy", "torch"):
+    # With a third stream, the memory is allocated, and goes back to the pool, on one that is not the producer's.
+    allocator, producer = interop.new_stream(), p
+    if not third:
+        allocator = producer
+    with interop.use(allocator, "cupy", "torch"):
         for i in range(iterations):
             value = 1 + i % 250
             expected[i] = value
@@ -622,7 +645,8 @@ def stress(library, iterations=2000, size=1 << 16, shown=64):
                 array = cupy.full(size, value, dtype="u1")
             else:
                 array = torch.full((size,), value, dtype=torch.uint8, device="cuda")
-            view = interop.handoff(array, c, into="cuda.core")
+            producer.wait_stream(allocator)
+            view = interop.handoff(array, c, producer=producer, into="cuda.core")
             call(runtime.cudaMemsetAsync(slow, 0, 1 << 28, c.cuda_stream))
             call(runtime.cudaMemcpyAsync(out + i * shown, view.ptr, shown, kind, c.cuda_stream))
             del array, view
@@ -634,19 +658,21 @@ def stress(library, iterations=2000, size=1 << 16, shown=64):
     return int((seen != expected).any(axis=1).sum())
 
 
+@pytest.mark.parametrize("third", [False, True])
 @pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_pools_reuse_memory_in_order(library, need):
+def test_pools_reuse_memory_in_order(library, third, need):
     need("cupy", "torch", "cuda.core")
-    assert stress(library) == 0
+    assert stress(library, third=third) == 0
 
 
+@pytest.mark.parametrize("third", [False, True])
 @pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_control_without_the_way_back_pools_corrupt(library, need, monkeypatch):
+def test_control_without_the_way_back_pools_corrupt(library, third, need, monkeypatch):
     need("cupy", "torch", "cuda.core")
     from interop import arrays
 
     monkeypatch.setattr(arrays._Held, "give_back", lambda *_: None)
-    assert stress(library) > 100
+    assert stress(library, third=third) > 100
 
 
 def test_many_threads_leave_nothing_behind(need):

@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from interop import matrix
+from tests.gpu.conftest import described_run
+
+RECORD = Path(__file__).with_name("matrix.json")
 
 
 @pytest.mark.filterwarnings("ignore:.*Grid size")
 @pytest.mark.needs("cupy", "numba", "torch")
 def test_the_matrix():
     rows = matrix.measure()
+    RECORD.write_text(json.dumps({**described_run(), "rows": rows}, indent=2) + "\n")
     ours = [row for row in rows if row["route"] == matrix.OURS]
     assert len(ours) == 7
     assert {row[when] for row in ours for when in ("inside", "after")} == {matrix.ORDERED}
