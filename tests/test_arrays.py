@@ -211,15 +211,15 @@ def test_a_cycle_of_garbage_with_its_own_streams(gpu, library):
     assert all(gpu.runtime.cudaStreamQuery(handle)[0] for handle in handles)
 
 
-def test_a_bare_address_is_not_used_when_the_last_view_goes(gpu, streams, library):
-    p, c = streams
+def test_a_bare_address_is_not_used_when_the_last_view_goes(gpu, library):
+    p, c = interop.new_stream(), interop.new_stream()
     source = Owner(stream=p.cuda_stream)
     alive = weakref.ref(source)
     view = interop.handoff(source, c, into="standin")
+    del p  # now its address is that of nothing
     with gate(c):
-        del source, view, p
-        streams = None
-        gc.collect()
+        del source, view
+        interop.release()
         assert alive() is not None, "the consumer may still be at work"
     c.synchronize()
     interop.release()
