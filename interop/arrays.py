@@ -73,7 +73,7 @@ class Handover:
         # a weakref.finalize is given is outside of all cycles, and so whole. (Hence the one way to a leak: an array
         # that is stored in an attribute of its own source.)
         finalizer = weakref.finalize(self, _held.give_back, producer, consumer, tensor)
-        finalizer.atexit = False  # then the whole device is waited for
+        finalizer.atexit = False  # a process that ends frees nothing that is still in use
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
@@ -110,6 +110,7 @@ class _Held:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._queues: dict[ExternalStream, deque[_Back]] = {}
+        self._releasing = False
 
     def keep(self, back: "_Back") -> None:
         """Keep what *back* holds until it is done."""
@@ -118,16 +119,27 @@ class _Held:
 
     def release(self) -> int:
         """Let go of what is done; how many entries are kept."""
-        gone = []  # let go of after the lock: what that sets off is not ours to foresee
+        gone: list[_Back] = []  # let go of after the lock: what that sets off is not ours to foresee
         with self._lock:
-            for stream, queue in list(self._queues.items()):
-                while queue and queue[0].is_done():
-                    gone.append(queue.popleft())
-                if not queue:
-                    self._queues.pop(stream, None)
-            kept = sum(map(len, self._queues.values()))
+            if not self._releasing:  # else a finaliser has come here in the middle of the loop below
+                self._releasing = True
+                try:
+                    for stream in list(self._queues):
+                        self._release(stream, gone)
+                finally:
+                    self._releasing = False
+            kept = sum(map(len, list(self._queues.values())))
         del gone
         return kept
+
+    def _release(self, stream: ExternalStream, gone: "list[_Back]") -> None:
+        queue = self._queues[stream]
+        while queue and queue[0].is_done():
+            gone.append(queue.popleft())
+        if not queue:
+            late = self._queues.pop(stream)
+            if late:  # a finaliser has kept something between the two lines above
+                self._queues.setdefault(stream, deque()).extendleft(reversed(late))
 
     def give_back(self, producer: ExternalStream | None, consumer: ExternalStream, source: object) -> None:
         """Order *producer*'s later work after *consumer*'s, and keep *source* until *consumer* is done."""

@@ -384,6 +384,35 @@ def test_a_finaliser_in_the_middle_of_making_an_event(gpu, streams, library, mon
     assert views == []
 
 
+def test_a_finaliser_in_the_middle_of_letting_go(gpu, streams, monkeypatch):
+    _, c = streams
+    done, pending = Owner(), Owner()
+    alive = weakref.ref(pending)
+    real = gpu.cuda.event_query
+    inside = []
+
+    def query(event):
+        answer = real(event)
+        if answer and not inside:
+            inside.append(True)
+            interop.hold(c, object())
+            interop.release()
+        return answer
+
+    with gate(c) as first:
+        interop.hold(c, done)
+        first.open()
+        with gate(c):
+            monkeypatch.setattr(gpu.cuda, "event_query", query)
+            interop.hold(c, pending)
+            del pending
+            interop.release()
+            assert inside
+            assert alive() is not None
+    c.synchronize()
+    assert interop.release() == 0
+
+
 def test_hold_on_a_stream_that_cannot_be_used_here(gpu):
     theirs = []
     thread = threading.Thread(target=lambda: theirs.append(interop.ExternalStream(2)))
