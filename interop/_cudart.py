@@ -250,7 +250,7 @@ class Cuda:
         """Create a stream in *context*."""
         for _ in range(len(self._retired)):
             with contextlib.suppress(IndexError):  # another thread was faster
-                self.stream_retire(self._retired.popleft())
+                self.discard(self.stream_retire, self._retired.popleft())
         with self.context(context):
             runtime = self._runtime
             flags = NON_BLOCKING if non_blocking else 0

@@ -58,7 +58,6 @@ class Event:
         "__weakref__",
         "_adapter",
         "_capture",
-        "_context",
         "_cuda",
         "_device",
         "_exposed",
@@ -92,7 +91,6 @@ class Event:
             | (_cudart.EVENT_INTERPROCESS if interprocess else 0)
         )
         self._device = None if device is None else check_device(device)
-        self._context = 0
         self._capture = 0
         self._recorded = False
         self._exposed = False
@@ -129,8 +127,7 @@ class Event:
             message = f"an IPC handle is {_cudart.IPC_HANDLE_BYTES} bytes, from Event.ipc_handle(); got {what}"
             raise InvalidEventError(message)
         event = cls(interprocess=True, device=device)
-        event._context = event._cuda.primary_context(check_device(device))
-        event._handle = event._cuda.event_import(event._context, bytes(handle))
+        event._handle = event._cuda.event_import(event._cuda.primary_context(check_device(device)), bytes(handle))
         event._owned = event._recorded = event._exposed = True
         return event
 
@@ -170,7 +167,6 @@ class Event:
         with _creating:
             if not self._handle:
                 self._handle = self._cuda.event_create(context, self._flags)
-                self._context = context
                 self._owned = True
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -430,6 +430,18 @@ def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
     assert gpu.runtime.cudaStreamQuery(handle)[0], "it is destroyed when the next one is made"
 
 
+def test_a_retired_stream_that_cannot_be_destroyed_is_nobody_elses_error(gpu, monkeypatch):
+    stream = interop.new_stream()
+    handle = stream.cuda_stream
+    with gate(handle):
+        del stream
+        gc.collect()
+    error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
+    with monkeypatch.context() as broken:
+        broken.setattr(gpu.runtime, "cudaStreamQuery", lambda _: (error,), raising=False)
+        assert interop.new_stream().cuda_stream != handle
+
+
 def test_two_threads_create_an_event_once(gpu, monkeypatch):
     event, seen = interop.Event(), []
     meet = threading.Barrier(2, timeout=10)
