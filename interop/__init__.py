@@ -12,6 +12,7 @@ A map of the package:
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
 - ``testing``: proofs of order, gates
 - ``ordering``: happens-before over streams and events; what the simulator decides races by
+- ``_watch``: tells those who want to know of every record, wait and hand-over
 - ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``
 
 Importing ``interop`` imports no GPU library and creates no context. Libraries are looked for among those that are

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from interop import _cudart
+from interop import _cudart, _watch
 from interop._handles import described
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
@@ -321,6 +321,9 @@ def _lend(
     for adapter, (tensor, writer) in zip(adapters, sources, strict=True):
         holder = Handover(tensor, _lasting(writer), reader, states=adapter is None)
         views.append(holder if adapter is None else _converted(holder, adapter, tensor))
+    for array, (tensor, writer) in zip(arrays, sources, strict=True):
+        for watcher in _watch.watchers:
+            watcher.handed_over(array, tensor, writer, reader)
     return views, producers
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from interop import _cudart
+from interop import _cudart, _watch
 from interop._handles import check_device, check_handle, described
 from interop.adapters import adapters_of
 from interop.errors import (
@@ -218,9 +218,12 @@ class Event:
         """
         handle = self._asked("query")
         try:
-            return self._cuda.event_query(handle)
+            done = self._cuda.event_query(handle)
         except CudaError as error:
             raise self._explained(error) from error
+        if done:
+            self._finished()
+        return done
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Block the host, with the GIL released, until the work that this event recorded is done.
@@ -244,6 +247,7 @@ class Event:
                 poll(lambda: self._cuda.event_query(handle), timeout, self)
         except CudaError as error:
             raise self._explained(error) from error
+        self._finished()
 
     def elapsed_time(self, end: "Event") -> float:
         """Milliseconds between this event and *end*, as the device passed them.
@@ -323,6 +327,10 @@ class Event:
             message = f"cannot {verb} {self!r}: it was recorded while a graph was captured, and stands for no work yet"
             raise CaptureError(message)
         return self._handle
+
+    def _finished(self) -> None:
+        for watcher in _watch.watchers:
+            watcher.finished(self)
 
     def _explained(self, error: CudaError) -> CudaError | CaptureError:
         if error.code not in _cudart.CAPTURE_CODES:

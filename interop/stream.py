@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, NoReturn, Self
 
-from interop import _cudart
+from interop import _cudart, _watch
 from interop._handles import check_device, check_handle, described
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter, Source
@@ -214,7 +214,10 @@ class ExternalStream:
         """
         self._ready()
         self._refuse_capture("query")
-        return self._cuda.stream_query(self._handle, self._needs)
+        done = self._cuda.stream_query(self._handle, self._needs)
+        if done:
+            self._finished()
+        return done
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Block the host, with the GIL released, until all work submitted so far is done.
@@ -235,6 +238,7 @@ class ExternalStream:
             self._cuda.stream_synchronize(self._handle, self._needs)
         else:
             poll(lambda: self._cuda.stream_query(self._handle, self._needs), timeout, self)
+        self._finished()
 
     def record_event(self, event: object = None) -> Event:
         """Record the work submitted so far in an event; returns at once.
@@ -259,6 +263,7 @@ class ExternalStream:
         context = self._ready()
         if not event._existing() and event._adapter is not None:
             event._adapter.record(event.owner, self.to(event._adapter.library))
+            self._recorded(event)
             return event
         capture = self._capture()
         try:
@@ -271,6 +276,7 @@ class ExternalStream:
                 )
                 raise DeviceMismatchError(message) from error
             raise self._explained(error) from error
+        self._recorded(event)
         return event
 
     def wait_event(self, event: object) -> None:
@@ -299,6 +305,8 @@ class ExternalStream:
                 message = f"{self!r} cannot wait for {event!r}: the capture that it was recorded in is over"
                 raise CaptureError(message) from error
             raise self._explained(error) from error
+        for watcher in _watch.watchers:
+            watcher.waited(self, event)
 
     def wait_stream(self, *streams: object) -> None:
         """Make all future work of this stream wait for the work submitted to other streams so far; returns at once.
@@ -336,6 +344,8 @@ class ExternalStream:
                 )
             except CudaError as error:
                 raise self._explained(error, producer) from error
+            for watcher in _watch.watchers:
+                watcher.joined(self, producer)
 
     # -- to other libraries ----------------------------------------------------------------------------------------
 
@@ -434,6 +444,14 @@ class ExternalStream:
                     "Keep the object that made the stream alive for as long as this one is used"
                 )
                 raise StaleStreamError(message)
+
+    def _recorded(self, event: Event) -> None:
+        for watcher in _watch.watchers:
+            watcher.recorded(self, event)
+
+    def _finished(self) -> None:
+        for watcher in _watch.watchers:
+            watcher.finished(self)
 
     def _same_world(self, other: "ExternalStream | Event") -> None:
         """Refuse to mix a simulation with a GPU, or with another simulation: their handles mean nothing to CUDA."""

@@ -17,6 +17,7 @@ CHAIN = [
     "interop.errors",
     "interop._cudart",
     "interop._handles",
+    "interop._watch",
     "interop.adapters.base",
     "interop.adapters",
     "interop.event",
