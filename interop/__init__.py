@@ -23,8 +23,9 @@ import importlib
 from types import ModuleType
 
 from interop import errors
+from interop._handover import Handover
 from interop.adapters import register
-from interop.arrays import Handover, borrow, handoff, hold, release
+from interop.arrays import borrow, handoff, hold, release
 from interop.current import current_stream, use
 from interop.event import Event, as_event
 from interop.stream import ExternalStream, as_stream, new_stream

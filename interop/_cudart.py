@@ -432,13 +432,14 @@ class Cuda:
         attributes = _value(runtime.cudaPointerGetAttributes(address), "cudaPointerGetAttributes", runtime)
         return _MEMORY_KINDS.get(int(attributes.type), 0), int(attributes.device)
 
-    def peer_access(self, device: int, other: int) -> bool:
-        """Let *device* use the memory of *other*, for the rest of the process; False if it cannot.
+    def peer_access(self, device: int, other: int, address: int) -> bool:
+        """Let *device* use memory of *other*, for the rest of the process; False if it cannot.
 
-        Not that of stream-ordered pools (cudaMallocAsync), which have an access list of their own.
+        That is all memory of *other*'s primary context; or, if *address* lies in a stream-ordered pool
+        (cudaMallocAsync), which has an access list of its own, the memory of that pool.
         """
+        runtime = self._runtime or self.start()
         if (device, other) not in self._peers:
-            runtime = self._runtime or self.start()
             call = "cudaDeviceCanAccessPeer"
             able = bool(_value(runtime.cudaDeviceCanAccessPeer(device, other), call, runtime))
             if able:
@@ -447,7 +448,25 @@ class Cuda:
                 if result[0] != _PEER_ACCESS_ALREADY_ENABLED:
                     _value(result, "cudaDeviceEnablePeerAccess", runtime)
             self._peers[device, other] = able
-        return self._peers[device, other]
+        return self._peers[device, other] and self._pool_access(device, address)
+
+    def _pool_access(self, device: int, address: int) -> bool:
+        driver, runtime = self._driver, self._runtime
+        attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE
+        pool = _value(driver.cuPointerGetAttribute(attribute, address), "cuPointerGetAttribute", runtime)
+        if not int(pool):
+            return True
+        place = driver.CUmemLocation()
+        place.type, place.id = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE, device
+        access = driver.CUmemAccess_flags
+        if _value(driver.cuMemPoolGetAccess(pool, place), "cuMemPoolGetAccess", runtime):
+            return True
+        wanted = driver.CUmemAccessDesc()
+        wanted.location, wanted.flags = place, access.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        with contextlib.suppress(CudaError):  # a pool of another process has the access that it came with
+            _value(driver.cuMemPoolSetAccess(pool, [wanted], 1), "cuMemPoolSetAccess", runtime)
+            return True
+        return False
 
     # -- for interop.testing -------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from interop.adapters.base import Adapter
 
 _DEVICES = {"gpu": 1, "gpu2": 2}
 """How many devices each name stands for."""
-_REQUIRABLE = {*_DEVICES, *adapters.BUILT_IN, "acme_streams", "numpy"}
+_REQUIRABLE = {*_DEVICES, *adapters.BUILT_IN, "acme_streams", "interop._native", "numpy"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,6 +15,7 @@ LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torc
 
 CHAIN = [
     "interop.errors",
+    "interop._extension",
     "interop._cudart",
     "interop._handles",
     "interop._watch",
@@ -23,6 +24,10 @@ CHAIN = [
     "interop.event",
     "interop.stream",
     "interop.current",
+    "interop._held",
+    "interop._memory",
+    "interop._handover",
+    "interop._loans",
     "interop.arrays",
     "interop",
 ]

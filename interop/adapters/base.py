@@ -52,7 +52,12 @@ class Adapter:
         makes_arrays: whether the library can make an array over foreign memory. If so, override :meth:`make_array`.
         default_streams_have_devices: whether its default streams know their device, and do not mean the current one's.
         says_read_only: whether such an array can be read-only.
+        takes_array_interface: whether it makes them by ``__cuda_array_interface__``.
+        takes_dlpack: whether it makes them by DLPack, where the array interface will not do.
         no_arrays: if not, why, and what to do; appended to a message.
+        immutable: whether the library never writes to an array that it has made.
+        has_layout: whether :meth:`layout` tells, for the arrays that it has and makes, whether they were changed; they
+            must allow weak references.
         orders_itself: whether its arrays order the consumer's stream themselves when they are asked, by DLPack.
         simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go to such
             libraries only, and streams of a GPU to the others only.
@@ -64,7 +69,11 @@ class Adapter:
     makes_arrays: bool = False
     default_streams_have_devices: bool = False
     says_read_only: bool = False
+    takes_array_interface: bool = True
+    takes_dlpack: bool = False
     no_arrays: str = ""
+    immutable: bool = False
+    has_layout: bool = False
     orders_itself: bool = False
     simulated: bool = False
 
@@ -132,8 +141,14 @@ class Adapter:
         """Make an array of the library over *memory*, which it keeps alive; copy nothing, and wait for nothing.
 
         Args:
-            memory: an object with ``__cuda_array_interface__``, which states no stream: the order is made already.
+            memory: an object with ``__cuda_array_interface__``, which states no stream: the order is made already. If
+                the library :attr:`takes_dlpack`, it may be without that for some types, and has ``__dlpack__``, which
+                orders the stream that is asked for after the consumer's; see :class:`Ordered`.
         """
+        raise NotImplementedError
+
+    def layout(self, array: object) -> object:
+        """The address, shape, strides and type of one of the library's arrays, to be compared: fast, without CUDA."""
         raise NotImplementedError
 
     # -- the current stream --------------------------------------------------------------------------------------
@@ -156,6 +171,25 @@ class Adapter:
     def leave(self, token: object) -> None:
         """Restore exactly what was current before the :meth:`enter` that returned *token*."""
         raise NotImplementedError
+
+
+class Ordered:
+    """Memory by DLPack, for a library that asks for its current stream to be ordered, which need not be the consumer.
+
+    Nothing is left to be ordered.
+    """
+
+    def __init__(self, memory: Any) -> None:  # noqa: ANN401
+        """Hold what :meth:`Adapter.make_array` was given."""
+        self._memory = memory
+
+    def __dlpack__(self, *, stream: int | None = None, **how: Any) -> object:  # noqa: ANN401
+        """The same, whatever stream is asked for."""
+        return self._memory.__dlpack__(stream=-1, **how)
+
+    def __dlpack_device__(self) -> Any:  # noqa: ANN401
+        """The same."""
+        return self._memory.__dlpack_device__()
 
 
 def keep(native: object, source: object) -> object:

@@ -6,7 +6,7 @@ from cuda.core import Buffer, Device, Event, Stream
 from cuda.core.utils import StridedMemoryView
 
 from interop._cudart import per_thread_by_default
-from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source
+from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Ordered, Source
 
 
 class CudaCoreAdapter(Adapter):
@@ -14,6 +14,7 @@ class CudaCoreAdapter(Adapter):
 
     library = "cuda.core"
     makes_arrays = True
+    takes_dlpack = True
     says_read_only = True
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 
@@ -41,7 +42,9 @@ class CudaCoreAdapter(Adapter):
 
     def make_array(self, memory: Any) -> object:  # noqa: ANN401
         """-1 is cuda.core's word for "no order"."""
-        return StridedMemoryView.from_cuda_array_interface(memory, stream_ptr=-1)
+        if hasattr(memory, "__cuda_array_interface__"):
+            return StridedMemoryView.from_cuda_array_interface(memory, stream_ptr=-1)
+        return StridedMemoryView.from_dlpack(Ordered(memory), stream_ptr=-1)
 
 
 ADAPTER = CudaCoreAdapter()

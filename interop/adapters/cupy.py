@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import cupy
 
-from interop.adapters.base import LEGACY, Adapter, Source
+from interop.adapters.base import LEGACY, Adapter, Ordered, Source
 
 # The base of cupy.cuda.Stream and of the deprecated cupy.cuda.ExternalStream.
 _STREAM_TYPES = (cupy.cuda.Stream, cupy.cuda.ExternalStream)
@@ -16,6 +16,8 @@ class CupyAdapter(Adapter):
     library = "cupy"
     has_current_stream = True
     makes_arrays = True
+    takes_dlpack = True
+    has_layout = True
 
     def stream_handle(self, stream: object) -> int | None:
         """Stream.null is 0 and always the legacy stream: CUPY_CUDA_PER_THREAD_DEFAULT_STREAM only picks the default."""
@@ -48,7 +50,13 @@ class CupyAdapter(Adapter):
 
     def make_array(self, memory: Any) -> object:  # noqa: ANN401
         """CuPy waits only for a stream that is stated."""
-        return cupy.asarray(memory)
+        if hasattr(memory, "__cuda_array_interface__"):
+            return cupy.asarray(memory)
+        return cupy.from_dlpack(Ordered(memory))
+
+    def layout(self, array: object) -> object:
+        """Shape and strides can be assigned to."""
+        return array.data.ptr, array.shape, array.strides, array.dtype  # type: ignore[attr-defined]
 
     def usable(self) -> bool:
         """Asked of CUDA by CuPy itself."""

@@ -1,10 +1,12 @@
-"""JAX: XLA owns its streams. It offers none and takes none."""
+"""JAX: XLA owns its streams. It offers none and takes none; its arrays come and go by DLPack."""
+
+from typing import Any
 
 from interop.adapters.base import Adapter, Source
 from interop.errors import NotSupportedError
 
 _WHY = "JAX takes no stream from outside: XLA makes its own, and gives none away"
-_INSTEAD = "hand it arrays with jax.dlpack.from_dlpack, which orders JAX's stream after the producer's"
+_INSTEAD = 'hand it arrays with interop.handoff(array, stream, into="jax"), which orders JAX\'s stream after that one'
 
 
 class JaxAdapter(Adapter):
@@ -12,7 +14,10 @@ class JaxAdapter(Adapter):
 
     library = "jax"
     instead = _INSTEAD
-    no_arrays = ": JAX takes them by DLPack only. Use jax.dlpack.from_dlpack inside the producer's `with stream:`"
+    makes_arrays = True
+    takes_array_interface = False
+    takes_dlpack = True
+    immutable = True
     orders_itself = True
 
     def stream_handle(self, stream: object) -> int | None:  # noqa: ARG002
@@ -29,6 +34,12 @@ class JaxAdapter(Adapter):
         import jax  # noqa: PLC0415  (half a second, and only its arrays need it)
 
         return isinstance(array, jax.Array)
+
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+        """JAX asks for a stream of its own to be ordered."""
+        import jax  # noqa: PLC0415
+
+        return jax.dlpack.from_dlpack(memory, copy=False)
 
 
 ADAPTER = JaxAdapter()

@@ -15,6 +15,7 @@ class NumbaAdapter(Adapter):
 
     library = "numba"
     makes_arrays = True
+    has_layout = True
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"
 
     def stream_handle(self, stream: object) -> int | None:
@@ -46,6 +47,10 @@ class NumbaAdapter(Adapter):
     def make_array(self, memory: Any) -> object:  # noqa: ANN401
         """Numba has no other way in than the array interface."""
         return cuda.as_cuda_array(memory, sync=False)
+
+    def layout(self, array: object) -> object:
+        """The memory is an object of its own."""
+        return array.gpu_data, array.shape, array.strides, array.dtype  # type: ignore[attr-defined]
 
 
 ADAPTER = NumbaAdapter()

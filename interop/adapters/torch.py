@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import torch
 
-from interop.adapters.base import LEGACY, Adapter, Source, is_kept, keep
+from interop.adapters.base import LEGACY, Adapter, Ordered, Source, is_kept, keep
 
 # What torch.cuda.default_stream() and get_stream_from_external() spell the legacy stream.
 _LEGACY = 0
@@ -17,6 +17,8 @@ class TorchAdapter(Adapter):
     has_current_stream = True
     default_streams_have_devices = True
     makes_arrays = True
+    takes_dlpack = True
+    has_layout = True
 
     def stream_handle(self, stream: object) -> int | None:
         """The default stream is 0, and the legacy stream: torch is built without per-thread default streams."""
@@ -66,7 +68,14 @@ class TorchAdapter(Adapter):
 
     def make_array(self, memory: Any) -> object:  # noqa: ANN401
         """PyTorch never waits for a stream that is stated."""
-        return torch.as_tensor(memory, device="cuda")
+        if hasattr(memory, "__cuda_array_interface__"):
+            return torch.as_tensor(memory, device="cuda")
+        return torch.utils.dlpack.from_dlpack(Ordered(memory))
+
+    def layout(self, array: object) -> object:
+        """Everything can be set in place; and a tensor that requires grad is not handed over."""
+        tensor = cast("torch.Tensor", array)
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad
 
     def usable(self) -> bool:
         """False for a CPU build, and where torch finds no GPU."""

@@ -1,0 +1,26 @@
+"""Whether the extension in C is there, and wanted.
+
+It is left out where there was no compiler at the time of installation, in an interpreter other than the main one, and
+with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it an error that it cannot be imported.
+"""
+
+import os
+from types import ModuleType
+from typing import Final
+
+_WANTED: Final = os.environ.get("INTEROP_NATIVE", "")
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    if _WANTED == "0":
+        return None, "INTEROP_NATIVE=0"
+    try:
+        from interop import _native  # noqa: PLC0415  (it may be missing)
+    except ImportError as error:
+        if _WANTED:
+            raise
+        return None, str(error)
+    return _native, ""
+
+
+native, why_not = _load()

@@ -1,0 +1,188 @@
+"""The holder of memory that was handed over: what the consumer's array keeps alive, and by what it learns of it."""
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from interop import _cudart
+from interop._extension import native, why_not
+from interop._handles import described
+from interop._held import held
+from interop.adapters.base import Adapter
+from interop.errors import InteropError, InvalidStreamError, NotSupportedError
+from interop.stream import ExternalStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from interop._tensor import Tensor
+
+_NO_ORDER = -1
+"""DLPack's word, in place of a stream, for: order nothing."""
+
+
+class Handover:
+    """The same memory, for the consumer's library: what the consumer's array keeps alive.
+
+    Returned as it is by :func:`handoff` where no library is asked for: a correct producer for every library that
+    reads the CUDA Array Interface or DLPack, known to interop or not. ``__cuda_array_interface__`` states the stream
+    that the memory is ready on, and ``__dlpack__(stream=s)`` makes the stream *s* wait for that one, on the device.
+    """
+
+    def __init__(
+        self, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream, *, states: bool
+    ) -> None:
+        """Hold *tensor*, and through it the source.
+
+        Args:
+            tensor: the memory.
+            producer: the stream that wrote it; None if the source has ordered the consumer itself, or if nothing keeps
+                that stream alive.
+            consumer: the stream that it is handed to, and that waits for the producer already.
+            states: whether the interface states *consumer*; not for a library that would wait for it once more.
+        """
+        self._tensor = tensor
+        self._producer = producer
+        self._consumer = consumer
+        self._states = states
+        self._gone: list[Callable[[], object]] = []
+        # Not __del__: in a cycle of garbage, that may run after the finalisers of the very streams that it needs. What
+        # a weakref.finalize is given is outside of all cycles, and so whole. (Hence the one way to a leak: an array
+        # that is stored in an attribute of its own source.)
+        finalizer = weakref.finalize(self, _end, self._gone, producer, consumer, tensor)
+        finalizer.atexit = False  # a process that ends frees nothing that is still in use
+
+    def when_gone(self, forget: "Callable[[], object]") -> None:
+        """Call *forget* when this holder goes, before the memory is let go of."""
+        self._gone.append(forget)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        """Version 3 of the CUDA Array Interface; there is none for types that it has no name for, such as bfloat16.
+
+        https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
+        """
+        from interop._tensor import typestr_of  # noqa: PLC0415  (ctypes is slow to import)
+
+        tensor = self._tensor
+        typestr = typestr_of(tensor.dtype)
+        if typestr is None:
+            message = f"the array interface has no name for numbers of type {tensor.dtype}; __dlpack__ has"
+            raise AttributeError(message)
+        size = tensor.dtype.bits // 8
+        return {
+            "version": 3,
+            "shape": tensor.shape,
+            "typestr": typestr,
+            "data": (tensor.address, tensor.read_only),
+            "strides": None if tensor.strides is None else tuple(size * stride for stride in tensor.strides),
+            "stream": self._consumer.cuda_stream if self._states else None,
+        }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's type of the memory (2 is CUDA, 3 pinned, 13 managed), and the ordinal of the device."""
+        return (self._tensor.device_type, self._tensor.device_id)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object:
+        """A DLPack capsule; a stream that is named waits for this memory's first, on the device.
+
+        https://dmlc.github.io/dlpack/latest/python_spec.html
+
+        Args:
+            stream: the handle of the stream that will use the memory; None for the legacy default stream, like 1; 2
+                for the calling thread's per-thread one; -1 to order nothing.
+            max_version: the newest version of DLPack that is understood. Without, or before 1.0, read-only memory
+                cannot be given away.
+            dl_device: the device that the memory is wanted on, if not where it is.
+            copy: nothing is ever copied.
+
+        Raises:
+            BufferError: what is asked for needs a copy, or cannot say that the memory is read-only.
+            InvalidStreamError: *stream* is 0, which DLPack forbids, or no handle.
+            NotSupportedError: interop was installed without its extension in C.
+        """
+        tensor = self._tensor
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            message = (
+                f"{self!r} gives away its memory where it is, and no copy; {copy=} and {dl_device=} were asked for"
+            )
+            raise BufferError(message)
+        versioned = max_version is not None and max_version[0] >= 1
+        if tensor.read_only and not versioned:
+            message = f"{self!r} is read-only, which DLPack can say since version 1.0, and {max_version=} was asked for"
+            raise BufferError(message)
+        if native is None:
+            message = f"to give arrays away by DLPack, interop needs its extension in C, which is missing: {why_not}"
+            raise NotSupportedError(message)
+        self._order(stream)
+        strides = _c_contiguous(tensor.shape) if tensor.strides is None else tensor.strides
+        return native.dlpack_capsule(
+            self,
+            versioned,
+            tensor.read_only,
+            tensor.address,
+            tensor.shape,
+            strides,
+            tuple(tensor.dtype),
+            self.__dlpack_device__(),
+        )
+
+    def _order(self, stream: object) -> None:
+        """Make the stream that a DLPack consumer names wait."""
+        if stream == _NO_ORDER and not isinstance(stream, bool):
+            return
+        if stream is None:
+            stream = _cudart.LEGACY
+        if not isinstance(stream, int) or isinstance(stream, bool) or stream <= 0:
+            message = (
+                "a consumer names its stream to DLPack by its handle, None or 1 for the legacy default stream, 2 for "
+                f"the per-thread one, -1 for no order, and never 0; got {described(stream)}"
+            )
+            raise InvalidStreamError(message)
+        # A default stream is one of the device of the memory.
+        device = self._tensor.device_id if stream <= _cudart.PER_THREAD else None
+        ExternalStream(stream, device).wait_stream(self._consumer)
+
+    def __repr__(self) -> str:
+        """Shape, type, and the streams."""
+        tensor = self._tensor
+        return f"<interop.Handover of {tensor.shape} {tensor.dtype}, {self._producer!r} -> {self._consumer!r}>"
+
+
+def _end(
+    gone: "list[Callable[[], object]]", producer: ExternalStream | None, consumer: ExternalStream, tensor: "Tensor"
+) -> None:
+    for forget in gone:
+        forget()
+    held.give_back(producer, consumer, tensor)
+
+
+def _c_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, stride = [], 1
+    for size in reversed(shape):
+        strides.append(stride)
+        stride *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def converted(holder: Handover, adapter: Adapter) -> Any:  # noqa: ANN401
+    """The array of the adapter's library over what *holder* holds.
+
+    Raises:
+        NotSupportedError: the library refuses.
+    """
+    tensor, cuda = holder._tensor, holder._consumer._cuda
+    try:
+        with cuda.context(cuda.primary_context(tensor.device_id)):
+            return adapter.make_array(holder)
+    except Exception as error:
+        if isinstance(error, InteropError):
+            raise
+        message = f"{adapter.library} takes no array of {tensor.shape} {tensor.dtype}: {type(error).__name__}: {error}"
+        raise NotSupportedError(message) from error

@@ -1,0 +1,123 @@
+"""What is kept alive until the device is done with it, and the ways back of hand-overs; the host is never blocked."""
+
+import atexit
+import contextlib
+import threading
+import time
+import warnings
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from interop.errors import CaptureError, InteropError, InvalidStreamError
+from interop.stream import ExternalStream
+
+if TYPE_CHECKING:
+    from interop.event import Event
+
+_PAUSE: Final = 1e-3
+_LAST_WAIT: Final = 10.0
+"""Seconds that the end of the process waits for the device at most."""
+
+
+class Held:
+    """What is kept until the device is done with it: for each consumer's stream a queue, since its work is in order.
+
+    Finalisers come here from any thread, and in the middle of any call, also of one of these: hence a lock that its
+    holder may take again. Nobody waits for the device under it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._queues: dict[ExternalStream, deque[_Back]] = {}
+        self._releasing = False
+
+    def __bool__(self) -> bool:
+        """Whether anything is kept."""
+        return bool(self._queues)
+
+    def keep(self, back: "_Back") -> None:
+        """Keep what *back* holds until it is done."""
+        with self._lock:
+            self._queues.setdefault(back.consumer, deque()).append(back)
+
+    def release(self) -> int:
+        """Let go of what is done; how many entries are kept."""
+        gone: list[_Back] = []  # let go of after the lock: what that sets off is not ours to foresee
+        with self._lock:
+            if not self._releasing:  # else a finaliser has come here in the middle of the loop below
+                self._releasing = True
+                try:
+                    for stream in list(self._queues):
+                        self._release(stream, gone)
+                finally:
+                    self._releasing = False
+            kept = sum(map(len, list(self._queues.values())))
+        del gone
+        return kept
+
+    def _release(self, stream: ExternalStream, gone: "list[_Back]") -> None:
+        queue = self._queues[stream]
+        while queue and queue[0].is_done():
+            gone.append(queue.popleft())
+        if not queue:
+            late = self._queues.pop(stream)
+            if late:  # a finaliser has kept something between the two lines above
+                self._queues.setdefault(stream, deque()).extendleft(reversed(late))
+
+    def give_back(self, producer: ExternalStream | None, consumer: ExternalStream, source: object) -> None:
+        """Order *producer*'s later work after *consumer*'s, and keep *source* until *consumer* is done."""
+        self.keep(_Back(producer, consumer, source))
+        self.release()
+
+    def drain(self) -> None:
+        """Wait for the device, at the end of the process, so that nothing is freed under its hands."""
+        deadline = time.monotonic() + _LAST_WAIT
+        while self.release():
+            if time.monotonic() > deadline:
+                message = f"interop: work on held objects was not done {_LAST_WAIT} s after the end of the program"
+                warnings.warn(message, RuntimeWarning, stacklevel=1)
+                break
+            time.sleep(_PAUSE)
+
+
+class _Back:
+    """The way back of one hand-over: first it is ordered, then the consumer's work is waited for, without blocking."""
+
+    def __init__(self, producer: ExternalStream | None, consumer: ExternalStream, source: object) -> None:
+        self.consumer = consumer
+        self._producer = producer
+        self._source = source
+        self._event: Event | None = None
+        with contextlib.suppress(InteropError):  # is_done asks again, and knows what to make of it
+            self._advance()
+
+    def is_done(self) -> bool:
+        """Whether the source can be let go of."""
+        try:
+            if self._event is None and not self._advance():
+                return False
+            return self._event is not None and self._event.query()
+        except InvalidStreamError:
+            return False  # a per-thread stream, and this is another thread
+        except CaptureError:
+            self._event = None
+            return False
+        except InteropError:
+            return True  # the device is lost, or the simulation over: there is nothing left to be protected from
+
+    def _advance(self) -> bool:
+        """Order the way back, and record what is to be waited for, unless a capture is in the way."""
+        producer, capture = self._producer, self.consumer.capture_id()
+        if producer is not None:
+            if producer.capture_id() != capture:
+                return False
+            producer.wait_stream(self.consumer)
+            self._producer = None
+        if capture:
+            return False
+        self._event = self.consumer.record_event()
+        return True
+
+
+held: Final = Held()
+atexit.register(held.drain)

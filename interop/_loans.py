@@ -1,0 +1,134 @@
+"""Hand-overs that are still in use: the same one again costs one wait, and none of the conversion."""
+
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from interop import _cudart, _watch
+from interop._handover import Handover
+from interop.adapters.base import Adapter
+from interop.stream import ExternalStream
+
+if TYPE_CHECKING:
+    from interop._tensor import Tensor
+
+
+class Loan:
+    """One array, handed to one stream and library, for as long as the array that came of it lives.
+
+    Everything that is compared by identity is alive for as long as the loan is: what was given as streams is held by
+    it, and of the arrays it is asked whether they are still the same.
+    """
+
+    __slots__ = (
+        "_lender",
+        "_native",
+        "_source_layout",
+        "_taker",
+        "_view_layout",
+        "given",
+        "reader",
+        "source",
+        "tensor",
+        "view",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        ends: tuple[Any, Any],
+        adapters: tuple[Adapter, Adapter],
+        streams: tuple[ExternalStream, ExternalStream],
+        given: tuple[object, object, object],
+        tensor: "Tensor",
+    ) -> None:
+        """Remember what is to be the same the next time.
+
+        Args:
+            ends: the array that was handed over, and the one that came of it.
+            adapters: those of their libraries.
+            streams: the producer and the consumer.
+            given: what the caller named as producer (None if nothing), consumer and library.
+            tensor: the memory of both.
+        """
+        source, view = ends
+        self._lender, self._taker = adapters
+        self.writer, self.reader = streams
+        self.given = given
+        self.source = weakref.ref(source)
+        self.view = weakref.ref(view)
+        self._source_layout = self._lender.layout(source)
+        self._view_layout = self._taker.layout(view)
+        self._native = self._lender.array_stream(source) if given[0] is None else None
+        self.tensor = tensor
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the same objects, given again, will be the same streams: a default stream depends on the context."""
+        if self.reader.cuda_stream <= _cudart.PER_THREAD:
+            return False
+        # The current stream of an array's library is asked for with the array's device current.
+        lowest = _cudart.LEGACY if self.given[0] is None else _cudart.PER_THREAD + 1
+        return self.writer.cuda_stream >= lowest and self.writer.cuda_stream != _cudart.PER_THREAD
+
+    def view_of(self, source: object) -> Any:  # noqa: ANN401
+        """The array that came of *source*, if both are still what they were; else None."""
+        view = self.view()
+        if (
+            view is None
+            or self.source() is not source
+            or self._lender.layout(source) != self._source_layout
+            or self._taker.layout(view) != self._view_layout
+        ):
+            return None
+        return view
+
+    def again(self, source: object) -> Any:  # noqa: ANN401
+        """Order the same hand-over once more: the array that came of it. None if something is not as it was."""
+        view = self.view_of(source)
+        if view is None or (self.given[0] is None and self._lender.array_stream(source) is not self._native):
+            return None
+        self.reader.wait_stream(self.writer)
+        for watcher in _watch.watchers:
+            watcher.handed_over(source, self.tensor, self.writer, self.reader)
+        return view
+
+    def home(self, view: object, adapter: Adapter | None, consumer: ExternalStream) -> Any:  # noqa: ANN401
+        """The array that *view* came of, if it is handed back to where that is from; else None."""
+        if adapter is not self._lender or consumer != self.writer:
+            return None
+        source = self.source()
+        return source if source is not None and self.view_of(source) is view else None
+
+
+_loans: Final[dict[tuple[int, ...], Loan]] = {}
+"""By the identity of the array, and of what was given as producer, consumer and library."""
+
+_by_view: Final[dict[int, Loan]] = {}
+"""By the identity of the array that came of it."""
+
+
+def loan_to(array: object, producer: object, consumer: object, into: object) -> Loan | None:
+    """What the same array was lent as, to the same stream and library; it may be out of date."""
+    return _loans.get((id(array), id(producer), id(consumer), id(into)))
+
+
+def loan_of(view: object) -> Loan | None:
+    """What *view* came of."""
+    loan = _by_view.get(id(view))
+    return loan if loan is not None and loan.view() is view else None
+
+
+def remember(loan: Loan, holder: Handover) -> None:
+    """Find *loan* from now on, until *holder* is gone."""
+    view, key = id(loan.view()), (id(loan.source()), *map(id, loan.given))
+    _by_view[view] = loan
+    if loan.is_lasting:
+        _loans[key] = loan
+
+    def forget() -> None:
+        if _by_view.get(view) is loan:
+            del _by_view[view]
+        if _loans.get(key) is loan:
+            del _loans[key]
+
+    holder.when_gone(forget)

@@ -1,0 +1,282 @@
+"""The neutral holder, as a producer for libraries that interop does not know; and every pair of protocols."""
+
+import gc
+import re
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import interop
+from interop import _tensor, sim
+from interop._extension import native
+from interop._handover import Handover, _c_contiguous
+from interop.errors import InvalidStreamError, NotSupportedError, RaceError
+
+CUDA = 2
+NUMPY_TYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    with sim.simulate(devices=2) as gpu:
+        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (CUDA, 0))
+        yield gpu
+        interop.release()
+
+
+class Interface:
+    """A plain object with the array interface; NumPy's memory stands in for the GPU's."""
+
+    def __init__(self, values, **said):
+        self.values = values
+        self.said = said
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = dict(self.values.__array_interface__)
+        interface["strides"] = self.values.strides
+        return {**interface, "version": 3, **self.said}
+
+
+class Capsules:
+    """A plain object with DLPack, of version 1.0 or from before; it notes who asks."""
+
+    def __init__(self, values, *, versioned=True):
+        self.values = values
+        self.asked = []
+        if not versioned:
+            self.__class__ = OldCapsules
+
+    def capsule(self, *, versioned):
+        values = self.values
+        return native.dlpack_capsule(
+            self,
+            versioned,
+            versioned and not values.flags.writeable,
+            values.__array_interface__["data"][0],
+            values.shape,
+            tuple(stride // values.itemsize for stride in values.strides),
+            tuple(_tensor.from_typestr(values.dtype.str)),
+            (CUDA, 0),
+        )
+
+    def __dlpack__(self, *, stream=None, max_version=None):
+        self.asked.append(stream)
+        return self.capsule(versioned=max_version is not None)
+
+    def __dlpack_device__(self):
+        return (CUDA, 0)
+
+
+class OldCapsules(Capsules):
+    def __dlpack__(self, *, stream=None):
+        self.asked.append(stream)
+        return self.capsule(versioned=False)
+
+
+def touch(gpu, stream, array):
+    gpu.launch(stream, lambda _: None, writes=[array])
+
+
+def holder(gpu, values=None, **tensor):
+    p, c = interop.new_stream(), interop.new_stream()
+    made = interop.handoff(Interface(np.arange(6.0) if values is None else values), c, producer=p)
+    made._tensor = made._tensor._replace(**tensor)
+    return made, c
+
+
+# -- the array interface -------------------------------------------------------------------------------------------
+
+
+def test_no_array_interface_for_types_that_it_has_no_name_for(gpu):
+    made, _ = holder(gpu, dtype=_tensor.DataType(_tensor.BFLOAT, 16, 1))
+    assert not hasattr(made, "__cuda_array_interface__")
+
+
+def test_a_holder_can_be_handed_on(gpu):
+    made, c = holder(gpu)
+    memory = gpu.array([0])
+    touch(gpu, c, memory)
+    later = interop.new_stream()
+    again = interop.handoff(made, later)
+    touch(gpu, later, memory)
+    assert again.__cuda_array_interface__["stream"] == later.cuda_stream
+    source = weakref.ref(made)
+    del made
+    assert source() is not None
+
+
+# -- DLPack --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("interop._native")
+def test_dlpack_orders_the_stream_that_asks(gpu):
+    made, c = holder(gpu)
+    asks = interop.new_stream()
+    memory = gpu.array([0])
+    touch(gpu, c, memory)
+    made.__dlpack__(stream=asks.cuda_stream)
+    touch(gpu, asks, memory)
+
+
+@pytest.mark.needs("interop._native")
+@pytest.mark.parametrize("stream", [None, 1], ids=["None", "1"])
+def test_no_stream_is_the_legacy_one(gpu, stream):
+    made, c = holder(gpu)
+    memory = gpu.array([0])
+    touch(gpu, c, memory)
+    made.__dlpack__(stream=stream)
+    touch(gpu, interop.as_stream(1, 0), memory)
+
+
+@pytest.mark.needs("interop._native")
+def test_a_default_stream_is_one_of_the_memorys_device(gpu):
+    made, c = holder(gpu, device_id=1)
+    memory = gpu.array([0])
+    touch(gpu, c, memory)
+    made.__dlpack__(stream=2)
+    touch(gpu, interop.as_stream(2, 1), memory)
+
+
+@pytest.mark.needs("interop._native")
+def test_control_minus_one_orders_nothing(gpu):
+    made, c = holder(gpu)
+    memory = gpu.array([0])
+    touch(gpu, c, memory)
+    made.__dlpack__(stream=-1)
+    with pytest.raises(RaceError):
+        touch(gpu, interop.as_stream(1, 0), memory)
+
+
+@pytest.mark.needs("interop._native")
+@pytest.mark.parametrize("stream", [0, -2, True, "1", 1.0])
+def test_what_is_no_stream_for_dlpack(gpu, stream):
+    made, _ = holder(gpu)
+    with pytest.raises(InvalidStreamError, match="names its stream to DLPack by its handle"):
+        made.__dlpack__(stream=stream)
+
+
+@pytest.mark.needs("interop._native")
+def test_nothing_is_copied(gpu):
+    made, _ = holder(gpu)
+    for asked in ({"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (CUDA, 1)}):
+        with pytest.raises(BufferError, match="no copy"):
+            made.__dlpack__(stream=-1, **asked)
+    made.__dlpack__(stream=-1, copy=False, dl_device=(CUDA, 0))
+
+
+@pytest.mark.needs("interop._native")
+@pytest.mark.parametrize("version", [None, (0, 8)])
+def test_read_only_is_said_or_refused(gpu, version):
+    made, _ = holder(gpu, read_only=True)
+    assert _tensor.read(made.__dlpack__(stream=-1, max_version=(1, 0))).read_only
+    message = f"read-only, which DLPack can say since version 1.0, and max_version={version}"
+    with pytest.raises(BufferError, match=re.escape(message)):
+        made.__dlpack__(stream=-1, max_version=version)
+
+
+@pytest.mark.needs("interop._native")
+@pytest.mark.parametrize(
+    ("version", "name"), [(None, "dltensor"), ((0, 8), "dltensor"), ((1, 3), "dltensor_versioned")]
+)
+def test_the_version_is_the_one_asked_for(gpu, version, name):
+    made, _ = holder(gpu)
+    assert f'"{name}"' in repr(made.__dlpack__(stream=-1, max_version=version))
+
+
+@pytest.mark.needs("interop._native")
+def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
+    p, c = interop.new_stream(), interop.new_stream()
+    memory = gpu.array([0])
+    source = Interface(np.arange(6.0))
+    alive = weakref.ref(source)
+    made = interop.handoff(source, c, producer=p)
+    taken = _tensor.read(made.__dlpack__(stream=-1))
+    del made, source
+    touch(gpu, c, memory)
+    with pytest.raises(RaceError):
+        touch(gpu, p, memory)
+    assert alive() is not None
+    del taken
+    touch(gpu, p, memory)
+    interop.release()
+    gc.collect()
+    assert alive() is None
+
+
+def test_without_the_extension(gpu, monkeypatch):
+    made, _ = holder(gpu)
+    monkeypatch.setattr("interop._handover.native", None)
+    monkeypatch.setattr("interop._handover.why_not", "no such luck")
+    with pytest.raises(NotSupportedError, match="needs its extension in C, which is missing: no such luck"):
+        made.__dlpack__(stream=-1)
+    assert made.__cuda_array_interface__
+
+
+# -- there and back ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def views(draw):
+    """A view of an array of NumPy: sliced by any step, transposed, or broadcast."""
+    dtype = np.dtype(draw(st.sampled_from(NUMPY_TYPES)))
+    shape = draw(arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+    base = np.arange(int(np.prod(shape))).astype(dtype).reshape(shape)
+    view = base.transpose(draw(st.permutations(range(base.ndim))))
+    view = view[(..., *(draw(st.slices(length)) for length in view.shape))]
+    return np.broadcast_to(view, (3, *view.shape)) if draw(st.booleans()) else view
+
+
+TAKE = {
+    "interface": lambda made: made,
+    "old capsule": lambda made: made.__dlpack__(stream=-1),
+    "capsule": lambda made: made.__dlpack__(stream=-1, max_version=(1, 0)),
+}
+GIVE = {"interface": Interface, "old capsule": lambda v: Capsules(v, versioned=False), "capsule": Capsules}
+
+
+@pytest.mark.needs("interop._native")
+@settings(max_examples=60, deadline=None)
+@given(view=views())
+@pytest.mark.parametrize("taken_as", TAKE)
+@pytest.mark.parametrize("given_as", GIVE)
+def test_every_pair_of_protocols(given_as, taken_as, view):
+    read_only = not view.flags.writeable
+    if read_only and "old" in given_as + taken_as:
+        return
+    with sim.simulate() as gpu:
+        gpu.cuda.pointer_place = lambda _: (CUDA, 0)
+        p, c = interop.new_stream(), interop.new_stream()
+        source = GIVE[given_as](view)
+        made = interop.handoff(source, c, producer=p)
+        if isinstance(source, Capsules):
+            assert source.asked == [c.cuda_stream]
+        taken = TAKE[taken_as](made)
+        if taken is made:
+            said = made.__cuda_array_interface__
+            assert said["data"][1] == read_only
+            again = np.asarray(type("Again", (), {"__array_interface__": said}))
+        else:
+            tensor = _tensor.read(taken)
+            assert tensor.read_only == read_only
+            assert (tensor.device_type, tensor.device_id) == (CUDA, 0)
+            # NumPy reads memory of the CPU only.
+            again = np.from_dlpack(Handover(tensor._replace(device_type=1), None, c, states=False))
+        assert again.dtype == view.dtype
+        assert again.shape == view.shape
+        np.testing.assert_array_equal(again, view)
+        if view.size:
+            assert again.__array_interface__["data"][0] == view.__array_interface__["data"][0]
+            moves = [axis for axis, length in enumerate(view.shape) if length > 1]
+            assert [again.strides[axis] for axis in moves] == [view.strides[axis] for axis in moves]
+        del again, taken, made
+        interop.release()
+
+
+@given(arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5))
+def test_c_contiguous(shape):
+    assert _c_contiguous(shape) == tuple(stride // 8 for stride in np.empty([max(n, 1) for n in shape]).strides)
