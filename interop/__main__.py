@@ -3,6 +3,9 @@
 import argparse
 import importlib
 import sys
+from typing import Final
+
+_PROGRAMS: Final = {"demo": "interop.demo", "matrix": "interop.matrix.report"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     matrix.add_argument("--only", metavar="NAMES", help="comma-separated import paths, such as cupy,torch")
     options = parser.parse_args(arguments)
     try:
-        program = importlib.import_module(f"interop.{options.command}")  # rich and NumPy are extras
+        program = importlib.import_module(_PROGRAMS[options.command])  # rich and NumPy are extras
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("rich", "numpy"):

@@ -178,6 +178,12 @@ def _lend(
     for one in lent:
         if one.home is None:
             _check(one.tensor, one.taker, reader)
+        if and_back and one.taker is not None and one.taker.orders_itself:
+            message = (
+                f"{one.taker.library} works on streams of its own, which nobody can wait for on the way back: use "
+                "handoff, and hand its result back"
+            )
+            raise NotSupportedError(message)
         if and_back and one.writer is None and not (one.lender and one.lender.immutable):
             message = (
                 f"{described(one.array)} orders its consumers itself, and cannot be lent: no stream of its library is "

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from interop import matrix, sim
+from interop import sim
 from interop.errors import RaceError
+from interop.matrix import report
 
 README = Path(__file__).parents[1] / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -18,7 +19,7 @@ PROOFS = [program for program in PROGRAMS if "interop.testing" in program]
 def test_the_table_is_the_recorded_one():
     rows = json.loads((README.parent / "tests/gpu/matrix.json").read_text())["rows"]
     shown = README.read_text().split("<!-- matrix -->")[1].split("<!-- /matrix -->")[0]
-    assert shown.strip().splitlines() == list(matrix.markdown(rows))
+    assert shown.strip().splitlines() == list(report.markdown(rows))
 
 
 def test_there_are_programs():

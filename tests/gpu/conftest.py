@@ -33,9 +33,14 @@ def _gpu(need):
 
 
 @pytest.fixture(autouse=True)
-def _watchdog():
-    faulthandler.dump_traceback_later(110, exit=True)
-    yield
+def watchdog():
+    """Ends the process if a test hangs; a test that takes longer calls it with its seconds."""
+
+    def within(seconds):
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+    within(110)
+    yield within
     faulthandler.cancel_dump_traceback_later()
 
 

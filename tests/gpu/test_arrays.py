@@ -105,7 +105,7 @@ class Cupy:
 
     def read(self, view, stream):
         with stream.to("cupy"):
-            self.cupy.copyto(self.out, view)
+            self.cupy.copyto(self.out, view.view(self.out.dtype))  # buffers have bytes with a sign
 
     def write(self, view, stream, value):
         with stream.to("cupy"):
@@ -303,20 +303,6 @@ def test_borrow_orders_the_way_back(producer, consumer, streams):
     del view
 
 
-@pytest.mark.parametrize("consumer", CONSUMERS)
-def test_jax_as_producer(consumer, streams, need):
-    need("jax")
-    import jax.numpy as jnp
-
-    _, c = streams
-    library = CONSUMERS[consumer]()
-    array = jnp.arange(N, dtype=jnp.uint8) * 0 + WRITTEN
-    view = interop.handoff(array, c, into=consumer)
-    library.read(view, c)
-    c.synchronize()
-    assert set(library.seen()) == {WRITTEN}
-
-
 def test_the_last_view_orders_the_way_back_before_the_source_goes(streams, need):
     need("cupy")
     p, c = streams
@@ -424,16 +410,6 @@ def test_types_shapes_and_strides(dtype, into, streams, need):
             assert (view.copy_to_host() == expected).all()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
-def test_numbers_that_the_array_interface_cannot_say(dtype, streams, need):
-    need("torch")
-    import torch
-
-    tensor = torch.zeros(4, device="cuda").to(getattr(torch, dtype))
-    with pytest.raises(NotSupportedError, match=r"numbers of type|bfloat16"):
-        interop.handoff(tensor, streams[1], into="torch")
-
-
 def test_a_read_only_array(streams, need):
     need("cupy")
     need("cuda.core")
@@ -458,23 +434,6 @@ def test_what_torch_means_by_bits_beside_the_memory(streams, need):
     for tensor in (x.conj(), x.conj().imag, torch.zeros(4, device="cuda", requires_grad=True)):
         with pytest.raises(InvalidArrayError, match="hand over tensor"):
             interop.handoff(tensor, streams[1], into="torch")
-
-
-def test_jax_cannot_be_lent(streams, need):
-    need("jax")
-    import jax.numpy as jnp
-
-    array = jnp.zeros(4)
-    with pytest.raises(ProducerUnknownError, match="orders its consumers itself"):
-        interop.borrow(array, consumer=streams[1], into="cuda.core").__enter__()
-    interop.handoff(array, streams[1], producer=streams[0], into="cuda.core")
-
-
-def test_jax_takes_no_array_this_way_and_says_which(streams, need):
-    need("jax")
-    need("cupy")
-    with pytest.raises(NotSupportedError, match=r"jax\.dlpack\.from_dlpack"):
-        interop.handoff(cupy_array(None), streams[1], into="jax")
 
 
 def test_the_library_of_the_result(need):
@@ -510,31 +469,6 @@ def test_the_way_back_is_ordered_after_an_exception(streams, need):
         with pytest.raises(KeyError), interop.borrow(array, consumer=c, producer=p):
             raise KeyError
         assert not p.query()
-
-
-@pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
-def test_two_devices(devices, need):
-    need("gpu2", "cupy", "cuda.core")
-    from tests.gpu.lab import on_device
-
-    p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
-    with on_device(devices[0]):
-        array = cupy_array(p)
-    with on_device(devices[1]):
-        reader = Core()
-    reader.read(interop.handoff(array, c, producer=p, into="cuda.core"), c)
-    reset(array)
-    for device in (0, 1):
-        with on_device(device):
-            call(runtime.cudaDeviceSynchronize())
-    with gate(p) as shut:
-        with on_device(devices[0]):
-            memset(address_of(array), WRITTEN, p)
-        reader.read(interop.handoff(array, c, producer=p, into="cuda.core"), c)
-        assert not shut.is_open
-    c.synchronize()
-    with on_device(devices[1]):
-        assert set(reader.seen()) == {WRITTEN}
 
 
 def test_what_is_no_array_on_a_gpu(streams):
@@ -604,24 +538,6 @@ def test_captured(need):
     interop.release()
 
 
-def test_nothing_leaks(streams, need):
-    need("cupy")
-    import cupy
-
-    p, c = streams
-    array = cupy_array(p)
-    free = []
-    for _ in range(5):
-        for _ in range(400):
-            interop.handoff(array, c, producer=p, into="cupy")
-        cupy.cuda.Device().synchronize()
-        gc.collect()
-        interop.release()
-        free.append(cupy.cuda.runtime.memGetInfo()[0])
-    assert interop.release() == 0
-    assert free[-1] >= free[1]
-
-
 def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
     """Allocate, hand over, free, on two streams with a slow consumer; how many hand-overs showed wrong values."""
     import cupy
@@ -669,36 +585,7 @@ def test_pools_reuse_memory_in_order(library, third, need):
 @pytest.mark.parametrize("library", ["cupy", "torch"])
 def test_control_without_the_way_back_pools_corrupt(library, third, need, monkeypatch):
     need("cupy", "torch", "cuda.core")
-    from interop import arrays
+    from interop import _held
 
-    monkeypatch.setattr(arrays._Held, "give_back", lambda *_: None)
+    monkeypatch.setattr(_held.Held, "give_back", lambda *_: None)
     assert stress(library, third=third) > 100
-
-
-def test_many_threads_leave_nothing_behind(need):
-    need("cupy")
-    import threading
-
-    failures = []
-
-    def work():
-        try:
-            p, c = interop.new_stream(), interop.new_stream()
-            with interop.use(p, "cupy"):
-                array = cupy_array(p)
-                for _ in range(300):
-                    interop.handoff(array, c, into="cupy")
-            p.synchronize()
-            c.synchronize()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    call(runtime.cudaDeviceSynchronize())
-    gc.collect()
-    assert interop.release() == 0

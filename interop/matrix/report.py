@@ -1,0 +1,62 @@
+"""The matrix as people read it, and as a command."""
+
+import json
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from interop.errors import NoDeviceError
+from interop.matrix import BLOCKED, NONE, ORDERED, OURS, RACE, WHEN, measure
+from interop.matrix.libraries import LIBRARIES
+
+
+def main(*, as_json: bool, only: list[str] | None, console: Console | None = None) -> int:
+    """Print the table, or its rows as JSON; the exit status: 0 if everything through interop was ordered and free."""
+    console = console or Console(highlight=False)
+    try:
+        rows = measure(only)
+    except (NoDeviceError, ValueError) as error:
+        Console(stderr=True, highlight=False).print(
+            f"the matrix needs a GPU, and real libraries: {error}", soft_wrap=True
+        )
+        return 2
+    if as_json:
+        console.print_json(json.dumps(rows))
+    else:
+        console.print(_table(rows))
+    return 0 if all(row[when] in (ORDERED, NONE) for row in rows if row["route"] in OURS for when in WHEN) else 1
+
+
+def _table(rows: list[dict[str, str]]) -> Table:
+    heads = ("inside the writer's `with stream:`", "after it", "written in place, and back")
+    table = Table("from", "to", "by", *heads, title="Arrays, handed over")
+    for row in rows:
+        table.add_row(row["producer"], row["consumer"], row["route"], *(_coloured(row[when]) for when in WHEN))
+    return table
+
+
+def _coloured(outcome: str) -> str:
+    colour = {ORDERED: "green", BLOCKED: "yellow", NONE: "dim"}.get(outcome, "red")
+    return f"[{colour}]{outcome}[/{colour}]"
+
+
+def markdown(rows: list[dict[str, str]]) -> Iterator[str]:
+    """The lines of a table for a README: a row for each pair, its default routes side by side, and ours."""
+    yield "| from → to | by default: inside the writer's `with stream:` / after it / back | by interop |"
+    yield "|---|---|---|"
+    pairs = dict.fromkeys((row["producer"], row["consumer"]) for row in rows)
+    for producer, consumer in pairs:
+        of_pair = [row for row in rows if (row["producer"], row["consumer"]) == (producer, consumer)]
+        sides = [[row for row in of_pair if (row["route"] in OURS) == ours] for ours in (False, True)]
+        cells = ["<br>".join(map(_shown, side)) for side in sides]
+        yield f"| {LIBRARIES[producer].title} → {LIBRARIES[consumer].title} | {' | '.join(cells)} |"
+
+
+def _shown(row: dict[str, str]) -> str:
+    name = row["route"].removeprefix("interop.")
+    outcomes = [row[when].partition(":")[0] for when in WHEN]
+    if len(set(outcomes)) == 1:
+        outcomes = outcomes[:1]
+    said = " / ".join(f"**{outcome}**" if outcome == RACE else outcome for outcome in outcomes)
+    return f"{name if ' ' in name else f'`{name}`'}: {said}"

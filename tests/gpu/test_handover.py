@@ -1,0 +1,388 @@
+"""Hand-overs beyond the plain pairs: JAX, types that only DLPack can say, two devices, the same one again, no leak."""
+
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import interop
+from interop import _loans
+from interop.errors import NotSupportedError, ProducerUnknownError
+from interop.testing import gate
+from tests.gpu.lab import call, native_stream, on_device, runtime
+from tests.gpu.test_arrays import CONSUMERS, PRODUCERS, STALE, WRITTEN, N, address_of, cupy_array, memset, reset
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*Grid size")
+
+
+@pytest.fixture
+def streams():
+    return interop.new_stream(), interop.new_stream()
+
+
+@pytest.fixture(autouse=True)
+def _needs(request, need):
+    params = getattr(getattr(request.node, "callspec", None), "params", {})
+    for library in {params.get("producer"), params.get("consumer")} & {*PRODUCERS, *CONSUMERS, "jax"}:
+        need("cupy" if library in ("interface", "dlpack", "buffer") else library)
+
+
+# -- JAX -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jitted(need):
+    need("jax", "cupy")
+    import jax
+
+    return jax.jit(lambda array: array + np.uint8(0))
+
+
+@pytest.mark.parametrize("producer", PRODUCERS)
+def test_jax_takes_arrays_in_order(producer, streams, jitted):
+    p, c = streams
+    array = PRODUCERS[producer](p)
+
+    def hand_over():
+        view = interop.handoff(array, c, producer=p, into="jax")
+        assert view.unsafe_buffer_pointer() == address_of(array), "copied"
+        return jitted(view)
+
+    np.asarray(hand_over())
+    reset(array)
+    with gate(p) as shut:
+        memset(address_of(array), WRITTEN, p)
+        read = hand_over()
+        assert not shut.is_open, "the host was blocked"
+    assert set(np.asarray(read)) == {WRITTEN}
+
+
+def test_control_jax_reads_stale_without_the_producer(streams, jitted):
+    p, c = streams
+    array = cupy_array(p)
+    np.asarray(jitted(interop.handoff(array, c, producer=p, into="jax")))
+    reset(array)
+    with gate(p):
+        memset(address_of(array), WRITTEN, p)
+        read = jitted(interop.handoff(array, c, producer=c, into="jax"))
+        read.block_until_ready()
+    assert set(np.asarray(read)) == {STALE}
+
+
+def test_jax_keeps_the_source_until_it_has_read_it(streams, jitted):
+    import weakref
+
+    p, c = streams
+    array = cupy_array(p)
+    np.asarray(jitted(interop.handoff(array, c, producer=p, into="jax")))
+    gc.collect()
+    interop.release()
+    alive = weakref.ref(array)
+    with gate(c):
+        view = interop.handoff(array, c, producer=p, into="jax")
+        read = jitted(view)
+        del view, array
+        assert alive() is not None
+    read.block_until_ready()
+    del read
+    c.synchronize()
+    # JAX lets go of it on a thread of its own.
+    deadline = time.monotonic() + 20
+    while alive() is not None and time.monotonic() < deadline:
+        interop.release()
+        gc.collect()
+        time.sleep(0.01)
+    assert alive() is None
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_what_jax_computes_is_ordered(consumer, streams, jitted):
+    p, c = streams
+    array, library = cupy_array(p), CONSUMERS[consumer]()
+
+    def hand_over():
+        view = interop.handoff(jitted(interop.handoff(array, p, producer=p, into="jax")), c, into=consumer)
+        library.read(view, c)
+        return view
+
+    hand_over()
+    call(runtime.cudaDeviceSynchronize())
+    reset(array)
+    with gate(p) as shut:
+        memset(address_of(array), WRITTEN, p)
+        view = hand_over()
+        assert not shut.is_open, "the host was blocked"
+        assert not c.query()
+    c.synchronize()
+    assert set(library.seen()) == {WRITTEN}
+    del view
+
+
+def test_what_jax_does_not_have(streams, jitted):
+    import jax.numpy as jnp
+
+    p, c = streams
+    with interop.borrow(jnp.zeros(4), consumer=c, into="cuda.core"):
+        pass  # nothing writes to it, so nothing has to be ordered back
+    with pytest.raises(NotSupportedError, match="streams of its own"):
+        interop.borrow(cupy_array(p), consumer=c, into="jax").__enter__()
+    array = PRODUCERS["dlpack"](p)
+    with pytest.raises(ProducerUnknownError, match="orders its consumers itself"):
+        interop.borrow(array, consumer=c, into="cuda.core").__enter__()
+
+
+# -- types ---------------------------------------------------------------------------------------------------------
+
+TYPES = [
+    ("bfloat16", "torch"),
+    ("bfloat16", "jax"),
+    ("bfloat16", "cupy"),
+    ("float8_e4m3fn", "torch"),
+    ("float8_e4m3fn", "jax"),
+    ("float8_e5m2", "torch"),
+    ("float8_e5m2", "jax"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "consumer"), TYPES)
+def test_types_that_only_dlpack_can_say(dtype, consumer, streams, need):
+    need("torch")
+    import torch
+
+    p, c = streams
+    tensor = torch.arange(6, device="cuda").reshape(2, 3).to(getattr(torch, dtype))
+    torch.cuda.synchronize()
+    view = interop.handoff(tensor, c, producer=p, into=consumer)
+    assert dtype in str(view.dtype)
+    assert tuple(view.shape) == (2, 3)
+    if consumer == "cupy":
+        assert view.data.ptr == tensor.data_ptr()
+    elif consumer == "jax":
+        assert view.unsafe_buffer_pointer() == tensor.data_ptr()
+        assert np.asarray(view).astype("f4").tolist() == [[0, 1, 2], [3, 4, 5]]
+    else:
+        assert view.data_ptr() == tensor.data_ptr()
+        assert view.float().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("consumer", ["numba", "warp"])
+def test_types_that_a_library_cannot_take(consumer, streams, need):
+    need("torch")
+    import torch
+
+    with pytest.raises(NotSupportedError, match="by the array interface only"):
+        interop.handoff(torch.zeros(4, dtype=torch.bfloat16, device="cuda"), streams[1], into=consumer)
+
+
+def test_structured_types_are_refused(streams, need):
+    need("cupy")
+    import cupy
+
+    p, c = streams
+    array = cupy.zeros(4, dtype=np.dtype([("a", "f4"), ("b", "i4")]))
+    with pytest.raises(NotSupportedError, match="structured"):
+        interop.handoff(array, c, producer=p, into="numba")
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float16", "float32", "complex64"])
+def test_jax_takes_types_and_shapes(dtype, streams, jitted, need):
+    need("torch")
+    import torch
+
+    p, c = streams
+    base = torch.arange(24, device="cuda").reshape(2, 3, 4).to(getattr(torch, dtype))
+    for tensor in (base, base.transpose(0, 2), base[0, 0, 0], base[:0]):
+        torch.cuda.synchronize()
+        view = interop.handoff(tensor, c, producer=p, into="jax")
+        assert (np.asarray(view) == tensor.cpu().numpy()).all()
+    with pytest.raises(NotSupportedError, match="jax takes no array"):
+        interop.handoff(base[:, ::2], c, producer=p, into="jax")
+
+
+# -- two devices -----------------------------------------------------------------------------------------------------
+
+
+def pool_buffer(stream):
+    """A buffer of cuda.core, out of the device's memory pool, which has an access list of its own."""
+    from cuda.core import Device
+
+    device = Device(call(runtime.cudaGetDevice()))
+    device.set_current()
+    own = device.create_stream()
+    buffer = device.allocate(N, stream=own)
+    own.sync()
+    return buffer
+
+
+FAR = {**PRODUCERS, "buffer": pool_buffer}
+
+
+def place(array):
+    return int(array.handle) if hasattr(array, "handle") else address_of(array)
+
+
+@pytest.mark.needs("gpu2", "cuda.core")
+@pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("consumer", ["cupy", "numba", "torch", "cuda.core"])
+@pytest.mark.parametrize("producer", [name for name in FAR if name != "warp"])
+def test_two_devices(producer, consumer, devices):
+    p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
+    with on_device(devices[0]):
+        array = FAR[producer](p)
+    with on_device(devices[1]):
+        library = CONSUMERS[consumer]()
+
+    def hand_over():
+        with on_device(devices[1]):
+            view = interop.handoff(array, c, producer=p, into=consumer)
+            library.read(view, c)
+            return view
+
+    def settle():
+        for device in (0, 1):
+            with on_device(device):
+                call(runtime.cudaDeviceSynchronize())
+
+    view = hand_over()
+    del view
+    settle()
+    with on_device(devices[0]):
+        call(runtime.cudaMemset(place(array), STALE, N))
+    settle()
+    with gate(p) as shut:
+        with on_device(devices[0]):
+            memset(place(array), WRITTEN, p)
+        view = hand_over()
+        assert not shut.is_open, "the host was blocked"
+    settle()
+    with on_device(devices[1]):
+        assert set(library.seen()) == {WRITTEN}
+    with on_device(devices[0]), gate(c) as shut:
+        with interop.borrow(array, consumer=c, producer=p, into="cuda.core") as lent:
+            call(runtime.cudaMemsetAsync(lent.ptr, STALE, N, c.cuda_stream))
+        assert not p.query(), "the way back is not ordered"
+        assert not shut.is_open, "the host was blocked"
+    settle()
+    del view
+
+
+@pytest.mark.needs("gpu2")
+@pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
+def test_jax_takes_arrays_of_either_device(devices, jitted):
+    p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
+    with on_device(devices[0]):
+        array = cupy_array(p)
+    with on_device(0):  # JAX leaves another device current
+        np.asarray(jitted(interop.handoff(array, c, producer=p, into="jax")))
+    with on_device(devices[0]):
+        reset(array)
+    with on_device(0), gate(p) as shut:
+        with on_device(devices[0]):
+            memset(address_of(array), WRITTEN, p)
+        read = jitted(interop.handoff(array, c, producer=p, into="jax"))
+        assert not shut.is_open, "the host was blocked"
+    assert set(np.asarray(read)) == {WRITTEN}
+
+
+# -- the same again ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("cupy", "numba", "torch")
+@pytest.mark.parametrize("consumer", ["cupy", "numba", "torch"])
+@pytest.mark.parametrize("producer", ["cupy", "numba", "torch"])
+def test_again_and_home(producer, consumer, streams):
+    p, c = streams
+    array, library = PRODUCERS[producer](p), CONSUMERS[consumer]()
+    views = [interop.handoff(array, c, producer=p, into=consumer) for _ in range(3)]
+    assert views[0] is views[1] is views[2]
+    assert interop.handoff(views[0], p, into=producer) is array
+    library.read(views[0], c)
+    call(runtime.cudaDeviceSynchronize())
+    reset(array)
+    with gate(p) as shut:
+        memset(address_of(array), WRITTEN, p)
+        library.read(interop.handoff(array, c, producer=p, into=consumer), c)
+        assert not shut.is_open
+    c.synchronize()
+    assert set(library.seen()) == {WRITTEN}
+    with gate(c):
+        interop.handoff(views[0], p, into=producer)
+        assert not p.query()
+
+
+@pytest.mark.needs("cupy", "torch")
+def test_changed_in_place_it_is_converted_anew(streams):
+    import torch
+
+    p, c = streams
+    array = cupy_array(p)
+    view = interop.handoff(array, c, producer=p, into="torch")
+    array.shape = (64, N // 64)
+    assert tuple(interop.handoff(array, c, producer=p, into="torch").shape) == (64, N // 64)
+    tensor = torch.zeros(64, device="cuda")
+    view = interop.handoff(tensor, c, producer=p, into="cupy")
+    tensor.resize_(8, 8)
+    assert interop.handoff(tensor, c, producer=p, into="cupy").shape == (8, 8)
+    del view
+
+
+# -- no leak -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("cupy", "numba", "torch")
+@pytest.mark.parametrize("threads", [1, 8])
+def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
+    import cupy
+
+    gc.collect()
+    before = len(_loans._loans), len(_loans._by_view)
+    failures, free, events = [], [], []
+    alive = 0
+    create, destroy = interop._cudart.Cuda.event_create, interop._cudart.Cuda.event_destroy
+
+    def count(change, real, *arguments):
+        nonlocal alive
+        alive += change
+        return real(*arguments)
+
+    monkeypatch.setattr(interop._cudart.Cuda, "event_create", lambda *a: count(1, create, *a))
+    monkeypatch.setattr(interop._cudart.Cuda, "event_destroy", lambda *a: count(-1, destroy, *a))
+
+    def work(rounds):
+        try:
+            p, c = interop.new_stream(), interop.new_stream()
+            arrays = [make(p) for make in (PRODUCERS["cupy"], PRODUCERS["torch"], PRODUCERS["numba"])]
+            for i in range(rounds):
+                view = interop.handoff(arrays[i % 3], c, producer=p, into=("torch", "numba", "cupy")[i % 3])
+                if i % 5 == 0:
+                    assert interop.handoff(view, p, into=("cupy", "torch", "numba")[i % 3]) is arrays[i % 3]
+                del view
+            p.synchronize()
+            c.synchronize()
+        except BaseException as error:
+            failures.append(error)
+
+    for _ in range(4):
+        workers = [threading.Thread(target=work, args=[2500 // threads]) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        call(runtime.cudaDeviceSynchronize())
+        gc.collect()
+        interop.release()
+        cupy.get_default_memory_pool().free_all_blocks()
+        free.append(call_two(runtime.cudaMemGetInfo())[0])
+        events.append(alive)
+    assert failures == []
+    assert interop.release() == 0
+    assert (len(_loans._loans), len(_loans._by_view)) == before
+    assert free[-1] >= free[1], "device memory grows"
+    assert events[-1] <= events[1] + threads, "events are left behind"
+
+
+def call_two(result):
+    assert not result[0], result
+    return result[1:]
