@@ -16,11 +16,11 @@ import errno
 import functools
 import os
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+from interop._extension import Pool, native
 from interop.errors import CudaError, InteropError, InvalidDeviceError, NoDeviceError
 
 LEGACY: Final = 1
@@ -101,19 +101,20 @@ def _readable(address: int) -> bool:
     return address >= _FIRST_PAGE and _memory_probe()(address)
 
 
-class _Scratch:
-    """One thread's spare events, by context."""
-
-    def __init__(self, cuda: "Cuda") -> None:
-        self.cuda = cuda
-        self.spare: dict[int, list[int]] = {}
-
-    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # Runs when its thread ends. At interpreter exit the driver may be gone already, and frees everything itself.
-        if not _finalizing():
-            for events in self.spare.values():
-                for event in events:
-                    self.cuda.discard(self.cuda.event_destroy, event)
+_HOT_CALLS: Final = (
+    "cuEventRecord",
+    "cuEventQuery",
+    "cuEventSynchronize",
+    "cuEventDestroy",
+    "cuStreamWaitEvent",
+    "cuStreamQuery",
+    "cuStreamSynchronize",
+    "cuStreamIsCapturing",
+    "cuThreadExchangeStreamCaptureMode",
+)
+"""What the extension in C calls itself, in the order that it takes them."""
+_CUDA_12: Final = 12000
+"""The version of CUDA whose behaviour is asked of them."""
 
 
 class Cuda:
@@ -137,11 +138,12 @@ class Cuda:
         self._driver: Any = None
         self._primary: dict[int, int] = {}
         self._peers: dict[tuple[int, int], bool] = {}
-        self._scratch = threading.local()
+        self._pools: dict[int, Pool] = {}
         self._process = os.getpid()
         self._retired: deque[int] = deque()
         self.readable = readable
         self.simulation = simulation
+        self.is_hot = False
 
     def start(self) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
         """Load the bindings and make sure that there is a device; the runtime module.
@@ -156,7 +158,16 @@ class Cuda:
         self._process = os.getpid()
         self._driver = driver
         self._runtime = runtime
+        if native is not None and self.simulation is None:
+            native.bind(tuple(self._entry_point(call) for call in _HOT_CALLS))
+            self.is_hot = True
         return runtime
+
+    def _entry_point(self, call: str) -> int:
+        """The address of a function of the driver."""
+        name = "cudaGetDriverEntryPointByVersion"
+        result = self._runtime.cudaGetDriverEntryPointByVersion(call.encode(), _CUDA_12, 0)
+        return int(_value(result, name, self._runtime))
 
     @property
     def was_forked(self) -> bool:
@@ -351,25 +362,28 @@ class Cuda:
             context: the producer's context, where the event must live.
             context_id: the context's id.
         """
-        try:
-            scratch = self._scratch.scratch
-        except AttributeError:
-            scratch = self._scratch.scratch = _Scratch(self)
-        # By the id, and not the address: the events of a context that is gone are gone too, and their handles wild.
-        spare = scratch.spare.get(context_id)
-        if spare is None:
-            spare = scratch.spare[context_id] = []
-        # Taken from a list and given back, and not one event a thread: a signal handler or a finaliser may run between
-        # the record and the wait and come here again, and must not record the event that we are about to wait on.
-        event = spare.pop() if spare else self.event_create(context, EVENT_DISABLE_TIMING)
+        # Taken from a pool and given back, so that nobody else records it meanwhile: another thread, or a signal
+        # handler or finaliser that runs between the record and the wait.
+        pool = self.pool(context_id)
+        event = pool.take() or self.event_create(context, EVENT_DISABLE_TIMING)
         try:
             self.event_record(event, producer, needs)
             self.stream_wait_event(consumer, event, consumer_needs)
         except BaseException:
-            # It may stand for anything, or be no good at all.
-            self.discard(self.event_destroy, event)
+            self.event_discard(event)  # it may stand for anything, or be no good at all
             raise
-        spare.append(event)
+        if not pool.give(event):
+            self.event_discard(event)
+
+    def pool(self, context_id: int) -> Pool:
+        """The spare events of a context."""
+        # By the id, and not the address: the events of a context that is gone are gone too, and their handles wild.
+        pool = self._pools.get(context_id)
+        if pool is None:
+            pool = Pool()
+            pool.is_hot = self.is_hot
+            pool = self._pools.setdefault(context_id, pool)
+        return pool
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -378,6 +392,12 @@ class Cuda:
         with self.context(context):
             runtime = self._runtime
             return int(_value(runtime.cudaEventCreateWithFlags(flags), "cudaEventCreateWithFlags", runtime))
+
+    def event_discard(self, event: int, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Destroy an event that nothing refers to any more, once the device has passed it; raises nothing."""
+        # At interpreter exit the driver may be gone already, and frees everything itself.
+        if not _finalizing():
+            self.discard(self.event_destroy, event)
 
     def event_destroy(self, event: int) -> None:
         """Destroy an event; waits already placed on it stay."""

@@ -6,7 +6,7 @@ with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it an error that it cannot
 
 import os
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 _WANTED: Final = os.environ.get("INTEROP_NATIVE", "")
 
@@ -24,3 +24,10 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 native, why_not = _load()
+
+if TYPE_CHECKING or native is None:
+    from interop._plain import EventFields, Pool, StreamFields
+else:
+    EventFields, Pool, StreamFields = native.EventFields, native.Pool, native.StreamFields
+
+__all__ = ["EventFields", "Pool", "StreamFields", "native", "why_not"]

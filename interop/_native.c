@@ -11,8 +11,11 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <structmember.h>
 
 /* -- DLPack -----------------------------------------------------------------------------------------------------
  *
@@ -184,10 +187,804 @@ dlpack_capsule(PyObject *module, PyObject *arguments)
     return capsule;
 }
 
+/* -- CUDA ---------------------------------------------------------------------------------------------------------
+ *
+ * The driver's entry points, by their addresses. What is done here is what the plain methods of ExternalStream and
+ * Event do in the usual case, and no more. In every other case, and whenever the driver says anything but success, the
+ * plain method is called, as if nothing had happened: so there is one place that knows the rules, and that raises.
+ */
+
+enum { SUCCESS = 0, NOT_READY = 600 };
+enum { NOT_CAPTURING = 0, RELAXED = 2 };
+
+static struct {
+    int (*event_record)(void *, void *);
+    int (*event_query)(void *);
+    int (*event_synchronize)(void *);
+    int (*event_destroy)(void *);
+    int (*stream_wait_event)(void *, void *, unsigned int);
+    int (*stream_query)(void *);
+    int (*stream_synchronize)(void *);
+    int (*stream_is_capturing)(void *, int *);
+    int (*exchange_capture_mode)(int *);
+} cuda;
+
+static int watched; /* whether somebody is to be told of every call, which the plain methods do */
+
+static void *
+pointer(unsigned long long handle)
+{
+    return (void *)(uintptr_t)handle;
+}
+
+PyDoc_STRVAR(bind_doc,
+"bind(addresses, /)\n"
+"--\n\n"
+"Take the addresses of cuEventRecord, cuEventQuery, cuEventSynchronize, cuEventDestroy, cuStreamWaitEvent,\n"
+"cuStreamQuery, cuStreamSynchronize, cuStreamIsCapturing and cuThreadExchangeStreamCaptureMode.");
+
+static PyObject *
+bind(PyObject *module, PyObject *addresses)
+{
+    unsigned long long a[9];
+
+    (void)module;
+    if (!PyArg_ParseTuple(addresses, "KKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8)) {
+        return NULL;
+    }
+    cuda.event_record = (int (*)(void *, void *))pointer(a[0]);
+    cuda.event_query = (int (*)(void *))pointer(a[1]);
+    cuda.event_synchronize = (int (*)(void *))pointer(a[2]);
+    cuda.event_destroy = (int (*)(void *))pointer(a[3]);
+    cuda.stream_wait_event = (int (*)(void *, void *, unsigned int))pointer(a[4]);
+    cuda.stream_query = (int (*)(void *))pointer(a[5]);
+    cuda.stream_synchronize = (int (*)(void *))pointer(a[6]);
+    cuda.stream_is_capturing = (int (*)(void *, int *))pointer(a[7]);
+    cuda.exchange_capture_mode = (int (*)(int *))pointer(a[8]);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(watch_doc,
+"watch(on, /)\n"
+"--\n\n"
+"Whether every call is to go the plain way, which tells the watchers.");
+
+static PyObject *
+watch(PyObject *module, PyObject *on)
+{
+    int truth = PyObject_IsTrue(on);
+
+    (void)module;
+    if (truth < 0) {
+        return NULL;
+    }
+    watched = truth;
+    Py_RETURN_NONE;
+}
+
+/* -- spare events ------------------------------------------------------------------------------------------------- */
+
+enum { MOST_SPARE = 256 };
+
+typedef struct {
+    PyObject_HEAD
+    char is_hot; /* whether they are events of the real GPU, and not of a simulation */
+    Py_ssize_t count;
+    unsigned long long events[MOST_SPARE];
+} Pool;
+
+static PyTypeObject *pool_type;
+
+static unsigned long long
+pool_take(Pool *pool)
+{
+    return pool->count ? pool->events[--pool->count] : 0;
+}
+
+static int
+pool_give(Pool *pool, unsigned long long event)
+{
+    if (pool->count == MOST_SPARE) {
+        return 0;
+    }
+    pool->events[pool->count++] = event;
+    return 1;
+}
+
+static PyObject *
+pool_method_take(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(pool_take((Pool *)self));
+}
+
+static PyObject *
+pool_method_give(PyObject *self, PyObject *event)
+{
+    unsigned long long handle = PyLong_AsUnsignedLongLong(event);
+
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyBool_FromLong(pool_give((Pool *)self, handle));
+}
+
+static void
+plain_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef pool_methods[] = {
+    {"take", pool_method_take, METH_NOARGS, "take($self, /)\n--\n\nA spare event, which is yours now; 0 if there is none."},
+    {"give", pool_method_give, METH_O, "give($self, event, /)\n--\n\nKeep an event; False if there are enough."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef pool_members[] = {
+    {"is_hot", T_BOOL, offsetof(Pool, is_hot), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot pool_slots[] = {
+    {Py_tp_doc, "Events of one context that nobody uses: plain ones, without timing."},
+    {Py_tp_members, pool_members},
+    {Py_tp_methods, pool_methods},
+    {Py_tp_dealloc, plain_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec pool_spec = {"interop._native.Pool", sizeof(Pool), 0, Py_TPFLAGS_DEFAULT, pool_slots};
+
+/* -- streams and events: what the classes in Python are made of ------------------------------------------------------ */
+
+typedef struct {
+    PyObject_HEAD
+    unsigned long long handle;
+    unsigned long long context;
+    unsigned long long context_id;
+    unsigned long long needs;
+    Pool *pool; /* of its context; not NULL: a stream of the real GPU, with a handle of its own, and ready */
+    PyObject *adapter;
+    PyObject *cuda;
+    PyObject *device;
+    PyObject *id;
+    PyObject *natives;
+    PyObject *owner;
+    PyObject *thread;
+} Stream;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned long long handle;
+    unsigned long long capture;
+    char owned;
+    char recorded;
+    char exposed;
+    Pool *pool; /* that the event goes back to; not NULL: it is a plain one, without timing */
+    PyObject *adapter;
+    PyObject *cuda;
+    PyObject *device;
+    PyObject *flags;
+    PyObject *owner;
+} Event;
+
+static PyTypeObject *stream_type, *event_type;
+
+#define STREAM_OBJECTS(DO) \
+    DO(stream->pool) DO(stream->adapter) DO(stream->cuda) DO(stream->device) DO(stream->id) DO(stream->natives) \
+    DO(stream->owner) DO(stream->thread)
+#define EVENT_OBJECTS(DO) \
+    DO(event->pool) DO(event->adapter) DO(event->cuda) DO(event->device) DO(event->flags) DO(event->owner)
+#define CLEAR(member) Py_CLEAR(member);
+#define VISIT(member) Py_VISIT(member);
+
+static int
+stream_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Stream *stream = (Stream *)self;
+
+    Py_VISIT(Py_TYPE(self));
+    STREAM_OBJECTS(VISIT)
+    return 0;
+}
+
+static int
+stream_clear(PyObject *self)
+{
+    Stream *stream = (Stream *)self;
+
+    STREAM_OBJECTS(CLEAR)
+    return 0;
+}
+
+static void
+stream_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    stream_clear(self);
+    plain_dealloc(self);
+}
+
+static int
+event_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Event *event = (Event *)self;
+
+    Py_VISIT(Py_TYPE(self));
+    EVENT_OBJECTS(VISIT)
+    return 0;
+}
+
+static int
+event_clear(PyObject *self)
+{
+    Event *event = (Event *)self;
+
+    EVENT_OBJECTS(CLEAR)
+    return 0;
+}
+
+/* What CUDA does not need any more goes to the pool; waits that were placed on it stay. The rest is destroyed. */
+static void
+event_finalize(PyObject *self)
+{
+    Event *event = (Event *)self;
+    PyObject *type, *value, *traceback, *done;
+
+    if (!event->owned || !event->handle) {
+        return;
+    }
+    event->owned = 0;
+    if (event->pool != NULL && !event->exposed && pool_give(event->pool, event->handle)) {
+        return;
+    }
+    PyErr_Fetch(&type, &value, &traceback);
+    done = PyObject_CallMethod(event->cuda, "event_discard", "K", event->handle);
+    if (done == NULL) {
+        PyErr_WriteUnraisable(self);
+    }
+    Py_XDECREF(done);
+    PyErr_Restore(type, value, traceback);
+}
+
+static void
+event_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    event_finalize(self); /* has nothing left to do if the collector or the subclass has called it */
+    event_clear(self);
+    plain_dealloc(self);
+}
+
+#define AT(type, member) offsetof(type, member)
+
+static PyMemberDef stream_members[] = {
+    {"_handle", T_ULONGLONG, AT(Stream, handle), 0, NULL},
+    {"_context", T_ULONGLONG, AT(Stream, context), 0, NULL},
+    {"_context_id", T_ULONGLONG, AT(Stream, context_id), 0, NULL},
+    {"_needs", T_ULONGLONG, AT(Stream, needs), 0, NULL},
+    {"_pool", T_OBJECT, AT(Stream, pool), 0, NULL},
+    {"_adapter", T_OBJECT, AT(Stream, adapter), 0, NULL},
+    {"_cuda", T_OBJECT, AT(Stream, cuda), 0, NULL},
+    {"_device", T_OBJECT, AT(Stream, device), 0, NULL},
+    {"_id", T_OBJECT, AT(Stream, id), 0, NULL},
+    {"_natives", T_OBJECT, AT(Stream, natives), 0, NULL},
+    {"owner", T_OBJECT, AT(Stream, owner), 0, NULL},
+    {"_thread", T_OBJECT, AT(Stream, thread), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef event_members[] = {
+    {"_handle", T_ULONGLONG, AT(Event, handle), 0, NULL},
+    {"_capture", T_ULONGLONG, AT(Event, capture), 0, NULL},
+    {"_owned", T_BOOL, AT(Event, owned), 0, NULL},
+    {"_recorded", T_BOOL, AT(Event, recorded), 0, NULL},
+    {"_exposed", T_BOOL, AT(Event, exposed), 0, NULL},
+    {"_pool", T_OBJECT, AT(Event, pool), 0, NULL},
+    {"_adapter", T_OBJECT, AT(Event, adapter), 0, NULL},
+    {"_cuda", T_OBJECT, AT(Event, cuda), 0, NULL},
+    {"_device", T_OBJECT, AT(Event, device), 0, NULL},
+    {"_flags", T_OBJECT, AT(Event, flags), 0, NULL},
+    {"owner", T_OBJECT, AT(Event, owner), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, "What an ExternalStream is made of."},
+    {Py_tp_members, stream_members},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
+    {Py_tp_dealloc, stream_dealloc},
+    {0, NULL},
+};
+
+static PyType_Slot event_slots[] = {
+    {Py_tp_doc, "What an Event is made of; goes to its pool, or is destroyed, with its last reference."},
+    {Py_tp_members, event_members},
+    {Py_tp_traverse, event_traverse},
+    {Py_tp_clear, event_clear},
+    {Py_tp_finalize, event_finalize},
+    {Py_tp_dealloc, event_dealloc},
+    {0, NULL},
+};
+
+#define BASE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC)
+
+static PyType_Spec stream_spec = {"interop._native.StreamFields", sizeof(Stream), 0, BASE, stream_slots};
+static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0, BASE, event_slots};
+
+/* -- the usual case ------------------------------------------------------------------------------------------------
+ *
+ * Each of these returns 1 if all is done, 0 if the plain way is to be gone, with nothing changed.
+ */
+
+static PyObject *foreign;      /* the stream, without its owner, that each other library's object is, by its address */
+static PyObject *event_class;  /* interop.Event */
+static PyObject *plain_flags;  /* of an event without timing */
+
+/* Whether the stream can be used here and now, and captures nothing. */
+static int
+is_usual(Stream *stream)
+{
+    int status;
+
+    return stream->pool != NULL && !watched && cuda.stream_is_capturing(pointer(stream->handle), &status) == SUCCESS &&
+           status == NOT_CAPTURING;
+}
+
+/* A new reference to the stream that an object is, of whatever library; NULL, without an exception, if it is unknown. */
+static Stream *
+stream_of(PyObject *object)
+{
+    PyObject *key, *known;
+
+    if (PyObject_TypeCheck(object, stream_type)) {
+        Py_INCREF(object);
+        return (Stream *)object;
+    }
+    key = PyLong_FromVoidPtr(object);
+    if (key == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    known = PyDict_GetItemWithError(foreign, key);
+    Py_DECREF(key);
+    if (known == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Py_INCREF(known);
+    return (Stream *)known;
+}
+
+static int
+order(Stream *consumer, Stream *producer)
+{
+    unsigned long long event;
+    int code;
+
+    if (producer->pool == NULL) {
+        return 0;
+    }
+    if (consumer->pool != NULL && consumer->handle == producer->handle) {
+        return 1;
+    }
+    if (!is_usual(consumer) || !(event = pool_take(producer->pool))) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    code = cuda.event_record(pointer(event), pointer(producer->handle));
+    if (code == SUCCESS) {
+        code = cuda.stream_wait_event(pointer(consumer->handle), pointer(event), 0);
+    }
+    Py_END_ALLOW_THREADS
+    if (code != SUCCESS) {
+        cuda.event_destroy(pointer(event)); /* it may stand for anything, or be no good at all */
+        return 0;
+    }
+    if (!pool_give(producer->pool, event)) {
+        cuda.event_destroy(pointer(event));
+    }
+    return 1;
+}
+
+static int
+record(Stream *stream, Event *event)
+{
+    int code;
+
+    if (event->handle == 0 || !event->owned || event->pool != stream->pool || !is_usual(stream)) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    code = cuda.event_record(pointer(event->handle), pointer(stream->handle));
+    Py_END_ALLOW_THREADS
+    if (code != SUCCESS) {
+        return 0;
+    }
+    event->recorded = 1;
+    event->capture = 0;
+    return 1;
+}
+
+/* A new event that stands for the stream's work; NULL, without an exception, if the plain way is to be gone. */
+static PyObject *
+record_new(Stream *stream)
+{
+    PyObject *made;
+    Event *event;
+
+    if (stream->pool == NULL || stream->pool->count == 0) {
+        return NULL;
+    }
+    made = PyType_GenericAlloc((PyTypeObject *)event_class, 0);
+    if (made == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    event = (Event *)made;
+    event->handle = pool_take(stream->pool);
+    if (event->handle == 0) { /* allocating has set off a collection, which has used it */
+        Py_DECREF(made);
+        return NULL;
+    }
+    event->owned = 1;
+    Py_INCREF((PyObject *)stream->pool);
+    event->pool = stream->pool;
+    Py_INCREF(stream->cuda);
+    event->cuda = stream->cuda;
+    Py_INCREF(plain_flags);
+    event->flags = plain_flags;
+    if (!record(stream, event)) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
+}
+
+/* Whether it is a plain event of the real GPU that was recorded, and not while a graph was captured. */
+static int
+stands_for_work(Event *event)
+{
+    return event->pool != NULL && event->pool->is_hot && event->recorded && !event->capture;
+}
+
+static int
+wait(Stream *stream, Event *event)
+{
+    int code;
+
+    if (!stands_for_work(event) || !is_usual(stream)) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    code = cuda.stream_wait_event(pointer(stream->handle), pointer(event->handle), 0);
+    Py_END_ALLOW_THREADS
+    return code == SUCCESS;
+}
+
+/* Query or synchronise, without breaking the capture of some other stream: in the modes "global" and "thread local",
+ * CUDA forbids every query and synchronise, related or not, and punishes one by invalidating the capture. */
+static int
+ask(int (*call)(void *), unsigned long long handle)
+{
+    int mode = RELAXED, code;
+
+    if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
+        return -1;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    code = call(pointer(handle));
+    Py_END_ALLOW_THREADS
+    if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
+        return -1;
+    }
+    return code;
+}
+
+/* -- the methods --------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *signature;
+    PyMethodDef definition;
+    PyObject *plain; /* the method, in Python, that this one stands before */
+} Method;
+
+static Method as_stream, stream_query, stream_synchronize, stream_record_event, stream_wait_event, stream_wait_stream,
+    stream_to, event_query, event_synchronize;
+
+/* The plain way: the same call of the same method in Python. */
+static PyObject *
+plainly(Method *method, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names), first = self != NULL;
+    PyObject *positional = PyTuple_New(first + count), *keywords = named ? PyDict_New() : NULL, *result = NULL;
+
+    if (positional == NULL || (named && keywords == NULL)) {
+        goto done;
+    }
+    if (self != NULL) {
+        Py_INCREF(self);
+        PyTuple_SetItem(positional, 0, self);
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_INCREF(args[i]);
+        PyTuple_SetItem(positional, first + i, args[i]);
+    }
+    for (Py_ssize_t i = 0; i < named; i++) {
+        if (PyDict_SetItem(keywords, PyTuple_GetItem(names, i), args[count + i]) < 0) {
+            goto done;
+        }
+    }
+    result = PyObject_Call(method->plain, positional, keywords);
+done:
+    Py_XDECREF(positional);
+    Py_XDECREF(keywords);
+    return result;
+}
+
+#define METHOD(name) static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+#define PLAINLY(method) plainly(&method, self, args, count, names)
+
+METHOD(do_stream_query)
+{
+    Stream *stream = (Stream *)self;
+
+    if (count == 0 && names == NULL && is_usual(stream)) {
+        int code = ask(cuda.stream_query, stream->handle);
+        if (code == SUCCESS || code == NOT_READY) {
+            return PyBool_FromLong(code == SUCCESS);
+        }
+    }
+    return PLAINLY(stream_query);
+}
+
+METHOD(do_stream_synchronize)
+{
+    Stream *stream = (Stream *)self;
+
+    if (count == 0 && names == NULL && is_usual(stream) && ask(cuda.stream_synchronize, stream->handle) == SUCCESS) {
+        Py_RETURN_NONE;
+    }
+    return PLAINLY(stream_synchronize);
+}
+
+METHOD(do_stream_record_event)
+{
+    Stream *stream = (Stream *)self;
+
+    if (names == NULL && count == 0) {
+        PyObject *made = record_new(stream);
+        if (made != NULL) {
+            return made;
+        }
+    }
+    else if (names == NULL && count == 1 && PyObject_TypeCheck(args[0], event_type) &&
+             record(stream, (Event *)args[0])) {
+        Py_INCREF(args[0]);
+        return args[0];
+    }
+    return PLAINLY(stream_record_event);
+}
+
+METHOD(do_stream_wait_event)
+{
+    if (names == NULL && count == 1 && PyObject_TypeCheck(args[0], event_type) &&
+        wait((Stream *)self, (Event *)args[0])) {
+        Py_RETURN_NONE;
+    }
+    return PLAINLY(stream_wait_event);
+}
+
+METHOD(do_stream_wait_stream)
+{
+    if (names == NULL && count == 1) {
+        Stream *producer = stream_of(args[0]);
+        if (producer != NULL) {
+            int done = order((Stream *)self, producer);
+            Py_DECREF(producer);
+            if (done) {
+                Py_RETURN_NONE;
+            }
+        }
+    }
+    return PLAINLY(stream_wait_stream);
+}
+
+METHOD(do_stream_to)
+{
+    Stream *stream = (Stream *)self;
+
+    if (names == NULL && count == 1 && stream->pool != NULL && stream->natives != NULL && PyUnicode_Check(args[0])) {
+        PyObject *native = PyDict_GetItemWithError(stream->natives, args[0]);
+        if (native != NULL) {
+            Py_INCREF(native);
+            return native;
+        }
+        PyErr_Clear();
+    }
+    return PLAINLY(stream_to);
+}
+
+METHOD(do_event_query)
+{
+    Event *event = (Event *)self;
+
+    if (count == 0 && names == NULL && stands_for_work(event) && !watched) {
+        int code = ask(cuda.event_query, event->handle);
+        if (code == SUCCESS || code == NOT_READY) {
+            return PyBool_FromLong(code == SUCCESS);
+        }
+    }
+    return PLAINLY(event_query);
+}
+
+METHOD(do_event_synchronize)
+{
+    Event *event = (Event *)self;
+
+    if (count == 0 && names == NULL && stands_for_work(event) && !watched &&
+        ask(cuda.event_synchronize, event->handle) == SUCCESS) {
+        Py_RETURN_NONE;
+    }
+    return PLAINLY(event_synchronize);
+}
+
+/* Another library's object that was borrowed before: the same stream once more, with the object as its owner. */
+METHOD(do_as_stream)
+{
+    Stream *known, *made;
+
+    self = NULL; /* the module */
+    if (names == NULL && count == 1) {
+        known = stream_of(args[0]);
+        if (known != NULL && (PyObject *)known == args[0]) {
+            return args[0];
+        }
+        if (known != NULL) {
+            made = (Stream *)PyType_GenericAlloc(Py_TYPE((PyObject *)known), 0);
+            if (made != NULL) {
+                made->handle = known->handle;
+                made->context = known->context;
+                made->context_id = known->context_id;
+                made->needs = known->needs;
+#define SHARE(member) \
+    Py_XINCREF((PyObject *)known->member); \
+    made->member = known->member;
+                SHARE(pool) SHARE(adapter) SHARE(cuda) SHARE(device) SHARE(id)
+                Py_INCREF(args[0]);
+                made->owner = args[0];
+            }
+            Py_DECREF(known);
+            return (PyObject *)made;
+        }
+    }
+    return PLAINLY(as_stream);
+}
+
+#define FAST(name, signature, function) \
+    static Method name = {#signature "\n--\n\n", {NULL, (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS, NULL}, NULL};
+
+FAST(as_stream, as_stream(obj, device=None), do_as_stream)
+FAST(stream_query, query($self), do_stream_query)
+FAST(stream_synchronize, synchronize($self, timeout=None), do_stream_synchronize)
+FAST(stream_record_event, record_event($self, event=None), do_stream_record_event)
+FAST(stream_wait_event, wait_event($self, event), do_stream_wait_event)
+FAST(stream_wait_stream, wait_stream($self, *streams), do_stream_wait_stream)
+FAST(stream_to, to($self, library), do_stream_to)
+FAST(event_query, query($self), do_event_query)
+FAST(event_synchronize, synchronize($self, timeout=None), do_event_synchronize)
+
+static struct {
+    const char *name;
+    Method *method;
+} of_streams[] = {
+    {"query", &stream_query},
+    {"synchronize", &stream_synchronize},
+    {"record_event", &stream_record_event},
+    {"wait_event", &stream_wait_event},
+    {"wait_stream", &stream_wait_stream},
+    {"to", &stream_to},
+}, of_events[] = {
+    {"query", &event_query},
+    {"synchronize", &event_synchronize},
+};
+
+/* Stand before a function in Python: from now on its name, text and place are ours. */
+static int
+stand_before(Method *method, const char *name, PyObject *plain)
+{
+    PyObject *text = PyObject_GetAttrString(plain, "__doc__");
+    const char *utf8 = text == NULL || text == Py_None ? "" : PyUnicode_AsUTF8AndSize(text, NULL);
+    char *copy = NULL;
+
+    if (text != NULL && utf8 != NULL) {
+        copy = malloc(strlen(method->signature) + strlen(utf8) + 1);
+    }
+    if (copy == NULL) {
+        Py_XDECREF(text);
+        if (!PyErr_Occurred()) {
+            PyErr_NoMemory();
+        }
+        return -1;
+    }
+    strcpy(copy, method->signature);
+    strcat(copy, utf8);
+    Py_DECREF(text);
+    method->definition.ml_name = name;
+    method->definition.ml_doc = copy;
+    Py_INCREF(plain);
+    method->plain = plain;
+    return 0;
+}
+
+static int
+accelerate_method(PyObject *class, const char *name, Method *method)
+{
+    PyObject *plain = PyObject_GetAttrString(class, name), *descriptor = NULL;
+    int failed = plain == NULL || stand_before(method, name, plain);
+
+    if (!failed) {
+        descriptor = PyDescr_NewMethod((PyTypeObject *)class, &method->definition);
+        failed = descriptor == NULL || PyObject_SetAttrString(class, name, descriptor);
+    }
+    Py_XDECREF(plain);
+    Py_XDECREF(descriptor);
+    return failed ? -1 : 0;
+}
+
+PyDoc_STRVAR(accelerate_doc,
+"accelerate(stream_class, event_class, as_stream, known, flags, /)\n"
+"--\n\n"
+"Put the fast methods before those of the classes, and return the fast one that stands before *as_stream*.\n\n"
+"Args:\n"
+"    stream_class, event_class: subclasses of StreamFields and EventFields.\n"
+"    as_stream: the function.\n"
+"    known: by the identity of another library's object, the stream that it is, without an owner.\n"
+"    flags: those of an event without timing.");
+
+static PyObject *
+accelerate(PyObject *module, PyObject *arguments)
+{
+    PyObject *stream_class, *function, *known, *flags;
+
+    if (!PyArg_ParseTuple(arguments, "OOOO!O:accelerate", &stream_class, &event_class, &function, &PyDict_Type, &known,
+                          &flags)) {
+        return NULL;
+    }
+    Py_INCREF(event_class);
+    Py_INCREF(known);
+    foreign = known;
+    Py_INCREF(flags);
+    plain_flags = flags;
+    for (size_t i = 0; i < sizeof of_streams / sizeof *of_streams; i++) {
+        if (accelerate_method(stream_class, of_streams[i].name, of_streams[i].method)) {
+            return NULL;
+        }
+    }
+    for (size_t i = 0; i < sizeof of_events / sizeof *of_events; i++) {
+        if (accelerate_method(event_class, of_events[i].name, of_events[i].method)) {
+            return NULL;
+        }
+    }
+    if (stand_before(&as_stream, "as_stream", function)) {
+        return NULL;
+    }
+    return PyCFunction_NewEx(&as_stream.definition, module, NULL);
+}
+
 /* -- the module --------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
+    {"accelerate", accelerate, METH_VARARGS, accelerate_doc},
+    {"bind", bind, METH_O, bind_doc},
     {"dlpack_capsule", dlpack_capsule, METH_VARARGS, dlpack_capsule_doc},
+    {"watch", watch, METH_O, watch_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -199,12 +996,27 @@ static PyModuleDef definition = {
     .m_methods = functions,
 };
 
+static int
+add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
+{
+    *type = (PyTypeObject *)PyType_FromSpec(spec);
+    return *type == NULL ? -1 : PyModule_AddType(module, *type);
+}
+
 PyMODINIT_FUNC
 PyInit__native(void)
 {
+    PyObject *module;
+
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
         PyErr_SetString(PyExc_ImportError, "interop._native works in the main interpreter only");
         return NULL;
     }
-    return PyModule_Create(&definition);
+    module = PyModule_Create(&definition);
+    if (module == NULL || add_type(module, &pool_spec, &pool_type) || add_type(module, &stream_spec, &stream_type) ||
+        add_type(module, &event_spec, &event_type)) {
+        Py_XDECREF(module);
+        return NULL;
+    }
+    return module;
 }

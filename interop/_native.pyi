@@ -1,3 +1,19 @@
+from collections.abc import Callable
+from typing import Any
+
+from interop._plain import EventFields as EventFields
+from interop._plain import Pool as Pool
+from interop._plain import StreamFields as StreamFields
+
+def accelerate(
+    stream_class: type[StreamFields],
+    event_class: type[EventFields],
+    as_stream: Callable[..., Any],
+    known: dict[int, Any],
+    flags: int,
+    /,
+) -> Callable[..., Any]: ...
+def bind(addresses: tuple[int, ...], /) -> None: ...
 def dlpack_capsule(
     owner: object,
     versioned: bool,
@@ -5,7 +21,8 @@ def dlpack_capsule(
     address: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-    dtype: tuple[int, int, int],
+    dtype: tuple[int, ...],
     device: tuple[int, int],
     /,
 ) -> object: ...
+def watch(on: bool, /) -> None: ...

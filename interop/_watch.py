@@ -6,6 +6,8 @@ While nobody watches, a call pays for one look at :data:`watchers`, which is emp
 import threading
 from typing import TYPE_CHECKING
 
+from interop._extension import native
+
 if TYPE_CHECKING:
     from interop._tensor import Tensor
     from interop.event import Event
@@ -46,6 +48,7 @@ def watch(watcher: Watcher) -> None:
     global watchers  # noqa: PLW0603  (rebound, never changed: whoever is telling has a whole one)
     with _lock:
         watchers = (*watchers, watcher)
+        _tell_the_extension()
 
 
 def unwatch(watcher: Watcher) -> None:
@@ -53,3 +56,10 @@ def unwatch(watcher: Watcher) -> None:
     global watchers  # noqa: PLW0603  (rebound, never changed: whoever is telling has a whole one)
     with _lock:
         watchers = tuple(other for other in watchers if other is not watcher)
+        _tell_the_extension()
+
+
+def _tell_the_extension() -> None:
+    """Its fast calls tell nobody, and give way to those that do."""
+    if native is not None:
+        native.watch(bool(watchers))

@@ -1,12 +1,12 @@
 """Events: points in a stream's work that other streams, and the host, can wait for."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from interop import _cudart, _watch
+from interop._extension import EventFields, Pool
 from interop._handles import check_device, check_handle, described
 from interop.adapters import adapters_of
 from interop.errors import (
@@ -29,7 +29,7 @@ _INVALID_RESOURCE_HANDLE: Final = 400
 _creating: Final = threading.RLock()
 
 
-class Event:
+class Event(EventFields):
     """A CUDA event, with the surface of ``torch.cuda.Event``.
 
     It is created on the GPU when it is first recorded, on the device of that stream, and destroyed with its last
@@ -54,22 +54,7 @@ class Event:
             created there.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_adapter",
-        "_capture",
-        "_cuda",
-        "_device",
-        "_exposed",
-        "_flags",
-        "_handle",
-        "_owned",
-        "_recorded",
-        "owner",
-    )
-
-    owner: object
-    """The foreign event that this one was borrowed from and keeps alive, or None."""
+    __slots__ = ("__weakref__",)
 
     def __init__(
         self,
@@ -79,23 +64,16 @@ class Event:
         device: int | None = None,
     ) -> None:
         """Remember what kind of event it shall be; CUDA is not called yet."""
-        self._handle = 0
-        self._owned = False
         if enable_timing and interprocess:
             message = "an interprocess event cannot have timing: CUDA wants enable_timing=False with interprocess=True"
             raise InvalidEventError(message)
         self._cuda = _cudart.active()
-        self._flags: int | None = (
+        self._flags = (
             (0 if enable_timing else _cudart.EVENT_DISABLE_TIMING)
             | (_cudart.EVENT_BLOCKING_SYNC if blocking else 0)
             | (_cudart.EVENT_INTERPROCESS if interprocess else 0)
         )
         self._device = None if device is None else check_device(device)
-        self._capture = 0
-        self._recorded = False
-        self._exposed = False
-        self._adapter: Adapter | None = None
-        self.owner = None
 
     @classmethod
     def _borrowed(cls, handle: int, owner: object, adapter: "Adapter | None" = None) -> Self:
@@ -144,7 +122,7 @@ class Event:
             if self._adapter is not None:
                 raise self._unrecorded("read the handle of")
             device = self._device
-            self._create(self._cuda.current_context() if device is None else self._cuda.primary_context(device))
+            self._create(self._cuda.current_context() if device is None else self._cuda.primary_context(device), None)
         self._recorded = self._exposed = True
         return self._handle
 
@@ -160,20 +138,17 @@ class Event:
             self._recorded = bool(self._handle)
         return self._handle
 
-    def _create(self, context: int) -> None:
+    def _create(self, context: int, pool: Pool | None) -> None:
         if self._flags is None:
             raise self._unrecorded("use")
         # Two threads may use it for the first time at once; and a finaliser may create another one in the middle.
         with _creating:
             if not self._handle:
-                self._handle = self._cuda.event_create(context, self._flags)
+                if pool is not None:
+                    self._handle = pool.take()
+                    self._pool = pool
+                self._handle = self._handle or self._cuda.event_create(context, self._flags)
                 self._owned = True
-
-    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Destroy the event; CUDA does it once the device has passed it."""
-        # At interpreter exit the driver may be gone already, and frees everything itself.
-        if getattr(self, "_owned", False) and not _finalizing():
-            self._cuda.discard(self._cuda.event_destroy, self._handle)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: a handle has one owner, and means nothing to another process."""
@@ -295,10 +270,12 @@ class Event:
 
     # -- for stream.py -------------------------------------------------------------------------------------------
 
-    def _record_on(self, handle: int, context: int, needs: int, capture: int) -> None:
+    def _record_on(self, handle: int, context: int, context_id: int, needs: int, capture: int) -> None:
         """Record on a stream of *context*, which is part of *capture*; creates the event if need be."""
         if not self._existing():
-            self._create(context if self._device is None else self._cuda.primary_context(self._device))
+            is_plain = self._flags == _cudart.EVENT_DISABLE_TIMING and self._device is None
+            pool = self._cuda.pool(context_id) if is_plain else None
+            self._create(context if self._device is None else self._cuda.primary_context(self._device), pool)
         self._cuda.event_record(self._handle, handle, needs)
         self._recorded = True
         self._capture = capture

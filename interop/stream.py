@@ -4,10 +4,12 @@ import contextlib
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Final, NoReturn, Self
 
 from interop import _cudart, _watch
+from interop._extension import StreamFields, native
 from interop._handles import check_device, check_handle, described
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter, Source
@@ -42,7 +44,7 @@ class _Thread(threading.local):
 _thread: Final = _Thread()
 
 
-class ExternalStream:
+class ExternalStream(StreamFields):
     """A CUDA stream that was made elsewhere, with the surface of ``torch.cuda.ExternalStream``.
 
     It is never destroyed from here. An *owner* is kept alive for as long as this object; without one, as with a bare
@@ -67,23 +69,7 @@ class ExternalStream:
         NoDeviceError: *device* is given, and cannot be checked: there is no driver, or no device.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_adapter",
-        "_context",
-        "_context_id",
-        "_cuda",
-        "_device",
-        "_handle",
-        "_id",
-        "_native",
-        "_needs",
-        "_thread",
-        "owner",
-    )
-
-    owner: object
-    """The object that this stream was borrowed from, or that keeps it alive; None for a bare address."""
+    __slots__ = ("__weakref__",)
 
     def __init__(self, stream_ptr: int, device: int | None = None, *, owner: object = None) -> None:
         """Check the address without CUDA, and *device* with it."""
@@ -92,14 +78,7 @@ class ExternalStream:
             handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
         self._cuda = _cudart.active()
         self._handle = handle
-        self._device: int | None = None
-        self._context = 0
-        self._context_id = 0
-        self._needs = 0
         self._thread = _thread.token if handle == _cudart.PER_THREAD else None
-        self._id: int | None = None
-        self._native: dict[str, object] = {}
-        self._adapter: Adapter | None = None
         self.owner = owner
         declared = None if device is None else check_device(device)
         # Without a driver a stream can be borrowed and passed on, and every operation on it says that there is none.
@@ -267,7 +246,7 @@ class ExternalStream:
             return event
         capture = self._capture()
         try:
-            event._record_on(self._handle, context, self._needs, capture)
+            event._record_on(self._handle, context, self._context_id, self._needs, capture)
         except CudaError as error:
             if error.code == _INVALID_RESOURCE_HANDLE:
                 message = (
@@ -364,10 +343,13 @@ class ExternalStream:
             LibraryNotFoundError: it is not installed, or not known.
         """
         context = self._ready()
-        if self._needs and library in self._native:
+        if self._natives is None:
+            self._natives = {}
+        natives = self._natives
+        if self._needs and library in natives:
             self._refuse_elsewhere(adapter_named(library))
         try:
-            native = self._native.get(library)
+            native = natives.get(library)
         except TypeError:  # no hashable name; adapter_named says what one is
             native = None
         if native is None:
@@ -383,7 +365,7 @@ class ExternalStream:
                 with self._cuda.context(context):
                     native = adapter.make_stream(source)
             # Another thread may have been faster: there is one.
-            native = self._native.setdefault(library, native)
+            native = natives.setdefault(library, native)
         return native
 
     def _refuse_elsewhere(self, adapter: Adapter) -> None:
@@ -426,6 +408,11 @@ class ExternalStream:
             elif not self._context:
                 self._locate(None)
             self._context_id = self._cuda.context_id(self._context)
+            if self._cuda.is_hot and not self._needs and not _CHECK:
+                self._pool = self._cuda.pool(self._context_id)
+                known = _known.get(id(self.owner))
+                if known is not None:  # now it is known that well
+                    known._context, known._context_id, known._pool = self._context, self._context_id, self._pool
         return self._context
 
     def _check(self) -> None:
@@ -452,6 +439,14 @@ class ExternalStream:
     def _finished(self) -> None:
         for watcher in _watch.watchers:
             watcher.finished(self)
+
+    def _of(self, owner: object) -> "ExternalStream":
+        """The same stream, with another owner."""
+        stream = ExternalStream.__new__(ExternalStream)
+        for name in ("_adapter", "_context", "_context_id", "_cuda", "_device", "_handle", "_id", "_needs", "_pool"):
+            setattr(stream, name, getattr(self, name))
+        stream.owner = owner
+        return stream
 
     def _same_world(self, other: "ExternalStream | Event") -> None:
         """Refuse to mix a simulation with a GPU, or with another simulation: their handles mean nothing to CUDA."""
@@ -575,6 +570,9 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
         return obj
     if isinstance(obj, int):
         return ExternalStream(obj, device)
+    known = _known.get(id(obj))
+    if known is not None and device is None:
+        return known._of(obj)
     adapters = adapters_of(obj)
     for adapter in adapters:
         try:
@@ -602,7 +600,27 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
         raise DeviceMismatchError(message)
     stream = ExternalStream(handle, place if device is None else device, owner=obj)
     stream._adapter = adapter
+    if adapter.streams_stay_the_same and handle > _cudart.PER_THREAD and stream._cuda is _cudart.GPU and not _CHECK:
+        _know(obj, stream._of(None))
     return stream
+
+
+_known: Final[dict[int, ExternalStream]] = {}
+"""By the identity of another library's object, the stream that it is, without an owner: borrowed again, it is found."""
+_objects: Final[dict[int, weakref.ref[object]]] = {}
+"""What takes an object out of :data:`_known` before its identity can become another's."""
+
+
+def _know(obj: object, stream: ExternalStream) -> None:
+    identity = id(obj)
+
+    def forget(gone: object) -> None:
+        if _objects.get(identity) is gone:
+            _known.pop(identity, None)
+            del _objects[identity]
+
+    _objects[identity] = weakref.ref(obj, forget)
+    _known[identity] = stream
 
 
 def _stated_handle(obj: object, *, known: bool) -> int:
@@ -653,3 +671,7 @@ def _protocol_handle(obj: object) -> int:
         message = f"{name} must give an int as handle; {described(obj)} gave {described(handle)}"
         raise InvalidStreamError(message)
     return handle
+
+
+if native is not None:
+    as_stream = native.accelerate(ExternalStream, Event, as_stream, _known, _cudart.EVENT_DISABLE_TIMING)

@@ -214,7 +214,7 @@ def test_the_steady_state_is_one_record_and_one_wait(gpu, calls):
     assert sorted(calls) == sorted(3 * ["cudaStreamIsCapturing", "cudaEventRecord", "cudaStreamWaitEvent"])
 
 
-def test_each_thread_has_its_own_scratch_event(gpu, monkeypatch):
+def test_two_threads_never_share_a_scratch_event(gpu, monkeypatch):
     # Two threads meet between record and wait: with one event for both, one would wait for the other's producer.
     meeting = threading.Barrier(2, timeout=10)
     real = gpu.runtime.cudaEventRecord
@@ -266,16 +266,68 @@ def test_a_wait_inside_a_wait(gpu, monkeypatch):
     write(gpu, c, a, 2)
 
 
-def test_scratch_events_go_with_their_thread(gpu):
+def test_scratch_events_outlive_their_thread(gpu, calls):
     p, c = interop.new_stream(), interop.new_stream()
-    destroyed = []
-    real = gpu.cuda.event_destroy
-    gpu.cuda.event_destroy = lambda event: destroyed.append(event) or real(event)
-    thread = threading.Thread(target=c.wait_stream, args=[p])
-    thread.start()
-    thread.join()
-    gc.collect()
-    assert len(destroyed) == 1
+    for _ in range(3):
+        thread = threading.Thread(target=c.wait_stream, args=[p])
+        thread.start()
+        thread.join()
+    assert calls.count("cudaEventCreateWithFlags") == 1
+
+
+def test_plain_events_are_used_again(gpu, calls):
+    p, c = interop.new_stream(), interop.new_stream()
+    for _ in range(3):
+        c.wait_event(p.record_event())
+    assert calls.count("cudaEventCreateWithFlags") == 1
+    assert "cudaEventDestroy" not in calls
+
+
+def test_a_wait_on_an_event_that_is_used_again_stays(gpu):
+    p, q, c, a = interop.new_stream(), interop.new_stream(), interop.new_stream(), gpu.array([0])
+    write(gpu, p, a, 1)
+    event = p.record_event()
+    handle = event.cuda_event
+    event._exposed = False  # as if nobody had asked
+    c.wait_event(event)
+    del event
+    again = q.record_event()
+    assert again.cuda_event == handle
+    write(gpu, c, a, 2)
+
+
+@pytest.mark.parametrize("kind", ["timing", "blocking", "interprocess", "device", "exposed"])
+def test_events_that_are_not_plain_are_destroyed(gpu, calls, kind):
+    p = interop.new_stream()
+    event = {
+        "timing": lambda: interop.Event(enable_timing=True),
+        "blocking": lambda: interop.Event(blocking=True),
+        "interprocess": lambda: interop.Event(interprocess=True),
+        "device": lambda: interop.Event(device=0),
+        "exposed": interop.Event,
+    }[kind]()
+    p.record_event(event)
+    if kind == "exposed":
+        assert event.cuda_event  # somebody else may keep it, and record it later
+    del event
+    assert calls.count("cudaEventDestroy") == 1
+    p.record_event()
+    assert calls.count("cudaEventCreateWithFlags") == 2
+
+
+def test_a_pool_does_not_grow_for_ever(gpu, calls):
+    p = interop.new_stream()
+    events = [p.record_event() for _ in range(300)]
+    events.clear()
+    assert calls.count("cudaEventDestroy") == 300 - 256
+
+
+def test_each_context_has_its_own_events(gpu, calls):
+    for device in (0, 1):
+        p, c = interop.new_stream(device), interop.new_stream(device)
+        c.wait_stream(p)
+        p.record_event()
+    assert calls.count("cudaEventCreateWithFlags") == 2
 
 
 @pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])

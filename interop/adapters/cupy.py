@@ -15,6 +15,7 @@ class CupyAdapter(Adapter):
 
     library = "cupy"
     has_current_stream = True
+    streams_stay_the_same = True
     makes_arrays = True
     takes_dlpack = True
     has_layout = True

@@ -14,6 +14,7 @@ class NumbaAdapter(Adapter):
     """The objects of numba.cuda.stream(), external_stream(), default_stream() and event()."""
 
     library = "numba"
+    streams_stay_the_same = True
     makes_arrays = True
     has_layout = True
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"

@@ -16,6 +16,7 @@ class TorchAdapter(Adapter):
     library = "torch"
     has_current_stream = True
     default_streams_have_devices = True
+    streams_stay_the_same = True
     makes_arrays = True
     takes_dlpack = True
     has_layout = True

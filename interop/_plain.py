@@ -1,0 +1,121 @@
+"""What the extension in C has too, in Python: for where it could not be built, and as what it is measured against.
+
+The methods themselves are those of the classes, here and there: see ``_native.c``.
+"""
+
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from interop._cudart import Cuda
+    from interop.adapters.base import Adapter
+
+_MOST_SPARE: Final = 256
+
+
+class Pool:
+    """Events of one context that nobody uses: plain ones, without timing."""
+
+    __slots__ = ("_events", "is_hot")
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._events: list[int] = []
+        self.is_hot = False
+
+    def take(self) -> int:
+        """A spare event, which is yours now; 0 if there is none."""
+        try:
+            return self._events.pop()
+        except IndexError:
+            return 0
+
+    def give(self, event: int) -> bool:
+        """Keep an event; False if there are enough."""
+        if len(self._events) >= _MOST_SPARE:
+            return False
+        self._events.append(event)
+        return True
+
+
+class StreamFields:
+    """What an ExternalStream is made of."""
+
+    __slots__ = (
+        "_adapter",
+        "_context",
+        "_context_id",
+        "_cuda",
+        "_device",
+        "_handle",
+        "_id",
+        "_natives",
+        "_needs",
+        "_pool",
+        "_thread",
+        "owner",
+    )
+
+    _handle: int
+    _context: int
+    _context_id: int
+    _needs: int
+    _pool: Pool | None
+    _adapter: "Adapter | None"
+    _cuda: "Cuda"
+    _device: int | None
+    _id: int | None
+    _natives: dict[str, object] | None
+    _thread: object
+    owner: object
+
+    def __new__(cls, *_arguments: object, **_named: object) -> Self:
+        """Start with 0, and None."""
+        self = super().__new__(cls)
+        self._handle = self._context = self._context_id = self._needs = 0
+        self._pool = self._adapter = self._device = self._id = self._natives = self._thread = self.owner = None
+        return self
+
+
+class EventFields:
+    """What an Event is made of; goes to its pool, or is destroyed, with its last reference."""
+
+    __slots__ = (
+        "_adapter",
+        "_capture",
+        "_cuda",
+        "_device",
+        "_exposed",
+        "_flags",
+        "_handle",
+        "_owned",
+        "_pool",
+        "_recorded",
+        "owner",
+    )
+
+    _handle: int
+    _capture: int
+    _owned: bool
+    _recorded: bool
+    _exposed: bool
+    _pool: Pool | None
+    _adapter: "Adapter | None"
+    _cuda: "Cuda"
+    _device: int | None
+    _flags: int | None
+    owner: object
+
+    def __new__(cls, *_arguments: object, **_named: object) -> Self:
+        """Start with 0, False, and None."""
+        self = super().__new__(cls)
+        self._handle = self._capture = 0
+        self._owned = self._recorded = self._exposed = False
+        self._pool = self._adapter = self._device = self._flags = self.owner = None
+        return self
+
+    def __del__(self) -> None:
+        """What CUDA does not need any more goes to the pool; waits that were placed on it stay."""
+        if self._owned and self._handle:
+            self._owned = False
+            if self._pool is None or self._exposed or not self._pool.give(self._handle):
+                self._cuda.event_discard(self._handle)

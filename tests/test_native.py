@@ -1,0 +1,309 @@
+"""The extension in C: the suite of streams and events over it, on the simulator; the GIL; and that it is the same.
+
+Its entry points are bound to functions that call the simulator, so that every fast call is made for real.
+"""
+
+import ctypes
+import gc
+import inspect
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import interop
+from interop import _cudart, _watch, sim, stream
+from interop._extension import native
+from interop.errors import CudaError
+from tests import test_streams
+from tests.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
+from tests.test_streams import write
+
+pytestmark = pytest.mark.needs("interop._native")
+
+POINTER = ctypes.c_void_p
+_hot = []
+
+
+def _calls(name):
+    """What the entry point of the driver answers: what the simulated runtime does."""
+    runtime_name = name.replace("cu", "cuda", 1)
+
+    def call(*arguments):
+        runtime = _hot[-1].runtime
+        if name == "cuThreadExchangeStreamCaptureMode":
+            mode = ctypes.c_int.from_address(arguments[0])
+            code, previous = runtime.cudaThreadExchangeStreamCaptureMode(runtime.cudaStreamCaptureMode(mode.value))
+            mode.value = int(previous)
+            return int(code)
+        made.append(name)
+        result = getattr(runtime, runtime_name)(*(argument or 0 for argument in arguments[:2]), *arguments[2:])
+        return int(result[0])
+
+    def is_capturing(handle, status):
+        code, answer = _hot[-1].runtime.cudaStreamIsCapturing(handle)
+        ctypes.c_int.from_address(status).value = int(answer or 0)
+        return int(code)
+
+    return is_capturing if name == "cuStreamIsCapturing" else call
+
+
+made = []
+_TYPES = {
+    "cuEventRecord": (POINTER, POINTER),
+    "cuStreamWaitEvent": (POINTER, POINTER, ctypes.c_uint),
+    "cuStreamIsCapturing": (POINTER, POINTER),
+}
+_STUBS = [ctypes.CFUNCTYPE(ctypes.c_int, *_TYPES.get(name, (POINTER,)))(_calls(name)) for name in _cudart._HOT_CALLS]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    with sim.simulate(devices=2) as gpu:
+        _hot.append(gpu)
+        gpu.cuda.is_hot = True
+        native.bind(tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS))
+        made.clear()
+        yield gpu
+        gc.collect()
+    gpu.cuda.is_hot = False
+    for pool in gpu.cuda._pools.values():
+        pool.is_hot = False
+
+
+class Foreign:
+    """Another library's stream."""
+
+
+def test_the_fast_calls_are_made(gpu):
+    p, c = interop.new_stream(), interop.new_stream()
+    c.wait_stream(p)  # makes the event
+    made.clear()
+    c.wait_stream(p)
+    assert made == ["cuEventRecord", "cuStreamWaitEvent"]
+    made.clear()
+    event = p.record_event()
+    p.record_event(event)
+    c.wait_event(event)
+    assert made == ["cuEventRecord", "cuEventRecord", "cuStreamWaitEvent"]
+    made.clear()
+    p.query()
+    p.synchronize()
+    event.query()
+    event.synchronize()
+    assert made == ["cuStreamQuery", "cuStreamSynchronize", "cuEventQuery", "cuEventSynchronize"]
+
+
+def test_while_somebody_watches_the_plain_calls_are_made(gpu):
+    p, c = interop.new_stream(), interop.new_stream()
+    c.wait_stream(p)
+    watcher = _watch.Watcher()
+    _watch.watch(watcher)
+    made.clear()
+    c.wait_stream(p)
+    p.query()
+    p.synchronize()
+    p.record_event().query()
+    assert made == []
+    _watch.unwatch(watcher)
+    c.wait_stream(p)
+    assert made
+
+
+def test_default_streams_go_the_plain_way(gpu):
+    p = interop.new_stream()
+    for default in (1, 2):
+        borrowed = interop.as_stream(default)
+        borrowed.wait_stream(p)
+        borrowed.synchronize()
+    made.clear()
+    borrowed.wait_stream(p)
+    p.wait_stream(borrowed)
+    borrowed.query()
+    assert made == []
+
+
+def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
+    p, c = interop.new_stream(), interop.new_stream()
+    p.query()
+    c.wait_stream(p)
+    foreign = Foreign()
+    stream._know(foreign, p._of(None))
+    made.clear()
+    c.wait_stream(foreign)
+    assert made == ["cuEventRecord", "cuStreamWaitEvent"]
+    again = interop.as_stream(foreign)
+    assert again == p
+    assert again.owner is foreign
+    assert again.to is not None
+    identity = id(foreign)
+    assert identity in stream._known
+    del foreign, again
+    assert identity not in stream._known
+    assert identity not in stream._objects
+
+
+@pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
+def test_an_error_is_the_plain_one(gpu, monkeypatch, call):
+    p, c, a = interop.new_stream(), interop.new_stream(), gpu.array([0])
+    c.wait_stream(p)
+    write(gpu, p, a, 1)
+    error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
+    with monkeypatch.context() as broken:
+        broken.setattr(gpu.runtime, call, lambda *_: (error,), raising=False)
+        with pytest.raises(CudaError, match=call) as caught:
+            c.wait_stream(p)
+    assert (caught.value.code, caught.value.name, caught.value.call) == (700, "cudaErrorIllegalAddress", call)
+    c.wait_stream(p)
+    write(gpu, c, a, 2)
+
+
+def test_wrong_arguments_are_the_plain_errors(gpu):
+    p = interop.new_stream()
+    p.query()
+    for call in (lambda: p.query(1), p.wait_event, lambda: p.record_event(event=1, other=2), p.to):
+        with pytest.raises(TypeError):
+            call()
+    p.synchronize(timeout=1)
+    assert p.record_event(event=None).query()
+
+
+@pytest.mark.parametrize("name", ["query", "synchronize", "record_event", "wait_event", "wait_stream", "to"])
+def test_the_methods_explain_themselves(name):
+    fast = getattr(interop.ExternalStream, name)
+    assert inspect.ismethoddescriptor(fast)
+    assert len(fast.__doc__) > 80
+    assert "self" in inspect.signature(fast).parameters
+    assert list(inspect.signature(interop.as_stream).parameters) == ["obj", "device"]
+
+
+def test_the_plain_way_can_be_chosen(python):
+    code = "import json, interop, interop._extension as e; print(json.dumps([e.native is None, e.why_not]))"
+    assert python(code, INTEROP_NATIVE="0") == [True, "INTEROP_NATIVE=0"]
+    assert python(code, INTEROP_NATIVE="1") == [False, ""]
+    assert python(code) == [False, ""]
+
+
+def test_other_interpreters_go_the_plain_way(python):
+    # Python 3.11 and 3.12 have them without a public module.
+    code = """
+import json, os, _xxsubinterpreters as interpreters
+read, write = os.pipe()
+interpreter = interpreters.create(isolated=False)
+interpreters.run_string(interpreter, f'''
+import os
+from interop._extension import native, why_not
+os.write({write}, f"{{native}}: {{why_not}}".encode())
+''')
+print(json.dumps(os.read(read, 1000).decode()))
+"""
+    if sys.version_info >= (3, 13):
+        pytest.skip("needs the module of Python 3.11 and 3.12")
+    assert python(code) == "None: interop._native works in the main interpreter only"
+
+
+BLOCKING = """
+#include <unistd.h>
+volatile int entered, release;
+int block(void *stream) { (void)stream; entered = 1; while (!release) usleep(100); return 0; }
+int two(void *a, void *b) { (void)b; return block(a); }
+int nothing(void *a) { (void)a; return 0; }
+int both(void *a, void *b) { (void)a; (void)b; return 0; }
+int three(void *a, void *b, unsigned c) { (void)b; (void)c; return 0; }
+int status(void *a, int *b) { (void)a; *b = 0; return 0; }
+int mode(int *a) { (void)a; return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def blocking(tmp_path_factory):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path_factory.mktemp("stub")
+    (folder / "stub.c").write_text(BLOCKING)
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", folder / "stub.so", folder / "stub.c"], check=True)
+    return ctypes.CDLL(str(folder / "stub.so"))
+
+
+@pytest.fixture
+def quiet(blocking):
+    """Bind entry points that do nothing."""
+    names = {
+        "cuEventRecord": "both",
+        "cuStreamWaitEvent": "three",
+        "cuStreamIsCapturing": "status",
+        "cuThreadExchangeStreamCaptureMode": "mode",
+    }
+    addresses = [getattr(blocking, names.get(name, "nothing")) for name in _cudart._HOT_CALLS]
+    yield lambda: native.bind(tuple(ctypes.cast(address, POINTER).value for address in addresses))
+    native.bind(tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS))
+
+
+@pytest.mark.parametrize("call", ["query", "synchronize", "record", "wait_stream", "event"])
+def test_the_gil_is_released(gpu, blocking, call):
+    p, c = interop.new_stream(), interop.new_stream()
+    event = p.record_event()
+    c.wait_stream(p)  # so that there is a spare event
+    stubs = {
+        "cuEventRecord": "two",
+        "cuStreamWaitEvent": "three",
+        "cuStreamIsCapturing": "status",
+        "cuThreadExchangeStreamCaptureMode": "mode",
+    }
+    addresses = [ctypes.cast(getattr(blocking, stubs.get(name, "block")), POINTER).value for name in _cudart._HOT_CALLS]
+    entered, release = (ctypes.c_int.in_dll(blocking, name) for name in ("entered", "release"))
+    entered.value = release.value = 0
+    native.bind(tuple(addresses))
+    work = {
+        "query": p.query,
+        "synchronize": p.synchronize,
+        "record": lambda: p.record_event(event),
+        "wait_stream": lambda: c.wait_stream(p),
+        "event": event.synchronize,
+    }[call]
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not entered.value:
+        pass
+    release.value = 1  # this thread runs while the other one is inside
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    native.bind(tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS))
+
+
+def test_nothing_is_left_of_thousands(gpu, quiet):
+    p, c = interop.new_stream(), interop.new_stream()
+    c.wait_stream(p)
+    p.record_event()
+    foreign = Foreign()
+    stream._know(foreign, p._of(None))
+    quiet()
+
+    def once():
+        event = p.record_event()
+        c.wait_event(event)
+        c.wait_stream(p)
+        p.query()
+        event.query()
+        p.synchronize()
+        event.synchronize()
+        interop.as_stream(foreign)
+        with pytest.raises(TypeError):
+            p.query(1)
+
+    for _ in range(10):
+        once()
+    gc.collect()
+    blocks = sys.getallocatedblocks()
+    for _ in range(2000):
+        once()
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 50
+
+
+def test_every_test_of_streams_is_here():
+    here = {name for name in globals() if name.startswith("test_")}
+    assert {name for name in vars(test_streams) if name.startswith("test_")} <= here
