@@ -25,6 +25,7 @@ class Loan:
         "_source_layout",
         "_taker",
         "_view_layout",
+        "_way_home",
         "given",
         "reader",
         "source",
@@ -60,6 +61,7 @@ class Loan:
         self._view_layout = self._taker.layout(view)
         self._native = self._lender.array_stream(source) if given[0] is None else None
         self.tensor = tensor
+        self._way_home: tuple[object, object, object, ExternalStream] | None = None
 
     @property
     def is_lasting(self) -> bool:
@@ -92,12 +94,36 @@ class Loan:
             watcher.handed_over(source, self.tensor, self.writer, self.reader)
         return view
 
-    def home(self, view: object, adapter: Adapter | None, consumer: ExternalStream) -> Any:  # noqa: ANN401
+    def home(
+        self,
+        view: object,
+        adapter: Adapter | None,
+        streams: tuple[ExternalStream, ExternalStream],
+        given: tuple[object, object, object],
+    ) -> Any:  # noqa: ANN401
         """The array that *view* came of, if it is handed back to where that is from; else None."""
-        if adapter is not self._lender or consumer != self.writer:
+        writer, reader = streams
+        if adapter is not self._lender or reader != self.writer:
             return None
         source = self.source()
-        return source if source is not None and self.view_of(source) is view else None
+        if source is None or self.view_of(source) is not view:
+            return None
+        if min(writer.cuda_stream, reader.cuda_stream) > _cudart.PER_THREAD:
+            self._way_home = (*given, writer)
+        return source
+
+    def home_again(self, view: object, producer: object, consumer: object, into: object) -> Any:  # noqa: ANN401
+        """Order the same way home once more: the array that *view* came of. None if something is not as it was."""
+        way = self._way_home
+        if way is None or way[0] is not producer or way[1] is not consumer or way[2] is not into:
+            return None
+        source = self.source()
+        if source is None or self.view_of(source) is not view:
+            return None
+        self.writer.wait_stream(way[3])
+        for watcher in _watch.watchers:
+            watcher.handed_over(view, self.tensor, way[3], self.writer)
+        return source
 
 
 _loans: Final[dict[tuple[int, ...], Loan]] = {}

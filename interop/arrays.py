@@ -100,8 +100,11 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
         DeviceMismatchError: the array is on a device that the consumer's cannot reach.
         CaptureError: one of the streams captures a graph, and the other one not that.
     """
-    loan = loan_to(array, producer, consumer, into)
-    view = None if loan is None else loan.again(array)
+    view = None
+    if (loan := loan_to(array, producer, consumer, into)) is not None:
+        view = loan.again(array)
+    elif (loan := loan_of(array)) is not None:
+        view = loan.home_again(array, producer, consumer, into)
     if view is None:
         [view], _ = _lend([array], as_stream(consumer), producer, into, consumer)
     elif held:
@@ -174,7 +177,8 @@ def _lend(
     held.release()
     takers = [_taker(array, consumer, into) for array in arrays]
     writer = None if producer is None else as_stream(producer)
-    lent = [_lent(array, taker, reader, writer) for array, taker in zip(arrays, takers, strict=True)]
+    given = (producer, consumer, into)
+    lent = [_lent(array, taker, reader, writer, given) for array, taker in zip(arrays, takers, strict=True)]
     for one in lent:
         if one.home is None:
             _check(one.tensor, one.taker, reader)
@@ -192,7 +196,7 @@ def _lend(
             raise ProducerUnknownError(message)
     producers = list(dict.fromkeys(one.writer for one in lent if one.writer is not None))
     reader.wait_stream(*producers)
-    views = [_view(one, reader, (producer, consumer, into)) for one in lent]
+    views = [_view(one, reader, given) for one in lent]
     for one in lent:
         for watcher in _watch.watchers:
             watcher.handed_over(one.array, one.tensor, one.writer, reader)
@@ -275,12 +279,18 @@ def _check(tensor: "Tensor", adapter: Adapter | None, reader: ExternalStream) ->
         raise DeviceMismatchError(message)
 
 
-def _lent(array: Any, taker: Adapter | None, reader: ExternalStream, writer: ExternalStream | None) -> _Lent:  # noqa: ANN401
+def _lent(
+    array: Any,  # noqa: ANN401
+    taker: Adapter | None,
+    reader: ExternalStream,
+    writer: ExternalStream | None,
+    given: tuple[object, object, object],
+) -> _Lent:
     """Where the array's memory is, and which stream wrote it, by default *writer*. Orders nothing that is not asked."""
     loan = loan_of(array)
     if loan is not None:
         writer = writer or loan.reader
-        home = loan.home(array, taker, reader)
+        home = loan.home(array, taker, (writer, reader), given)
         if home is not None:
             return _Lent(array, None, taker, home, loan.tensor, writer)
     if isinstance(array, Handover):
