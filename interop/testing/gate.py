@@ -21,10 +21,10 @@ from interop._handles import described
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 
-# One page of memory, pinned once, shared with the keeper process, in slots of 16 bytes. Each has a 32-bit counter, which
-# streams wait for; the value at which the slot is open; and the time, as a double of CLOCK_MONOTONIC, at which the
-# keeper opens it (negative: it has). A slot that is used again waits for the next value: a stream that has not looked at
-# the counter since then passes, as it should.
+# One page of memory, pinned once, shared with the keeper process, in slots of 16 bytes. Each has a 32-bit counter,
+# which streams wait for; the value at which the slot is open; and the time, as a double of CLOCK_MONOTONIC, at which
+# the keeper opens it (negative: it has). A slot that is used again waits for the next value: a stream that has not
+# looked at the counter since then passes, as it should.
 _PAGE: Final = mmap.PAGESIZE
 _SLOT: Final = 16
 
@@ -162,13 +162,15 @@ class Gate:
 
     Attributes:
         stream: the stream that it holds up.
+        timeout: seconds after which it opens itself.
     """
 
     def __init__(self, stream: ExternalStream, timeout: float) -> None:
         """Shut *stream*."""
         self._passed = True  # for __del__, if what follows fails
+        self._overdue = False
         self.stream = stream
-        self._timeout = timeout
+        self.timeout = timeout
         self._latch: _Latch
         if stream._cuda.simulation is not None:
             self._latch = stream._cuda.simulation.gate(stream)
@@ -181,13 +183,17 @@ class Gate:
                 slot.open()
                 self._end(slot)
                 raise
-        self._overdue = False
         self._passed = False
 
     @property
     def is_open(self) -> bool:
         """Whether the stream may pass."""
         return self._passed or self._latch.is_open
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it had to open itself, and :meth:`open` has not said so yet."""
+        return self._overdue or (not self._passed and isinstance(self._latch, _Slot) and self._latch.is_overdue)
 
     def open(self) -> None:
         """Let the stream pass: one store to memory, no CUDA call. Opening it again changes nothing.
@@ -201,7 +207,7 @@ class Gate:
             self._overdue = False
             message = (
                 f"the gate on {self.stream!r} had to open itself: the host did not come to open it within "
-                f"{self._timeout} s. Something in the block waited for the device, or took that long"
+                f"{self.timeout} s. Something in the block waited for the device, or took that long"
             )
             raise AssertionError(message)
 

@@ -39,10 +39,10 @@ class _HostFree(contextlib.AbstractContextManager[None]):
             message = f"not host-free: {error}"
             raise AssertionError(message) from error  # noqa: TRY004  (it is the answer to an assertion)
         if error is None and waited:
-            streams = ", ".join(map(repr, self._streams))
+            held = ", ".join(map(repr, self._streams))
             message = (
-                f"not host-free: the block did not come through within {self._timeout} s while {streams} were shut by a "
-                "gate. It waited for the device, allocated or freed its memory, launched a kernel for the first time, "
+                f"not host-free: the block did not come through within {self._timeout} s while a gate held {held}. "
+                "It waited for the device, allocated or freed its memory, launched a kernel for the first time, "
                 f"or took that long.\n{self._witness.account()}"
             )
             raise AssertionError(message)

@@ -36,7 +36,7 @@ def poison(array: object, stream: object) -> None:
         _check_simulated(array, stream)
         stream._cuda.simulation.launch(stream, _fill, writes=[array], name="poison")
         return
-    address, size, _ = _memory(array, writes=True)
+    address, size, _ = memory_of(array, writes=True)
     if size:
         stream._cuda.memset(address, POISON, size, stream._handle, stream._ready())
 
@@ -59,7 +59,7 @@ def is_poisoned(array: object, stream: object) -> bool:
         values = stream._cuda.simulation.read(array)
         content, item = values.tobytes(), values.itemsize
     else:
-        address, size, item = _memory(array, writes=False)
+        address, size, item = memory_of(array, writes=False)
         if not size:
             return False
         content = stream._cuda.copy_to_host(address, size, stream._handle, stream._ready())
@@ -82,7 +82,7 @@ def _fill(memory: Any) -> None:  # noqa: ANN401  (NumPy's, which is not needed w
     memory.reshape(-1).view("u1")[...] = POISON
 
 
-def _memory(array: Any, *, writes: bool) -> tuple[int, int, int]:  # noqa: ANN401
+def memory_of(array: Any, *, writes: bool) -> tuple[int, int, int]:  # noqa: ANN401
     """Address, size, and size of an element, in bytes."""
     try:
         interface = array.__cuda_array_interface__

@@ -17,16 +17,11 @@ _MOST: Final = 20
 
 
 class Witness(_watch.Watcher):
-    """Notes every record, wait, join, synchronise and hand-over that is made through interop, in any thread.
-
-    Attributes:
-        waits: the lines about waits of the host.
-    """
+    """Notes every record, wait, join, synchronise and hand-over that is made through interop, in any thread."""
 
     def __init__(self) -> None:
         """Look on, until :meth:`leave`."""
         self._lines: list[str] = []
-        self.waits: list[str] = []
         _watch.watch(self)
 
     def leave(self) -> None:
@@ -55,7 +50,6 @@ class Witness(_watch.Watcher):
     def finished(self, what: "ExternalStream | Event") -> None:
         """Note it."""
         self._note(f"the host found {what!r} done")
-        self.waits.append(self._lines[-1])
 
     def handed_over(
         self, array: object, tensor: "Tensor", producer: "ExternalStream | None", consumer: "ExternalStream"
