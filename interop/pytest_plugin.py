@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import pytest
 
@@ -201,7 +201,12 @@ def _demand(config: pytest.Config, names: Iterable[str]) -> None:
         if demanded := _demanded_by(name, required):
             pytest.fail(f"--interop-require={demanded}, but {reason}", pytrace=False)
     if missing:
-        pytest.skip("; ".join(missing.values()))
+        _skip("; ".join(missing.values()))
+
+
+def _skip(reason: str) -> NoReturn:
+    """Skip the test, and say where *it* is, and not where this is."""
+    raise pytest.skip.Exception(reason, _use_item_location=True)
 
 
 def _demand_gpu(config: pytest.Config) -> None:
@@ -295,5 +300,5 @@ def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
             reason = f"{name}, as installed here, cannot use a GPU"
             if name in _required(request.config):
                 pytest.fail(f"--interop-require={name}, but {reason}", pytrace=False)
-            pytest.skip(reason)
+            _skip(reason)
     return tuple(map(Library, names))

@@ -92,7 +92,7 @@ class AdapterConformance:
             yield adapter
 
     @pytest.fixture(autouse=True)
-    def _same_device(self, adapter: Adapter) -> Iterator[None]:  # noqa: ARG002  (first)
+    def _device_stays(self, adapter: Adapter) -> Iterator[None]:  # noqa: ARG002  (first)
         """Nothing may leave another device current than it found."""
         before = _cudart.active().current_device()
         yield
