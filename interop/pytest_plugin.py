@@ -124,14 +124,14 @@ def need(request: pytest.FixtureRequest) -> Callable[..., None]:
 @pytest.fixture
 def stream(request: pytest.FixtureRequest) -> "ExternalStream":
     """A new non-blocking stream on the current device, or of the simulation that is running. Needs a GPU otherwise."""
-    _demand_gpu(request.config)
+    _demand(request.config, _gpu_or_simulation())
     return interop.new_stream()
 
 
 @pytest.fixture
 def stream_pair(request: pytest.FixtureRequest) -> "tuple[ExternalStream, ExternalStream]":
     """Two of them: a producer and a consumer."""
-    _demand_gpu(request.config)
+    _demand(request.config, _gpu_or_simulation())
     return interop.new_stream(), interop.new_stream()
 
 
@@ -209,9 +209,9 @@ def _skip(reason: str) -> NoReturn:
     raise pytest.skip.Exception(reason, _use_item_location=True)
 
 
-def _demand_gpu(config: pytest.Config) -> None:
-    if _cudart.active().simulation is None:
-        _demand(config, ["gpu"])
+def _gpu_or_simulation() -> list[str]:
+    """What a stream needs: a GPU, unless a simulation is running."""
+    return ["gpu"] if _cudart.active().simulation is None else []
 
 
 def _required(config: pytest.Config) -> set[str]:
@@ -293,8 +293,7 @@ def _libraries(config: pytest.Config) -> list[str]:
 
 def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
     names: tuple[str, ...] = request.param
-    _demand_gpu(request.config)
-    _demand(request.config, names)
+    _demand(request.config, [*names, *_gpu_or_simulation()])
     for name in names:
         if not adapters.adapter_named(name).usable():
             reason = f"{name}, as installed here, cannot use a GPU"

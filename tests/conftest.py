@@ -94,8 +94,17 @@ def run_tests() -> Callable[..., subprocess.CompletedProcess[str]]:
         path = os.pathsep.join([str(Path(interop.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
             [
-                *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "interop.pytest_plugin"],
-                *["-c", os.devnull, f"--rootdir={folder}", "--strict-markers", *options, "test_it.py"],
+                *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"],
+                *[
+                    "-p",
+                    "interop.pytest_plugin",
+                    "-c",
+                    os.devnull,
+                    f"--rootdir={folder}",
+                    "--strict-markers",
+                    *options,
+                    "test_it.py",
+                ],
             ],
             cwd=folder,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path},
