@@ -1,6 +1,6 @@
 """Tests that an adapter inherits: what interop promises of a library, tested on that library's own objects.
 
-Needs pytest. In the tests of a package that brings an adapter, this is all::
+Needs pytest, and NumPy for the simulator. In the tests of a package that brings an adapter, this is all::
 
     from interop.testing.conformance import AdapterConformance
 
@@ -24,7 +24,6 @@ from interop import _cudart
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter
 from interop.errors import NoDeviceError, NotSupportedError, UnrecordedEventError
-from interop.sim import simulate
 from interop.testing.gate import gate
 from interop.testing.host_free import assert_host_free
 from interop.testing.poison import memory_of
@@ -85,7 +84,7 @@ class AdapterConformance:
         adapter = adapter_named(self.library)
         with contextlib.ExitStack() as simulation:
             if self.only_addresses and not _gpu_is_there():
-                simulation.enter_context(simulate())
+                simulation.enter_context(interop.sim.simulate())
                 monkeypatch.setattr(adapter, "simulated", True)
             else:
                 need("gpu")

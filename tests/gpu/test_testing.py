@@ -394,6 +394,23 @@ def test_arrays_of_every_library(kind, need):
     assert is_poisoned(array, stream)
 
 
+def test_the_programs_of_the_page(memory):
+    from tests.test_docs_testing import PAGE, blocks
+
+    names = {}
+    for block in blocks():
+        if block["language"] == "python" and not block["what"]:
+            exec(compile(block["text"], str(PAGE), "exec"), names)
+    x, y = memory
+
+    def read(source, target, stream):
+        target.copy_from(source, stream)
+
+    read(x, y, names["consumer"])
+    names["consumer"].synchronize()
+    assert names["reader_sees_the_writers_work"](x, read, y)
+
+
 # -- the host ------------------------------------------------------------------------------------------------------
 
 
