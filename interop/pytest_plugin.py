@@ -63,7 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", _MARKS[name])
     unknown = sorted(name for name in _required(config) if not _is_known(name))
     if unknown:
-        message = f"--interop-require: unknown {', '.join(unknown)}; known: gpu, gpu2, {', '.join(adapters.known())}"
+        missing, known = ", ".join(unknown), ", ".join(["gpu", "gpu2", *adapters.known()])
+        message = f"--interop-require: not known, and not installed: {missing}; known: {known}"
         raise pytest.UsageError(message)
 
 

@@ -29,8 +29,12 @@ def test_none(): pass
         ("numpy,gpu2", 1, "1 passed, 3 errors"),
         ("gpu2", 1, "--interop-require=gpu2, but there are 0 CUDA devices, not 2"),
         ("gpu3", 1, "1 passed, 3 errors"),
-        ("gpu0", 4, "--interop-require: unknown gpu0"),
-        ("cuppy", 4, "--interop-require: unknown cuppy; known: gpu, gpu2, acme_streams, cuda.core, cupy,"),
+        ("gpu0", 4, "--interop-require: not known, and not installed: gpu0"),
+        (
+            "cuppy",
+            4,
+            "--interop-require: not known, and not installed: cuppy; known: gpu, gpu2, acme_streams, cuda.core, cupy,",
+        ),
     ],
 )
 def test_option(required, status, text, tmp_path, run_tests):
