@@ -10,7 +10,8 @@ A map of the package:
 - ``adapters``: what each library needs, one small file each; :func:`register` adds one
 - ``errors``: all errors, under one root
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
-- ``testing``: proofs of order, gates
+- ``testing``: proofs of order, gates, delays, poison, and the tests that an adapter inherits
+- ``pytest_plugin``: all that as marks and fixtures
 - ``ordering``: happens-before over streams and events; what the simulator decides races by
 - ``_watch``: tells those who want to know of every record, wait and hand-over
 - ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``

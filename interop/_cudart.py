@@ -528,6 +528,51 @@ class Cuda:
         _value(result, "cuStreamWaitValue32", runtime)
         return None
 
+    def memset(self, address: int, value: int, size: int, handle: int, context: int) -> None:
+        """Let the stream of *handle*, which is of *context*, set *size* bytes to *value*; returns at once."""
+        with self.context(context):
+            runtime = self._runtime
+            _value(runtime.cudaMemsetAsync(address, value, size, handle), "cudaMemsetAsync", runtime)
+
+    def copy_to_host(self, address: int, size: int, handle: int, context: int) -> bytes:
+        """The *size* bytes at *address*, copied in the order of the stream of *handle*. Blocks the host."""
+        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+        memory = ctypes.create_string_buffer(size)
+        with self.context(context):
+            runtime = self._runtime
+            kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            result = runtime.cudaMemcpyAsync(ctypes.addressof(memory), address, size, kind, handle)
+            _value(result, "cudaMemcpyAsync", runtime)
+            self.stream_synchronize(handle)
+        return memory.raw
+
+    def kernel_load(self, context: int, ptx: bytes, name: bytes) -> int:
+        """Load a kernel into *context*, for its life, from PTX that the driver compiles. May wait for the device."""
+        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+        image = ctypes.create_string_buffer(ptx)
+        with self.context(context):
+            runtime, driver = self._runtime, self._driver
+            exchange = runtime.cudaThreadExchangeStreamCaptureMode
+            relaxed = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed  # else it breaks others' captures
+            previous = _value(exchange(relaxed), "cudaThreadExchangeStreamCaptureMode", runtime)
+            try:
+                module = _value(driver.cuModuleLoadData(ctypes.addressof(image)), "cuModuleLoadData", runtime)
+                return int(_value(driver.cuModuleGetFunction(module, name), "cuModuleGetFunction", runtime))
+            finally:
+                _value(exchange(previous), "cudaThreadExchangeStreamCaptureMode", runtime)
+
+    def kernel_launch(self, kernel: int, number: int, handle: int, context: int) -> None:
+        """Launch one thread of a kernel that takes one 64-bit number; returns at once."""
+        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+        argument = ctypes.c_uint64(number)
+        arguments = ctypes.c_void_p(ctypes.addressof(argument))
+        with self.context(context):
+            result = self._driver.cuLaunchKernel(*(kernel, 1, 1, 1, 1, 1, 1, 0, handle, ctypes.addressof(arguments), 0))
+            _value(result, "cuLaunchKernel", self._runtime)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _ask(self, call: str, handle: int) -> bool:

@@ -100,7 +100,7 @@ class ProducerUnknownError(InteropError, ValueError):
 
 
 class DeadlockError(InteropError, RuntimeError):
-    """The simulated host waits for work that can never run."""
+    """The host waits, or would have to, for work that can never run: in the simulator, or behind a gate."""
 
 
 class RaceError(InteropError, RuntimeError):

@@ -11,30 +11,44 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
 
 from interop import _cudart
-from interop.errors import NotSupportedError
-from interop.stream import as_stream
+from interop._handles import described
+from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
+from interop.stream import ExternalStream, as_stream
 
-# One page of memory, pinned once, shared with the keeper process; each gate has a slot of 16 bytes in it:
-# a 32-bit word that the stream waits for (0 shut, 1 opened, 2 opened by the keeper), four bytes of nothing, and the
-# time, as a double of CLOCK_MONOTONIC, at which the keeper opens it (0: never).
-_PAGE = mmap.PAGESIZE
-_SLOT = 16
-_OPENED, _OVERDUE = 1, 2
+# One page of memory, pinned once, shared with the keeper process, in slots of 16 bytes. Each has a 32-bit counter,
+# which streams wait for; the value at which the slot is open; and the time, as a double of CLOCK_MONOTONIC, at which
+# the keeper opens it (negative: it has). A slot that is used again waits for the next value: a stream that has not
+# looked at the counter since then passes, as it should.
+_PAGE: Final = mmap.PAGESIZE
+_SLOT: Final = 16
 
-_KEEPER = """
+_KEEPER: Final = """
 import mmap, select, struct, sys, time
 page = mmap.mmap(int(sys.argv[1]), mmap.PAGESIZE)
-while not select.select([sys.stdin], [], [], 0.005)[0]:  # until the parent closes the pipe, or is gone
+orphaned = False
+while not orphaned:
+    orphaned = bool(select.select([sys.stdin], [], [], 0.005)[0])  # the parent has closed the pipe, or is gone
     for slot in range(0, mmap.PAGESIZE, 16):
-        word, deadline = struct.unpack_from("=I4xd", page, slot)
-        if not word and deadline and time.monotonic() > deadline:
-            struct.pack_into("=I", page, slot, 2)
-page[::16] = b"\\2" * (mmap.PAGESIZE // 16)
+        count, opens_at, deadline = struct.unpack_from("=IId", page, slot)
+        if count != opens_at and (orphaned or 0 < deadline < time.monotonic()):
+            struct.pack_into("=d", page, slot + 8, -1.0)
+            struct.pack_into("=I", page, slot, opens_at)
 """
+
+
+class _Latch(Protocol):
+    """What a gate consists of: :class:`_Slot`, or a gate of the simulator."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def open(self) -> None: ...
 
 
 class _Keeper:
@@ -44,35 +58,35 @@ class _Keeper:
         # The file has no name, and is the keeper's by inheritance.
         file = os.memfd_create("interop-gates")
         os.ftruncate(file, _PAGE)
-        self._page = mmap.mmap(file, _PAGE)
+        self.page = mmap.mmap(file, _PAGE)
         self._lock = threading.Lock()
         self._free = list(range(0, _PAGE, _SLOT))
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
-        self._device_address = _cudart.GPU.host_register(address, _PAGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
+        self.device_address = _cudart.GPU.host_register(address, _PAGE)
         self._process = subprocess.Popen(  # noqa: S603  (our own code, in our own Python)
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(file)], stdin=subprocess.PIPE, pass_fds=[file]
         )
         os.close(file)
         atexit.register(self._process.communicate)
 
-    def take(self, timeout: float) -> int:
-        """A slot of its own, shut, that opens itself after *timeout* seconds."""
+    def take(self) -> int:
+        """A slot that nobody else has."""
+        if self._process.poll() is not None:
+            message = (
+                f"the process that opens gates in time has ended, with status {self._process.returncode}: a gate that "
+                "nobody opens would hang for ever. Start Python anew"
+            )
+            raise DeadlockError(message)
         with self._lock:
-            slot = self._free.pop(0)
-        ctypes.c_double.from_buffer(self._page, slot + 8).value = time.monotonic() + timeout
-        ctypes.c_uint32.from_buffer(self._page, slot).value = 0
-        return slot
+            if not self._free:
+                message = f"{_PAGE // _SLOT} gates are shut, and there are no more: open some"
+                raise NotSupportedError(message)
+            return self._free.pop(0)
 
     def give_back(self, slot: int) -> None:
-        # At the end of the queue: a stream may not have looked at an opened slot yet, so it is used again late.
+        """Let others have the slot."""
         with self._lock:
             self._free.append(slot)
-
-    def word(self, slot: int) -> Any:  # noqa: ANN401  (a ctypes instance)
-        return ctypes.c_uint32.from_buffer(self._page, slot)
-
-    def device_address(self, slot: int) -> int:
-        return self._device_address + slot
 
 
 @functools.cache
@@ -80,79 +94,216 @@ def _keeper() -> _Keeper:
     return _Keeper()
 
 
-class Gate:
-    """A closed gate on a stream; made by :func:`gate`."""
+class _Slot:
+    """One use of a slot: shut from the start."""
 
-    def __init__(self, slot: int) -> None:
-        """Remember the slot; :func:`gate` has queued the wait for it."""
-        self._word = _keeper().word(slot)
+    def __init__(self, timeout: float) -> None:
+        self._keeper = _keeper()
+        self._slot = self._keeper.take()
+        page = self._keeper.page
+        self._count: Any = ctypes.c_uint32.from_buffer(page, self._slot)  # of ctypes, and so without types
+        self._deadline: Any = ctypes.c_double.from_buffer(page, self._slot + 8)
+        self.address = self._keeper.device_address + self._slot
+        self.opens_at = ctypes.c_uint32(self._count.value + 1).value
+        # The deadline first: the keeper looks at it only while the slot is shut.
+        self._deadline.value = time.monotonic() + timeout
+        ctypes.c_uint32.from_buffer(page, self._slot + 4).value = self.opens_at
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._count.value == self.opens_at)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the keeper had to open it."""
+        return bool(self._deadline.value < 0)
+
+    def open(self) -> None:
+        self._count.value = self.opens_at
+
+    def give_back(self) -> None:
+        self._keeper.give_back(self._slot)
+
+
+class _Collection:
+    """Garbage collection, off while a gate is shut: garbage may hold device memory, and to free it is to wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a gate may be garbage itself
+        self._was_on = False
+        self.shut = 0
+
+    def pause(self) -> None:
+        with self._lock:
+            if not self.shut:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self.shut += 1
+
+    def resume(self) -> None:
+        with self._lock:
+            self.shut -= 1
+            if not self.shut and self._was_on:
+                gc.enable()
+
+
+_collection: Final = _Collection()
+
+
+def some_are_shut() -> bool:
+    """Whether a gate of this process is shut, on a GPU."""
+    return bool(_collection.shut)
+
+
+class Gate:
+    """A stream that is held shut; made by :func:`gate`.
+
+    As a context manager, it is opened on exit. A gate that is forgotten opens with its last reference, and warns.
+
+    Attributes:
+        stream: the stream that it holds up.
+        timeout: seconds after which it opens itself.
+    """
+
+    def __init__(self, stream: ExternalStream, timeout: float) -> None:
+        """Shut *stream*."""
+        self._passed = True  # for __del__, if what follows fails
+        self._overdue = False
+        self.stream = stream
+        self.timeout = timeout
+        self._latch: _Latch
+        if stream._cuda.simulation is not None:
+            self._latch = stream._cuda.simulation.gate(stream)
+        else:
+            self._latch = slot = _Slot(timeout)
+            _collection.pause()
+            try:
+                stream._cuda.stream_wait_value(stream._handle, slot.address, slot.opens_at, stream._needs)
+            except BaseException:
+                slot.open()
+                self._end(slot)
+                raise
+        self._passed = False
 
     @property
     def is_open(self) -> bool:
         """Whether the stream may pass."""
-        return bool(self._word.value)
+        return self._passed or self._latch.is_open
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it had to open itself, and :meth:`open` has not said so yet."""
+        return self._overdue or (not self._passed and isinstance(self._latch, _Slot) and self._latch.is_overdue)
 
     def open(self) -> None:
-        """Let the stream pass: one store to memory, no CUDA call.
+        """Let the stream pass: one store to memory, no CUDA call. Opening it again changes nothing.
 
         Raises:
             AssertionError: the gate had to open itself, because the host was blocked, or slow.
         """
-        if self._word.value == _OVERDUE:
+        __tracebackhide__ = True
+        self.let_pass()
+        if self._overdue:
+            self._overdue = False
             message = (
-                "the gate had to open itself: the host did not come to open it in time. Something in the block waited "
-                "for the device"
+                f"the gate on {self.stream!r} had to open itself: the host did not come to open it within "
+                f"{self.timeout} s. Something in the block waited for the device, or took that long"
             )
             raise AssertionError(message)
-        self.let_pass()
 
     def let_pass(self) -> None:
         """Let the stream pass, and ask no questions."""
-        self._word.value = _OPENED
+        if not self._passed:
+            self._passed = True
+            self._latch.open()
+            if isinstance(self._latch, _Slot):
+                self._overdue = self._latch.is_overdue
+                self._end(self._latch)
+
+    @staticmethod
+    def _end(slot: _Slot) -> None:
+        slot.give_back()
+        _collection.resume()
+
+    def __enter__(self) -> Self:
+        """Return the gate, shut as it is."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Open it; if the block has raised, that goes on, and nothing else is said."""
+        __tracebackhide__ = True
+        if error is None:
+            self.open()
+        else:
+            self.let_pass()
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At interpreter exit the keeper opens all gates.
+        if not self._passed and not _finalizing():
+            with contextlib.suppress(InteropError):  # a simulation that has ended
+                self.let_pass()
+            message = f"a gate on {self.stream!r} was forgotten: open it, or use it as a context manager"
+            warnings.warn(message, ResourceWarning, stacklevel=2)
+
+    def __repr__(self) -> str:
+        """Where, and whether it is open."""
+        return f"<interop.testing.Gate on {self.stream!r}, {'open' if self.is_open else 'shut'}>"
 
 
-@contextlib.contextmanager
-def gate(stream: object, timeout: float = 10.0) -> Iterator[Gate]:
-    """Hold up *stream*: work that is submitted to it in the block waits until the gate opens, at the latest on exit.
+def gate(stream: object, timeout: float = 10.0) -> Gate:
+    """Shut *stream*: work that is submitted to it from now on waits until the gate opens.
 
-    While the gate is shut, do not synchronise with the stream, do not allocate or free device memory, and launch no
-    kernel for the first time: all of these may wait for the device, for ever. "For ever" ends after *timeout* seconds,
-    when another process opens the gate, and the test fails. Garbage collection is off meanwhile, for the same reason.
+    Usually as a context manager, ``with gate(stream) as shut:``, which opens it on exit; or by :meth:`Gate.open`. To
+    open it takes one store to memory. After *timeout* seconds another process does it, whatever this one is blocked
+    in, and the test fails: a forgotten gate cannot hang a run.
+
+    While a gate is shut, do not synchronise with the stream, do not allocate or free device memory, and launch no
+    kernel for the first time: all of these may wait for the device. Garbage collection is off meanwhile, for the same
+    reason. On the simulator, a host that waits for a closed gate gets a :class:`~interop.errors.DeadlockError` at once.
 
     Args:
-        stream: anything that :func:`interop.as_stream` takes, of a GPU or a simulation.
+        stream: anything that :func:`interop.as_stream` takes, of a GPU or a simulation. The legacy default stream holds
+            up the later work of all blocking streams of its device, too.
         timeout: seconds after which the gate opens itself.
 
     Raises:
         AssertionError: on exit, if it had to open itself.
-        NotSupportedError: the stream captures, or the platform is not Linux.
+        CaptureError: *stream* is the legacy default stream, and a blocking stream captures, which that would break.
+        NotSupportedError: the stream captures; or the platform is not Linux; or 256 gates are shut.
+        DeadlockError: nobody could come to open it: ``CUDA_LAUNCH_BLOCKING`` makes the host wait for every kernel; or
+            the process that opens gates in time is gone.
+        ValueError: *timeout* is no number of seconds above 0.
     """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+        message = f"timeout is a number of seconds above 0; got {described(timeout)}"
+        raise ValueError(message)
     stream = as_stream(stream)
-    if stream._cuda.simulation is not None:
-        with stream._cuda.simulation.gate(stream) as simulated:
-            yield simulated
-        return
+    stream._ready()
+    try:
+        captures = bool(stream._capture())
+    except CaptureError:
+        if stream.cuda_stream == _cudart.LEGACY:
+            raise
+        captures = True  # a broken capture is one, until it ends
+    if captures:
+        message = f"{stream!r} captures a graph: a gate would become part of it, and open too late for every launch"
+        raise NotSupportedError(message)
+    if stream._cuda.simulation is None:
+        _refuse_deadlock(stream)
+    return Gate(stream, timeout)
+
+
+def _refuse_deadlock(stream: ExternalStream) -> None:
+    """Refuse what this machine cannot do, and what could only end by the keeper."""
     if sys.platform != "linux":
         message = "gates need shared memory without a name (memfd), which only Linux has"
         raise NotSupportedError(message)
-    if stream.is_capturing():
-        message = f"{stream!r} captures a graph: a gate would become part of it, and open too late for every launch"
-        raise NotSupportedError(message)
-    keeper = _keeper()
-    slot = keeper.take(timeout)
-    shut = Gate(slot)
-    # Garbage that is collected meanwhile may hold device memory, and freeing that waits for the device.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        stream._cuda.stream_wait_value(stream._handle, keeper.device_address(slot), _OPENED, stream._needs)
-        yield shut
-    except BaseException:
-        shut.let_pass()
-        raise
-    else:
-        shut.open()
-    finally:
-        keeper.give_back(slot)
-        if collects:
-            gc.enable()
+    # https://docs.nvidia.com/cuda/cuda-c-programming-guide/#concurrent-execution-between-host-and-device
+    if os.environ.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0"):
+        message = (
+            f"a gate on {stream!r} would never be opened: with CUDA_LAUNCH_BLOCKING set, the host waits for every "
+            "kernel that it launches, also for those behind the gate. Unset it before Python starts"
+        )
+        raise DeadlockError(message)

@@ -1,22 +1,32 @@
-"""Proofs of order by stream capture: nothing runs, and the answer does not depend on timing."""
+"""Proofs of order: by stream capture, which runs nothing, or behind a gate, where capture cannot serve."""
 
 import contextlib
 from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, Literal
 
 from interop import _cudart
-from interop.errors import CaptureError, CudaError, NotSupportedError
+from interop.errors import CaptureError, CudaError, DeadlockError, NotSupportedError
+from interop.event import Event
 from interop.stream import ExternalStream, as_stream
+from interop.testing.gate import gate
+from interop.testing.witness import Witness
 
-_UNJOINED = 904
+By = Literal["capture", "gate"]
+
+_UNJOINED: Final = 904
+_ASK_THE_GATE: Final = 'Ask a gate instead, which lets the code really run: by="gate"'
 
 
-class _Verdict:
-    """The answer of :func:`is_ordered`, once its block has ended."""
+class Verdict:
+    """The answer of :func:`is_ordered`, as a truth value, once its block has ended."""
 
     def __init__(self) -> None:
+        """Know nothing yet."""
         self.ordered: bool | None = None
 
     def __bool__(self) -> bool:
+        """Whether the consumer's work comes after the producer's."""
         if self.ordered is None:
             message = "the verdict is there when the `with` block has ended"
             raise RuntimeError(message)
@@ -24,88 +34,153 @@ class _Verdict:
 
 
 @contextlib.contextmanager
-def is_ordered(producer: object, consumer: object) -> Iterator[_Verdict]:
+def is_ordered(
+    producer: object, consumer: object, *, by: By = "capture", timeout: float = 10.0, patience: float = 0.1
+) -> Iterator[Verdict]:
     """Find out whether the block makes *consumer*'s later work wait for *producer*'s work: ``bool(verdict)`` after it.
 
-    The producer is captured into a graph during the block, which is then thrown away: what the block submits to it, or
-    to streams that wait for it, never runs. The consumer depends on the producer if, and only if, the capture has
-    spread to it.
+    *By capture*, the producer is captured into a graph during the block, which is then thrown away: what the block
+    submits to it, or to streams that wait for it, never runs. The consumer depends on the producer if, and only if, the
+    capture has spread to it. No time is involved.
+
+    *By gate*, the block really runs, while the producer is held shut by a gate; after it, the consumer is asked, by an
+    event, whether it is held up too. That also serves the legacy default stream, and code that cannot be captured, such
+    as work on default streams, queries, allocations and synchronising with *other* streams. The answer "not ordered" is
+    certain. "Ordered" means that the consumer did not get through in *patience* seconds: work in the block that takes
+    longer hides a missing wait. A block that waits for the producer, or in which a kernel is launched for the first
+    time, does not get through before *timeout*, and there is no verdict then.
 
     Args:
-        producer: anything that :func:`interop.as_stream` takes, except the legacy default stream.
+        producer: anything that :func:`interop.as_stream` takes; by capture, except the legacy default stream.
         consumer: likewise; on any device.
+        by: how to find out.
+        timeout: for the gate, as of :func:`interop.testing.gate`.
+        patience: for the gate: seconds that the consumer is given to show that it is not held up. On the simulator the
+            answer is certain, and takes no time.
 
     Raises:
-        NotSupportedError: the producer is the legacy default stream, which CUDA cannot capture.
+        NotSupportedError: one of the streams is the legacy default stream, which CUDA cannot capture.
         CaptureError: the block did what a capture does not allow, such as a synchronise, so there is no proof; or one
             of the streams is captured already.
+        AssertionError: the gate had to open itself, so there is no verdict.
+        ValueError: *by* is neither.
     """
+    if by not in ("capture", "gate"):
+        message = f'by is "capture" or "gate"; got {by!r}'
+        raise ValueError(message)
     producer, consumer = as_stream(producer), as_stream(consumer)
-    if producer.cuda_stream == _cudart.LEGACY:
-        message = f"{producer!r} cannot be captured, so its order cannot be proved this way; use interop.testing.gate"
-        raise NotSupportedError(message)
     for stream in (producer, consumer):
+        if by == "capture" and stream.cuda_stream == _cudart.LEGACY:
+            message = f"{stream!r} cannot be captured, so its order cannot be proved this way. {_ASK_THE_GATE}"
+            raise NotSupportedError(message)
         if stream.is_capturing():
             message = f"{stream!r} is captured already; a proof needs streams that are not"
             raise CaptureError(message)
+    verdict = Verdict()
+    if by == "capture":
+        with _captured(producer, consumer, verdict):
+            yield verdict
+    else:
+        with gate(producer, timeout) as shut:
+            yield verdict
+            if shut.is_open:
+                shut.open()  # which says why there is no verdict
+            verdict.ordered = _is_held(consumer.record_event(), patience)
+
+
+@contextlib.contextmanager
+def _captured(producer: ExternalStream, consumer: ExternalStream, verdict: Verdict) -> Iterator[None]:
     cuda = producer._cuda
-    verdict = _Verdict()
     cuda.capture_begin(producer._handle, producer._needs)
     try:
-        yield verdict
+        yield
         capture = cuda.stream_capture(producer._handle, producer._needs)
-        ordered = capture != _cudart.BROKEN and _capture_of(consumer) == capture
+        ordered = capture != _cudart.BROKEN and consumer._capture() == capture
         if ordered:
             # A capture ends only after all that it has spread to has come back to where it began.
             producer.wait_stream(consumer)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(CudaError):
             cuda.capture_end(producer._handle, producer._needs)
+        if isinstance(error, CaptureError):
+            error.add_note(f"So there is no proof by capture. {_ASK_THE_GATE}")
         raise
     try:
         cuda.capture_end(producer._handle, producer._needs)
     except CudaError as error:
         # Other streams that the block took into the capture do not matter; anything else means there is no proof.
         if error.code != _UNJOINED:
-            message = f"no proof: the block broke the capture of {producer!r} ({error}); did it synchronise?"
+            message = (
+                f"no proof: the block broke the capture of {producer!r} ({error}); did it synchronise, or use the "
+                f"legacy default stream? {_ASK_THE_GATE}"
+            )
             raise CaptureError(message) from error
     verdict.ordered = ordered
 
 
-def _capture_of(stream: ExternalStream) -> int:
-    return stream._capture() if stream.cuda_stream != _cudart.LEGACY else 0
+def _is_held(event: Event, patience: float) -> bool:
+    """Whether *event* does not come to be done, though the host waits for it."""
+    try:
+        event.synchronize(None if event._cuda.simulation is not None else patience)
+    except (TimeoutError, DeadlockError):
+        return True
+    return False
 
 
-@contextlib.contextmanager
-def assert_ordered(producer: object, consumer: object) -> Iterator[None]:
-    """Assert that the block makes *consumer*'s later work wait for *producer*'s work.
+class _Assertion(contextlib.AbstractContextManager[None]):
+    """Asserts what :func:`is_ordered` finds out. A class, so that tracebacks show the test, and not contextlib."""
 
-    What the block submits is captured and thrown away; see :func:`is_ordered`, whose errors this raises too.
+    def __init__(self, producer: object, consumer: object, *, expected: bool, by: By, **limits: float) -> None:
+        self._producer, self._consumer = as_stream(producer), as_stream(consumer)
+        self._expected = expected
+        self._question = is_ordered(self._producer, self._consumer, by=by, **limits)
 
-    Raises:
-        AssertionError: it does not.
-    """
-    with is_ordered(producer, consumer) as verdict:
-        yield
-    if not verdict:
-        message = (
-            f"not ordered: after the block, {as_stream(consumer)!r} does not wait for {as_stream(producer)!r}. "
-            "To order them: consumer.wait_stream(producer)"
-        )
+    def __enter__(self) -> None:
+        __tracebackhide__ = True
+        self._verdict = self._question.__enter__()
+        self._witness = Witness()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        self._witness.leave()
+        self._question.__exit__(kind, error, trace)
+        if error is not None or bool(self._verdict) is self._expected:
+            return
+        if self._expected:
+            said = f"not ordered: after the block, {self._consumer!r} does not wait for {self._producer!r}."
+            way_out = "\nTo order them: consumer.wait_stream(producer)"
+        else:
+            said = f"ordered: after the block, {self._consumer!r} waits for {self._producer!r}."
+            way_out = ""
+        message = f"{said}\n{self._witness.account()}{way_out}"
         raise AssertionError(message)
 
 
-@contextlib.contextmanager
-def assert_not_ordered(producer: object, consumer: object) -> Iterator[None]:
-    """Assert that the block does *not* make *consumer*'s later work wait for *producer*'s work.
+def assert_ordered(
+    producer: object, consumer: object, *, by: By = "capture", timeout: float = 10.0, patience: float = 0.1
+) -> contextlib.AbstractContextManager[None]:
+    """Assert that the ``with`` block makes *consumer*'s later work wait for *producer*'s work.
 
-    The control of every ordering test. See :func:`is_ordered`, whose errors this raises too.
+    By capture, what the block submits is thrown away, and nothing runs; ``by="gate"`` is for where capture cannot
+    serve, and lets it run. See :func:`is_ordered`, whose arguments these are, and whose errors this raises too.
 
     Raises:
-        AssertionError: it does.
+        AssertionError: it does not. The message names both streams, and what interop saw in between.
     """
-    with is_ordered(producer, consumer) as verdict:
-        yield
-    if verdict:
-        message = f"ordered: after the block, {as_stream(consumer)!r} waits for {as_stream(producer)!r}"
-        raise AssertionError(message)
+    return _Assertion(producer, consumer, expected=True, by=by, timeout=timeout, patience=patience)
+
+
+def assert_not_ordered(
+    producer: object, consumer: object, *, by: By = "capture", timeout: float = 10.0, patience: float = 0.1
+) -> contextlib.AbstractContextManager[None]:
+    """Assert that the ``with`` block does *not* make *consumer*'s later work wait for *producer*'s work.
+
+    The control of every ordering test. See :func:`is_ordered`, whose arguments these are, and whose errors this raises
+    too.
+
+    Raises:
+        AssertionError: it does. The message names both streams, and what interop saw in between.
+    """
+    return _Assertion(producer, consumer, expected=False, by=by, timeout=timeout, patience=patience)

@@ -1,0 +1,304 @@
+"""interop for pytest: what a test needs, streams and libraries as fixtures, gates that no test can forget.
+
+pytest loads this by its entry point when interop is installed. A run that uses none of it is as it was: no CUDA is
+called, no library is imported, and nothing is reported.
+"""
+
+import functools
+import importlib
+import importlib.util
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import pytest
+
+import interop
+from interop import _cudart, adapters
+from interop.errors import NoDeviceError
+
+if TYPE_CHECKING:
+    from interop.sim import SimulatedGPU
+    from interop.stream import ExternalStream
+    from interop.testing import Gate
+
+_DEVICES: Final = re.compile(r"gpu(\d*)")
+_MARKS: Final = {
+    "gpu": "gpu(n=1): needs n CUDA devices; skipped where they are missing, failed where --interop-require names them",
+    "needs": "needs(*names): needs libraries by import path, 'gpu', 'gpu2' and so on, or 'no_gpu'; skipped where one "
+    "is missing, failed where --interop-require names it",
+}
+_WITHOUT_STREAMS: Final = frozenset({"jax"})
+"""Libraries that take no stream from outside: there is nothing to make of them."""
+
+_ours = pytest.StashKey[frozenset[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer ``--interop-require``."""
+    parser.getgroup("interop").addoption(
+        "--interop-require",
+        default="",
+        metavar="NAMES",
+        help="what must be there, with commas between: 'gpu', 'gpu2' and so on, and libraries by import path; a test "
+        "that needs one that is missing fails, and is not skipped",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks that the project has not registered for itself: those mean there what they meant before.
+
+    Raises:
+        pytest.UsageError: ``--interop-require`` names what nobody knows, or what is no library that is installed.
+    """
+    theirs = {re.split(r"[(:\s]", line, maxsplit=1)[0] for line in config.getini("markers")}
+    ours: frozenset[str] = frozenset(_MARKS.keys() - theirs)
+    config.stash[_ours] = ours
+    for name in sorted(ours):
+        config.addinivalue_line("markers", _MARKS[name])
+    unknown = sorted(name for name in _required(config) if not _is_known(name))
+    if unknown:
+        missing, known = ", ".join(unknown), ", ".join(["gpu", "gpu2", *adapters.known()])
+        message = f"--interop-require: not known, and not installed: {missing}; known: {known}"
+        raise pytest.UsageError(message)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test whose marks name what is missing."""
+    ours = item.config.stash.get(_ours, frozenset())
+    names: list[str] = []
+    if "gpu" in ours:
+        names += [f"gpu{_count(mark)}" for mark in item.iter_markers("gpu")]
+    if "needs" in ours:
+        names += [name for mark in item.iter_markers("needs") for name in mark.args]
+    if names:
+        _demand(item.config, names)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each library that is installed or required, or for each ordered pair of them."""
+    for fixture, count in (("library", 1), ("library_pair", 2)):
+        if _is_ours(metafunc, fixture):
+            tuples = list(itertools.product(_libraries(metafunc.config), repeat=count))
+            metafunc.parametrize(fixture, tuples, indirect=True, ids=["-".join(names) for names in tuples])
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is required, if anything is."""
+    names = sorted(_required(config))
+    return [f"interop {interop.__version__}: requires {', '.join(names)}"] if names else []
+
+
+# -- fixtures ------------------------------------------------------------------------------------------------------
+
+
+class Library(NamedTuple):
+    """A library that is installed, and can use a GPU.
+
+    Attributes:
+        name: its import path.
+    """
+
+    name: str
+
+    def stream(self, device: int | None = None) -> Any:  # noqa: ANN401  (the library's own type)
+        """A new non-blocking stream, as an object of the library's own type, which keeps it alive.
+
+        Args:
+            device: ordinal of the device, by default the current one.
+        """
+        return interop.new_stream(device).to(self.name)
+
+
+@pytest.fixture
+def need(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """The mark ``needs`` as a function, for names that only a parameter tells."""
+    return lambda *names: _demand(request.config, names)
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest) -> "ExternalStream":
+    """A new non-blocking stream on the current device, or of the simulation that is running. Needs a GPU otherwise."""
+    _demand(request.config, _gpu_or_simulation())
+    return interop.new_stream()
+
+
+@pytest.fixture
+def stream_pair(request: pytest.FixtureRequest) -> "tuple[ExternalStream, ExternalStream]":
+    """Two of them: a producer and a consumer."""
+    _demand(request.config, _gpu_or_simulation())
+    return interop.new_stream(), interop.new_stream()
+
+
+@pytest.fixture
+def library(request: pytest.FixtureRequest) -> Library:
+    """Each library that is installed, in turn: ``library.stream()`` makes a stream of its own type. Needs a GPU."""
+    return _prepared(request)[0]
+
+
+@pytest.fixture
+def library_pair(request: pytest.FixtureRequest) -> tuple[Library, ...]:
+    """Each ordered pair of them, a library with itself among them: a producer and a consumer. Needs a GPU."""
+    return _prepared(request)
+
+
+@pytest.fixture
+def gate() -> "Iterator[Callable[..., Gate]]":
+    """``gate(stream, timeout=10)``, as :func:`interop.testing.gate`; at the end of the test, all of them are opened.
+
+    A gate that had to open itself fails the test.
+    """
+    from interop import testing  # noqa: PLC0415  (a run that uses none of this does not pay for it)
+
+    gates: list[Gate] = []
+
+    def shut(stream: object, timeout: float = 10.0) -> "Gate":
+        gates.append(testing.gate(stream, timeout))
+        return gates[-1]
+
+    yield shut
+    late = [gate for gate in gates if gate.is_overdue]
+    for each in gates:
+        each.let_pass()
+    if late:
+        pytest.fail(
+            "\n".join(f"{each!r} had to open itself: nobody did within {each.timeout} s" for each in late),
+            pytrace=False,
+        )
+
+
+@pytest.fixture
+def simulated_gpu() -> "Iterator[SimulatedGPU]":
+    """A simulation of one device, for the length of the test; ask for it before the streams."""
+    with interop.sim.simulate() as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def gpu_lock() -> Iterator[None]:
+    """The GPUs of this machine for this test alone, among all processes of this user that ask for it, as xdist's do."""
+    import fcntl  # noqa: PLC0415  (not on every platform)
+
+    path = Path(tempfile.gettempdir()) / f"interop-gpu-{os.getuid()}.lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed, or the process is gone
+        yield
+
+
+# -- what is missing -----------------------------------------------------------------------------------------------
+
+
+def _demand(config: pytest.Config, names: Iterable[str]) -> None:
+    """Skip the test, or fail it, if one of *names* is missing."""
+    missing = {name: reason for name in dict.fromkeys(names) if (reason := _missing(name))}
+    required = _required(config)
+    for name, reason in missing.items():
+        if demanded := _demanded_by(name, required):
+            pytest.fail(f"--interop-require={demanded}, but {reason}", pytrace=False)
+    if missing:
+        _skip("; ".join(missing.values()))
+
+
+def _skip(reason: str) -> NoReturn:
+    """Skip the test, and say where *it* is, and not where this is."""
+    raise pytest.skip.Exception(reason, _use_item_location=True)
+
+
+def _gpu_or_simulation() -> list[str]:
+    """What a stream needs: a GPU, unless a simulation is running."""
+    return ["gpu"] if _cudart.active().simulation is None else []
+
+
+def _required(config: pytest.Config) -> set[str]:
+    return {name.strip() for name in config.getoption("--interop-require").split(",")} - {""}
+
+
+def _demanded_by(name: str, required: set[str]) -> str | None:
+    """Which of *required* says that *name* must be there: who requires two devices requires one."""
+    count = _devices(name)
+    if count is None:
+        return name if name in required else None
+    return next((other for other in sorted(required) if (_devices(other) or 0) >= count), None)
+
+
+def _devices(name: str) -> int | None:
+    """How many devices *name* stands for; None if it is no such name."""
+    found = _DEVICES.fullmatch(name)
+    return int(found[1] or 1) if found else None
+
+
+def _count(mark: pytest.Mark) -> int:
+    count = mark.args[0] if mark.args else mark.kwargs.get("n", 1)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        message = f"the mark gpu(n) takes how many devices the test needs, 1 or more; got {count!r}"
+        raise pytest.UsageError(message)
+    return count
+
+
+def _is_known(name: str) -> bool:
+    return bool(_devices(name)) or name in adapters.known() or _is_installed(name)
+
+
+@functools.cache
+def _missing(name: str) -> str:
+    """Why *name* is not here, or nothing. A library that is installed but broken raises what it raises."""
+    count = _devices(name)
+    if count is not None:
+        there = _device_count()
+        return "" if there >= count else f"there are {there} CUDA devices, not {count}"
+    if name == "no_gpu":
+        return "there is a CUDA device" if _device_count() else ""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        return f"{name} is not installed"
+    return ""
+
+
+@functools.cache
+def _device_count() -> int:
+    try:
+        return _cudart.GPU.device_count()
+    except NoDeviceError:
+        return 0
+
+
+def _is_installed(library: str) -> bool:
+    """Whether *library* can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(library) is not None
+    except (ImportError, ValueError):  # of a package around it; of a module that is only pretended
+        return False
+
+
+def _is_ours(metafunc: pytest.Metafunc, fixture: str) -> bool:
+    """Whether a test asks for our *fixture*, and not for one of the same name that the project has."""
+    definitions = metafunc._arg2fixturedefs.get(fixture, ())  # noqa: SLF001  (there is no public way)
+    return bool(definitions) and definitions[-1].func.__module__ == __name__
+
+
+def _libraries(config: pytest.Config) -> list[str]:
+    required = _required(config)
+    return [
+        name for name in adapters.known() if name not in _WITHOUT_STREAMS and (name in required or _is_installed(name))
+    ]
+
+
+def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
+    names: tuple[str, ...] = request.param
+    _demand(request.config, [*names, *_gpu_or_simulation()])
+    for name in names:
+        if not adapters.adapter_named(name).usable():
+            reason = f"{name}, as installed here, cannot use a GPU"
+            if name in _required(request.config):
+                pytest.fail(f"--interop-require={name}, but {reason}", pytrace=False)
+            _skip(reason)
+    return tuple(map(Library, names))

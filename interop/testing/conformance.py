@@ -1,0 +1,369 @@
+"""Tests that an adapter inherits: what interop promises of a library, tested on that library's own objects.
+
+Needs pytest, and NumPy for the simulator. In the tests of a package that brings an adapter, this is all::
+
+    from interop.testing.conformance import AdapterConformance
+
+    class TestMyLibrary(AdapterConformance):
+        library = "my_library"
+
+Each test looks at what the adapter says that the library has. What it does not have must be refused, with a message.
+"""
+
+import contextlib
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+import interop
+from interop import _cudart
+from interop.adapters import adapter_named
+from interop.adapters.base import Adapter
+from interop.errors import NoDeviceError, NotSupportedError, UnrecordedEventError
+from interop.testing.gate import gate
+from interop.testing.host_free import assert_host_free
+from interop.testing.poison import memory_of
+from interop.testing.proof import assert_not_ordered, assert_ordered
+
+_NO_STREAMS: tuple[object, ...] = (None, True, 0, 7, "stream", object(), type)
+
+
+class _Owner:
+    """Somebody's stream, of which nothing is known but the address."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return (0, self.handle)
+
+
+class AdapterConformance:
+    """Subclass it, with a name that pytest collects; set :attr:`library`, and override what the library has.
+
+    The tests run on the GPU. Without one they are skipped, or fail where ``--interop-require=gpu`` says so; unless
+    :attr:`only_addresses` is set.
+
+    Attributes:
+        library: the library's import path, by which interop finds the adapter.
+        only_addresses: whether the library's objects only hold addresses, and never call CUDA with them: then the
+            simulator's will do where there is no GPU.
+    """
+
+    library: ClassVar[str]
+    only_addresses: ClassVar[bool] = False
+
+    # -- what a subclass may override ------------------------------------------------------------------------------
+
+    def new_stream(self) -> object:
+        """A new, non-blocking stream of the library's own; by default a stream of interop's, as the library's type."""
+        return interop.new_stream().to(self.library)
+
+    def new_event(self) -> object:
+        """A new event of the library's own. To be overridden if the adapter takes events."""
+        return None
+
+    def new_array(self) -> Any:  # noqa: ANN401  (the library's own type)
+        """A new array of the library's own, on the current device. To be overridden if the adapter takes arrays."""
+        return None
+
+    def address_of(self, array: Any) -> int:  # noqa: ANN401  (the library's own type)
+        """The address of an array's memory; by default from ``__cuda_array_interface__`` or ``__dlpack__``."""
+        return memory_of(array, writes=False)[0]
+
+    # -- where it runs ---------------------------------------------------------------------------------------------
+
+    @pytest.fixture
+    def adapter(self, need: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Adapter]:
+        """The adapter, on a GPU, or in a simulation of one."""
+        need(self.library)
+        adapter = adapter_named(self.library)
+        with contextlib.ExitStack() as simulation:
+            if self.only_addresses and not _gpu_is_there():
+                simulation.enter_context(interop.sim.simulate())
+                monkeypatch.setattr(adapter, "simulated", True)
+            else:
+                need("gpu")
+            yield adapter
+
+    @pytest.fixture(autouse=True)
+    def _device_stays(self, adapter: Adapter) -> Iterator[None]:  # noqa: ARG002  (first)
+        """Nothing may leave another device current than it found."""
+        before = _cudart.active().current_device()
+        yield
+        assert _cudart.active().current_device() == before
+
+    @pytest.fixture
+    def current(self, adapter: Adapter) -> Adapter:
+        """The adapter of a library that has a current stream, and can use it here."""
+        if not adapter.has_current_stream:
+            pytest.skip(f"{self.library} has no current stream")
+        if not adapter.usable():
+            pytest.skip(f"{self.library} cannot use a GPU here")
+        return adapter
+
+    @pytest.fixture
+    def event(self, adapter: Adapter) -> object:
+        """An event of a library that has them."""
+        return self._made("new_event", type(adapter).event_handle is not Adapter.event_handle, "events")
+
+    @pytest.fixture
+    def array(self, adapter: Adapter) -> Any:  # noqa: ANN401  (the library's own type)
+        """An array of a library that has them."""
+        return self._made("new_array", type(adapter).is_array is not Adapter.is_array, "arrays")
+
+    def _made(self, hook: str, there: bool, what: str) -> object:  # noqa: FBT001  (private)
+        if not there:
+            pytest.skip(f"the adapter for {self.library} takes no {what}")
+        made = getattr(self, hook)()
+        assert made is not None, f"the adapter for {self.library} takes {what}: override {hook}(), to have them tested"
+        return made
+
+    # -- streams in ------------------------------------------------------------------------------------------------
+
+    def test_it_is_the_adapter_of_the_library(self, adapter: Adapter) -> None:
+        """It is found by the name, and by an object."""
+        assert adapter.library == self.library
+        assert f" of {self.library}" in repr(interop.as_stream(self.new_stream()))
+
+    def test_a_stream_is_borrowed_with_its_owner(self, adapter: Adapter) -> None:
+        """A handle is an int, never 0, and the library's own object is kept alive."""
+        native = self.new_stream()
+        handle = adapter.stream_handle(native)
+        assert type(handle) is int
+        assert handle > 0
+        stream = interop.as_stream(native)
+        assert stream.cuda_stream == handle
+        assert stream.owner is native
+        assert stream == interop.as_stream(native)
+
+    def test_what_is_no_stream_is_not_taken_for_one(self, adapter: Adapter) -> None:
+        """The answer is None, and no exception; and a stream is no event and no array."""
+        for other in _NO_STREAMS:
+            assert adapter.stream_handle(other) is None
+        native = self.new_stream()
+        assert adapter.event_handle(native) is None
+        assert not adapter.is_array(native)
+
+    def test_two_streams_are_two(self, adapter: Adapter) -> None:
+        """And the order of CUDA's numbers is the order in which they were made, not that of their addresses."""
+        one, other = interop.as_stream(self.new_stream()), interop.as_stream(self.new_stream())
+        assert one != other
+        assert one.stream_id != other.stream_id
+        assert adapter.stream_handle(one.owner) != adapter.stream_handle(other.owner)
+
+    # -- streams out -----------------------------------------------------------------------------------------------
+
+    def test_a_stream_goes_out_and_comes_back(self, adapter: Adapter) -> None:
+        """As the library's own type, the same object each time."""
+        stream = interop.new_stream()
+        native = stream.to(self.library)
+        assert adapter.stream_handle(native) == stream.cuda_stream
+        assert stream.to(self.library) is native
+        assert interop.as_stream(native) == stream
+        assert interop.as_stream(native).device == stream.device
+
+    def test_the_librarys_own_stream_comes_back_as_itself(self) -> None:
+        """Nothing is wrapped twice."""
+        native = self.new_stream()
+        assert interop.as_stream(native).to(self.library) is native
+
+    @pytest.mark.parametrize("handle", [_cudart.LEGACY, _cudart.PER_THREAD])
+    def test_the_default_streams_keep_their_meaning(self, handle: int) -> None:
+        """1 and 2 come back as 1 and 2, however the library spells them; or it says that it cannot."""
+        stream = interop.ExternalStream(handle)
+        try:
+            native = stream.to(self.library)
+        except NotSupportedError:
+            return
+        assert interop.as_stream(native).cuda_stream == handle
+
+    def test_what_goes_out_keeps_the_owner_alive(self, adapter: Adapter) -> None:
+        """For as long as the library's object is there, and no longer; and interop is told the truth about it."""
+        stream = interop.new_stream()
+        owner = _Owner(stream.cuda_stream)
+        alive = weakref.ref(owner)
+        native = interop.as_stream(owner).to(self.library)
+        del owner
+        gc.collect()
+        assert alive() is not None
+        assert adapter.keeps_alive(native)
+        del native
+        gc.collect()
+        assert alive() is None
+
+    # -- order -----------------------------------------------------------------------------------------------------
+
+    def test_others_wait_for_it(self) -> None:
+        """As producer; and not by itself."""
+        native, other = self.new_stream(), interop.new_stream()
+        with assert_ordered(native, other):
+            other.wait_stream(native)
+        with assert_not_ordered(native, other):
+            pass
+
+    def test_it_waits_for_others(self) -> None:
+        """As consumer; and not by itself, nor the other way round."""
+        native, other = self.new_stream(), interop.new_stream()
+        with assert_ordered(other, native):
+            interop.as_stream(native).wait_stream(other)
+        with assert_not_ordered(other, native):
+            pass
+        with assert_not_ordered(native, other):
+            pass
+
+    def test_the_host_is_free(self) -> None:
+        """Nothing that orders waits for the device."""
+        native, other = self.new_stream(), interop.new_stream()
+        other.wait_stream(native)
+        with assert_host_free(native):
+            stream = interop.as_stream(native)
+            assert not stream.query()
+            stream.record_event()
+            other.wait_stream(native)
+        stream.synchronize()
+        other.synchronize()
+        assert stream.query()
+
+    def test_from_another_thread(self) -> None:
+        """A stream that was borrowed in one thread orders in another one."""
+        native, other, failures = self.new_stream(), interop.new_stream(), list[BaseException]()
+
+        def work() -> None:
+            try:
+                with assert_ordered(native, other):
+                    other.wait_stream(native)
+            except BaseException as error:  # noqa: BLE001  (handed to the test)
+                failures.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert failures == []
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def test_what_is_no_event_is_not_taken_for_one(self, adapter: Adapter) -> None:
+        """The answer is None, and no exception."""
+        for other in _NO_STREAMS:
+            assert adapter.event_handle(other) is None
+
+    def test_its_events_order(self, event: object) -> None:
+        """Recorded on the library's stream, and waited for by another one."""
+        producer, consumer = interop.as_stream(self.new_stream()), interop.new_stream()
+        producer.record_event(event)  # a library may create it only now
+        with assert_ordered(producer, consumer):
+            consumer.wait_event(producer.record_event(event))
+        with assert_not_ordered(producer, consumer):
+            producer.record_event(event)
+
+    def test_an_event_that_has_no_handle_yet(self, adapter: Adapter, event: object) -> None:
+        """Is refused, and not waited for in vain."""
+        assert adapter.stream_handle(event) is None
+        handle = adapter.event_handle(event)
+        assert type(handle) is int
+        if handle == 0:
+            with pytest.raises(UnrecordedEventError):
+                interop.new_stream().wait_event(event)
+
+    # -- the current stream ----------------------------------------------------------------------------------------
+
+    def test_without_a_current_stream_it_says_what_to_do(self, adapter: Adapter) -> None:
+        """And is not switched behind the user's back."""
+        if adapter.has_current_stream:
+            return
+        for ask in (lambda: interop.current_stream(self.library), lambda: interop.use(self.new_stream(), self.library)):
+            with pytest.raises(NotSupportedError, match="no current stream"):
+                ask()
+
+    def test_use_makes_a_stream_current(self, current: Adapter) -> None:
+        """Its own, and foreign ones; and exactly what was before is current again afterwards."""
+        before = interop.as_stream(current.current_stream())
+        for stream in (self.new_stream(), interop.new_stream()):
+            with interop.use(stream, self.library) as used:
+                assert interop.current_stream(self.library) == used
+                assert interop.as_stream(current.current_stream()) == used
+            assert interop.as_stream(current.current_stream()) == before
+
+    def test_use_is_nested(self, current: Adapter) -> None:
+        """And left in between by an exception."""
+        before = interop.as_stream(current.current_stream())
+        outer, inner = interop.new_stream(), interop.new_stream()
+        with interop.use(outer, self.library):
+            with contextlib.suppress(KeyError), interop.use(inner, self.library):
+                assert interop.current_stream(self.library) == inner
+                raise KeyError
+            assert interop.current_stream(self.library) == outer
+            with interop.use(outer, self.library):
+                pass
+            assert interop.current_stream(self.library) == outer
+        assert interop.as_stream(current.current_stream()) == before
+
+    def test_use_switches_every_loaded_library(self, current: Adapter) -> None:
+        """So this one too, without being named."""
+        del current
+        stream = interop.new_stream()
+        with interop.use(stream):
+            assert interop.current_stream(self.library) == stream
+
+    # -- arrays ----------------------------------------------------------------------------------------------------
+
+    def test_what_is_no_array_is_not_taken_for_one(self, adapter: Adapter) -> None:
+        """The answer is False, and no exception."""
+        assert not any(adapter.is_array(other) for other in _NO_STREAMS)
+
+    def test_its_arrays_are_known(self, adapter: Adapter, array: Any) -> None:  # noqa: ANN401
+        """And can be handed over."""
+        assert adapter.stream_handle(array) is None
+        assert adapter.is_array(array) is True
+        assert adapter.problem(array) == ""
+
+    def test_an_array_is_handed_over_in_order(self, adapter: Adapter, array: Any) -> None:  # noqa: ANN401
+        """The same memory; the consumer's stream waits, the host does not."""
+        producer, consumer = interop.new_stream(), interop.new_stream()
+        into = self.library if adapter.makes_arrays else None
+        self._hand(array, producer, consumer, into)  # loaded and compiled now
+        with assert_ordered(producer, consumer, by="gate"):
+            view = self._hand(array, producer, consumer, into)
+        if into is not None:
+            assert adapter.is_array(view)
+        assert self.address_of(view) == self.address_of(array)
+        with assert_not_ordered(producer, consumer, by="gate"):
+            self._hand(array, consumer, consumer, into)
+        with assert_host_free(producer, consumer):
+            again = self._hand(array, producer, consumer, into)
+        del view, again
+        interop.release()
+
+    def test_the_current_stream_has_written_its_arrays(self, current: Adapter, array: Any) -> None:  # noqa: ANN401
+        """Where a library has one, and the adapter says so."""
+        if type(current).array_stream is Adapter.array_stream:
+            pytest.skip(f"the adapter for {self.library} does not say which stream wrote an array")
+        stream = interop.new_stream()
+        with interop.use(stream, self.library):
+            assert interop.as_stream(current.array_stream(array)) == stream
+
+    @staticmethod
+    def _hand(array: Any, producer: object, consumer: object, into: str | None) -> Any:  # noqa: ANN401
+        return interop.handoff(array, consumer, producer=producer, into=into)
+
+    # -- gates -----------------------------------------------------------------------------------------------------
+
+    def test_a_gate_holds_it(self) -> None:
+        """So that this library's users can test with gates."""
+        native = self.new_stream()
+        with gate(native) as shut:
+            assert not interop.as_stream(native).query()
+            assert not shut.is_open
+        interop.as_stream(native).synchronize()
+
+
+def _gpu_is_there() -> bool:
+    try:
+        return _cudart.GPU.device_count() > 0
+    except NoDeviceError:
+        return False

@@ -1,0 +1,139 @@
+"""A recognisable pattern in device memory, written in the order of a stream: who misses a wait sees it."""
+
+import math
+from typing import Any, Final
+
+from interop import _cudart
+from interop._handles import described
+from interop.errors import InvalidArrayError, NotSupportedError
+from interop.stream import ExternalStream, as_stream
+
+POISON: Final = 0xFF
+"""Every byte of what is poisoned: -1 as a signed integer, the greatest unsigned one, NaN as a floating-point number."""
+
+_ON_GPU: Final = (2, 3, 13)
+"""DLPack's device types for memory that a GPU can use: CUDA, pinned and managed."""
+
+
+def poison(array: object, stream: object) -> None:
+    """Overwrite *array* with :data:`POISON`, in the order of *stream*; returns at once.
+
+    Behind a gate, or after :func:`interop.testing.slow`, it takes the place of work whose result a reader must wait
+    for: one that did sees the poison, one that did not sees what was there before. Or write it first, and what
+    overwrites it behind the gate: then it is the reader that missed the wait who sees it.
+
+    Args:
+        array: anything with ``__cuda_array_interface__`` or ``__dlpack__``, in one block of memory and not read-only;
+            or an array of the simulation that *stream* is of. It must be kept alive until that is done.
+        stream: anything that :func:`interop.as_stream` takes. Nothing is ordered but what *stream* orders.
+
+    Raises:
+        InvalidArrayError: *array* is no array on a GPU, is read-only, or has gaps: only all of its bytes can be set.
+        NotSupportedError: one of the two is simulated, and the other is not.
+    """
+    stream = as_stream(stream)
+    if stream._cuda.simulation is not None:
+        _check_simulated(array, stream)
+        stream._cuda.simulation.launch(stream, _fill, writes=[array], name="poison")
+        return
+    address, size, _ = memory_of(array, writes=True)
+    if size:
+        stream._cuda.memset(address, POISON, size, stream._handle, stream._ready())
+
+
+def is_poisoned(array: object, stream: object) -> bool:
+    """Whether an element of *array* has nothing but :data:`POISON` in it, as *stream* sees it. Blocks the host.
+
+    Args:
+        array: as for :func:`poison`; read-only ones too.
+        stream: the stream that it is copied to the host on, which is then waited for.
+
+    Raises:
+        InvalidArrayError: *array* is no array on a GPU, or has gaps.
+        NotSupportedError: one of the two is simulated, and the other is not.
+    """
+    stream = as_stream(stream)
+    if stream._cuda.simulation is not None:
+        _check_simulated(array, stream)
+        stream.synchronize()
+        values = stream._cuda.simulation.read(array)
+        content, item = values.tobytes(), values.itemsize
+    else:
+        address, size, item = memory_of(array, writes=False)
+        if not size:
+            return False
+        content = stream._cuda.copy_to_host(address, size, stream._handle, stream._ready())
+    pattern = bytes([POISON]) * item
+    found: int = content.find(pattern)
+    while found >= 0 and found % item:
+        found = content.find(pattern, found + 1)
+    return found >= 0
+
+
+def _check_simulated(array: object, stream: ExternalStream) -> None:
+    from interop.sim import SimulatedArray  # noqa: PLC0415  (needs NumPy)
+
+    if not isinstance(array, SimulatedArray):
+        message = f"{described(array)} is no array of the simulation that {stream!r} is of: make it with gpu.array()"
+        raise NotSupportedError(message)
+
+
+def _fill(memory: Any) -> None:  # noqa: ANN401  (NumPy's, which is not needed without the simulator)
+    memory.reshape(-1).view("u1")[...] = POISON
+
+
+def memory_of(array: Any, *, writes: bool) -> tuple[int, int, int]:  # noqa: ANN401
+    """Address, size, and size of an element, in bytes."""
+    try:
+        interface = array.__cuda_array_interface__
+    except (AttributeError, TypeError, RuntimeError):  # PyTorch's, of what the interface has no name for
+        interface = None
+    if interface is not None:
+        address, read_only = interface["data"]
+        item = int(interface["typestr"][2:])
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
+        strides = None if strides is None else tuple(stride / item for stride in strides)
+    elif hasattr(array, "__dlpack__"):
+        address, read_only, item, shape, strides = _by_dlpack(array)
+    else:
+        message = f"expected an array on a GPU, with __cuda_array_interface__ or __dlpack__; got {described(array)}"
+        raise InvalidArrayError(message)
+    if read_only and writes:
+        message = f"{described(array)} is read-only, and cannot be poisoned"
+        raise InvalidArrayError(message)
+    if not _is_dense(shape, strides):
+        message = (
+            f"{described(array)} has gaps between its elements, or repeats them: take a contiguous copy, or its base"
+        )
+        raise InvalidArrayError(message)
+    return address, math.prod(shape) * item, item
+
+
+def _by_dlpack(array: Any) -> tuple[int, bool, int, tuple[int, ...], tuple[int, ...] | None]:  # noqa: ANN401
+    from interop import _tensor  # noqa: PLC0415  (ctypes is slow to import)
+
+    kind, device = array.__dlpack_device__()
+    if kind not in _ON_GPU:
+        message = f"{described(array)} is not on a GPU (DLPack device type {int(kind)})"
+        raise InvalidArrayError(message)
+    cuda = _cudart.active()
+    # PyTorch gives a tensor away only while its device is current.
+    with cuda.context(cuda.primary_context(device)):
+        tensor = _tensor.read(array.__dlpack__(stream=-1))
+    bits = tensor.dtype.bits * tensor.dtype.lanes
+    if bits % 8:
+        message = f"the elements of {described(array)} are smaller than a byte"
+        raise InvalidArrayError(message)
+    return tensor.address, tensor.read_only, bits // 8, tensor.shape, tensor.strides
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[float, ...] | None) -> bool:
+    """Whether the elements fill one block of memory, in whatever order, from its first one on."""
+    if strides is None or 0 in shape:
+        return True
+    expected = 1
+    for stride, count in sorted(zip(strides, shape, strict=True)):
+        if count > 1 and stride != expected:
+            return False
+        expected *= count
+    return True

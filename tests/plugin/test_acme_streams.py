@@ -1,0 +1,8 @@
+"""All that a stranger's package has to write to be tested as interop's own libraries are."""
+
+from interop.testing.conformance import AdapterConformance
+
+
+class TestAcmeStreams(AdapterConformance):
+    library = "acme_streams"
+    only_addresses = True  # so the simulator will do where there is no GPU

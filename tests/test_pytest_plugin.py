@@ -1,0 +1,225 @@
+"""interop's fixtures and marks for pytest, in a pytest of their own without a GPU; tests/test_needs.py has the rest."""
+
+import itertools
+import json
+
+
+def counts(done):
+    """What the last line says, such as ``{"passed": 2}``."""
+    last = done.stdout.strip().splitlines()[-1]
+    return {word.rstrip("s") if word != "passed" else word: int(number) for number, word in _pairs(last)}
+
+
+def _pairs(line):
+    words = line.partition(" in ")[0].replace(",", "").split()
+    return zip(words[::2], words[1::2], strict=True)
+
+
+def test_streams_of_a_simulation(tmp_path, run_tests):
+    code = """
+def test_one(simulated_gpu, stream):
+    assert "SIMULATED" in repr(stream)
+
+def test_two(simulated_gpu, stream_pair):
+    producer, consumer = stream_pair
+    assert producer != consumer
+
+def test_none_without(stream): pass
+def test_nor_two(stream_pair): pass
+"""
+    assert counts(run_tests(tmp_path, code)) == {"passed": 2, "skipped": 2}
+
+
+def test_gates_are_opened_at_the_end(tmp_path, run_tests):
+    code = """
+import pytest
+
+@pytest.fixture
+def afterwards(simulated_gpu):
+    seen = []
+    yield seen
+    assert seen[0].is_open
+
+def test_it(afterwards, stream, gate):
+    afterwards.append(gate(stream))
+    assert not stream.query()
+"""
+    assert counts(run_tests(tmp_path, code)) == {"passed": 1}
+
+
+def test_a_gate_that_had_to_open_itself_fails_the_test(tmp_path, run_tests):
+    code = """
+import time
+import pytest
+from interop import ExternalStream, _cudart
+
+@pytest.fixture
+def held(monkeypatch):  # a stream whose waits nobody carries out
+    cuda = _cudart.Cuda(lambda: 1 / 0, lambda _: True)
+    stream = ExternalStream(4096 * 4096) if False else object.__new__(ExternalStream)
+    for name, value in dict(_handle=64, _device=0, _context=1, _context_id=1, _needs=0, _thread=None, _id=1,
+                            _native={}, _adapter=None, owner=None, _cuda=cuda).items():
+        setattr(stream, name, value)
+    monkeypatch.setattr(ExternalStream, "_ready", lambda _: 1)
+    monkeypatch.setattr(ExternalStream, "_capture", lambda _: 0)
+    monkeypatch.setattr(cuda, "stream_wait_value", lambda *_: None)
+    monkeypatch.setattr(_cudart.GPU, "host_register", lambda *_: 0)
+    return stream
+
+def wait(shut):
+    while not shut.is_open:
+        time.sleep(0.001)
+
+def test_late(held, gate):
+    wait(gate(held, timeout=0.05))
+
+def test_told_already(held, gate):
+    shut = gate(held, timeout=0.05)
+    wait(shut)
+    with pytest.raises(AssertionError):
+        shut.open()
+
+def test_in_time(held, gate):
+    gate(held).open()
+"""
+    done = run_tests(tmp_path, code)
+    assert counts(done) == {"passed": 3, "error": 1}
+    assert "ERROR test_it.py::test_late - Failed: <interop.testing.Gate" in done.stdout
+    assert "had to open itself: nobody did within 0.05 s" in done.stdout
+
+
+LIBRARIES = """
+import sys, types
+import interop
+from tests.test_current import StandIn
+
+for name in ("alpha", "beta"):
+    module = types.ModuleType(name)
+    module.__spec__ = types.SimpleNamespace(_initializing=False)
+    sys.modules[name] = module
+    interop.register(name, StandIn(name, []))
+
+"""
+
+
+def test_each_library_and_each_pair(tmp_path, run_tests):
+    code = """
+def test_one(simulated_gpu, library):
+    assert library.name in ("alpha", "beta")
+    assert type(library.stream()).__module__ == library.name
+
+def test_two(simulated_gpu, library_pair):
+    producer, consumer = library_pair
+"""
+    done = run_tests(tmp_path, LIBRARIES + code, "-vv", "-k", "alpha and not acme or beta-beta or one and beta")
+    for name in (
+        "test_one[alpha]",
+        "test_one[beta]",
+        "test_two[alpha-alpha]",
+        "test_two[beta-alpha]",
+        "test_two[beta-beta]",
+    ):
+        assert f"{name} PASSED" in done.stdout
+
+
+def test_only_libraries_that_are_there_or_required(tmp_path, run_tests):
+    code = "def test_it(library): pass"
+    hide = "import sys; sys.modules.update(cupy=None, warp=None)\n"
+    shown = run_tests(tmp_path, hide + code, "--collect-only").stdout
+    assert "[cupy]" not in shown
+    assert "[jax]" not in shown
+    assert "[cuda.core]" in shown
+    required = run_tests(tmp_path, hide + code, "--interop-require=cupy")
+    assert counts(required)["error"] == 1
+    assert "--interop-require=cupy, but cupy is not installed" in required.stdout
+
+
+def test_a_library_needs_a_gpu(tmp_path, run_tests):
+    done = run_tests(tmp_path, "def test_it(library): pass", "-k", "cuda.core")
+    assert counts(done)["skipped"] == 1
+    done = run_tests(tmp_path, "def test_it(library): pass", "-k", "cuda.core", "--interop-require=gpu")
+    assert counts(done)["error"] == 1
+
+
+def test_the_projects_own_marks_and_fixtures_are_left_alone(tmp_path, run_tests):
+    (tmp_path / "conftest.py").write_text("""
+import pytest
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: one of ours")
+    config.addinivalue_line("markers", "needs(what): another one")
+
+@pytest.fixture(params=["ours"])
+def library(request):
+    return request.param
+
+@pytest.fixture
+def stream():
+    return "ours"
+""")
+    code = """
+import pytest
+
+@pytest.mark.gpu
+@pytest.mark.needs("anything")
+def test_marks(): pass
+
+def test_fixtures(library, stream):
+    assert library == stream == "ours"
+"""
+    assert counts(run_tests(tmp_path, code)) == {"passed": 2}
+
+
+def test_a_mark_that_is_wrong_says_so(tmp_path, run_tests):
+    done = run_tests(tmp_path, "import pytest\n@pytest.mark.gpu('two')\ndef test_it(): pass")
+    assert "takes how many devices the test needs" in done.stdout + done.stderr
+    assert done.returncode
+
+
+def test_a_run_that_uses_nothing_pays_nothing(python):
+    code = """
+import sys, json
+import pytest
+heavy = ("cuda", "cupy", "numba", "torch", "numpy", "warp", "interop.testing", "interop.sim")
+import contextlib, io, os, pathlib, tempfile
+os.chdir(tempfile.mkdtemp())
+pathlib.Path("test_it.py").write_text("def test_it(): pass")
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    status = pytest.main(["-q", "-c", os.devnull, "--rootdir=.", "-p", "no:cacheprovider", "-p", "no:hypothesispytest",
+                          "-p", "interop.pytest_plugin"])
+loaded = [name for name in heavy if name in sys.modules]
+print(json.dumps(["interop.pytest_plugin" in sys.modules, loaded, int(status), "interop" in said.getvalue()]))
+"""
+    assert python(code) == [True, [], 0, False]
+
+
+def test_the_lock_is_for_one_process_at_a_time(tmp_path, run_tests, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = """
+import json, os, time
+
+def test_it(gpu_lock):
+    start = time.monotonic()
+    time.sleep(0.3)
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(json.dumps([start, time.monotonic()]) + "\\\\n")
+"""
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    from concurrent.futures import ThreadPoolExecutor
+
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(lambda folder: run_tests(folder, code.replace("\\\\n", "\\n")), folders):
+            assert counts(done) == {"passed": 1}
+    times = sorted(json.loads(line) for line in (tmp_path / "notes").read_text().splitlines())
+    assert len(times) == 3
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(times))
+
+
+def test_a_process_that_dies_lets_go_of_the_lock(tmp_path, run_tests, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = "import os\ndef test_it(gpu_lock): {}"
+    assert run_tests(tmp_path, code.format("os._exit(9)")).returncode == 9
+    assert counts(run_tests(tmp_path, code.format("pass"))) == {"passed": 1}
