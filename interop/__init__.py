@@ -7,6 +7,7 @@ A map of the package:
 - ``event``: :class:`Event`, :func:`as_event`
 - ``current``: :func:`use`, :func:`current_stream`; one stream current in all libraries at once
 - ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`; arrays handed over in order, without a copy
+- ``waiting``: what ``await stream``, ``await event`` and ``when_done`` do in an asyncio loop
 - ``adapters``: what each library needs, one small file each; :func:`register` adds one
 - ``errors``: all errors, under one root
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule

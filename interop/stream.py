@@ -4,8 +4,8 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable
-from typing import Final, NoReturn, Self
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cudart, _watch
 from interop._handles import check_device, check_handle, described
@@ -22,6 +22,12 @@ from interop.errors import (
     StaleStreamError,
 )
 from interop.event import Event, as_event, check_timeout, is_binding, poll
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from concurrent.futures import Executor
+
+T = TypeVar("T")
 
 _CHECK: Final = os.environ.get("INTEROP_CHECK", "0") not in ("", "0")
 """Whether every operation first makes sure that the stream it was given is still the one that was borrowed."""
@@ -346,6 +352,51 @@ class ExternalStream:
                 raise self._explained(error, producer) from error
             for watcher in _watch.watchers:
                 watcher.joined(self, producer)
+
+    # -- asyncio -------------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait, in a coroutine, until all work submitted so far is done, while the asyncio loop runs on.
+
+        No thread is made, and the host is not blocked: one timer a loop asks the device about all that is awaited in
+        it, every 1 to 5 milliseconds, and uses at most a twentieth of the loop's time. What can be cancelled in asyncio
+        can be cancelled here; the work on the device goes on.
+
+        Raises:
+            CaptureError: the stream captures: it has no work to wait for. The capture goes on.
+            CudaError: the work, or earlier work on the device, has failed.
+            NotSupportedError: no asyncio loop runs the coroutine.
+        """
+        from interop.waiting import done  # noqa: PLC0415  (asyncio is slow to import)
+
+        return done(self._marked("await")).__await__()
+
+    def when_done(self, callback: Callable[..., T], *args: object, executor: "Executor | None" = None) -> "Task[T]":
+        """Call *callback* with *args* once all work submitted so far is done; returns at once.
+
+        Args:
+            callback: a plain function. It is called in the asyncio loop that runs now, or by *executor*.
+            args: what to call it with.
+            executor: where to call it instead, such as a ``concurrent.futures.ThreadPoolExecutor``.
+
+        Returns:
+            A task. Its result is what *callback* returned; if the work on the device failed, *callback* is not called,
+            and the failure is the task's. Cancelling it before takes the callback back. The loop keeps it alive.
+
+        Raises:
+            CaptureError: the stream captures: it has no work to wait for. The capture goes on.
+            NotSupportedError: no asyncio loop runs in this thread.
+            TypeError: *callback* is no plain function.
+        """
+        from interop.waiting import call_when_done  # noqa: PLC0415  (asyncio is slow to import)
+
+        return call_when_done(lambda: self._marked("wait for"), callback, args, executor)
+
+    def _marked(self, verb: str) -> Event:
+        """An event that stands for the work submitted so far."""
+        self._ready()
+        self._refuse_capture(verb)
+        return self.record_event()
 
     # -- to other libraries ----------------------------------------------------------------------------------------
 
