@@ -84,6 +84,7 @@ class ExternalStream:
         "_id",
         "_native",
         "_needs",
+        "_priority",
         "_thread",
         "owner",
     )
@@ -104,6 +105,7 @@ class ExternalStream:
         self._needs = 0
         self._thread = _thread.token if handle == _cudart.PER_THREAD else None
         self._id: int | None = None
+        self._priority: int | None = None
         self._native: dict[str, object] = {}
         self._adapter: Adapter | None = None
         self.owner = owner
@@ -149,7 +151,8 @@ class ExternalStream:
     def priority(self) -> int:
         """The stream's priority: the lower the number, the sooner its work is taken up; 0 is the default."""
         self._ready()
-        return self._cuda.stream_priority(self._handle, self._needs)
+        self._priority = self._cuda.stream_priority(self._handle, self._needs)
+        return self._priority
 
     @property
     def stream_id(self) -> int:
@@ -203,12 +206,26 @@ class ExternalStream:
         raise TypeError(message)
 
     def __repr__(self) -> str:
-        """Whose, which, and where; without calling CUDA."""
+        """Whose, which, and where, and its priority if that is known and not 0; without calling CUDA.
+
+        Reprs end up in messages about streams that are gone, in logs, and in finalisers; and CUDA crashes on a stream
+        that is gone. So what is not known yet is left out, and whether the stream captures, which may be different by
+        the next moment, is not shown. In a notebook, where a person asks about a stream that is there, more is.
+        """
         name = _DEFAULT_NAMES.get(self._handle, f"{self._handle:#x}")
         origin = f" of {self._adapter.library}" if self._adapter else ""
         device = "" if self._device is None else f" on device {self._device}"
+        priority = f", priority {self._priority}" if self._priority else ""
         simulated = "SIMULATED " if self._cuda.simulation else ""
-        return f"<{simulated}interop.{type(self).__name__} {name}{origin}{device}>"
+        return f"<{simulated}interop.{type(self).__name__} {name}{origin}{device}{priority}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what CUDA can be asked without danger, of a stream that something keeps alive."""
+        from interop import _html  # noqa: PLC0415  (only in notebooks)
+        from interop.inspection import look_at  # noqa: PLC0415  (it imports this module)
+
+        simulated = "SIMULATED " if self._cuda.simulation else ""
+        return _html.table(f"{simulated}interop.{type(self).__name__}", look_at(self).rows())
 
     # -- what torch.cuda.ExternalStream has ------------------------------------------------------------------------
 
@@ -600,7 +617,9 @@ def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bo
     cuda = _cudart.active()
     context = cuda.current_context() if device is None else cuda.primary_context(check_device(device))
     handle = cuda.stream_create(context, non_blocking=non_blocking, priority=priority)
-    return ExternalStream(handle, owner=_Handle(cuda, handle))
+    stream = ExternalStream(handle, owner=_Handle(cuda, handle))
+    stream._priority = cuda.stream_priority(handle, context) if priority else 0
+    return stream
 
 
 def as_stream(obj: object, device: int | None = None) -> ExternalStream:

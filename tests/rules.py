@@ -657,11 +657,17 @@ class CudaRules:
     def test_there_is_no_such_device(self, lab: Lab) -> None:
         assert lab.runtime.cudaSetDevice(99)[0] == INVALID_DEVICE
         assert lab.driver.cuDevicePrimaryCtxRetain(99)[0] == INVALID_DEVICE
+        assert lab.driver.cuDevicePrimaryCtxGetState(99)[0] == INVALID_DEVICE
         assert value(lab.runtime.cudaGetDeviceCount()) == lab.devices
 
     def test_the_primary_context_is_the_streams(self, lab: Lab) -> None:
         primary = int(value(lab.driver.cuDevicePrimaryCtxRetain(0)))
         assert int(value(lab.driver.cuStreamGetCtx(lab.stream()))) == primary
+
+    def test_the_primary_context_of_a_stream_is_there(self, lab: Lab) -> None:
+        lab.stream()
+        code, _, active = lab.driver.cuDevicePrimaryCtxGetState(0)
+        assert (int(code), int(active)) == (SUCCESS, 1)
 
     # -- what streams and events are -----------------------------------------------------------------------------
 
