@@ -174,6 +174,7 @@ def test_probe_imports_and_a_plain_look_does_not(alone, tmp_path, monkeypatch):
     found = interop.doctor()
     assert [library.remark for library in found.libraries] == ["not loaded", "not loaded"]
     assert "beta" not in sys.modules
+    assert [library.failure for library in found.libraries] == ["", ""]
     found = interop.doctor(probe=True)
     assert found.libraries[0].failure == "cannot be imported: OSError: libalpha.so: not found"
     assert found.libraries[1].loaded
@@ -257,6 +258,14 @@ def run(*options, code="import sys; from interop.__main__ import main; sys.exit(
     return subprocess.run(
         [sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=60, env=environment
     )
+
+
+@pytest.mark.needs("no_gpu")
+def test_the_command_prints_nothing_else(tmp_path):
+    (tmp_path / "rmm.py").write_text("print('hello, this is a library')")
+    result = run("doctor", "--probe", "--json", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert json.loads(result.stdout)["libraries"]
+    assert "hello, this is a library" in result.stderr
 
 
 @pytest.mark.needs("no_gpu")

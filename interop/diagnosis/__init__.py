@@ -6,9 +6,11 @@
 - ``drawing``: the table
 """
 
+import contextlib
 import importlib.metadata
 import io
 import json
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,8 @@ def _numpy() -> str | None:
 
 def main(*, as_json: bool, probe: bool) -> int:
     """Print the diagnosis; the exit status: 1 if there is a warning."""
-    diagnosis = examine(probe=probe)
+    with contextlib.redirect_stdout(sys.stderr):  # some libraries introduce themselves, which is no JSON
+        diagnosis = examine(probe=probe)
     if as_json:
         print(json.dumps(diagnosis.to_dict(), indent=2))
     else:

@@ -122,7 +122,7 @@ def _reason_not_to_ask(adapter: Adapter, cuda: _cudart.Cuda, device: int | None,
     if adapter.simulated is (cuda.simulation is None):
         return "not asked: it is real, and a simulation runs" if cuda.simulation else "not asked: it is simulated"
     if device is None:
-        return "not asked: there is no device"
+        return "not asked: no device can be used"
     if not probe and not cuda.has_context(device):
         return f"not asked: nothing has used device {device} yet"
     if not probe and not adapter.is_set_up(device):

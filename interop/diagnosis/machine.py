@@ -1,7 +1,6 @@
 """The machine, and this process on it: driver, runtime, GPUs, the variables that matter."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -92,7 +91,10 @@ def look(version: str) -> Machine:
             current = cuda.current_device()
         except (NoDeviceError, CudaError) as error:
             problem = str(error).partition(_cudart.WAY_OUT)[0].strip()
-    driver, runtime = _cudart.GPU.versions()
+    try:
+        driver, runtime = _cudart.GPU.versions()
+    except CudaError:  # in a process that was forked
+        driver, runtime = 0, 0
     return Machine(
         interop=version,
         hot_path=hot_path(),
