@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 import interop
-from interop import adapters, diagnosis
+from interop import _extension, adapters, diagnosis
 from interop.adapters.base import Adapter
 from interop.diagnosis import Diagnosis, libraries
 from interop.diagnosis.advice import Facts, advise
@@ -248,7 +248,7 @@ def test_it_is_drawn_as_text_as_html_and_as_data(pair):
     address = f"{pair[0].current.handle:#x}"
     for drawn in (str(found), repr(found), found._repr_html_(), json.dumps(found.to_dict())):
         assert "alpha" in drawn
-        assert "native hot path" in drawn or "hot_path" in drawn
+        assert "extension" in drawn
     assert address in found._repr_html_()
     assert "SIMULATED" in str(found)
 
@@ -326,7 +326,7 @@ def machine(**facts):
     gpus = (Gpu(0, "NVIDIA H200", 150 * 2**30, "9.0", has_context=True),)
     base = Machine(
         interop="1",
-        hot_path="cuda.bindings",
+        extension="",
         python="3.12",
         bindings="13.3.1",
         driver="580.1",
@@ -475,6 +475,16 @@ def test_a_warning(name):
 )
 def test_no_warning(changed):
     assert [advice for advice in advise(healthy(**changed)) if advice.kind == "warning"] == []
+
+
+@pytest.mark.parametrize("why", ["", "INTEROP_NATIVE=0"])
+def test_the_extension(why, pair, monkeypatch):
+    monkeypatch.setattr(_extension, "native", None if why else object())
+    monkeypatch.setattr(_extension, "why_not", why)
+    found = interop.doctor()
+    assert found.machine.extension == why
+    assert any("DLPack" in what for what in whats(found, "note")) is bool(why)
+    assert ("not in use: INTEROP_NATIVE=0" in str(found)) is bool(why)
 
 
 def test_warnings_come_first():

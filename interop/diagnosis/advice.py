@@ -145,6 +145,16 @@ def _checked(facts: Facts) -> Iterator[Advice]:
         )
 
 
+def _no_extension(facts: Facts) -> Iterator[Advice]:
+    if facts.machine.extension:
+        yield Advice(
+            "note",
+            "interop",
+            f"its extension in C is not in use ({facts.machine.extension}): arrays cannot be given away by DLPack",
+            "install interop where there is a C compiler, and without INTEROP_NATIVE=0",
+        )
+
+
 # -- what is installed ---------------------------------------------------------------------------------------------
 
 
@@ -314,6 +324,7 @@ RULES: Final[tuple[Callable[[Facts], Iterator[Advice]], ...]] = (
     _cannot_use_a_gpu,
     _launches_block,
     _checked,
+    _no_extension,
     _numba_variable,
     _defaults_differ,
     _blocking_against_legacy,

@@ -64,7 +64,7 @@ def machine_rows(machine: Machine) -> dict[str, str]:
     driver = machine.driver or "version not known"
     rows = {
         "interop": f"{machine.interop} on Python {machine.python}",
-        "native hot path": machine.hot_path,
+        "extension in C": f"not in use: {machine.extension}" if machine.extension else "in use",
         "driver": f"{driver}, runs CUDA up to {machine.driver_cuda}" if machine.driver_cuda else "none",
         "runtime": f"CUDA {machine.runtime_cuda}, of cuda-bindings {machine.bindings}",
         "GPUs": "\n".join(map(_gpu, machine.gpus)) or "none",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interop import _cudart
+from interop import _cudart, _extension
 from interop.errors import CudaError, NoDeviceError
 
 VARIABLES: Final = (
@@ -17,6 +17,7 @@ VARIABLES: Final = (
     "CUDA_VISIBLE_DEVICES",
     "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM",
     "INTEROP_CHECK",
+    "INTEROP_NATIVE",
     "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM",
 )
 """The environment variables that change what streams do."""
@@ -49,7 +50,7 @@ class Machine:
 
     Attributes:
         interop: the version of interop.
-        hot_path: how interop calls CUDA.
+        extension: why interop's extension in C is not in use; empty if it is.
         python: the version of Python.
         bindings: the version of cuda-bindings.
         driver: the version of the kernel driver; None if there is none, or it cannot be read.
@@ -64,7 +65,7 @@ class Machine:
     """
 
     interop: str
-    hot_path: str
+    extension: str
     python: str
     bindings: str
     driver: str | None
@@ -97,7 +98,7 @@ def look(version: str) -> Machine:
         driver, runtime = 0, 0
     return Machine(
         interop=version,
-        hot_path=hot_path(),
+        extension="" if _extension.native else _extension.why_not,
         python=platform.python_version(),
         bindings=importlib.metadata.version("cuda-bindings"),
         driver=_kernel_driver(),
@@ -110,11 +111,6 @@ def look(version: str) -> Machine:
         problem=problem,
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
     )
-
-
-def hot_path() -> str:
-    """How interop makes its CUDA calls."""
-    return "cuda.bindings, from Python"
 
 
 def _gpu(cuda: _cudart.Cuda, ordinal: int) -> Gpu:
