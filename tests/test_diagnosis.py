@@ -512,6 +512,7 @@ def test_a_blocking_stream_against_the_legacy_one(gpu, pair):
     found = interop.doctor()
     assert found.libraries[1].current.blocking is True
     assert any("each waits for all the other was given before" in what for what in whats(found))
+    assert not any("nothing else, orders them" in what for what in whats(found, "note"))
     beta.take(interop.new_stream())
     assert not whats(interop.doctor())
 

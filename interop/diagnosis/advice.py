@@ -243,9 +243,13 @@ def _defaults_differ(facts: Facts) -> Iterator[Advice]:
 # -- the current streams -------------------------------------------------------------------------------------------
 
 
+def _waits_for_legacy(legacy: StreamFacts, blocking: StreamFacts) -> bool:
+    return legacy.address == _cudart.LEGACY and bool(blocking.blocking) and blocking.device == legacy.device
+
+
 def _blocking_against_legacy(facts: Facts) -> Iterator[Advice]:
     for (one, legacy), (other, blocking) in itertools.permutations(facts.currents(), 2):
-        if legacy.address == _cudart.LEGACY and blocking.blocking and blocking.device == legacy.device:
+        if _waits_for_legacy(legacy, blocking):
             yield Advice(
                 "warning",
                 f"{one.name}, {other.name}",
@@ -305,7 +309,7 @@ def _same_or_different(facts: Facts) -> Iterator[Advice]:
                 f"both work on one stream, {a.name}: in order, without a wait",
                 "nothing to do",
             )
-        else:
+        elif not _waits_for_legacy(a, b) and not _waits_for_legacy(b, a):
             yield Advice(
                 "note",
                 f"{one.name}, {other.name}",
