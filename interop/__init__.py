@@ -7,12 +7,14 @@ A map of the package:
 - ``event``: :class:`Event`, :func:`as_event`
 - ``current``: :func:`use`, :func:`current_stream`; one stream current in all libraries at once
 - ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`; arrays handed over in order, without a copy
+- ``waiting``: what ``await stream``, ``await event`` and ``when_done`` do in an asyncio loop
 - ``adapters``: what each library needs, one small file each; :func:`register` adds one
 - ``errors``: all errors, under one root
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
 - ``testing``: proofs of order, gates, delays, poison, and the tests that an adapter inherits
 - ``pytest_plugin``: all that as marks and fixtures
 - ``ordering``: happens-before over streams and events; what the simulator decides races by
+- ``diagnosis``: what :func:`doctor` finds; ``inspection``: what can be asked about a stream without danger
 - ``_watch``: tells those who want to know of every record, wait and hand-over
 - ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``
 
@@ -22,6 +24,7 @@ imported already.
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from interop import errors
 from interop._handover import Handover
@@ -31,6 +34,9 @@ from interop.current import current_stream, use
 from interop.event import Event, as_event
 from interop.stream import ExternalStream, as_stream, new_stream
 
+if TYPE_CHECKING:
+    from interop.diagnosis import Diagnosis
+
 __all__ = [
     "Event",
     "ExternalStream",
@@ -39,6 +45,7 @@ __all__ = [
     "as_stream",
     "borrow",
     "current_stream",
+    "doctor",
     "errors",
     "handoff",
     "hold",
@@ -49,6 +56,28 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def doctor(*, probe: bool = False) -> "Diagnosis":
+    """Look at the machine, the libraries and their current streams, and say what to mend.
+
+    It looks, and touches nothing: it imports no library, creates no context, breaks no capture and does not block the
+    host. So a library that was not imported, or has not used the GPU yet, is not asked for its current stream. Current
+    streams are those of the calling thread, on the current device. (As any count of devices does, it starts the driver:
+    processes that are forked from this one afterwards cannot use CUDA.)
+
+    Args:
+        probe: do more: import every library that is installed, create a context on the current device, let each
+            library set up what it needs, and hand each a stream and take it back.
+
+    Returns:
+        The findings. They draw themselves at an interactive prompt (with rich, ``pip install
+        "cuda-stream-interop[demo]"``) and in a notebook; ``to_dict()`` gives them as data, ``warnings`` what to mend.
+    """
+    from interop.diagnosis import examine  # noqa: PLC0415  (seldom needed, and not named `doctor`, which is taken)
+
+    return examine(probe=probe)
+
 
 _ON_DEMAND = ("ordering", "sim", "testing")
 

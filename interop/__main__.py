@@ -1,11 +1,13 @@
-"""The command line: ``python -m interop demo`` and ``python -m interop matrix``."""
+"""The command line: ``python -m interop demo``, ``matrix`` and ``doctor``."""
 
 import argparse
 import importlib
 import sys
 from typing import Final
 
-_PROGRAMS: Final = {"demo": "interop.demo", "matrix": "interop.matrix.report"}
+from interop.errors import LibraryNotFoundError
+
+_PROGRAMS: Final = {"demo": "interop.demo", "doctor": "interop.diagnosis", "matrix": "interop.matrix.report"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     matrix.add_argument("--json", action="store_true", help="print the rows as JSON")
     matrix.add_argument("--only", metavar="NAMES", help="comma-separated import paths, such as cupy,torch")
+    doctor = commands.add_parser(
+        "doctor", help="the machine, the libraries, their current streams, and what to mend; status 1 if anything is"
+    )
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.add_argument("--probe", action="store_true", help="import every library, and let it set up what it needs")
     options = parser.parse_args(arguments)
     try:
         program = importlib.import_module(_PROGRAMS[options.command])  # rich and NumPy are extras
@@ -32,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.command == "demo":
         return int(program.main(forget_wait=options.forget_wait))
+    if options.command == "doctor":
+        try:
+            return int(program.main(as_json=options.json, probe=options.probe))
+        except LibraryNotFoundError as error:  # rich, which draws the table
+            print(error, file=sys.stderr)
+            return 2
     return int(program.main(as_json=options.json, only=options.only.split(",") if options.only else None))
 
 

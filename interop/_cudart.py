@@ -573,6 +573,46 @@ class Cuda:
             result = self._driver.cuLaunchKernel(*(kernel, 1, 1, 1, 1, 1, 1, 0, handle, ctypes.addressof(arguments), 0))
             _value(result, "cuLaunchKernel", self._runtime)
 
+    # -- for interop.doctor: nothing here creates a context ------------------------------------------------------
+
+    def versions(self) -> tuple[int, int]:
+        """The versions of CUDA that the driver and the runtime are for, as 1000 * major + 10 * minor; 0: no driver."""
+        runtime, _ = self._load()
+        driver_version = _value(runtime.cudaDriverGetVersion(), "cudaDriverGetVersion", runtime)
+        return int(driver_version), int(_value(runtime.cudaRuntimeGetVersion(), "cudaRuntimeGetVersion", runtime))
+
+    def has_context(self, device: int) -> bool:
+        """Whether the primary context of *device* is there already."""
+        runtime = self._runtime or self.start()
+        result = self._driver.cuDevicePrimaryCtxGetState(device)
+        _value(result, "cuDevicePrimaryCtxGetState", runtime)
+        return bool(result[2])
+
+    def device_facts(self, device: int) -> tuple[str, int, tuple[int, int]]:
+        """The name of *device*, its memory in bytes, and its compute capability."""
+        # By the driver: nobody promises that cudaGetDeviceProperties creates no context.
+        runtime = self._runtime or self.start()
+        driver = self._driver
+        name = _value(driver.cuDeviceGetName(256, device), "cuDeviceGetName", runtime)
+        memory = _value(driver.cuDeviceTotalMem(device), "cuDeviceTotalMem", runtime)
+        attribute = driver.CUdevice_attribute
+        major, minor = (
+            int(_value(driver.cuDeviceGetAttribute(which, device), "cuDeviceGetAttribute", runtime))
+            for which in (
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        return name.split(b"\0")[0].decode(), int(memory), (major, minor)
+
+    def stream_is_blocking(self, handle: int, needs: int = 0) -> bool:
+        """Whether the stream waits for the legacy one, and holds it up. Breaks a capture on the stream: ask first."""
+        if needs:
+            with self.context(needs):
+                return self.stream_is_blocking(handle)
+        runtime = self._runtime or self.start()
+        return not int(_value(runtime.cudaStreamGetFlags(handle), "cudaStreamGetFlags", runtime)) & NON_BLOCKING
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _ask(self, call: str, handle: int) -> bool:

@@ -154,6 +154,20 @@ class Handover:
         tensor = self._tensor
         return f"<interop.Handover of {tensor.shape} {tensor.dtype}, {self._producer!r} -> {self._consumer!r}>"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the same, as a table."""
+        from interop import _html  # noqa: PLC0415  (only in notebooks)
+
+        tensor = self._tensor
+        rows = {
+            "shape": tensor.shape,
+            "type": tensor.dtype,
+            "address": f"{tensor.address:#x}{', read-only' if tensor.read_only else ''}",
+            "producer": "has ordered the consumer itself, or is not kept" if self._producer is None else self._producer,
+            "consumer": self._consumer,
+        }
+        return _html.table("interop.Handover", rows)
+
 
 def _end(
     gone: "list[Callable[[], object]]", producer: ExternalStream | None, consumer: ExternalStream, tensor: "Tensor"

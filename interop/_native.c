@@ -355,6 +355,7 @@ typedef struct {
     PyObject *id;
     PyObject *natives;
     PyObject *owner;
+    PyObject *priority;
     PyObject *thread;
 } Stream;
 
@@ -377,7 +378,7 @@ static PyTypeObject *stream_type, *event_type;
 
 #define STREAM_OBJECTS(DO) \
     DO(stream->pool) DO(stream->adapter) DO(stream->cuda) DO(stream->device) DO(stream->id) DO(stream->natives) \
-    DO(stream->owner) DO(stream->thread)
+    DO(stream->owner) DO(stream->priority) DO(stream->thread)
 #define EVENT_OBJECTS(DO) \
     DO(event->pool) DO(event->adapter) DO(event->cuda) DO(event->device) DO(event->flags) DO(event->owner)
 #define CLEAR(member) Py_CLEAR(member);
@@ -475,6 +476,7 @@ static PyMemberDef stream_members[] = {
     {"_id", T_OBJECT, AT(Stream, id), 0, NULL},
     {"_natives", T_OBJECT, AT(Stream, natives), 0, NULL},
     {"owner", T_OBJECT, AT(Stream, owner), 0, NULL},
+    {"_priority", T_OBJECT, AT(Stream, priority), 0, NULL},
     {"_thread", T_OBJECT, AT(Stream, thread), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -856,7 +858,7 @@ METHOD(do_as_stream)
 #define SHARE(member) \
     Py_XINCREF((PyObject *)known->member); \
     made->member = known->member;
-                SHARE(pool) SHARE(adapter) SHARE(cuda) SHARE(device) SHARE(id)
+                SHARE(pool) SHARE(adapter) SHARE(cuda) SHARE(device) SHARE(id) SHARE(priority)
                 Py_INCREF(args[0]);
                 made->owner = args[0];
             }

@@ -51,6 +51,7 @@ class StreamFields:
         "_natives",
         "_needs",
         "_pool",
+        "_priority",
         "_thread",
         "owner",
     )
@@ -65,6 +66,7 @@ class StreamFields:
     _device: int | None
     _id: int | None
     _natives: dict[str, object] | None
+    _priority: int | None
     _thread: object
     owner: object
 
@@ -72,7 +74,9 @@ class StreamFields:
         """Start with 0, and None."""
         self = super().__new__(cls)
         self._handle = self._context = self._context_id = self._needs = 0
-        self._pool = self._adapter = self._device = self._id = self._natives = self._thread = self.owner = None
+        self._pool = self._adapter = self._device = self._id = self._natives = self._priority = self._thread = (
+            self.owner
+        ) = None
         return self
 
 

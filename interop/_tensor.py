@@ -34,6 +34,8 @@ FLOAT6_E2M3FN: Final = 15
 FLOAT6_E3M2FN: Final = 16
 FLOAT4_E2M1FN: Final = 17
 
+_NAMES: Final = {INT: "int", UINT: "uint", BFLOAT: "bfloat", COMPLEX: "complex"}
+
 _READ_ONLY: Final = 1 << 0
 _SUBBYTE_TYPE_PADDED: Final = 1 << 2
 
@@ -44,6 +46,11 @@ class DataType(NamedTuple):
     code: int
     bits: int
     lanes: int
+
+    def __str__(self) -> str:
+        """As NumPy would call it, such as ``"float32"``; of more than one lane, ``"float32x4"``."""
+        name = {BOOL: "bool", OPAQUE: "opaque"}.get(self.code, f"{_NAMES.get(self.code, 'float')}{self.bits}")
+        return name if self.lanes == 1 else f"{name}x{self.lanes}"
 
 
 class Tensor(NamedTuple):

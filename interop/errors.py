@@ -2,7 +2,8 @@
 
 One root, :class:`InteropError`, so that ``except InteropError`` catches them all; and a second, standard parent
 each, so that code which knows nothing of interop can still catch ``ValueError``, ``TypeError`` or ``RuntimeError``.
-Only a time that is up is the standard ``TimeoutError``, and a timeout that is no time a plain ``ValueError``.
+Only a time that is up is the standard ``TimeoutError``, a timeout that is no time a plain ``ValueError``, and
+a callback that is none a plain ``TypeError``.
 """
 
 

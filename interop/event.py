@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cudart, _watch
 from interop._extension import EventFields, Pool
@@ -19,8 +19,13 @@ from interop.errors import (
 )
 
 if TYPE_CHECKING:
+    from asyncio import Task
+    from concurrent.futures import Executor
+
     from interop.adapters.base import Adapter
     from interop.stream import ExternalStream
+
+T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 20e-6
 _LONGEST_PAUSE: Final = 1e-3
@@ -267,6 +272,36 @@ class Event(EventFields):
             message = f"{self!r} cannot leave its process: make it with Event(interprocess=True)"
             raise NotSupportedError(message)
         return self._cuda.event_export(self.cuda_event)
+
+    # -- asyncio -------------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait, in a coroutine, until the work that this event recorded is done, while the asyncio loop runs on.
+
+        As :meth:`interop.ExternalStream.__await__`. If the event is recorded again meanwhile, the new record counts.
+
+        Raises:
+            UnrecordedEventError: it was never recorded.
+            CaptureError: it was recorded while a graph was captured, and stands for no work of its own.
+            CudaError: the work, or earlier work on the device, has failed.
+            NotSupportedError: no asyncio loop runs the coroutine.
+        """
+        from interop.waiting import done  # noqa: PLC0415  (asyncio is slow to import)
+
+        return done(self).__await__()
+
+    def when_done(self, callback: Callable[..., T], *args: object, executor: "Executor | None" = None) -> "Task[T]":
+        """Call *callback* with *args* once the work that this event recorded is done; returns at once.
+
+        As :meth:`interop.ExternalStream.when_done`. What :meth:`query` would raise is the task's failure.
+
+        Raises:
+            NotSupportedError: no asyncio loop runs in this thread.
+            TypeError: *callback* is no plain function.
+        """
+        from interop.waiting import call_when_done  # noqa: PLC0415  (asyncio is slow to import)
+
+        return call_when_done(lambda: self, callback, args, executor)
 
     # -- for stream.py -------------------------------------------------------------------------------------------
 

@@ -236,6 +236,7 @@ RELATED: dict[str, tuple[Call, int, bool]] = {
     "id of another": (lambda b: b.runtime.cudaStreamGetId(b.other), SUCCESS, False),
     "device of another": (lambda b: b.runtime.cudaStreamGetDevice(b.other), SUCCESS, False),
     "priority of another": (lambda b: b.runtime.cudaStreamGetPriority(b.other), SUCCESS, False),
+    "flags of another": (lambda b: b.runtime.cudaStreamGetFlags(b.other), SUCCESS, False),
     "context of another": (lambda b: b.driver.cuStreamGetCtx(b.other), SUCCESS, False),
     "id of legacy": (lambda b: b.runtime.cudaStreamGetId(LEGACY), SUCCESS, False),
     "device of legacy": (lambda b: b.runtime.cudaStreamGetDevice(LEGACY), SUCCESS, False),
@@ -254,6 +255,7 @@ RELATED: dict[str, tuple[Call, int, bool]] = {
     "record legacy": (lambda b: b.runtime.cudaEventRecord(b.event, LEGACY), SUCCESS, False),
     "legacy waits": (lambda b: b.runtime.cudaStreamWaitEvent(LEGACY, b.event, 0), SUCCESS, False),
     "retain the context": (lambda b: b.driver.cuDevicePrimaryCtxRetain(0), SUCCESS, False),
+    "state of the context": (lambda b: b.driver.cuDevicePrimaryCtxGetState(0), SUCCESS, False),
     "current device": (lambda b: b.runtime.cudaGetDevice(), SUCCESS, False),
 }
 
@@ -657,11 +659,17 @@ class CudaRules:
     def test_there_is_no_such_device(self, lab: Lab) -> None:
         assert lab.runtime.cudaSetDevice(99)[0] == INVALID_DEVICE
         assert lab.driver.cuDevicePrimaryCtxRetain(99)[0] == INVALID_DEVICE
+        assert lab.driver.cuDevicePrimaryCtxGetState(99)[0] == INVALID_DEVICE
         assert value(lab.runtime.cudaGetDeviceCount()) == lab.devices
 
     def test_the_primary_context_is_the_streams(self, lab: Lab) -> None:
         primary = int(value(lab.driver.cuDevicePrimaryCtxRetain(0)))
         assert int(value(lab.driver.cuStreamGetCtx(lab.stream()))) == primary
+
+    def test_the_primary_context_of_a_stream_is_there(self, lab: Lab) -> None:
+        lab.stream()
+        code, _, active = lab.driver.cuDevicePrimaryCtxGetState(0)
+        assert (int(code), int(active)) == (SUCCESS, 1)
 
     # -- what streams and events are -----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ CHAIN = [
     "interop._cudart",
     "interop._handles",
     "interop._watch",
+    "interop.waiting",
     "interop.adapters.base",
     "interop.adapters",
     "interop.event",

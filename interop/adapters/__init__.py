@@ -37,7 +37,7 @@ BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Import path of each library, and the module of its adapter."""
 
-_WITHOUT_CURRENT_STREAM: Final = frozenset({"cuda.core", "jax", "numba", "rmm"})
+WITHOUT_CURRENT_STREAM: Final = frozenset({"cuda.core", "jax", "numba", "rmm"})
 """The libraries of the table that have none: nobody has to load their adapters to find out."""
 
 _GROUP: Final = "interop.adapters"
@@ -75,6 +75,24 @@ def register(library: str, adapter: Adapter) -> None:
 def known() -> list[str]:
     """The names of all libraries with an adapter, sorted, installed or not. Imports none of them."""
     return sorted({*BUILT_IN, *_registered, *_plugins()})
+
+
+def is_loaded(library: str) -> bool:
+    """Whether this process has imported *library*, and is done with that."""
+    module = sys.modules.get(library)
+    # A library that is being imported right now is not loaded yet, and may be what called us.
+    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+def origin(library: str) -> str:
+    """Where the adapter of *library*, a known name, comes from, in words. Loads nothing."""
+    if library in BUILT_IN:
+        return BUILT_IN[library]
+    if points := _plugins().get(library):
+        return ", ".join(
+            f"{point.value} ({point.dist.name if point.dist else 'an unknown package'})" for point in points
+        )
+    return f"registered: {type(_registered[library]).__qualname__}"
 
 
 def adapters_of(obj: object) -> tuple[Adapter, ...]:
@@ -124,7 +142,7 @@ def with_current_stream(*, simulated: bool) -> list[Adapter]:
     """The adapters of all *loaded* libraries that have a current stream and can be used, on the GPU or *simulated*."""
     adapters: list[Adapter] = []
     for library in known():
-        if library in _WITHOUT_CURRENT_STREAM or not _is_loaded(library):
+        if library in WITHOUT_CURRENT_STREAM or not is_loaded(library):
             continue
         try:
             adapters += _usable_adapters([library])
@@ -150,12 +168,6 @@ def current_stream_adapter(library: str) -> Adapter:
         message = f"{library} has no current stream; {adapter.instead or 'pass the stream to each call'}"
         raise NotSupportedError(message)
     return adapter
-
-
-def _is_loaded(library: str) -> bool:
-    module = sys.modules.get(library)
-    # A library that is being imported right now is not loaded yet, and may be what called us.
-    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
 def _library_of(cls: type) -> str | None:

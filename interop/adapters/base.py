@@ -159,6 +159,10 @@ class Adapter:
         """Whether the library, as installed, can use a GPU at all. A CPU build has no stream to switch."""
         return True
 
+    def is_set_up(self, device: int) -> bool:  # noqa: ARG002
+        """Whether asking for the current stream on *device*, whose context is there, sets up nothing more there."""
+        return True
+
     def current_stream(self) -> object:
         """The library's current stream on the current device, for the calling thread."""
         raise NotImplementedError

@@ -82,6 +82,10 @@ class TorchAdapter(Adapter):
         """False for a CPU build, and where torch finds no GPU."""
         return torch.cuda.is_available()
 
+    def is_set_up(self, device: int) -> bool:  # noqa: ARG002
+        """Torch starts CUDA at the first question about streams."""
+        return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
     def current_stream(self) -> object:
         """Of the calling thread, on the current device."""
         return torch.cuda.current_stream()

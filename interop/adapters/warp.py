@@ -1,5 +1,6 @@
 """Warp: a current stream a device, the same for all threads; one ``wp.Stream`` a handle, never two."""
 
+import sys
 import threading
 import weakref
 from typing import Any
@@ -102,6 +103,11 @@ class WarpAdapter(Adapter):
     def usable(self) -> bool:
         """Whether Warp found a GPU."""
         return bool(warp.is_cuda_available())
+
+    def is_set_up(self, device: int) -> bool:
+        """Warp starts at the first question about anything, and makes the stream of a device at the first about it."""
+        runtime = getattr(sys.modules.get("warp._src.context"), "runtime", None)
+        return runtime is not None and bool(runtime.cuda_devices[device].has_stream)
 
     def current_stream(self) -> object:
         """Of Warp's device for the current context."""

@@ -382,6 +382,13 @@ class Driver(_Module):
             raise Refused(INVALID_DEVICE)
         return self.machine.contexts[int(device)]
 
+    @_answers("flags", "active")
+    def cuDevicePrimaryCtxGetState(self, device: SupportsInt) -> tuple[int, int]:
+        """As CUDA, of a context that was used: simulated contexts are there from the start."""
+        if not 0 <= int(device) < self.machine.devices:
+            raise Refused(INVALID_DEVICE)
+        return 0, 1
+
     @_answers("pctx")
     def cuStreamGetCtx(self, stream: SupportsInt) -> int:
         """As CUDA: legal while the stream captures; the default streams are of the current context."""

@@ -1,0 +1,123 @@
+"""What ``interop.doctor()`` finds: the machine, the libraries, their current streams, and what to mend.
+
+- ``machine``: driver, runtime, GPUs
+- ``libraries``: versions, current streams, what 0 means
+- ``advice``: what is wrong, and what to do
+- ``drawing``: the table
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import interop
+from interop import _cudart
+from interop.current import streams_in_use
+from interop.diagnosis import drawing, libraries, machine
+from interop.diagnosis.advice import Advice, Facts, advise
+from interop.diagnosis.libraries import Library
+from interop.diagnosis.machine import Machine
+from interop.errors import LibraryNotFoundError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WIDTH = 140
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Diagnosis:
+    """What :func:`interop.doctor` found. Draws itself in a terminal and in a notebook.
+
+    Attributes:
+        machine: driver, runtime, GPUs.
+        libraries: those that are installed.
+        advice: warnings and notes, each with what to do.
+    """
+
+    machine: Machine
+    libraries: tuple[Library, ...]
+    advice: tuple[Advice, ...]
+
+    @property
+    def warnings(self) -> list[Advice]:
+        """The advice that is about what goes wrong."""
+        return [advice for advice in self.advice if advice.kind == "warning"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in dictionaries, lists, strings and numbers, for ``json.dumps``."""
+        return asdict(self)
+
+    def __rich__(self) -> "RenderableType":
+        """For ``rich.print``."""
+        return drawing.rich_table(self.machine, self.libraries, self.advice)
+
+    def __str__(self) -> str:
+        """The table, as text.
+
+        Raises:
+            LibraryNotFoundError: rich is not installed, which draws it.
+        """
+        table = self.__rich__()
+        from rich.console import Console  # noqa: PLC0415  (an extra)
+
+        file = io.StringIO()
+        Console(file=file, width=_WIDTH).print(table)
+        return file.getvalue()
+
+    def __repr__(self) -> str:
+        """The table, for the interactive prompt; without rich, one line."""
+        try:
+            return str(self)
+        except LibraryNotFoundError as error:
+            found = f"{len(self.machine.gpus)} GPUs, {len(self.libraries)} libraries, {len(self.warnings)} warnings"
+            return f"<interop.doctor(): {found}; {error}>"
+
+    def _repr_html_(self) -> str:
+        return drawing.html(self.machine, self.libraries, self.advice)
+
+
+def examine(*, probe: bool) -> Diagnosis:
+    """Do what :func:`interop.doctor` promises."""
+    if probe and not _cudart.active().was_forked:
+        _set_up()
+    found = machine.look(interop.__version__)
+    installed = tuple(libraries.look(device=found.current_device, probe=probe))
+    if probe:
+        found = machine.look(interop.__version__)  # the libraries have used the GPUs meanwhile
+    facts = Facts(found, installed, _numpy(), frozenset(stream.cuda_stream for stream in streams_in_use()))
+    return Diagnosis(found, installed, tuple(advise(facts)))
+
+
+def _set_up() -> None:
+    """Make the context of the current device, if there is one."""
+    cuda = _cudart.active()
+    try:
+        cuda.primary_context(cuda.current_device())
+    except interop.errors.InteropError:
+        return  # the look at the machine says why
+
+
+def _numpy() -> str | None:
+    try:
+        return importlib.metadata.version("numpy")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main(*, as_json: bool, probe: bool) -> int:
+    """Print the diagnosis; the exit status: 1 if there is a warning."""
+    with contextlib.redirect_stdout(sys.stderr):  # some libraries introduce themselves, which is no JSON
+        diagnosis = examine(probe=probe)
+    if as_json:
+        print(json.dumps(diagnosis.to_dict(), indent=2))
+    else:
+        table = diagnosis.__rich__()
+        from rich.console import Console  # noqa: PLC0415  (an extra)
+
+        Console().print(table)
+    return 1 if diagnosis.warnings else 0

@@ -1,0 +1,104 @@
+"""A diagnosis as text, for a terminal and for a notebook."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from interop import _html
+from interop.diagnosis.advice import Advice
+from interop.diagnosis.libraries import Library
+from interop.diagnosis.machine import Gpu, Machine
+from interop.errors import LibraryNotFoundError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = ("library", "version", "adapter", "current stream now", "0 means")
+
+
+def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> "RenderableType":
+    """All of it, for rich to print.
+
+    Raises:
+        LibraryNotFoundError: rich is not installed.
+    """
+    try:
+        from rich import box  # noqa: PLC0415  (an extra)
+        from rich.console import Group  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        message = (
+            'the table is drawn by rich: pip install "cuda-stream-interop[demo]". Without it: '
+            "interop.doctor().to_dict(), or python -m interop doctor --json"
+        )
+        raise LibraryNotFoundError(message, name="rich") from error
+
+    about = Table(title="interop doctor", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    about.add_column(style="bold", no_wrap=True)
+    about.add_column(overflow="fold")
+    for name, value in machine_rows(machine).items():
+        about.add_row(name, Text(value))
+    found = Table(*COLUMNS, box=box.SIMPLE_HEAD)
+    for column in found.columns:
+        column.overflow = "fold"
+    for row in library_rows(libraries):
+        found.add_row(*map(Text, row))
+    mended = Table(box=box.SIMPLE_HEAD, show_header=False)
+    for item in advice:
+        colour = "yellow" if item.kind == "warning" else "cyan"
+        text = Text.assemble((item.about, "bold"), f": {item.what}\n", ("→ ", colour), item.fix)
+        mended.add_row(f"[{colour}]{item.kind}[/{colour}]", text)
+    if not any(item.kind == "warning" for item in advice):
+        mended.add_row("[green]fine[/green]", "no warnings")
+    return Group(about, found, mended)
+
+
+def html(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:
+    """All of it, for a notebook."""
+    found = _html.grid(("", "about", "what", "what to do"), [(a.kind, a.about, a.what, a.fix) for a in advice])
+    return _html.table("interop doctor", machine_rows(machine)) + _html.grid(COLUMNS, library_rows(libraries)) + found
+
+
+def machine_rows(machine: Machine) -> dict[str, str]:
+    """The machine, line by line."""
+    driver = machine.driver or "version not known"
+    rows = {
+        "interop": f"{machine.interop} on Python {machine.python}",
+        "extension in C": f"not in use: {machine.extension}" if machine.extension else "in use",
+        "driver": f"{driver}, runs CUDA up to {machine.driver_cuda}" if machine.driver_cuda else "none",
+        "runtime": f"CUDA {machine.runtime_cuda}, of cuda-bindings {machine.bindings}",
+        "GPUs": "\n".join(map(_gpu, machine.gpus)) or "none",
+    }
+    if machine.current_device is not None:
+        rows["current device"] = str(machine.current_device)
+    if machine.variables:
+        rows["variables"] = "\n".join(f"{name}={value}" for name, value in machine.variables.items())
+    return rows
+
+
+def library_rows(libraries: Sequence[Library]) -> list[tuple[str, ...]]:
+    """The libraries, one row each."""
+    return [
+        (
+            library.name,
+            "\n".join(f"{name} {version}" for name, version in library.distributions.items()) or "not known",
+            _adapter(library),
+            library.failure or (str(library.current) if library.current else library.remark),
+            library.null or "not known",
+        )
+        for library in libraries
+    ]
+
+
+def _adapter(library: Library) -> str:
+    built_in = library.adapter.startswith("interop.adapters.")
+    trip = f"\nround trip: {library.round_trip}" if library.round_trip else ""
+    return ("built in" if built_in else library.adapter) + trip
+
+
+def _gpu(gpu: Gpu) -> str:
+    parts = [f"{gpu.ordinal}: {gpu.name}"]
+    parts += [f"{gpu.memory / 2**30:.0f} GiB"] if gpu.memory else []
+    parts += [f"compute capability {gpu.compute_capability}"] if gpu.compute_capability else []
+    parts += ["in use by this process" if gpu.has_context else "not used by this process yet"]
+    return ", ".join(parts)

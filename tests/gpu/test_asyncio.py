@@ -1,0 +1,200 @@
+"""Streams awaited in an asyncio loop, on a real GPU; and what the waiting costs."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import interop
+from interop.testing import gate
+from tests.gpu.conftest import described_run
+from tests.gpu.lab import STREAMS, native_stream
+
+RECORD = Path(__file__).with_name("asyncio.json")
+STREAMS_AWAITED = 100
+SECONDS = 1.0
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+def native_threads():
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+async def cpu_share(seconds):
+    """The processor time that the whole process takes while the loop has nothing of its own to do, by wall time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    await asyncio.sleep(seconds)
+    return (time.process_time() - cpu) / (time.perf_counter() - wall)
+
+
+def test_a_hundred_streams_in_one_loop_one_cancelled_no_thread_no_busy_loop():
+    async def main():
+        head = interop.new_stream()
+        streams = [interop.new_stream() for _ in range(STREAMS_AWAITED)]
+        for stream in streams:  # everything is set up once, in the open
+            stream.wait_stream(head)
+            await stream
+        threads, native = threading.active_count(), native_threads()
+        with gate(head) as shut:
+            for stream in streams:
+                stream.wait_stream(head)
+            tasks = [asyncio.ensure_future(stream) for stream in streams]
+            await asyncio.sleep(0.05)
+            share = await cpu_share(SECONDS)
+            assert not any(task.done() for task in tasks)
+            assert threading.active_count() == threads
+
+            async def busy(event):
+                while not event.query():  # noqa: ASYNC110  (the control)
+                    await asyncio.sleep(0)
+
+            spinning = asyncio.ensure_future(busy(streams[0].record_event()))
+            control = await cpu_share(0.2)
+            spinning.cancel()
+
+            tasks[50].cancel()
+            await asyncio.sleep(0)
+            assert tasks[50].cancelled()
+            assert not any(task.done() for task in tasks if task is not tasks[50])
+            assert not shut.is_open, "the host was blocked until the gate opened itself"
+            shut.open()
+            opened = time.perf_counter()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            late = time.perf_counter() - opened
+        assert [type(result) for result in results].count(asyncio.CancelledError) == 1
+        assert results.count(None) == STREAMS_AWAITED - 1
+        assert all(stream.query() for stream in streams)
+        assert threading.active_count() == threads
+        RECORD.write_text(
+            json.dumps(
+                {
+                    **described_run(),
+                    "streams": STREAMS_AWAITED,
+                    "seconds": SECONDS,
+                    "cpu_share": round(share, 4),
+                    "cpu_share_of_a_busy_loop": round(control, 4),
+                    "seconds_from_the_gate_to_the_last_awaiter": round(late, 4),
+                    "native_threads_before": native,
+                    "native_threads_after": native_threads(),
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+        assert control > 0.5  # the measure sees a busy loop
+        assert share < 0.1
+        assert late < 0.5
+
+    run(main())
+
+
+@pytest.mark.parametrize("library", STREAMS)
+def test_waits_for_the_work_so_far_and_no_other(library, need):
+    if library != "int":
+        need(library)
+
+    async def main():
+        stream = interop.as_stream(native_stream(library, 0, 0))
+        await stream
+        with gate(stream) as first:
+            awaited = asyncio.ensure_future(stream)
+            await asyncio.sleep(0.02)
+            with gate(stream) as second:
+                assert not awaited.done()
+                first.open()
+                await asyncio.wait_for(awaited, 5)
+                assert not stream.query()
+                assert not second.is_open
+        await stream
+        assert stream.query()
+
+    run(main())
+
+
+@pytest.mark.parametrize("handle", [1, 2])
+def test_a_default_stream(handle):
+    async def main():
+        stream = interop.ExternalStream(handle)
+        await stream
+        with gate(stream) as shut:
+            awaited = asyncio.ensure_future(stream)
+            await asyncio.sleep(0.02)
+            assert not awaited.done()
+            shut.open()
+            await awaited
+        assert stream.query()
+
+    run(main())
+
+
+def test_two_devices_in_one_loop(need):
+    need("gpu2")
+
+    async def main():
+        a, b = interop.new_stream(0), interop.new_stream(1)
+        with gate(a) as shut:
+            on_a = asyncio.ensure_future(a)
+            await asyncio.wait_for(b, 5)
+            assert not on_a.done()
+            shut.open()
+            await on_a
+
+    run(main())
+
+
+def test_a_callback():
+    async def main():
+        stream = interop.new_stream()
+        called = []
+        with gate(stream) as shut:
+            task = stream.when_done(called.append, 1)
+            await asyncio.sleep(0.02)
+            assert called == []
+            shut.open()
+            await task
+        assert called == [1]
+
+    run(main())
+
+
+# A fault on the device is the end of its context: a process of its own.
+FAULT = """
+import asyncio
+import numpy as np
+from numba import cuda
+import interop
+from interop.errors import CudaError
+
+@cuda.jit("void(float64[::1], int64)")
+def write(a, i):
+    a[i] = 1.0
+
+async def main():
+    a = cuda.to_device(np.zeros(1))
+    stream = interop.new_stream()
+    await stream
+    write[1, 1, stream.to("numba")](a, 1 << 50)
+    try:
+        await stream
+    except CudaError as error:
+        print("CudaError", error.code)
+
+asyncio.run(main())
+import os, sys
+sys.stdout.flush()
+os._exit(0)  # nothing of the context can be torn down in order
+"""
+
+
+@pytest.mark.needs("numba")
+def test_a_fault_on_the_device_reaches_the_awaiter():
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", FAULT], capture_output=True, text=True, timeout=100)
+    assert result.stdout in ("CudaError 700\n", "CudaError 719\n"), result.stderr

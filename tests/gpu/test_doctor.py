@@ -1,0 +1,311 @@
+"""``interop.doctor()`` and the reprs on a real GPU: they see what is there, and leave everything as it was."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import interop
+from interop.inspection import look_at
+from interop.testing import gate
+from tests.gpu.lab import STREAMS, call, native_stream, on_device, runtime
+
+# Which primary contexts are there, without making one.
+CONTEXTS = """
+import json, sys
+from cuda.bindings import driver, runtime
+count = runtime.cudaGetDeviceCount()[1]
+def contexts():
+    states = [driver.cuDevicePrimaryCtxGetState(device)[2] for device in range(count)]
+    return [int(bool(state)) for state in states] + [int(driver.cuCtxGetCurrent()[1]) != 0]
+"""
+
+
+def run(code, *options, **environment):
+    command = [sys.executable, *options] if code is None else [sys.executable, "-W", "ignore", "-c", code, *options]
+    environment = {**os.environ, "COLUMNS": "160", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+
+
+def result(code, **environment):
+    done = run(CONTEXTS + code, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def warnings(found):
+    return [advice.what for advice in found.advice if advice.kind == "warning"]
+
+
+def named(found, name):
+    return next(library for library in found.libraries if library.name == name)
+
+
+def test_it_creates_no_context():
+    code = """
+import interop
+found = interop.doctor()
+found._repr_html_(), repr(found), found.to_dict()
+print(json.dumps([contexts(), len(found.machine.gpus), [gpu.has_context for gpu in found.machine.gpus]]))
+"""
+    contexts, gpus, seen = result(code)
+    assert not any(contexts)
+    assert gpus == len(seen) == len(contexts) - 1
+    assert not any(seen)
+
+
+def test_the_control_a_stream_creates_a_context():
+    code = "import interop; stream = interop.new_stream(); print(json.dumps(contexts()))"
+    assert result(code)[0] == 1
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch", "warp", "numba", "rmm", "cuda.core"])
+def test_it_creates_no_context_for_a_library_that_is_loaded(library, need):
+    need(library)
+    code = f"""
+import importlib
+importlib.import_module({library!r})
+before = contexts()
+import interop
+found = interop.doctor()
+print(json.dumps([before, contexts(), [l.current is None for l in found.libraries if l.name == {library!r}]]))
+"""
+    before, after, no_current = result(code)
+    assert before == after
+    assert any(after) or no_current == [True]
+
+
+def test_it_starts_no_library(need):
+    need("torch", "warp")
+    code = """
+import interop, torch, warp
+warp.config.quiet = True
+stream = interop.new_stream()
+def started():
+    return [torch.cuda.is_initialized(), getattr(sys.modules["warp._src.context"], "runtime", None) is not None]
+before = started()
+found = interop.doctor()
+remarks = {library.name: library.remark for library in found.libraries}
+plain = started()
+interop.doctor(probe=True)
+print(json.dumps([before, plain, remarks["torch"], remarks["warp"], started()]))
+"""
+    before, plain, torch, warp, probed = result(code)
+    assert before == plain == [False, False]
+    assert torch == warp == "not asked: it has not used the GPU yet"
+    assert probed == [True, True]
+
+
+def test_it_sees_the_machine():
+    machine = interop.doctor().machine
+    assert machine.problem == ""
+    assert machine.driver
+    assert machine.driver_cuda
+    assert len(machine.gpus) == call(runtime.cudaGetDeviceCount())
+    for gpu in machine.gpus:
+        properties = call(runtime.cudaGetDeviceProperties(gpu.ordinal))
+        assert gpu.name == properties.name.split(b"\0")[0].decode()
+        assert gpu.memory == properties.totalGlobalMem
+        assert gpu.compute_capability == f"{properties.major}.{properties.minor}"
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_it_sees_the_current_streams(device, need):
+    need("cupy", "torch")
+    if device:
+        need("gpu2")
+    stream = interop.new_stream(device, priority=-2)
+    with interop.use(stream, "cupy", "torch"):
+        found = interop.doctor()
+    for name in ("cupy", "torch"):
+        seen = named(found, name).current
+        assert (seen.address, seen.device, seen.id) == (stream.cuda_stream, device, stream.stream_id)
+        assert (seen.priority, seen.blocking, seen.capturing) == (-2, False, False)
+    assert not any("Stream.use()" in what or "set_stream()" in what for what in warnings(found))
+    assert any("both work on one stream" in advice.what for advice in found.advice)
+
+
+def test_a_sticky_use(need):
+    need("cupy")
+    import cupy
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    stream.use()
+    try:
+        found = interop.doctor()
+        assert named(found, "cupy").current.address == stream.ptr
+        assert any("an earlier Stream.use()" in what for what in warnings(found))
+    finally:
+        cupy.cuda.Stream.null.use()
+    found = interop.doctor()
+    assert named(found, "cupy").current.address == 1
+    assert not any("Stream.use()" in what for what in warnings(found))
+
+
+def test_a_sticky_set_stream(need):
+    need("torch")
+    import torch
+
+    torch.cuda.set_stream(torch.cuda.Stream())
+    try:
+        assert any("an earlier torch.cuda.set_stream()" in what for what in warnings(interop.doctor()))
+    finally:
+        torch.cuda.set_stream(torch.cuda.default_stream())
+    assert not any("set_stream()" in what for what in warnings(interop.doctor()))
+
+
+def test_a_blocking_stream_against_the_legacy_one(need):
+    need("cupy", "torch")
+    import cupy
+    import torch
+
+    torch.cuda.init()
+    for non_blocking in (False, True):
+        with cupy.cuda.Stream(non_blocking=non_blocking):
+            found = interop.doctor()
+        about = [advice.about for advice in found.advice if "each waits for all the other" in advice.what]
+        assert ("torch, cupy" in about) is not non_blocking
+        assert named(found, "cupy").current.blocking is not non_blocking
+
+
+@pytest.mark.parametrize("non_blocking", [True, False])
+@pytest.mark.parametrize("mode", ["Global", "ThreadLocal", "Relaxed"])
+def test_it_breaks_no_capture(non_blocking, mode, need):
+    need("cupy", "torch")
+    import torch
+
+    torch.cuda.init()
+    stream = interop.new_stream(non_blocking=non_blocking)
+    interop.doctor()
+    with interop.use(stream, "cupy"):
+        how = getattr(runtime.cudaStreamCaptureMode, f"cudaStreamCaptureMode{mode}")
+        call(runtime.cudaStreamBeginCapture(stream.cuda_stream, how))
+        found = interop.doctor()
+        shown = stream._repr_html_(), interop.ExternalStream(1)._repr_html_(), interop.ExternalStream(2)._repr_html_()
+        graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))  # fails if anything has broken it
+        call(runtime.cudaGraphDestroy(graph))
+    assert named(found, "cupy").current.capturing is True
+    assert any("captures a graph" in what for what in warnings(found))
+    assert all("interop.ExternalStream" in text for text in shown)
+
+
+def test_it_does_not_block_the_host(need):
+    need("cupy")
+    interop.doctor()
+    stream = interop.new_stream()
+    with interop.use(stream, "cupy"), gate(stream) as shut:
+        interop.doctor()
+        stream._repr_html_()
+        assert not shut.is_open
+        assert not stream.query()
+
+
+def test_probe_hands_a_stream_to_every_library():
+    done = run(None, "-m", "interop", "doctor", "--probe", "--json")
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)
+    trips = {library["name"]: library["round_trip"] for library in found["libraries"]}
+    assert {name for name, trip in trips.items() if trip == "ok"} >= {"cupy", "numba", "torch", "cuda.core"}
+    assert not [library for library in found["libraries"] if library["failure"]]
+    assert set(trips.values()) <= {"ok", "takes no stream"}
+    assert any(gpu["has_context"] for gpu in found["machine"]["gpus"])
+
+
+def test_a_driver_and_nothing_installed():
+    code = """
+import interop
+from interop.diagnosis import libraries
+libraries._is_installed = lambda name: False
+found = interop.doctor()
+print(json.dumps([[advice.what for advice in found.warnings], len(found.machine.gpus), contexts()]))
+"""
+    whats, gpus, contexts = result(code)
+    assert whats == ["none of the libraries that interop joins is installed"]
+    assert gpus
+    assert not any(contexts)
+
+
+def test_a_forked_process():
+    code = """
+import os
+import interop
+stream = interop.new_stream()
+reading, writing = os.pipe()
+if not os.fork():
+    found = interop.doctor()
+    text = json.dumps([[advice.fix for advice in found.warnings], stream._repr_html_()])
+    os.write(writing, text.encode())
+    os._exit(0)
+os.wait()
+print(os.read(reading, 1 << 16).decode())
+"""
+    fixes, shown = result(code)
+    assert "spawn" in fixes[0]
+    assert "forked" in shown
+
+
+@pytest.mark.parametrize(("value", "address"), [("0", 1), ("1", 2)])
+def test_the_default_stream_of_cupy(value, address, need):
+    need("cupy")
+    code = """
+import interop
+found = interop.doctor(probe=True)
+cupy = next(library for library in found.libraries if library.name == "cupy")
+print(json.dumps([cupy.current.address, cupy.default, [advice.about for advice in found.warnings]]))
+"""
+    seen, default, about = result(code, CUPY_CUDA_PER_THREAD_DEFAULT_STREAM=value)
+    assert seen == address
+    assert default == {1: "legacy", 2: "per-thread"}[address]
+    assert ("default streams" in about) is (address == 2)
+    assert "cupy" not in about
+
+
+@pytest.mark.parametrize("library", STREAMS)
+def test_a_repr_in_a_notebook(library, need):
+    if library != "int":
+        need(library)
+    stream = interop.as_stream(native_stream(library, 0, 0))
+    facts = look_at(stream)
+    if library == "int":
+        assert "nothing keeps it alive" in facts.not_asked
+        return
+    assert (facts.library, facts.device, facts.id) == (library, 0, stream.stream_id)
+    assert (facts.priority, facts.capturing, facts.not_asked) == (stream.priority, False, "")
+    flags = call(runtime.cudaStreamGetFlags(stream.cuda_stream))
+    assert facts.blocking is not bool(flags & 1)
+    assert f"{stream.cuda_stream:#x}" in stream._repr_html_()
+
+
+def test_a_repr_of_a_stream_on_another_device_creates_no_context_here(need):
+    need("gpu2")
+    code = """
+import threading
+import interop
+from interop import _cudart
+runtime.cudaSetDevice(1)
+stream = interop.new_stream(1)
+shown, after = [], []
+def look():  # in a thread, where device 0 is the current one, and no context
+    shown.append(stream._repr_html_())
+    after.append(contexts()[:2])
+before = contexts()[:2]
+thread = threading.Thread(target=look)
+thread.start()
+thread.join()
+print(json.dumps([before, after[0], "non-blocking" in shown[0]]))
+"""
+    before, after, shown = result(code)
+    assert before == after == [0, 1]
+    assert shown
+
+
+def test_a_repr_on_every_device_leaves_the_current_one(need):
+    need("gpu2")
+    streams = [interop.new_stream(device) for device in (0, 1)]
+    for current in (0, 1):
+        with on_device(current):
+            for stream in streams:
+                assert look_at(stream).device == stream.device
+                assert call(runtime.cudaGetDevice()) == current

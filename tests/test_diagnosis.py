@@ -1,0 +1,536 @@
+"""``interop.doctor()``: what it sees, that it touches nothing, and each thing that it warns of."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+
+import interop
+from interop import _extension, adapters, diagnosis
+from interop.adapters.base import Adapter
+from interop.diagnosis import Diagnosis, libraries
+from interop.diagnosis.advice import Facts, advise
+from interop.diagnosis.libraries import Library
+from interop.diagnosis.machine import VARIABLES, Gpu, Machine
+from interop.errors import LibraryNotFoundError
+from interop.inspection import StreamFacts
+
+LIBRARIES = {"cupy", "jax", "numba", "rmm", "torch", "warp"}
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    for name in VARIABLES:
+        if name != "CUDA_VISIBLE_DEVICES":
+            monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def gpu():
+    with interop.sim.simulate(devices=2) as gpu:
+        yield gpu
+
+
+class StandIn(Adapter):
+    """A simulated library with a current stream, given as anything that has a handle."""
+
+    has_current_stream = True
+    simulated = True
+
+    def __init__(self, library):
+        self.library = library
+        self.type = type("Stream", (types.SimpleNamespace,), {"__module__": library})
+        self.set_up = True
+        self.asked = 0
+        self.kept = True
+
+    def stream_handle(self, stream):
+        return stream.handle if isinstance(stream, self.type) else None
+
+    def keeps_alive(self, stream):  # noqa: ARG002
+        return self.kept
+
+    def make_stream(self, source):
+        return self.type(handle=source.handle, source=source)
+
+    def is_set_up(self, device):  # noqa: ARG002
+        return self.set_up
+
+    def current_stream(self):
+        self.asked += 1
+        return self.current
+
+    def take(self, stream):
+        self.current = self.type(handle=interop.as_stream(stream).cuda_stream, source=stream)
+
+
+@pytest.fixture
+def alone(registry, monkeypatch):
+    """Of all libraries, only the stand-ins are installed."""
+    installed = libraries._is_installed
+    monkeypatch.setattr(libraries, "_is_installed", lambda name: name in ("alpha", "beta") and installed(name))
+
+
+@pytest.fixture
+def pair(gpu, alone, monkeypatch):
+    """Two stand-ins, loaded, each with a current stream of its own."""
+    found = []
+    for name in ("alpha", "beta"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        adapter = StandIn(name)
+        interop.register(name, adapter)
+        adapter.take(interop.new_stream(1, priority=-2))
+        found.append(adapter)
+    return found
+
+
+def whats(found, kind="warning"):
+    return [advice.what for advice in found.advice if advice.kind == kind]
+
+
+# -- what it sees --------------------------------------------------------------------------------------------------
+
+
+def test_current_streams(pair):
+    alpha, beta = pair
+    found = interop.doctor()
+    assert [library.name for library in found.libraries] == ["alpha", "beta"]
+    for library, adapter in zip(found.libraries, pair, strict=True):
+        stream = interop.as_stream(adapter.current)
+        assert library.loaded
+        assert library.adapter == "registered: StandIn"
+        assert library.current == StreamFacts(
+            stream.cuda_stream, library.name, 1, stream.stream_id, blocking=False, priority=-2, capturing=False
+        )
+    assert found.warnings == []
+    assert any("a simulation runs" in what for what in whats(found, "note"))
+    assert any("they work on two streams" in what for what in whats(found, "note"))
+    beta.take(alpha.current.source)
+    assert any("both work on one stream" in what for what in whats(interop.doctor(), "note"))
+
+
+def test_it_breaks_no_capture_and_runs_nothing(gpu, pair):
+    capturing, busy = (adapter.current.source for adapter in pair)
+    shut = gpu.gate(busy)
+    assert not gpu.runtime.cudaStreamBeginCapture(capturing.cuda_stream, 0)[0]
+    found = interop.doctor()
+    assert not shut.is_open
+    assert found.libraries[0].current.capturing is True
+    assert any("captures a graph" in what for what in whats(found))
+    assert int(gpu.runtime.cudaStreamEndCapture(capturing.cuda_stream)[0]) == 0
+    assert not any("captures a graph" in what for what in whats(interop.doctor()))
+    shut.open()
+
+
+def test_a_library_that_is_not_set_up_is_not_asked(pair):
+    pair[0].set_up = False
+    found = interop.doctor()
+    assert found.libraries[0].remark == "not asked: it has not used the GPU yet"
+    assert (pair[0].asked, pair[1].asked) == (0, 1)
+    assert interop.doctor(probe=True).libraries[0].current
+
+
+def test_without_a_context_no_library_is_asked(gpu, pair, monkeypatch):
+    monkeypatch.setattr(gpu.cuda, "has_context", lambda _device: False)
+    found = interop.doctor()
+    assert {library.remark for library in found.libraries} == {"not asked: nothing has used device 0 yet"}
+    assert not any(adapter.asked for adapter in pair)
+
+
+def test_a_library_that_fails_when_asked_does_not_hide_the_others(pair):
+    del pair[0].current
+    found = interop.doctor()
+    assert "AttributeError" in found.libraries[0].failure
+    assert found.libraries[1].current
+    assert any("AttributeError" in what for what in whats(found))
+
+
+def test_streams_in_use_are_no_surprise():
+    facts = healthy(libraries=[library("cupy", current=current(address=0x1000))], in_use=frozenset({0x1000}))
+    assert not [advice for advice in advise(facts) if "Stream.use()" in advice.what]
+
+
+def test_probe_hands_out_a_stream_and_takes_it_back(pair):
+    found = interop.doctor(probe=True)
+    assert {library.round_trip for library in found.libraries} == {"ok"}
+    assert {library.round_trip for library in interop.doctor().libraries} == {None}
+    pair[0].make_stream = lambda _source: pair[0].type(handle=1)
+    found = interop.doctor(probe=True)
+    assert found.libraries[0].round_trip.startswith("failed: it came back as")
+    assert any("does not come back as itself" in what for what in whats(found))
+
+
+def test_probe_imports_and_a_plain_look_does_not(alone, tmp_path, monkeypatch):
+    (tmp_path / "alpha.py").write_text("raise OSError('libalpha.so: not found')")
+    (tmp_path / "beta.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("alpha", "beta"):
+        interop.register(name, StandIn(name))
+    found = interop.doctor()
+    assert [library.remark for library in found.libraries] == ["not loaded", "not loaded"]
+    assert "beta" not in sys.modules
+    assert [library.failure for library in found.libraries] == ["", ""]
+    found = interop.doctor(probe=True)
+    assert found.libraries[0].failure == "cannot be imported: OSError: libalpha.so: not found"
+    assert found.libraries[1].loaded
+    monkeypatch.delitem(sys.modules, "beta")
+
+
+@pytest.mark.needs("no_gpu")
+def test_no_driver():
+    found = interop.doctor()
+    assert (found.machine.gpus, found.machine.driver_cuda, found.machine.current_device) == ((), None, None)
+    assert found.warnings[0].about == "GPU"
+    assert "no CUDA device can be used here" in found.warnings[0].what
+    assert "install NVIDIA's driver" in found.warnings[0].fix
+    assert not any(library.current for library in found.libraries)
+
+
+def test_nothing_installed(gpu, alone):
+    found = interop.doctor()
+    assert found.libraries == ()
+    assert found.machine.gpus
+    assert whats(found) == ["none of the libraries that interop joins is installed"]
+
+
+def test_what_is_installed_with_its_versions(registry):
+    found = {library.name: library.distributions for library in interop.doctor().libraries}
+    for name, distributions in found.items():
+        if name != "acme_streams":
+            assert distributions, name
+        for distribution, version in distributions.items():
+            assert importlib.metadata.version(distribution) == version
+
+
+def test_it_imports_no_library_and_no_rich(python):
+    code = """
+import json, sys
+import interop
+interop.doctor().to_dict(), interop.doctor()._repr_html_()
+print(json.dumps(list(sys.modules)))
+"""
+    imported = {module.partition(".")[0] for module in python(code)}
+    assert not imported & {*LIBRARIES, "numpy", "rich"}
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_what_0_means_agrees_with_the_adapters(value, need, monkeypatch):
+    monkeypatch.setenv(libraries.BINDINGS_VARIABLE, value)
+    need("cupy", "numba", "rmm")
+    import cupy
+    from numba.cuda.cudadrv.driver import Stream
+    from rmm.pylibrmm.stream import DEFAULT_STREAM
+
+    nulls = {"cupy": cupy.cuda.Stream.null, "numba": Stream(0, external=True), "rmm": DEFAULT_STREAM}
+    for name, null in nulls.items():
+        handle = adapters.adapter_named(name).stream_handle(null)
+        assert libraries.null_stream(name) == {1: "legacy", 2: "per-thread"}[handle]
+    assert libraries.null_stream("cuda.core") == libraries.null_stream("numba")
+
+
+@pytest.mark.parametrize(("value", "kind"), [("0", "legacy"), ("1", "per-thread"), ("", "legacy"), ("yes", "legacy")])
+def test_the_default_stream_of_cupy(value, kind, monkeypatch):
+    monkeypatch.setenv(libraries.CUPY_VARIABLE, value)
+    assert libraries.default_stream("cupy") == kind
+    assert libraries.null_stream("cupy") == "legacy"
+
+
+# -- how it shows it -----------------------------------------------------------------------------------------------
+
+
+def test_it_is_drawn_as_text_as_html_and_as_data(pair):
+    found = interop.doctor()
+    address = f"{pair[0].current.handle:#x}"
+    for drawn in (str(found), repr(found), found._repr_html_(), json.dumps(found.to_dict())):
+        assert "alpha" in drawn
+        assert "extension" in drawn
+    assert address in found._repr_html_()
+    assert "SIMULATED" in str(found)
+
+
+def run(*options, code="import sys; from interop.__main__ import main; sys.exit(main(sys.argv[1:]))", **variables):
+    environment = {**os.environ, "COLUMNS": "200", **variables}
+    return subprocess.run(
+        [sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=60, env=environment
+    )
+
+
+@pytest.mark.needs("no_gpu")
+def test_the_command_prints_nothing_else(tmp_path):
+    (tmp_path / "rmm.py").write_text("print('hello, this is a library')")
+    result = run("doctor", "--probe", "--json", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert json.loads(result.stdout)["libraries"]
+    assert "hello, this is a library" in result.stderr
+
+
+@pytest.mark.needs("no_gpu")
+def test_the_command():
+    result = run("doctor")
+    assert result.returncode == 1
+    assert "no CUDA device can be used here" in result.stdout
+    result = run("doctor", "--json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["machine"]["gpus"] == []
+
+
+def test_without_rich_there_is_the_data_and_a_way_out(python):
+    code = """
+import json, sys
+sys.modules["rich"] = None
+import interop
+found = interop.doctor()
+try:
+    str(found)
+except interop.errors.LibraryNotFoundError as error:
+    print(json.dumps([str(error), repr(found), bool(found.to_dict()), bool(found._repr_html_())]))
+"""
+    message, shown, *others = python(code)
+    assert 'pip install "cuda-stream-interop[demo]"' in message
+    assert shown.startswith("<interop.doctor(): ")
+    assert others == [True, True]
+    code = "import sys; sys.modules['rich'] = None; from interop.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    result = run("doctor", code=code)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert 'pip install "cuda-stream-interop[demo]"' in result.stderr
+    assert json.loads(run("doctor", "--json", code=code).stdout)["machine"]
+
+
+def test_drawing_without_rich(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    found = Diagnosis(healthy().machine, (), ())
+    with pytest.raises(LibraryNotFoundError, match=r"cuda-stream-interop\[demo\]"):
+        str(found)
+
+
+# -- each warning, once, and once not --------------------------------------------------------------------------------
+
+
+def current(**facts):
+    return replace(
+        StreamFacts(1, "?", 0, 7, priority=0, capturing=False),
+        **facts,
+    )
+
+
+def library(name="cupy", *, version="14.2.0", default="legacy", **facts):
+    base = Library(name, {name: version}, loaded=True, adapter="interop.adapters.x", null=default, default=default)
+    return replace(base, **facts)
+
+
+def machine(**facts):
+    gpus = (Gpu(0, "NVIDIA H200", 150 * 2**30, "9.0", has_context=True),)
+    base = Machine(
+        interop="1",
+        extension="",
+        python="3.12",
+        bindings="13.3.1",
+        driver="580.1",
+        driver_cuda="13.0",
+        runtime_cuda="13.0",
+        gpus=gpus,
+        current_device=0,
+        simulated=False,
+        forked=False,
+        problem="",
+        variables={},
+    )
+    return replace(base, **facts)
+
+
+def healthy(**facts):
+    found = [
+        library("cupy", current=current()),
+        library("numba", version="0.68.1"),
+        library("torch", current=current()),
+    ]
+    return Facts(**{"machine": machine(), "libraries": found, "numpy": "2.4.6", **facts})
+
+
+BROKEN = {
+    "no driver": (
+        {"machine": machine(gpus=(), problem="no device", driver_cuda=None)},
+        ("GPU", "no device", "install NVIDIA's driver"),
+    ),
+    "an old driver": (
+        {"machine": machine(gpus=(), problem="no device", driver_cuda="12.8")},
+        (
+            "GPU",
+            "no device",
+            'for CUDA 12.8, and cuda-bindings 13.3.1 for 13: update the driver, or pip install "cuda-stream-',
+        ),
+    ),
+    "hidden devices": (
+        {"machine": machine(gpus=(), problem="no device")},
+        ("GPU", "no device", "CUDA_VISIBLE_DEVICES"),
+    ),
+    "forked": ({"machine": machine(gpus=(), problem="forked", forked=True)}, ("GPU", "forked", "spawn")),
+    "nothing installed": ({"libraries": []}, ("libraries", "none of the libraries", "cuda-stream-interop[cuda13]")),
+    "nothing installed, CUDA 12": (
+        {"libraries": [], "machine": machine(driver_cuda="12.8", runtime_cuda="12.9")},
+        ("libraries", "none of the libraries", "cuda-stream-interop[cuda12]"),
+    ),
+    "every launch blocks": (
+        {"machine": machine(variables={"CUDA_LAUNCH_BLOCKING": "1"})},
+        ("CUDA_LAUNCH_BLOCKING", "every launch blocks the host", "unset it"),
+    ),
+    "cannot be imported": (
+        {"libraries": [library("cupy", failure="cannot be imported: OSError: x")]},
+        ("cupy", "cannot be imported: OSError: x", "repair its installation"),
+    ),
+    "no round trip": (
+        {"libraries": [library("cupy", round_trip="failed: x")]},
+        ("cupy", "does not come back as itself", "report it"),
+    ),
+    "installed twice": (
+        {"libraries": [library("cupy", distributions={"cupy-cuda12x": "14", "cupy-cuda13x": "14"})]},
+        ("cupy", "cupy-cuda12x, cupy-cuda13x", "pip uninstall cupy-cuda12x cupy-cuda13x"),
+    ),
+    "NumPy too new for Numba": ({"numpy": "2.5.0"}, ("numba", "NumPy 2.5.0 is too new", 'pip install "numpy<2.5"')),
+    "a build for the CPU": (
+        {"libraries": [library("torch", version="2.13.0+cpu")]},
+        ("torch", "a build for the CPU", "install its build for CUDA"),
+    ),
+    "cannot use a GPU": (
+        {"libraries": [library("torch", remark="cannot use a GPU, as it is installed")]},
+        ("torch", "cannot use a GPU", "install its build for CUDA"),
+    ),
+    "Numba's own variable": (
+        {"machine": machine(variables={"NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM": "1"})},
+        ("numba", "does nothing", "set CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM=1 instead"),
+    ),
+    "0 means two things": (
+        {"libraries": [library("cupy", default="per-thread"), library("torch")]},
+        ("default streams", "the legacy one in torch; the per-thread one in cupy", "interop.use(stream)"),
+    ),
+    "a blocking stream against the legacy one": (
+        {
+            "libraries": [
+                library("torch", current=current()),
+                library("warp", current=current(address=0x1000, blocking=True)),
+            ]
+        },
+        ("torch, warp", "each waits for all the other was given before", "interop.new_stream()"),
+    ),
+    "a sticky use()": (
+        {"libraries": [library("cupy", current=current(address=0x1000, blocking=False))]},
+        ("cupy", "an earlier Stream.use()", "cupy.cuda.Stream.null.use()"),
+    ),
+    "a sticky set_stream()": (
+        {"libraries": [library("torch", current=current(address=0x1000, blocking=False))]},
+        ("torch", "an earlier torch.cuda.set_stream()", "torch.cuda.set_stream(torch.cuda.default_stream())"),
+    ),
+    "a current stream that nobody keeps": (
+        {
+            "libraries": [
+                library("warp", current=current(address=0x1000, not_asked="not asked: nothing keeps it alive"))
+            ]
+        },
+        ("warp", "only an address", 'interop.as_stream(owner).to("warp")'),
+    ),
+    "a capturing stream": (
+        {"libraries": [library("warp", current=current(address=0x1000, capturing=True))]},
+        ("warp", "captures a graph", "end the capture"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_warning(name):
+    changed, (about, what, fix) = BROKEN[name]
+    warnings = [advice for advice in advise(healthy(**changed)) if advice.kind == "warning"]
+    assert [advice.about for advice in warnings] == [about]
+    assert what in warnings[0].what
+    assert fix in warnings[0].fix
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"numpy": None},
+        {"machine": machine(variables={"CUDA_LAUNCH_BLOCKING": "0"})},
+        {"machine": machine(variables={"NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM": "0"})},
+        {"libraries": [library("numba", version="0.69.0")], "numpy": "2.5.0"},
+        # Blocking streams are no matter of each other, nor of a legacy stream on another device.
+        {"libraries": [library(name, current=current(address=0x1000, blocking=True)) for name in ("warp", "alpha")]},
+        {
+            "libraries": [
+                library("torch", current=current()),
+                library("warp", current=current(address=0x1000, blocking=True, device=1)),
+            ]
+        },
+        {
+            "libraries": [
+                library("torch", current=current()),
+                library("warp", current=current(address=0x1000, blocking=False)),
+            ]
+        },
+        {"libraries": [library("cupy", default="per-thread", current=current(address=2))]},
+    ],
+)
+def test_no_warning(changed):
+    assert [advice for advice in advise(healthy(**changed)) if advice.kind == "warning"] == []
+
+
+@pytest.mark.parametrize("why", ["", "INTEROP_NATIVE=0"])
+def test_the_extension(why, pair, monkeypatch):
+    monkeypatch.setattr(_extension, "native", None if why else object())
+    monkeypatch.setattr(_extension, "why_not", why)
+    found = interop.doctor()
+    assert found.machine.extension == why
+    assert any("DLPack" in what for what in whats(found, "note")) is bool(why)
+    assert ("not in use: INTEROP_NATIVE=0" in str(found)) is bool(why)
+
+
+def test_warnings_come_first():
+    kinds = [advice.kind for advice in advise(healthy(machine=machine(variables={"CUDA_LAUNCH_BLOCKING": "1"})))]
+    assert kinds == sorted(kinds, key=["warning", "note"].index)
+    assert len(set(kinds)) == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "what"),
+    [("CUDA_LAUNCH_BLOCKING", "every launch blocks"), ("INTEROP_CHECK", "every operation checks its stream first")],
+)
+def test_variables_are_read_from_the_environment(pair, monkeypatch, variable, what):
+    assert not any(what in advice.what for advice in interop.doctor().advice)
+    monkeypatch.setenv(variable, "1")
+    found = interop.doctor()
+    assert found.machine.variables[variable] == "1"
+    assert any(what in advice.what for advice in found.advice)
+
+
+def test_a_blocking_stream_against_the_legacy_one(gpu, pair):
+    alpha, beta = pair
+    alpha.take(interop.ExternalStream(1))
+    beta.take(interop.new_stream(non_blocking=False))
+    found = interop.doctor()
+    assert found.libraries[1].current.blocking is True
+    assert any("each waits for all the other was given before" in what for what in whats(found))
+    assert not any("nothing else, orders them" in what for what in whats(found, "note"))
+    beta.take(interop.new_stream())
+    assert not whats(interop.doctor())
+
+
+def test_a_stream_that_nobody_keeps(pair):
+    pair[0].kept = False
+    assert any("only an address" in what for what in whats(interop.doctor()))
+
+
+def test_numpy_is_found(pair, monkeypatch):
+    assert diagnosis._numpy() == importlib.metadata.version("numpy")
+
+
+def test_a_forked_process(gpu, pair, monkeypatch):
+    monkeypatch.setattr(gpu.cuda, "_process", -1)
+    for probe in (False, True):
+        found = interop.doctor(probe=probe)
+        assert found.machine.forked
+        assert any("before this process was forked" in what for what in whats(found))
+        assert not any(adapter.asked for adapter in pair)
+    monkeypatch.undo()
