@@ -12,6 +12,7 @@ A map of the package:
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
 - ``testing``: proofs of order, gates
 - ``ordering``: happens-before over streams and events; what the simulator decides races by
+- ``timeline``: :class:`Timeline`, a picture of what ran when, and of who waited for whom
 - ``_watch``: tells those who want to know of every record, wait and hand-over
 - ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``
 
@@ -20,7 +21,7 @@ imported already.
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from interop import errors
 from interop._handover import Handover
@@ -30,10 +31,14 @@ from interop.current import current_stream, use
 from interop.event import Event, as_event
 from interop.stream import ExternalStream, as_stream, new_stream
 
+if TYPE_CHECKING:
+    from interop.timeline import Timeline
+
 __all__ = [
     "Event",
     "ExternalStream",
     "Handover",
+    "Timeline",
     "as_event",
     "as_stream",
     "borrow",
@@ -49,12 +54,15 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("ordering", "sim", "testing")
+_ON_DEMAND = ("ordering", "sim", "testing", "timeline")
+_ON_DEMAND_NAMES = {"Timeline": "timeline"}
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> object:
     """Import the parts that not every program needs when they are first named."""
     if name in _ON_DEMAND:
         return importlib.import_module(f"interop.{name}")
+    if name in _ON_DEMAND_NAMES:
+        return getattr(importlib.import_module(f"interop.{_ON_DEMAND_NAMES[name]}"), name)
     message = f"module 'interop' has no attribute {name!r}"
     raise AttributeError(message)
