@@ -593,7 +593,7 @@ def test_the_picture(timeline):
         assert round(y1) == arrow.consumer.number
     gaps = [line.get_xdata() for line in axes.lines if line.get_linestyle() == ":"]
     assert [tuple(gap) for gap in gaps] == [(1, 2.25), (2, 3.25)]
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["upload [1]", "blur", "inner", "waits for", "waits for an event"]
 
 

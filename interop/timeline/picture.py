@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 _COLOURS: Final = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#009e73", "#cc79a7")
 _HATCHES: Final = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo", "||||")
 _LINES: Final[dict[str, Any]] = {"wait": "-", "event": (0, (4, 2)), "hand-over": (0, (1, 1.2))}
+_MARKERS: Final = {"wait": "o", "event": "s", "hand-over": "D"}
+_KINDS: Final = {"wait": "waits for", "event": "waits for an event", "hand-over": "is handed an array"}
+_MANY: Final = 30
+"""Arrows, from which on they are drawn small."""
 
 _WIDTH: Final = 9.0
 _DPI: Final = 110
@@ -53,14 +57,16 @@ def draw(reading: Reading) -> Figure:
         name: {"facecolor": _COLOURS[i % len(_COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
         for i, name in enumerate(names)
     }
-    figure = Figure(figsize=(_WIDTH, 1.4 + _ROW * max(len(reading.lanes), 1) + 0.18 * len(reading.notes)), dpi=_DPI)
+    height = 1.4 + _ROW * max(len(reading.lanes), 1) + 0.18 * len(reading.notes) + 0.04 * len(names)
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
-    end = max([span.end for span in reading.spans] + [arrow.waited for arrow in reading.arrows], default=0.0) or 1.0
+    ends = [span.end for span in reading.spans]
+    end = max(ends + [at for arrow in reading.arrows for at in (arrow.recorded, arrow.waited)], default=0.0) or 1.0
     axes.set_xlim(-0.01 * end, 1.01 * end)
     axes.set_ylim(len(reading.lanes) - 0.45, -0.55)
     axes.set_yticks(range(len(reading.lanes)), [_label(lane) for lane in reading.lanes])
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, labelsize=8.5)
     axes.grid(visible=True, axis="x", color="0.85", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("left", "right", "top"):
@@ -74,8 +80,8 @@ def draw(reading: Reading) -> Figure:
     for lane in reading.lanes:
         _draw_lane(axes, lane, [span for span in reading.spans if span.lane == lane], styles, end)
     for arrow in reading.arrows:
-        _draw_arrow(axes, arrow)
-    _draw_legend(axes, reading, styles)
+        _draw_arrow(axes, arrow, size=0.5 if len(reading.arrows) > _MANY else 1.0)
+    _draw_legend(figure, reading, styles)
     if not reading.lanes:
         axes.text(0.5, 0.5, "nothing was recorded", transform=axes.transAxes, ha="center", va="center", color="0.4")
     if reading.notes:
@@ -138,49 +144,55 @@ def _gaps(spans: list[Span]) -> Iterator[tuple[float, float]]:
         reached = span.end if reached is None else max(reached, span.end)
 
 
-def _draw_arrow(axes: "Axes", arrow: Arrow) -> None:
+def _draw_arrow(axes: "Axes", arrow: Arrow, size: float) -> None:
     down = 1 if arrow.consumer.number > arrow.producer.number else -1
     start = (arrow.recorded, arrow.producer.number + down * _BAR)
     stop = (arrow.waited, arrow.consumer.number - down * _BAR)
-    halo = [patheffects.withStroke(linewidth=3.5, foreground="white")]
+    halo = [patheffects.withStroke(linewidth=3.5 * size, foreground="white")]
     axes.add_patch(
         FancyArrowPatch(
             start,
             stop,
             arrowstyle="-|>",
-            mutation_scale=11,
+            mutation_scale=11 * size,
             shrinkA=0,
             shrinkB=0,
-            linewidth=1.3,
+            linewidth=1.3 * size,
             linestyle=_LINES[arrow.kind],
             color="black",
             zorder=6,
             path_effects=halo,
         )
     )
-    axes.plot(*start, marker="o", markersize=4, color="black", zorder=7, path_effects=halo)
+    axes.plot(*start, marker=_MARKERS[arrow.kind], markersize=4 * size, color="black", zorder=7, path_effects=halo)
 
 
-def _draw_legend(axes: "Axes", reading: Reading, styles: dict[str, dict[str, Any]]) -> None:
+def _draw_legend(figure: Figure, reading: Reading, styles: dict[str, dict[str, Any]]) -> None:
     handles: list[Patch | Line2D] = [
         Patch(edgecolor="black", linewidth=0.8, label=name, **style) for name, style in styles.items()
     ]
-    kinds = dict.fromkeys(arrow.kind for arrow in reading.arrows)
-    labels = {"wait": "waits for", "event": "waits for an event", "hand-over": "is handed an array"}
     handles += [
         Line2D(
-            [], [], color="black", linewidth=1.3, linestyle=_LINES[kind], marker=">", markevery=[1], label=labels[kind]
+            [],
+            [],
+            color="black",
+            linewidth=1.3,
+            linestyle=_LINES[kind],
+            marker=_MARKERS[kind],
+            markersize=4,
+            markevery=[0],
+            label=_KINDS[kind],
         )
-        for kind in kinds
+        for kind in dict.fromkeys(arrow.kind for arrow in reading.arrows)
     ]
     if handles:
-        axes.legend(
+        widest = max(len(str(handle.get_label())) for handle in handles)
+        columns = int(_WIDTH / (0.6 + _LETTER * widest))
+        figure.legend(
             handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(0.0, 1.0),
-            ncols=min(len(handles), 6),
+            loc="outside upper left",
+            ncols=max(1, min(columns, len(handles))),
             fontsize=8,
             frameon=False,
             handlelength=2.4,
-            borderaxespad=0.2,
         )
