@@ -296,8 +296,8 @@ def test_the_first_record_is_zero_even_if_its_stream_comes_to_it_late(clock, str
         with timeline.span("early", b):
             pass
     late, early = timeline._recorder._spans
-    clock.at[late[2].handle], clock.at[late[3].handle] = 50.0, 52.0
-    clock.at[early[2].handle], clock.at[early[3].handle] = 40.0, 41.0
+    clock.at[late[2]], clock.at[late[3]] = 50.0, 52.0
+    clock.at[early[2]], clock.at[early[3]] = 40.0, 41.0
     assert [(s.start, s.end) for s in timeline.spans] == [(10, 12), (0, 1)]
 
 
@@ -312,6 +312,9 @@ def test_the_clocks_of_two_devices_are_compared_with_the_hosts(clock, gpu, monke
         return host[0]
 
     monkeypatch.setattr("interop.timeline.ticks.time.perf_counter", look)
+    with interop.Timeline() as first, first.span("leaves spare events", a), first.span("there too", b):
+        pass
+    assert first.table()
     with interop.Timeline() as timeline:
         with timeline.span("here", a):
             clock.pass_(3)
@@ -696,7 +699,7 @@ def test_a_trace_in_which_an_arrow_was_recorded_backwards(clock, streams):
     with interop.Timeline() as timeline:
         streams[1].wait_stream(streams[0])
     wait = timeline._recorder._waits[0]
-    clock.at[wait.recorded.handle] += 0.002
+    clock.at[wait.recorded] += 0.002
     assert timeline.arrows[0].recorded > timeline.arrows[0].waited
     from interop.timeline.trace import trace_text
 

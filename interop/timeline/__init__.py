@@ -11,9 +11,7 @@
 Everything is measured by CUDA events: no profiler, and nothing waits until somebody looks.
 """
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +27,36 @@ from interop.timeline.recorder import Recorder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from interop.stream import ExternalStream
+
 __all__ = ["Arrow", "Lane", "Reading", "Row", "Span", "Table", "Timeline"]
+
+
+class _Open:
+    """A span that is being marked. Not a generator, which would cost as much again as the two records."""
+
+    __slots__ = ("_name", "_recorder", "_start", "_stream", "_timeline")
+
+    def __init__(self, timeline: "Timeline", name: str, stream: "ExternalStream") -> None:
+        self._timeline = timeline
+        self._name = name
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        recorder = self._timeline._recording
+        if recorder is None:
+            message = (
+                f"span {self._name!r} is outside of its timeline: put it into `with interop.Timeline() as timeline:`"
+            )
+            raise InteropError(message)
+        self._recorder = recorder
+        self._start = recorder.tick(self._stream)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timeline._recording is not None:
+            self._recorder.span(self._name, self._stream, self._start, self._recorder.tick(self._stream))
 
 
 class Timeline:
@@ -63,8 +90,9 @@ class Timeline:
     def __init__(self) -> None:
         """Record nothing yet."""
         self._recorder: Recorder | None = None
+        self._recording: Recorder | None = None
+        """The same, for as long as the block runs."""
         self._reading: Reading | None = None
-        self._open = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -76,8 +104,7 @@ class Timeline:
         if self._recorder is not None or self._reading is not None:
             message = "this timeline was entered before, and records one block only: make another Timeline()"
             raise InteropError(message)
-        self._recorder = Recorder(_cudart.active())
-        self._open = True
+        self._recorder = self._recording = Recorder(_cudart.active())
         _watch.watch(self._recorder)
         return self
 
@@ -86,13 +113,12 @@ class Timeline:
     ) -> None:
         """End the recording. Spans that are still open are left out."""
         assert self._recorder is not None  # for mypy
-        self._open = False
+        self._recording = None
         _watch.unwatch(self._recorder)
         if self._recorder.simulated:
             self._read()  # a simulation may end before somebody looks, and there is nothing to wait for
 
-    @contextlib.contextmanager
-    def span(self, name: str, stream: object = None) -> Iterator[None]:
+    def span(self, name: str, stream: object = None) -> "_Open":
         """Mark the work that is given to a stream in this ``with`` block. Does not block the host.
 
         Args:
@@ -105,17 +131,7 @@ class Timeline:
             InvalidStreamError: *stream* is no stream; or none was given, and no ``with`` block says which.
             NotSupportedError: the stream is of another GPU or simulation than the one that the timeline was entered on.
         """
-        recorder = self._recorder
-        if not self._open or recorder is None:
-            message = f"span {name!r} is outside of its timeline: put it into `with interop.Timeline() as timeline:`"
-            raise InteropError(message)
-        where = stream_in_use() if stream is None else as_stream(stream)
-        start = recorder.tick(where)
-        try:
-            yield
-        finally:
-            if self._open:
-                recorder.span(str(name), where, start, recorder.tick(where))
+        return _Open(self, str(name), stream_in_use() if stream is None else as_stream(stream))
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -126,7 +142,7 @@ class Timeline:
             if self._recorder is None:
                 return Reading("ms", (), (), (), 0, 0.0)
             reading = self._recorder.read()
-            if not self._open:
+            if self._recording is None:
                 self._reading = reading
                 self._recorder = None
             return reading
@@ -191,5 +207,5 @@ class Timeline:
             return f"<{simulated}interop.Timeline: {what}>"
         if self._recorder is None:
             return "<interop.Timeline, not entered yet>"
-        state = "recording" if self._open else "not read yet"
+        state = "not read yet" if self._recording is None else "recording"
         return f"<interop.Timeline: {len(self._recorder)} spans and arrows so far, {state}>"

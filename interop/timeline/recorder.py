@@ -7,7 +7,7 @@ from interop import _cudart
 from interop._watch import Watcher
 from interop.errors import CaptureError, NotSupportedError
 from interop.timeline.reading import Arrow, Lane, Reading, Span
-from interop.timeline.ticks import Tick, Ticks
+from interop.timeline.ticks import Ticks
 
 if TYPE_CHECKING:
     from interop._tensor import Tensor
@@ -23,17 +23,17 @@ class _Wait(NamedTuple):
     kind: str
     producer: Lane
     consumer: Lane
-    recorded: Tick
-    waited: Tick
+    recorded: int
+    waited: int
     arrays: list[str]
 
 
 class _Record(NamedTuple):
-    """What an event stands for; no tick if that is part of a graph. Kept, the event keeps its handle."""
+    """What an event stands for; its tick is 0 if that is part of a graph. Kept, the event keeps its handle."""
 
     event: "Event"
     lane: Lane
-    tick: Tick | None
+    tick: int
 
 
 class Recorder(Watcher):
@@ -46,8 +46,8 @@ class Recorder(Watcher):
         self._lanes: dict[ExternalStream, Lane] = {}
         # Taken again by a finaliser that comes in the middle and makes a wait of its own.
         self._lock = threading.RLock()
-        self._last: dict[Lane, Tick] = {}
-        self._spans: list[tuple[str, Lane, Tick, Tick]] = []
+        self._last: dict[ExternalStream, int] = {}
+        self._spans: list[tuple[str, Lane, int, int]] = []
         self._waits: list[_Wait] = []
         self._records: dict[int, _Record] = {}
         # Of each thread the latest wait between two lanes, which a hand-over that follows belongs to.
@@ -69,8 +69,8 @@ class Recorder(Watcher):
 
     # -- spans -----------------------------------------------------------------------------------------------------
 
-    def tick(self, stream: "ExternalStream") -> Tick | None:
-        """Record where *stream* is; None, and nothing is recorded, if that would become part of a graph.
+    def tick(self, stream: "ExternalStream") -> int:
+        """Record where *stream* is; 0, and nothing is recorded, if that would become part of a graph.
 
         Raises:
             NotSupportedError: the stream is of another GPU or simulation.
@@ -81,16 +81,18 @@ class Recorder(Watcher):
         context = stream._ready()
         try:
             if stream._capture():
-                return None
+                return 0
         except CaptureError:  # the capture is broken, or the legacy stream would join one
-            return None
-        tick = self._ticks.record(stream._handle, stream._needs, context, stream._context_id)
-        self._last[self._lane(stream)] = tick
+            return 0
+        if stream not in self._last:
+            self._lane(stream)
+            self._ticks.contexts[stream._context_id] = context
+        tick = self._last[stream] = self._ticks.record(stream._handle, stream._needs, context, stream._context_id)
         return tick
 
-    def span(self, name: str, stream: "ExternalStream", start: Tick | None, end: Tick | None) -> None:
-        """Note a span that has been left."""
-        if start is None or end is None:
+    def span(self, name: str, stream: "ExternalStream", start: int, end: int) -> None:
+        """Note a span that has been left, with its two ticks."""
+        if not start or not end:
             self._skipped += 1
         else:
             self._spans.append((name, self._lane(stream), start, end))
@@ -125,10 +127,10 @@ class Recorder(Watcher):
             shape = " x ".join(map(str, tensor.shape)) or "scalar"
             wait.arrays.append(f"{type(array).__name__} {shape}")
 
-    def _arrow(self, kind: str, producer: Lane, recorded: Tick | None, stream: "ExternalStream") -> None:
+    def _arrow(self, kind: str, producer: Lane, recorded: int, stream: "ExternalStream") -> None:
         consumer, waited = self._lane(stream), self.tick(stream)
         wait = None
-        if recorded is None or waited is None:
+        if not recorded or not waited:
             self._skipped += 1
         else:
             wait = _Wait(kind, producer, consumer, recorded, waited, [])
