@@ -1,33 +1,54 @@
-"""The picture of the matrix shows every row, and every outcome in its own way."""
+"""The picture of the matrix shows every row in its cell, and every outcome in its own way."""
 
-import json
-from pathlib import Path
+import itertools
 
-from interop import matrix
-from interop.heat_map import draw, png
+import pytest
 
-ROWS = json.loads((Path(__file__).parent / "gpu" / "matrix.json").read_text())["rows"]
+from interop.matrix import BLOCKED, HANDOFF, NONE, ORDERED, OURS, RACE, WHEN
+from interop.matrix.heat_map import draw, png
+from interop.matrix.libraries import LIBRARIES
 
-
-def test_every_row_on_its_side():
-    default, ours = draw(ROWS).axes
-    for axes, rows in (
-        (default, [row for row in ROWS if row["route"] != matrix.OURS]),
-        (ours, [row for row in ROWS if row["route"] == matrix.OURS]),
-    ):
-        assert len(axes.get_yticklabels()) == len(rows) > 0
-        shown = [text.get_text() for text in axes.texts]
-        assert shown == [row[when].partition(":")[0] for row in rows for when in ("inside", "after")]
-        for box, outcome in zip(axes.patches, shown, strict=True):
-            assert (box.get_x() == 0) == (axes.patches.index(box) % 2 == 0)
-            assert (box.get_hatch() == "////") == (outcome == matrix.RACE)
+LETTERS = {"ordered": "o", "host blocked": "B", "error": "e", "RACE": "R", "-": "–"}  # noqa: RUF001  (a dash, drawn)
+OUTCOMES = [RACE, ORDERED, BLOCKED, "error: TypeError", NONE]
 
 
-def test_as_a_file():
-    assert png(ROWS).startswith(b"\x89PNG")
+@pytest.fixture
+def rows():
+    outcomes = itertools.cycle(OUTCOMES)
+    return [
+        {"producer": p, "consumer": c, "route": route, **{when: next(outcomes) for when in WHEN}}
+        for p, c in itertools.product(LIBRARIES, repeat=2)
+        if p != c
+        for route in ("one way", "another", *OURS)
+    ]
 
 
-def test_what_went_wrong_in_other_ways_is_an_error():
-    row = {"producer": "cupy", "consumer": "torch", "route": "torch.as_tensor", "inside": "error: TypeError"}
-    default, _ = draw([{**row, "after": matrix.ORDERED}]).axes
-    assert [text.get_text() for text in default.texts] == ["error", "ordered"]
+def test_every_row_in_its_cell(rows):
+    figure = draw(rows)
+    producers = [label.get_text().removeprefix("from ") for label in figure.axes[0].get_yticklabels()]
+    for axes, ours in zip(figure.axes, (False, True), strict=True):
+        consumers = [label.get_text().removeprefix("to ") for label in axes.get_xticklabels()]
+        names = {kind.title: name for name, kind in LIBRARIES.items()}
+        shown = {}
+        for text in axes.texts:
+            x, y = text.get_position()
+            cell = names[producers[int(y)]], names[consumers[int(x)]]
+            shown.setdefault(cell, []).append((y, x, text.get_text()))
+        for cell, texts in shown.items():
+            there = [
+                row for row in rows if (row["producer"], row["consumer"]) == cell and (row["route"] in OURS) == ours
+            ]
+            expected = [LETTERS[row[when].partition(":")[0]] for row in there for when in WHEN]
+            assert [letter for _, _, letter in sorted(texts)] == expected
+        assert len(shown) == len({(row["producer"], row["consumer"]) for row in rows})
+
+
+def test_no_two_outcomes_look_alike():
+    row = {"producer": "cupy", "consumer": "torch", "route": HANDOFF}
+    rows = [{**row, **dict.fromkeys(WHEN, outcome)} for outcome in OUTCOMES]
+    boxes = draw(rows).axes[1].patches
+    assert len({(box.get_facecolor(), box.get_hatch()) for box in boxes}) == len(OUTCOMES)
+
+
+def test_as_a_file(rows):
+    assert png(rows).startswith(b"\x89PNG")
