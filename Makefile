@@ -11,7 +11,7 @@ gpu := $(shell command -v nvidia-smi)
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
 
-.PHONY: demo test lint types wheel gpu-test mutants oldest clean
+.PHONY: demo test lint types notebooks run-notebooks wheel gpu-test mutants oldest clean
 
 demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
@@ -25,6 +25,14 @@ lint: $(venv)/dev.done
 
 types: $(venv)/dev.done
 	$(bin)/mypy
+
+# Every notebook is valid and was run; the one that needs no GPU runs.
+notebooks: $(venv)/dev.done
+	$(bin)/python -m pytest notebooks
+
+# On a GPU machine, with the extra "notebook" installed in $(PYTHON)'s environment: run them, and keep what they show.
+run-notebooks:
+	$(PYTHON) notebooks/execute.py notebooks/*.ipynb
 
 # A wheel, installed into an environment of its own and used from outside this folder.
 wheel: $(venv)/dev.done

@@ -15,6 +15,7 @@ A map of the package:
 - ``pytest_plugin``: all that as marks and fixtures
 - ``ordering``: happens-before over streams and events; what the simulator decides races by
 - ``diagnosis``: what :func:`doctor` finds; ``inspection``: what can be asked about a stream without danger
+- ``timeline``: :class:`Timeline`, a picture of what ran when, and of who waited for whom
 - ``_watch``: tells those who want to know of every record, wait and hand-over
 - ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``
 
@@ -23,7 +24,6 @@ imported already.
 """
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from interop import errors
@@ -36,11 +36,13 @@ from interop.stream import ExternalStream, as_stream, new_stream
 
 if TYPE_CHECKING:
     from interop.diagnosis import Diagnosis
+    from interop.timeline import Timeline
 
 __all__ = [
     "Event",
     "ExternalStream",
     "Handover",
+    "Timeline",
     "as_event",
     "as_stream",
     "borrow",
@@ -79,12 +81,15 @@ def doctor(*, probe: bool = False) -> "Diagnosis":
     return examine(probe=probe)
 
 
-_ON_DEMAND = ("ordering", "sim", "testing")
+_ON_DEMAND = ("ordering", "sim", "testing", "timeline")
+_ON_DEMAND_NAMES = {"Timeline": "timeline"}
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> object:
     """Import the parts that not every program needs when they are first named."""
     if name in _ON_DEMAND:
         return importlib.import_module(f"interop.{name}")
+    if name in _ON_DEMAND_NAMES:
+        return getattr(importlib.import_module(f"interop.{_ON_DEMAND_NAMES[name]}"), name)
     message = f"module 'interop' has no attribute {name!r}"
     raise AttributeError(message)

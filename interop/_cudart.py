@@ -399,6 +399,14 @@ class Cuda:
         if not _finalizing():
             self.discard(self.event_destroy, event)
 
+    def event_batch(self, context: int, flags: int, count: int, events: list[int]) -> None:
+        """Create *count* events in *context*, and append each to *events*; that enters the context only once."""
+        with self.context(context):
+            runtime = self._runtime
+            for _ in range(count):
+                result = runtime.cudaEventCreateWithFlags(flags)
+                events.append(int(_value(result, "cudaEventCreateWithFlags", runtime)))
+
     def event_destroy(self, event: int) -> None:
         """Destroy an event; waits already placed on it stay."""
         runtime = self._runtime

@@ -20,7 +20,8 @@ The rules:
 """
 
 import enum
-from collections.abc import Hashable, Iterable
+import itertools
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -70,6 +71,10 @@ class Clock:
         clock = Clock()
         clock._seen.update(self._seen)
         return clock
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """The last known work of each line."""
+        return itertools.starmap(Epoch, self._seen.items())
 
     def __repr__(self) -> str:
         """Show the last known number of each line."""

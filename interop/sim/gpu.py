@@ -289,6 +289,16 @@ class SimulatedGPU:
         with self.cuda.context(context):
             _cudart._value(self.runtime.cudaDeviceSynchronize(), "cudaDeviceSynchronize", self.runtime)
 
+    def steps(self, event: int) -> int:
+        """How many kernels, at least, run one after the other before an event is reached: the nearest thing to a time.
+
+        Args:
+            event: the handle of an event that was recorded outside of captures.
+        """
+        with self._machine.lock:
+            self._machine.check()
+            return self._machine.steps(self._machine.clocks.of_event(self._machine.event(event)))
+
     def hear(self, thread: threading.Thread) -> None:
         """Say that *thread* has told the calling one that it is done so far.
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from interop import _cudart
 from interop.errors import DeadlockError, InteropError, NotSupportedError
-from interop.ordering import Accesses, Clock, Clocks, StreamKind
+from interop.ordering import Accesses, Clock, Clocks, Epoch, StreamKind
 from interop.sim.capture import Captures
 from interop.sim.codes import INVALID_DEVICE, INVALID_HANDLE, Refused
 from interop.sim.races import Party, Race
@@ -56,6 +56,7 @@ class Machine:
         self.queue = Queue()
         self.captures = Captures()
         self.races: list[Race] = []
+        self._steps: dict[Epoch, int] = {}
         self.contexts = [_CONTEXTS + device * _SPACING for device in range(devices)]
         self.events: dict[int, Event] = {}
         self.streams: dict[int, Stream] = {}
@@ -222,6 +223,7 @@ class Machine:
         work.number = next(self._works)
         work.epoch = self.clocks.enqueue(stream, thread)
         work.clock = known
+        self._steps[work.epoch] = self.steps(known) + (work.run is not None)
         known.tick(stream)
         self.queue.pending.append(work)
         for array in arrays:
@@ -238,6 +240,10 @@ class Machine:
         self.scheduler.access(self.queue, nothing if writes else touched, touched if writes else nothing)
         self.queue.trace.append(f"the host {verb}s {name} ({where})")
         self.accesses.add(array, party.access(self.clocks.access(thread), writes=writes), known)
+
+    def steps(self, target: Clock) -> int:
+        """How many kernels, at least, run one after the other before *target* is reached."""
+        return max((self._steps.get(epoch, 0) for epoch in target), default=0)
 
     def query(self, target: Clock, asked: str) -> bool:
         """Whether the work that *target* knows is done."""

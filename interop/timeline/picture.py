@@ -1,0 +1,198 @@
+"""A timeline drawn by matplotlib: a lane for each stream, spans as bars, waits as arrows.
+
+Nothing is told by colour alone: bars have a hatch and a name too, so that the picture holds in greyscale and for
+every kind of colour vision.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from interop.errors import LibraryNotFoundError
+from interop.timeline.reading import Arrow, Lane, Reading, Span
+
+try:
+    from matplotlib import patheffects
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
+    from matplotlib.ticker import MaxNLocator
+except ModuleNotFoundError as error:
+    message = 'a timeline is drawn by matplotlib: pip install "cuda-stream-interop[plot]"'
+    raise LibraryNotFoundError(message, name="matplotlib") from error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# The palette of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that neighbours differ in brightness too.
+_COLOURS: Final = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#009e73", "#cc79a7")
+_HATCHES: Final = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo", "||||")
+_LINES: Final[dict[str, Any]] = {"wait": "-", "event": (0, (4, 2)), "hand-over": (0, (1, 1.2))}
+_MARKERS: Final = {"wait": "o", "event": "s", "hand-over": "D"}
+_KINDS: Final = {"wait": "waits for", "event": "waits for an event", "hand-over": "is handed an array"}
+_MANY: Final = 30
+"""Arrows, from which on they are drawn small."""
+
+_WIDTH: Final = 9.0
+_DPI: Final = 110
+_ROW: Final = 0.55
+"""Inches."""
+_BAR: Final = 0.32
+"""Half the height of a lane, in lanes."""
+_LETTER: Final = 0.075
+"""The width of a letter in a bar, in inches."""
+
+
+def png(reading: Reading) -> bytes:
+    """The picture as a PNG."""
+    file = io.BytesIO()
+    draw(reading).savefig(file, format="png", dpi=_DPI)
+    return file.getvalue()
+
+
+def draw(reading: Reading) -> Figure:
+    """Draw *reading*."""
+    names = list(dict.fromkeys(span.name for span in sorted(reading.spans, key=lambda span: (span.start, -span.end))))
+    styles = {
+        name: {"facecolor": _COLOURS[i % len(_COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
+        for i, name in enumerate(names)
+    }
+    height = 1.4 + _ROW * max(len(reading.lanes), 1) + 0.18 * len(reading.notes) + 0.04 * len(names)
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    ends = [span.end for span in reading.spans]
+    end = max(ends + [at for arrow in reading.arrows for at in (arrow.recorded, arrow.waited)], default=0.0) or 1.0
+    axes.set_xlim(-0.01 * end, 1.01 * end)
+    axes.set_ylim(len(reading.lanes) - 0.45, -0.55)
+    axes.set_yticks(range(len(reading.lanes)), [_label(lane) for lane in reading.lanes])
+    axes.tick_params(axis="y", length=0, labelsize=8.5)
+    axes.grid(visible=True, axis="x", color="0.85", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    if reading.unit == "ms":
+        axes.set_xlabel("milliseconds")
+    else:
+        axes.set_xlabel("steps of the simulator: the order, not the time")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title("SIMULATED", loc="right", fontsize=9, fontweight="bold")
+    for lane in reading.lanes:
+        _draw_lane(axes, lane, [span for span in reading.spans if span.lane == lane], styles, end)
+    for arrow in reading.arrows:
+        _draw_arrow(axes, arrow, size=0.5 if len(reading.arrows) > _MANY else 1.0)
+    _draw_legend(figure, reading, styles)
+    if not reading.lanes:
+        axes.text(0.5, 0.5, "nothing was recorded", transform=axes.transAxes, ha="center", va="center", color="0.4")
+    if reading.notes:
+        figure.supxlabel("\n".join(reading.notes), x=0.01, ha="left", fontsize=8, color="0.35")
+    return figure
+
+
+def _label(lane: Lane) -> str:
+    return f"{lane.library or 'stream'}\n{lane.name}, device {lane.device}"
+
+
+def _draw_lane(axes: "Axes", lane: Lane, spans: list[Span], styles: dict[str, dict[str, Any]], end: float) -> None:
+    axes.axhspan(lane.number - _BAR, lane.number + _BAR, color="0.95", zorder=0)
+    depths = _depths(spans)
+    rows = 1 + max(depths, default=0)
+    for span, depth in zip(spans, depths, strict=True):
+        # A span inside another one is drawn in its lower part.
+        top = lane.number - _BAR + 2 * _BAR * depth / rows
+        height = lane.number + _BAR - top
+        length = max(span.end - span.start, 0.0)
+        box = Rectangle(
+            (span.start, top), length, height, edgecolor="black", linewidth=0.8, zorder=2 + depth, **styles[span.name]
+        )
+        axes.add_patch(box)
+        if length / end * 0.78 * _WIDTH > _LETTER * len(span.name):
+            axes.text(
+                span.start + length / 2,
+                top + height / 2 / (rows - depth),
+                span.name,
+                ha="center",
+                va="center",
+                fontsize=8,
+                zorder=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2},
+            )
+    for start, stop in _gaps(spans):
+        axes.plot([start, stop], [lane.number] * 2, color="0.45", linewidth=1.0, linestyle=":", zorder=1)
+
+
+def _depths(spans: list[Span]) -> list[int]:
+    """How many other spans each one lies in."""
+    # Of two with the same ends, the one that was left later is the outer one.
+    order = sorted(range(len(spans)), key=lambda i: (spans[i].start, -spans[i].end, -i))
+    depths = [0] * len(spans)
+    inside: list[Span] = []
+    for i in order:
+        while inside and not spans[i].end <= inside[-1].end:
+            inside.pop()
+        depths[i] = len(inside)
+        inside.append(spans[i])
+    return depths
+
+
+def _gaps(spans: list[Span]) -> Iterator[tuple[float, float]]:
+    """The times between two spans of a lane in which none was open."""
+    reached: float | None = None
+    for span in sorted(spans, key=lambda span: span.start):
+        if reached is not None and span.start > reached:
+            yield reached, span.start
+        reached = span.end if reached is None else max(reached, span.end)
+
+
+def _draw_arrow(axes: "Axes", arrow: Arrow, size: float) -> None:
+    down = 1 if arrow.consumer.number > arrow.producer.number else -1
+    start = (arrow.recorded, arrow.producer.number + down * _BAR)
+    stop = (arrow.waited, arrow.consumer.number - down * _BAR)
+    halo = [patheffects.withStroke(linewidth=3.5 * size, foreground="white")]
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            stop,
+            arrowstyle="-|>",
+            mutation_scale=11 * size,
+            shrinkA=0,
+            shrinkB=0,
+            linewidth=1.3 * size,
+            linestyle=_LINES[arrow.kind],
+            color="black",
+            zorder=6,
+            path_effects=halo,
+        )
+    )
+    axes.plot(*start, marker=_MARKERS[arrow.kind], markersize=4 * size, color="black", zorder=7, path_effects=halo)
+
+
+def _draw_legend(figure: Figure, reading: Reading, styles: dict[str, dict[str, Any]]) -> None:
+    handles: list[Patch | Line2D] = [
+        Patch(edgecolor="black", linewidth=0.8, label=name, **style) for name, style in styles.items()
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color="black",
+            linewidth=1.3,
+            linestyle=_LINES[kind],
+            marker=_MARKERS[kind],
+            markersize=4,
+            markevery=[0],
+            label=_KINDS[kind],
+        )
+        for kind in dict.fromkeys(arrow.kind for arrow in reading.arrows)
+    ]
+    if handles:
+        widest = max(len(str(handle.get_label())) for handle in handles)
+        columns = int(_WIDTH / (0.6 + _LETTER * widest))
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=max(1, min(columns, len(handles))),
+            fontsize=8,
+            frameon=False,
+            handlelength=2.4,
+        )

@@ -1,0 +1,185 @@
+"""What runs while a timeline is open: spans as the user marks them, arrows as interop makes waits."""
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from interop import _cudart
+from interop._watch import Watcher
+from interop.errors import CaptureError, NotSupportedError
+from interop.timeline.reading import Arrow, Lane, Reading, Span
+from interop.timeline.ticks import Ticks
+
+if TYPE_CHECKING:
+    from interop._tensor import Tensor
+    from interop.event import Event
+    from interop.stream import ExternalStream
+
+_DEFAULT_NAMES = {_cudart.LEGACY: "legacy default", _cudart.PER_THREAD: "per-thread default"}
+
+
+class _Wait(NamedTuple):
+    """A wait that interop has made, and where the arrays that went along will be noted."""
+
+    kind: str
+    producer: Lane
+    consumer: Lane
+    recorded: int
+    waited: int
+    arrays: list[str]
+
+
+class _Record(NamedTuple):
+    """What an event stands for; its tick is 0 if that is part of a graph. Kept, the event keeps its handle."""
+
+    event: "Event"
+    lane: Lane
+    tick: int
+
+
+class Recorder(Watcher):
+    """Records the ticks of one timeline, from all threads. What it records itself, no watcher is told of."""
+
+    def __init__(self, cuda: _cudart.Cuda) -> None:
+        """Record what happens on *cuda*, the GPU or one simulation."""
+        self._cuda = cuda
+        self._ticks = Ticks(cuda)
+        self._lanes: dict[ExternalStream, Lane] = {}
+        # Taken again by a finaliser that comes in the middle and makes a wait of its own.
+        self._lock = threading.RLock()
+        self._last: dict[ExternalStream, int] = {}
+        self._spans: list[tuple[str, Lane, int, int]] = []
+        self._waits: list[_Wait] = []
+        self._records: dict[int, _Record] = {}
+        # Of each thread the latest wait between two lanes, which a hand-over that follows belongs to.
+        self._latest: dict[tuple[int, Lane, Lane], _Wait | None] = {}
+        self._skipped = 0
+
+    def __del__(self) -> None:
+        """Let the next timeline have the events."""
+        self._ticks.give_back()
+
+    def __len__(self) -> int:
+        """How many spans and arrows there are."""
+        return len(self._spans) + len(self._waits)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether this is a simulation."""
+        return self._cuda.simulation is not None
+
+    # -- spans -----------------------------------------------------------------------------------------------------
+
+    def tick(self, stream: "ExternalStream") -> int:
+        """Record where *stream* is; 0, and nothing is recorded, if that would become part of a graph.
+
+        Raises:
+            NotSupportedError: the stream is of another GPU or simulation.
+        """
+        if stream._cuda is not self._cuda:
+            message = f"{stream!r} is not of the GPU or simulation on which this timeline was entered"
+            raise NotSupportedError(message)
+        context = stream._ready()
+        try:
+            if stream._capture():
+                return 0
+        except CaptureError:  # the capture is broken, or the legacy stream would join one
+            return 0
+        if stream not in self._last:
+            self._lane(stream)
+            self._ticks.contexts[stream._context_id] = context
+        tick = self._last[stream] = self._ticks.record(stream._handle, stream._needs, context, stream._context_id)
+        return tick
+
+    def span(self, name: str, stream: "ExternalStream", start: int, end: int) -> None:
+        """Note a span that has been left, with its two ticks."""
+        if not start or not end:
+            self._skipped += 1
+        else:
+            self._spans.append((name, self._lane(stream), start, end))
+
+    # -- what the watcher is told ----------------------------------------------------------------------------------
+
+    def joined(self, consumer: "ExternalStream", producer: "ExternalStream") -> None:
+        """Note an arrow. Both ticks follow what interop has queued: so they are late by one event each."""
+        if consumer._cuda is self._cuda:
+            self._arrow("wait", self._lane(producer), self.tick(producer), consumer)
+
+    def recorded(self, stream: "ExternalStream", event: "Event") -> None:
+        """Note what *event* stands for, in case that somebody waits for it."""
+        if stream._cuda is self._cuda:
+            self._records[event._existing()] = _Record(event, self._lane(stream), self.tick(stream))
+
+    def waited(self, stream: "ExternalStream", event: "Event") -> None:
+        """Note an arrow, if it is known where the event was recorded."""
+        record = self._records.get(event._existing())
+        # A stream that waits for itself waits for nothing.
+        if stream._cuda is self._cuda and record is not None and record.lane != self._lane(stream):
+            self._arrow("event", record.lane, record.tick, stream)
+
+    def handed_over(
+        self, array: object, tensor: "Tensor", producer: "ExternalStream | None", consumer: "ExternalStream"
+    ) -> None:
+        """Note that an array went along with the wait that was made for it."""
+        if producer is None or consumer._cuda is not self._cuda:
+            return
+        wait = self._latest.get((threading.get_ident(), self._lane(producer), self._lane(consumer)))
+        if wait is not None:
+            shape = " x ".join(map(str, tensor.shape)) or "scalar"
+            wait.arrays.append(f"{type(array).__name__} {shape}")
+
+    def _arrow(self, kind: str, producer: Lane, recorded: int, stream: "ExternalStream") -> None:
+        consumer, waited = self._lane(stream), self.tick(stream)
+        wait = None
+        if not recorded or not waited:
+            self._skipped += 1
+        else:
+            wait = _Wait(kind, producer, consumer, recorded, waited, [])
+            self._waits.append(wait)
+        self._latest[threading.get_ident(), producer, consumer] = wait
+
+    def _lane(self, stream: "ExternalStream") -> Lane:
+        lane = self._lanes.get(stream)
+        if lane is None:
+            library, name = _named(stream)
+            device = stream.device
+            with self._lock:
+                lane = self._lanes.setdefault(stream, Lane(len(self._lanes), library, name, device))
+        return lane
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self) -> Reading:
+        """Wait for the device, and read where everything was."""
+        last, spans, waits = list(self._last.values()), list(self._spans), list(self._waits)
+        ticks = [tick for *_, start, end in spans for tick in (start, end)]
+        ticks += [tick for wait in waits for tick in (wait.recorded, wait.waited)]
+        at, error = self._ticks.read(ticks, last)
+        return Reading(
+            unit="steps" if self.simulated else "ms",
+            lanes=tuple(sorted(self._lanes.values())),
+            spans=tuple(Span(name, lane, at[start], at[end]) for name, lane, start, end in spans),
+            arrows=tuple(
+                Arrow(
+                    "hand-over" if wait.arrays else wait.kind,
+                    wait.producer,
+                    wait.consumer,
+                    at[wait.recorded],
+                    at[wait.waited],
+                    ", ".join(wait.arrays),
+                )
+                for wait in waits
+            ),
+            skipped=self._skipped,
+            error=error,
+        )
+
+
+def _named(stream: "ExternalStream") -> tuple[str, str]:
+    """Whose a stream is, and what to call it."""
+    owner, adapter = stream.owner, stream._adapter
+    if stream._cuda.simulation is not None and isinstance(name := getattr(owner, "name", None), str):
+        return "SIMULATED", name
+    name = _DEFAULT_NAMES.get(stream._handle, f"{stream._handle:#x}")
+    if adapter is not None:
+        return adapter.library, name
+    return "" if owner is None else type(owner).__module__.partition(".")[0], name

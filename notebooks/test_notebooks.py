@@ -1,0 +1,105 @@
+"""The check of the notebooks: valid, run, without errors, in the style of the house; and the one without a GPU runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from notebooks.execute import executed
+
+FOLDER = Path(__file__).parent
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+ANYWHERE = FOLDER / "00_no_gpu.ipynb"
+NOT_RUN_YET = {
+    "01_share_one_stream",
+    "02_wait_across_libraries",
+    "03_hand_over_arrays",
+    "04_test_your_library",
+}
+"""Notebooks that wait for a run on a GPU. A name that is here in vain fails the check."""
+
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_run = pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.xfail(reason="waits for a GPU")] if path.stem in NOT_RUN_YET else [])
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.stem,
+)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_they_are_all_there():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04"]
+    assert {path.stem for path in NOTEBOOKS} >= NOT_RUN_YET
+
+
+@every
+def test_valid(path):
+    nbformat.validate(nbformat.read(path, as_version=nbformat.NO_CONVERT))
+
+
+@every
+def test_short_and_told(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 30
+    assert sum(cell.cell_type == "markdown" for cell in cells) >= len(cells) // 3
+
+
+@every
+def test_links(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for target in re.findall(r"\]\(([^):]+)\)", cell.source if cell.cell_type == "markdown" else ""):
+            assert (FOLDER / target).exists(), target
+
+
+@every
+def test_no_error_in_the_outputs(path):
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        assert not [
+            output for output in cell.outputs if output.output_type == "error" or output.get("name") == "stderr"
+        ]
+
+
+@every_run
+def test_run_from_top_to_bottom(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert sum(bool(cell.outputs) for cell in cells) > len(cells) // 3
+    if path != ANYWHERE:
+        assert "NVIDIA" in str(cells[0].outputs)
+        assert "SIMULATED" not in str([cell.outputs for cell in cells])
+
+
+@every_run
+def test_there_are_pictures(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=lambda arguments: arguments[0])
+def test_ruff(arguments):
+    command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", *NOTEBOOKS]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_one_without_a_gpu_runs_and_says_the_same():
+    fresh, committed = executed(ANYWHERE), nbformat.read(ANYWHERE, as_version=4)
+    for now, then in zip(code_cells(fresh), code_cells(committed), strict=True):
+        assert [comparable(output) for output in now.outputs] == [comparable(output) for output in then.outputs]
+
+
+def comparable(output):
+    """All of an output but its pictures: fonts and libraries draw them differently from machine to machine."""
+    data = {kind: text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")}
+    return output.output_type, output.get("name"), output.get("text"), data, "image/png" in output.get("data", {})

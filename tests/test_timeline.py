@@ -1,0 +1,730 @@
+"""The timeline: on the simulator, and on a simulator whose events have been given times."""
+
+import gc
+import json
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import interop
+from interop import _cudart, _watch
+from interop.errors import InteropError, InvalidStreamError, LibraryNotFoundError, NotSupportedError
+from tests.test_watch import Notes
+
+RELAXED = 2
+
+
+def nothing(*_):
+    pass
+
+
+@pytest.fixture
+def gpu():
+    with interop.sim.simulate(devices=2) as gpu:
+        yield gpu
+
+
+class Clock:
+    """Gives the events of a simulation the times at which they are recorded, on one clock a device; a GPU then."""
+
+    def __init__(self, gpu):
+        self.now = {0: 100.0, 1: 5000.0}
+        self.at = {}
+        self.waited_for = []
+        record, synchronize = gpu.runtime.cudaEventRecord, gpu.runtime.cudaEventSynchronize
+
+        def record_it(event, stream):
+            self.at[int(event)] = self.now[gpu.runtime.cudaStreamGetDevice(stream)[1]]
+            return record(event, stream)
+
+        def synchronize_it(event):
+            self.waited_for.append(int(event))
+            return synchronize(event)
+
+        gpu.runtime.cudaEventRecord = record_it
+        gpu.runtime.cudaEventSynchronize = synchronize_it
+        gpu.runtime.cudaEventElapsedTime = lambda start, end: (
+            gpu.runtime.cudaError_t(0),
+            self.at[end] - self.at[start],
+        )
+        gpu.cuda.simulation = None
+
+    def pass_(self, milliseconds):
+        self.now = {device: now + milliseconds for device, now in self.now.items()}
+
+
+@pytest.fixture
+def clock(gpu):
+    return Clock(gpu)
+
+
+@pytest.fixture
+def streams(gpu):
+    return [interop.as_stream(gpu.stream(name)) for name in ("a", "b", "c")]
+
+
+# -- arrows --------------------------------------------------------------------------------------------------------
+
+NUMBERS = st.integers(0, 2)
+KINDS = st.sampled_from(["join", "record", "wait", "work", "foreign join", "foreign record"])
+
+
+@given(st.lists(st.tuples(KINDS, NUMBERS, NUMBERS), max_size=12))
+def test_an_arrow_for_every_wait_that_interop_makes_and_no_other(steps):
+    """The oracle: which streams' work the calls that reach CUDA order, whatever interop says of itself."""
+    with interop.sim.simulate(on_race="record") as gpu:
+        streams = [interop.as_stream(gpu.stream(name)) for name in "abc"]
+        events = [interop.Event() for _ in range(3)]
+        runtime = gpu.runtime
+        record, wait = runtime.cudaEventRecord, runtime.cudaStreamWaitEvent
+        recorded, ordered = {}, []
+        numbers = {stream.cuda_stream: number for number, stream in enumerate(streams)}
+
+        def spy_record(event, stream):
+            recorded[event] = numbers[stream]
+            return record(event, stream)
+
+        def spy_wait(stream, event, flags):
+            if recorded[event] != numbers[stream]:
+                ordered.append((recorded[event], numbers[stream]))
+            return wait(stream, event, flags)
+
+        runtime.cudaEventRecord, runtime.cudaStreamWaitEvent = spy_record, spy_wait
+        foreign = runtime.cudaEventCreateWithFlags(0)[1]
+        do = {
+            "join": lambda one, other: streams[one].wait_stream(streams[other]),
+            "record": lambda one, other: streams[one].record_event(events[other]),
+            "wait": lambda one, other: events[other]._recorded and streams[one].wait_event(events[other]),
+            "work": lambda one, _: gpu.launch(streams[one], nothing),
+            # What a library does by itself.
+            "foreign record": lambda one, _: record(foreign, streams[one].cuda_stream),
+            "foreign join": lambda one, _: wait(streams[one].cuda_stream, foreign, 0),
+        }
+        with interop.Timeline() as timeline:
+            for what, one, other in steps:
+                do[what](one, other)
+        assert [(int(a.producer.name, 36) - 10, int(a.consumer.name, 36) - 10) for a in timeline.arrows] == ordered
+        assert all(arrow.recorded <= arrow.waited for arrow in timeline.arrows)
+
+
+def test_kinds_of_arrows(gpu, streams, monkeypatch):
+    a, b, c = streams
+    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
+    from tests.test_arrays import Owner
+
+    with interop.Timeline() as timeline:
+        b.wait_stream(a)
+        b.wait_event(a.record_event())
+        views = [interop.handoff(Owner(), c, producer=a)]
+        c.wait_stream(a)
+    kinds = [(arrow.kind, arrow.arrays) for arrow in timeline.arrows]
+    assert kinds == [("wait", ""), ("event", ""), ("hand-over", "Owner 3 x 4"), ("wait", "")]
+    del views
+    interop.release()
+
+
+def test_the_way_back_of_a_borrowed_array_is_an_arrow(gpu, streams, monkeypatch):
+    a, b, _ = streams
+    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
+    from tests.test_arrays import Owner
+
+    with interop.Timeline() as timeline:
+        with interop.borrow(Owner(), Owner(), consumer=b, producer=a) as views:
+            pass
+        there, back, *_ = timeline.arrows
+    assert (there.kind, there.arrays) == ("hand-over", "Owner 3 x 4, Owner 3 x 4")
+    assert (there.producer.name, there.consumer.name) == ("a", "b")
+    assert (back.kind, back.producer.name, back.consumer.name) == ("wait", "b", "a")
+    del views
+    interop.release()
+
+
+def test_an_event_from_before_or_from_elsewhere_is_no_arrow(gpu, streams):
+    a, b, c = streams
+    before = a.record_event()
+    foreign = gpu.runtime.cudaEventCreateWithFlags(0)[1]
+    gpu.runtime.cudaEventRecord(foreign, a.cuda_stream)
+    with interop.Timeline() as timeline:
+        b.wait_event(before)
+        b.wait_event(foreign)
+    c.wait_stream(a)
+    assert timeline.arrows == ()
+
+
+def test_an_event_that_took_the_address_of_another_one_is_not_taken_for_it(gpu, streams):
+    a, b, c = streams
+    with interop.Timeline() as timeline:
+        a.record_event()
+        gc.collect()
+        foreign = gpu.runtime.cudaEventCreateWithFlags(0)[1]
+        gpu.runtime.cudaEventRecord(foreign, c.cuda_stream)
+        b.wait_event(foreign)
+    assert timeline.arrows == ()
+
+
+def test_a_wait_for_an_own_event_is_no_arrow(gpu, streams):
+    with interop.Timeline() as timeline:
+        streams[0].wait_event(streams[0].record_event())
+    assert timeline.arrows == ()
+
+
+def test_an_event_that_is_recorded_again_stands_for_the_new_work(gpu, streams):
+    a, b, c = streams
+    event = interop.Event()
+    with interop.Timeline() as timeline:
+        a.record_event(event)
+        b.record_event(event)
+        c.wait_event(event)
+    assert [arrow.producer.name for arrow in timeline.arrows] == ["b"]
+
+
+def test_no_watcher_hears_of_the_records_of_a_timeline(gpu, streams):
+    a, b, _ = streams
+    notes = Notes()
+    with interop.Timeline() as timeline, interop.Timeline() as inner:
+        _watch.watch(notes)
+        with timeline.span("work", a):
+            pass
+        b.wait_stream(a)
+        _watch.unwatch(notes)
+    assert notes.told == [("joined", b, a)]
+    assert len(timeline.arrows) == len(inner.arrows) == 1
+    assert (len(timeline.spans), len(inner.spans)) == (1, 0)
+    assert not _watch.watchers
+
+
+def test_all_threads(gpu, streams):
+    a, b, c = streams
+    with interop.Timeline() as timeline:
+
+        def work(producer, consumer):
+            for _ in range(20):
+                with timeline.span("work", producer):
+                    consumer.wait_stream(producer)
+
+        threads = [threading.Thread(target=work, args=pair) for pair in ((a, b), (b, c), (c, a))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(timeline.spans) == len(timeline.arrows) == 60
+    assert {(arrow.producer.name, arrow.consumer.name) for arrow in timeline.arrows} == {
+        ("a", "b"),
+        ("b", "c"),
+        ("c", "a"),
+    }
+    assert sorted(lane.number for lane in {span.lane for span in timeline.spans}) == [0, 1, 2]
+
+
+# -- spans ---------------------------------------------------------------------------------------------------------
+
+
+def test_positions_on_the_simulator_are_steps(gpu, streams):
+    a, b, _ = streams
+    with interop.Timeline() as timeline:
+        with timeline.span("first", a):
+            gpu.launch(a, nothing)
+            gpu.launch(a, nothing)
+        with timeline.span("beside", b):
+            gpu.launch(b, nothing)
+        b.wait_stream(a)
+        with timeline.span("after", b):
+            gpu.launch(b, nothing)
+        a.synchronize()
+        with timeline.span("the host waited", streams[2]):
+            gpu.launch(streams[2], nothing)
+    assert [(span.name, span.start, span.end) for span in timeline.spans] == [
+        ("first", 0, 2),
+        ("beside", 0, 1),
+        ("after", 2, 3),
+        ("the host waited", 2, 3),
+    ]
+    assert timeline.table().unit == "steps"
+    assert "SIMULATED" in repr(timeline)
+    assert timeline.table().notes[0].startswith("SIMULATED: the order, not the time")
+
+
+def test_reading_a_simulation_waits_for_nothing_and_hides_no_race(gpu, streams):
+    a, b, _ = streams
+    x = gpu.array([0])
+    with interop.Timeline() as timeline, timeline.span("work", a):
+        shut = gpu.gate(a)
+        gpu.launch(a, nothing, writes=[x])
+    assert timeline.spans[0].end == 1
+    with pytest.raises(interop.errors.RaceError):
+        gpu.launch(b, nothing, writes=[x])
+    shut.open()
+
+
+def test_times(clock, streams):
+    a, b, _ = streams
+    with interop.Timeline() as timeline:
+        with timeline.span("outer", a):
+            clock.pass_(1.5)
+            with timeline.span("inner", a):
+                clock.pass_(2)
+        clock.pass_(0.25)
+        b.wait_stream(a)
+        clock.pass_(1)
+        with timeline.span("later", b):
+            clock.pass_(3)
+    assert [(s.name, s.start, s.end) for s in timeline.spans] == [
+        ("inner", 1.5, 3.5),
+        ("outer", 0, 3.5),
+        ("later", 4.75, 7.75),
+    ]
+    assert [(a.recorded, a.waited) for a in timeline.arrows] == [(3.75, 3.75)]
+    rows = timeline.table()
+    assert rows.unit == "ms"
+    assert rows.notes == []
+    assert [(row.what, row.name, row.start, row.length) for row in rows] == [
+        ("span", "outer", 0, 3.5),
+        ("span", "inner", 1.5, 2),
+        ("wait", "", 3.75, 0),
+        ("span", "later", 4.75, 3),
+    ]
+
+
+def test_the_first_record_is_zero_even_if_its_stream_comes_to_it_late(clock, streams):
+    a, b, _ = streams
+    with interop.Timeline() as timeline:
+        with timeline.span("late", a):
+            pass
+        with timeline.span("early", b):
+            pass
+    late, early = timeline._recorder._spans
+    clock.at[late[2]], clock.at[late[3]] = 50.0, 52.0
+    clock.at[early[2]], clock.at[early[3]] = 40.0, 41.0
+    assert [(s.start, s.end) for s in timeline.spans] == [(10, 12), (0, 1)]
+
+
+def test_the_clocks_of_two_devices_are_compared_with_the_hosts(clock, gpu, monkeypatch):
+    a, b = (interop.as_stream(gpu.stream(device=device)) for device in (0, 1))
+    # The host's clock: every look at it takes 4 microseconds, in which the devices' clocks go on too.
+    host = [77.0]
+
+    def look():
+        host[0] += 4e-6
+        clock.pass_(4e-3)
+        return host[0]
+
+    monkeypatch.setattr("interop.timeline.ticks.time.perf_counter", look)
+    with interop.Timeline() as first, first.span("leaves spare events", a), first.span("there too", b):
+        pass
+    assert first.table()
+    with interop.Timeline() as timeline:
+        with timeline.span("here", a):
+            clock.pass_(3)
+        b.wait_stream(a)
+        with timeline.span("there", b):
+            clock.pass_(2)
+    reading = timeline._read()
+    here, there = reading.spans
+    # Recording takes no time here, so the truth is known: one begins where the other ends.
+    assert abs(there.start - here.end) <= reading.error
+    assert 0 < reading.error < 0.01
+    assert here.end - here.start == pytest.approx(3)
+    assert there.end - there.start == pytest.approx(2)
+    assert {span.lane.device for span in reading.spans} == {0, 1}
+    assert "compared to within 0.00" in reading.notes[0]
+    # Nothing of the comparison stays.
+    assert len(gpu._machine.streams) == 2
+
+
+def test_nothing_waits_until_it_is_read(clock, gpu, streams):
+    a, b, _ = streams
+    asked = []
+    for name in ("cudaStreamSynchronize", "cudaStreamQuery", "cudaEventQuery", "cudaDeviceSynchronize"):
+        setattr(gpu.runtime, name, lambda *_, name=name: asked.append(name))
+    with interop.Timeline() as timeline:
+        with timeline.span("work", a):
+            b.wait_stream(a)
+        repr(timeline)
+    assert "2 spans and arrows so far, not read yet" in repr(timeline)
+    assert clock.waited_for == []
+    timeline.table()
+    # Once for the last record of each stream, and not again.
+    assert len(clock.waited_for) == 2
+    timeline.figure()
+    assert len(clock.waited_for) == 2
+    assert asked == []
+
+
+def test_events_come_from_the_spare_ones(clock, gpu, streams):
+    created = []
+    create = gpu.runtime.cudaEventCreateWithFlags
+    gpu.runtime.cudaEventCreateWithFlags = lambda flags: created.append(flags) or create(flags)
+
+    def record(read):
+        with interop.Timeline() as timeline:
+            for _ in range(100):
+                with timeline.span("work", streams[0]):
+                    pass
+        if read:
+            assert len(timeline.spans) == 100
+        return timeline
+
+    kept = record(read=True)
+    made = len(created)
+    assert 200 <= made < 300
+    assert set(created) == {0}  # with timing
+    record(read=False)
+    record(read=True)
+    assert len(created) == made
+    assert len(kept.spans) == 100
+
+
+def test_more_spare_events_than_anybody_needs_are_destroyed(clock, gpu, streams, monkeypatch):
+    monkeypatch.setattr("interop.timeline.ticks._SPARE", 64)
+    with interop.Timeline() as timeline:
+        for _ in range(100):
+            with timeline.span("work", streams[0]):
+                pass
+    timeline.table()
+    assert len(gpu._machine.events) <= 64 + 64
+
+
+def test_a_span_outlives_an_error(gpu, streams):
+    with interop.Timeline() as timeline, pytest.raises(ZeroDivisionError), timeline.span("fails", streams[0]):
+        raise ZeroDivisionError
+    assert [span.name for span in timeline.spans] == ["fails"]
+
+
+def test_a_span_on_the_stream_in_use(gpu, streams):
+    with interop.Timeline() as timeline, interop.use(streams[1]), timeline.span("work"):
+        pass
+    assert timeline.spans[0].lane.name == "b"
+    with interop.Timeline() as timeline, pytest.raises(InvalidStreamError, match="no stream was given"):
+        timeline.span("work").__enter__()
+
+
+def test_a_timeline_that_is_still_open(gpu, streams):
+    a, b, _ = streams
+    with interop.Timeline() as timeline:
+        with timeline.span("outer", a):
+            with timeline.span("one", a):
+                gpu.launch(a, nothing)
+            assert [span.name for span in timeline.spans] == ["one"]
+            assert "recording" in repr(timeline)
+            b.wait_stream(a)
+        assert [span.name for span in timeline.spans] == ["one", "outer"]
+    assert len(timeline.arrows) == 1
+
+
+def test_what_a_timeline_is_not_for(gpu, streams):
+    timeline = interop.Timeline()
+    assert timeline.spans == timeline.arrows == ()
+    assert "not entered yet" in repr(timeline)
+    with pytest.raises(InteropError, match="span 'early' is outside of its timeline"):
+        timeline.span("early", streams[0]).__enter__()
+    with timeline:
+        late = timeline.span("late", streams[0])
+        left = timeline.span("left open", streams[0])
+        left.__enter__()
+        with pytest.raises(InvalidStreamError):
+            timeline.span("work", "no stream").__enter__()
+    left.__exit__(None, None, None)
+    with pytest.raises(InteropError, match="span 'late' is outside of its timeline"):
+        late.__enter__()
+    with pytest.raises(InteropError, match="entered before"), timeline:
+        pass
+    assert timeline.spans == ()
+
+
+def test_a_timeline_belongs_to_one_simulation(gpu):
+    with interop.Timeline() as timeline, interop.sim.simulate() as other:
+        inner = [interop.as_stream(other.stream()) for _ in range(2)]
+        inner[0].wait_stream(inner[1])
+        inner[0].wait_event(inner[1].record_event())
+        with pytest.raises(NotSupportedError, match="is not of the GPU or simulation"):
+            timeline.span("work", inner[0]).__enter__()
+    assert timeline.arrows == ()
+
+
+def test_it_can_be_read_after_the_simulation():
+    with interop.sim.simulate() as gpu, interop.Timeline() as timeline, timeline.span("work", gpu.stream("one")):
+        pass
+    assert str(timeline.spans[0].lane) == "SIMULATED one, device 0"
+    assert timeline._repr_png_()
+
+
+def test_lanes_are_named_by_library_and_device(clock, gpu, acme, registry):
+    class Wrapped:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __cuda_stream__(self):
+            return self.stream.__cuda_stream__()
+
+    own = interop.new_stream(1)
+    native = Wrapped(gpu.stream())
+    bare = gpu.stream()
+    with interop.Timeline() as timeline:
+        for stream in (
+            own,
+            native,
+            bare.__cuda_stream__()[1],
+            interop.ExternalStream(1, 0),
+            interop.ExternalStream(2, 1),
+        ):
+            with timeline.span("work", stream):
+                pass
+    lanes = [span.lane for span in timeline.spans]
+    assert [(lane.number, lane.library, lane.device) for lane in lanes] == [
+        (0, "interop", 1),
+        (1, __name__.partition(".")[0], 0),
+        (2, "", 0),
+        (3, "", 0),
+        (4, "", 1),
+    ]
+    assert [lane.name for lane in lanes[2:]] == [
+        f"{bare.__cuda_stream__()[1]:#x}",
+        "legacy default",
+        "per-thread default",
+    ]
+
+
+# -- captures ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_captured_is_left_out_and_counted(gpu, streams):
+    a, b, c = streams
+    with interop.Timeline() as timeline:
+        with timeline.span("around", a):
+            gpu.runtime.cudaStreamBeginCapture(a.cuda_stream, RELAXED)
+            with timeline.span("captured", a):
+                gpu.launch(a, nothing)
+            b.wait_stream(a)
+            event = b.record_event()
+            a.wait_event(event)
+            with timeline.span("meanwhile", c):
+                pass
+            code, graph = gpu.runtime.cudaStreamEndCapture(a.cuda_stream)
+            assert not code
+            assert graph.nodes == 1
+        c.wait_stream(a)
+    assert [span.name for span in timeline.spans] == ["meanwhile", "around"]
+    assert len(timeline.arrows) == 1
+    assert "3 spans and waits are not shown" in timeline.table().notes[1]
+
+
+def test_a_capture_that_the_legacy_stream_would_break_goes_on(gpu):
+    blocking, legacy = interop.as_stream(gpu.stream(non_blocking=False)), interop.ExternalStream(1, 0)
+    with interop.Timeline() as timeline:
+        gpu.runtime.cudaStreamBeginCapture(blocking.cuda_stream, RELAXED)
+        with timeline.span("work", legacy):
+            pass
+        assert not gpu.runtime.cudaStreamEndCapture(blocking.cuda_stream)[0]
+        with timeline.span("work", legacy):
+            pass
+    assert len(timeline.spans) == 1
+    assert "1 spans and waits" in timeline.table().notes[1]
+
+
+def test_a_wait_in_a_capture_does_not_lend_its_arrays_to_an_earlier_one(gpu, streams, monkeypatch):
+    a, b, _ = streams
+    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
+    from tests.test_arrays import Owner
+
+    with interop.Timeline() as timeline:
+        b.wait_stream(a)
+        gpu.runtime.cudaStreamBeginCapture(a.cuda_stream, RELAXED)
+        view = interop.handoff(Owner(), b, producer=a)
+        a.wait_stream(b)
+        assert not gpu.runtime.cudaStreamEndCapture(a.cuda_stream)[0]
+    assert [arrow.kind for arrow in timeline.arrows] == ["wait"]
+    del view
+    interop.release()
+
+
+# -- what it draws -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timeline(clock, streams):
+    """Two streams that overlap, a third that idles, every kind of arrow but one."""
+    a, b, c = streams
+    with interop.Timeline() as timeline:
+        for _ in range(2):
+            with timeline.span("upload [1]", a):
+                clock.pass_(1)
+            b.wait_stream(a)
+            with timeline.span("blur", b):
+                clock.pass_(0.5)
+                with timeline.span("inner", b):
+                    clock.pass_(0.5)
+            c.wait_event(b.record_event())
+            clock.pass_(0.25)
+        with timeline.span("blur", c):
+            clock.pass_(1)
+    return timeline
+
+
+def test_the_table_draws_itself(timeline):
+    rows = timeline.table()
+    assert isinstance(rows, list)
+    assert rows[0]._fields == ("what", "name", "stream", "start", "end", "length")
+    text = str(rows)
+    assert "upload [1]" in text
+    assert "start [ms]" in text
+    assert "→" in text
+    bundle = rows._repr_mimebundle_(include=[], exclude=[])
+    assert "<pre" in bundle["text/html"]
+    assert "upload [1]" in bundle["text/html"]
+
+
+def test_the_picture(timeline):
+    figure = timeline.figure()
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [f"interop\n{s.lane.name}, device 0" for s in (timeline.spans[0], timeline.spans[1])] + [
+        f"interop\n{timeline.spans[-1].lane.name}, device 0"
+    ]
+    assert axes.get_xlabel() == "milliseconds"
+    boxes = [patch for patch in axes.patches if type(patch).__name__ == "Rectangle" and patch.get_zorder() >= 2]
+    drawn = sorted((box.get_x(), box.get_x() + box.get_width()) for box in boxes)
+    assert drawn == sorted((span.start, span.end) for span in timeline.spans)
+    arrows = [patch for patch in axes.patches if type(patch).__name__ == "FancyArrowPatch"]
+    assert len(arrows) == len(timeline.arrows) == 4
+    for patch, arrow in zip(arrows, timeline.arrows, strict=True):
+        (x0, y0), (x1, y1) = patch._posA_posB
+        assert (x0, x1) == (arrow.recorded, arrow.waited)
+        assert round(y0) == arrow.producer.number
+        assert round(y1) == arrow.consumer.number
+    gaps = [line.get_xdata() for line in axes.lines if line.get_linestyle() == ":"]
+    assert [tuple(gap) for gap in gaps] == [(1, 2.25), (2, 3.25)]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["upload [1]", "blur", "inner", "waits for", "waits for an event"]
+
+
+def test_no_two_names_look_alike_even_in_greyscale(clock, streams):
+    names = [f"kernel {number}" for number in range(30)]
+    with interop.Timeline() as timeline:
+        for name in names:
+            with timeline.span(name, streams[0]):
+                clock.pass_(1)
+    boxes = [patch for patch in timeline.figure().axes[0].patches if patch.get_zorder() == 2]
+    looks = [(box.get_facecolor(), box.get_hatch()) for box in boxes]
+    assert len(set(looks)) == len(names)
+    grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for (r, g, b, _), _ in looks]
+    for one, other, this, that in zip(grey, grey[1:], looks, looks[1:], strict=False):
+        assert abs(one - other) > 0.08 or this[1] != that[1]
+
+
+def test_a_picture_of_nothing(gpu):
+    with interop.Timeline() as timeline:
+        pass
+    assert "nothing was recorded" in [text.get_text() for text in timeline.figure().axes[0].texts]
+    assert timeline.table() == []
+
+
+def test_a_simulated_picture_says_so(gpu, streams):
+    with interop.Timeline() as timeline, timeline.span("work", streams[0]):
+        gpu.launch(streams[0], nothing)
+    axes = timeline.figure().axes[0]
+    assert axes.get_title(loc="right") == "SIMULATED"
+    assert axes.get_xlabel() == "steps of the simulator: the order, not the time"
+
+
+def test_files(timeline, tmp_path):
+    for name, start in {"x.png": b"\x89PNG", "x.svg": b"<?xml", "x.pdf": b"%PDF"}.items():
+        timeline.save(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert timeline._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="nonsense"):
+        timeline.save(str(tmp_path / "x.nonsense"))
+
+
+def test_pyplot_is_left_alone(timeline):
+    sys.modules.pop("matplotlib.pyplot", None)
+    timeline._repr_png_()
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize(("missing", "what"), [("matplotlib", "figure"), ("rich", "table")])
+def test_a_missing_library_is_named(missing, what, timeline, monkeypatch):
+    for name in [name for name in sys.modules if name == missing or name.startswith(f"{missing}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "interop.timeline.picture", raising=False)
+    with pytest.raises(LibraryNotFoundError, match=rf"by {missing}: pip install .*\[plot\]"):
+        timeline.figure() if what == "figure" else str(timeline.table())
+    assert len(timeline.table()) == 11
+
+
+# The fields of the Trace Event Format, by phase: those that must be there, and those that may.
+# https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+COMMON = {"name": str, "ph": str, "pid": int, "tid": int}
+FIELDS = {
+    "M": ({**COMMON, "args": dict}, {}),
+    "X": ({**COMMON, "cat": str, "ts": float, "dur": float}, {"args": dict}),
+    "s": ({**COMMON, "cat": str, "ts": float, "id": int}, {}),
+    "f": ({**COMMON, "cat": str, "ts": float, "id": int}, {"bp": str}),
+}
+
+
+def test_the_trace(timeline, tmp_path):
+    timeline.save(tmp_path / "trace.json")
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert trace["displayTimeUnit"] in ("ms", "ns")
+    events = trace["traceEvents"]
+    for event in events:
+        required, optional = FIELDS[event["ph"]]
+        assert required.keys() <= event.keys() <= required.keys() | optional.keys()
+        for field, value in event.items():
+            assert isinstance(value, {**required, **optional}[field])
+    assert all(event["ts"] >= 0 for event in events if "ts" in event)
+    names = [event["name"] for event in events if event["ph"] == "M"]
+    assert names == ["process_name", *["thread_name", "thread_sort_index"] * 3]
+    spans = [event for event in events if event["ph"] == "X" and event["cat"] == "span"]
+    assert [(e["name"], e["ts"], e["dur"]) for e in spans] == [
+        (s.name, pytest.approx(1000 * s.start), pytest.approx(1000 * (s.end - s.start))) for s in timeline.spans
+    ]
+    slices = {(e["pid"], e["tid"], e["ts"]) for e in events if e["ph"] == "X"}
+    starts, ends = ({e["id"]: e for e in events if e["ph"] == phase} for phase in "sf")
+    assert starts.keys() == ends.keys() == {1, 2, 3, 4}
+    for number, arrow in enumerate(timeline.arrows, 1):
+        start, end = starts[number], ends[number]
+        assert (start["cat"], start["name"]) == (end["cat"], end["name"])  # flows are matched by these and the id
+        assert start["ts"] <= end["ts"]
+        assert end["bp"] == "e"
+        assert (start["tid"], end["tid"]) == (arrow.producer.number + 1, arrow.consumer.number + 1)
+        # A flow binds to a slice that is there at its time.
+        assert {(e["pid"], e["tid"], e["ts"]) for e in (start, end)} <= slices
+
+
+def test_a_trace_in_which_an_arrow_was_recorded_backwards(clock, streams):
+    with interop.Timeline() as timeline:
+        streams[1].wait_stream(streams[0])
+    wait = timeline._recorder._waits[0]
+    clock.at[wait.recorded] += 0.002
+    assert timeline.arrows[0].recorded > timeline.arrows[0].waited
+    from interop.timeline.trace import trace_text
+
+    flows = [event for event in json.loads(trace_text(timeline._read()))["traceEvents"] if event["ph"] in "sf"]
+    assert flows[0]["ts"] <= flows[1]["ts"]
+
+
+def test_the_trace_of_a_simulation_says_so(gpu, streams, tmp_path):
+    with interop.Timeline() as timeline, timeline.span("work", streams[0]):
+        gpu.launch(streams[0], nothing)
+    timeline.save(tmp_path / "trace.json")
+    text = (tmp_path / "trace.json").read_text()
+    assert "device 0 (SIMULATED: a step of 1 ms is a kernel)" in text
+    assert "SIMULATED: the order, not the time" in text
+
+
+def test_it_is_loaded_on_demand(python):
+    code = (
+        "import json, sys, interop; before = 'interop.timeline' in sys.modules; interop.Timeline;"
+        "print(json.dumps([before, 'interop.timeline' in sys.modules, 'matplotlib' in sys.modules]))"
+    )
+    assert python(code) == [False, True, False]
+
+
+def test_without_a_gpu_or_a_simulation_the_stream_says_so(address):
+    if _cudart.active().simulation is None:
+        with interop.Timeline() as timeline:
+            assert timeline.spans == ()
