@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from benchmarks import pingpong
-from benchmarks.lab import LIBRARIES
-from benchmarks.operations import FOREIGN, OURS, C
+from benchmarks.lab import FOREIGN, LIBRARIES
+from benchmarks.operations import OURS, C
 from benchmarks.results import Spread, Table
 
 

@@ -120,8 +120,8 @@ def _borrows(lab: Lab) -> Iterator[Operation]:
             OURS,
             "with interop.borrow(*arrays, consumer=consumer, producer=producer): pass",
             arrays=arrays(count),
-            consumer=partial(lab.stream, "torch", 0),
-            producer=partial(lab.stream, "CuPy", 1),
+            consumer=partial(lab.lasting, "torch", 0),
+            producer=partial(lab.lasting, "CuPy", 1),
         )
         rows: list[Row] = [Calls(lab).c_there_and_back(mark_the_end=False), ours]
         # One wait there and one back; and the way back of each array once more, when it goes.

@@ -10,6 +10,9 @@ from typing import Any, Final
 import interop
 from benchmarks.baseline import Baseline, find_cudart
 
+FOREIGN: Final = {"CuPy": "cupy", "torch": "torch", "Numba": "numba", "cuda.core": "cuda.core"}
+"""Libraries whose objects interop takes and makes, and the names that it knows them by."""
+
 LIBRARIES: Final = ("cuda.core", "CuPy", "torch", "Numba", "cuda.bindings")
 """The peers, in the order of the tables."""
 
@@ -65,11 +68,15 @@ class Lab:
         for stream in self._streams.values():
             stream.synchronize()
 
-    def handle(self, number: int) -> int:
-        """The address of a stream; the same for the same *number*, and never that of another one."""
+    def owned(self, number: int) -> interop.ExternalStream:
+        """A stream; the same for the same *number*, and never another number's."""
         if number not in self._streams:
             self._streams[number] = interop.new_stream()
-        return self._streams[number].cuda_stream
+        return self._streams[number]
+
+    def handle(self, number: int) -> int:
+        """The address of the stream of *number*."""
+        return self.owned(number).cuda_stream
 
     def event_handle(self, number: int) -> int:
         """The address of an event without timing that was recorded; likewise."""
@@ -108,6 +115,13 @@ class Lab:
     def stream(self, library: str, number: int) -> Any:
         """The stream of *number*, as *library*'s own object; ``"interop"`` and ``"protocol"`` are libraries too."""
         return self._keep((library, "stream", number), lambda: self.wrap(library, number))
+
+    def lasting(self, library: str, number: int) -> Any:
+        """As :meth:`stream`, but by an object that keeps the stream alive, and is known to.
+
+        An array that was handed over is not ordered back to a stream that may be gone: it would be less work.
+        """
+        return self.owned(number).to(FOREIGN[library])
 
     def wrap(self, library: str, number: int) -> Any:
         """As :meth:`stream`, a new object."""

@@ -191,4 +191,3 @@ def measure(operation: Operation, batches: int, drain: Callable[[], None]) -> li
     finally:
         if collects:
             gc.enable()
-        gc.collect()

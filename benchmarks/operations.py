@@ -5,14 +5,11 @@ from functools import partial
 from typing import Final
 
 import interop
-from benchmarks.lab import Lab
+from benchmarks.lab import FOREIGN, Lab
 from benchmarks.measure import Operation, Row, Statement, Timed
 
 OURS: Final = "interop"
 C: Final = "C"
-FOREIGN: Final = {"CuPy": "cupy", "torch": "torch", "Numba": "numba", "cuda.core": "cuda.core"}
-"""Libraries whose objects interop takes and makes, and the names that it knows them by."""
-
 QUEUE: Final = 400
 """Entries of the launch queue that a batch may take."""
 MANY: Final = 2000
@@ -110,6 +107,13 @@ def peers(lab: Lab, statements: Mapping[str, str], **values: Callable[[str], obj
     for library, text in statements.items():
         made: dict[str, Callable[[], object]] = {name: partial(make, library) for name, make in values.items()}
         yield statement(library, text, **{_MODULES[library]: partial(lab.module, library)}, **made)
+
+
+def _kept(row: Statement) -> Mapping[str, object]:
+    """The names of a hand-over, and the array that came of it, which is still there when it is handed over again."""
+    names = dict(row.names())
+    view = interop.handoff(names["array"], names["consumer"], producer=names["producer"])
+    return {**names, "view": view}
 
 
 class Calls:
@@ -276,11 +280,17 @@ class Calls:
             c = self.c_there_and_back(mark_the_end=True)
             yield Operation(f"handoff, {source} to {target} (peer: conversion alone)", [c, ours, alone], QUEUE // 5)
         for source, target in ways:
+            text = "interop.handoff(array, consumer, producer=producer)"
+            first = self._between(text, source, target)
+            again = Statement(OURS, text, partial(_kept, first))
+            yield Operation(f"handoff, {source} to {target}, again", [self.c_wait(), again], QUEUE // 2)
+        for source, target in ways:
             text = "with interop.borrow(array, consumer=consumer, producer=producer): pass"
             c = self.c_there_and_back(mark_the_end=False)
             rows = [c, self._between(text, source, target)]
             yield Operation(f"borrow, {source} to {target}", rows, QUEUE // 8)
 
     def _between(self, text: str, source: str, target: str) -> Statement:
-        array = partial(self._lab.array, source)
-        return self._ours(text, array=array, consumer=self._stream(target), producer=self._stream(source, 1))
+        lab = self._lab
+        consumer, producer = partial(lab.lasting, target, 0), partial(lab.lasting, source, 1)
+        return self._ours(text, array=partial(lab.array, source), consumer=consumer, producer=producer)

@@ -20,6 +20,7 @@ HOST: Final = "host synchronises"
 DEFAULT: Final = "each reads the other's array interface"
 BY_WAIT: Final = "interop, wait_stream"
 BY_HANDOFF: Final = "interop, handoff"
+BY_NEW_HANDOFF: Final = "interop, handoff, new each round"
 
 _FIRST_STREAM: Final = 50
 
@@ -54,12 +55,12 @@ class Player(Protocol):
 
 class _Base:
     library: str
-    _name: str
+    name: str
 
     def __init__(self, lab: Lab, number: int, base: Any) -> None:
         self._lab = lab
-        self.stream = lab.stream("interop", number)
-        self.native = lab.stream(self._name, number)
+        self.stream = lab.owned(number)
+        self.native = lab.lasting(self.name, number)
         self.view = interop.handoff(base, self.stream, producer=self.stream, into=self.library)
 
     def synchronize(self) -> None:
@@ -72,7 +73,7 @@ class _Base:
 class CupyPlayer(_Base):
     """CuPy."""
 
-    library, _name = "cupy", "CuPy"
+    library, name = "cupy", "CuPy"
 
     def launch(self, view: Any) -> None:
         """On CuPy's current stream."""
@@ -87,7 +88,7 @@ class CupyPlayer(_Base):
 class TorchPlayer(_Base):
     """PyTorch."""
 
-    library, _name = "torch", "torch"
+    library, name = "torch", "torch"
 
     def launch(self, view: Any) -> None:
         """On torch's current stream."""
@@ -101,7 +102,7 @@ class TorchPlayer(_Base):
 class NumbaPlayer(_Base):
     """Numba."""
 
-    library, _name = "numba", "Numba"
+    library, name = "numba", "Numba"
 
     def __init__(self, lab: Lab, number: int, base: Any) -> None:
         """Bind the view, and compile the kernel."""
@@ -166,6 +167,19 @@ def by_wait(players: Sequence[Player], n: int) -> None:
 
 
 def by_handoff(players: Sequence[Player], n: int) -> None:
+    """The array is handed around; the views are kept for the next round, where it is the same hand-over again."""
+    first, kept = players[0], {}
+    for _ in range(n):
+        view = first.view
+        first.launch(view)
+        for giver, taker in pairwise([*players, first]):
+            view = interop.handoff(view, taker.stream, producer=giver.stream, into=taker.library)
+            kept[taker.library] = view
+            if taker is not first:
+                taker.launch(view)
+
+
+def by_new_handoff(players: Sequence[Player], n: int) -> None:
     """The array is handed from each to the next, and when the views go, the streams wait for each other backwards."""
     first = players[0]
     for _ in range(n):
@@ -186,6 +200,7 @@ WAYS: Final[dict[str, Callable[[Sequence[Player], int], None]]] = {
     DEFAULT: default,
     BY_WAIT: by_wait,
     BY_HANDOFF: by_handoff,
+    BY_NEW_HANDOFF: by_new_handoff,
 }
 
 
