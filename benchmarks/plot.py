@@ -11,17 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks import pingpong
 from benchmarks.lab import LIBRARIES
 from benchmarks.operations import OURS, C
+from benchmarks.report import SHORT
 from benchmarks.results import Results, Table
-
-SHOWN: Final = (
-    "query",
-    "synchronize",
-    "record, event reused",
-    "record, new event",
-    "wait_event",
-    "wait_stream",
-    "wait_stream, of three libraries at once",
-)
 
 # Okabe and Ito's colours, which can be told apart with any colour vision; and a marker each, for those who print.
 STYLES: Final = {
@@ -53,10 +44,10 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _calls(axes: Axes, table: Table) -> None:
-    places = range(len(SHOWN))
+    places = range(len(SHORT))
     for label in (OURS, *LIBRARIES):
         colour, marker = STYLES[label]
-        found = [(place, row) for place, name in enumerate(SHOWN) if (row := table.get(name, label))]
+        found = [(place, row) for place, name in enumerate(SHORT) if (row := table.get(name, label))]
         ratios = [(place, ratio) for place, row in found if (ratio := table.ratio(row))]
         if ratios:
             middle = [ratio.median for _, ratio in ratios]
@@ -68,7 +59,7 @@ def _calls(axes: Axes, table: Table) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("times what the same CUDA calls take from C (median, middle half)")
-    axes.set_yticks(places, SHOWN)
+    axes.set_yticks(places, SHORT)
     axes.invert_yaxis()
     axes.grid(axis="x", which="both", alpha=0.3)
     axes.legend(loc="lower right")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Final
 
 from benchmarks import goals
 from benchmarks.lab import LIBRARIES
@@ -18,6 +19,8 @@ def report(results: Results) -> Iterator[str]:
     yield "# What the calls cost"
     yield ""
     yield from _provenance(results)
+    yield ""
+    yield from summary(results)
     yield ""
     yield "## Call by call"
     yield ""
@@ -54,6 +57,29 @@ def _provenance(results: Results) -> Iterator[str]:
         "CUDA runtime in a loop, with the middle half of them. The statements are in the JSON file beside this one. "
         "Made by `make bench`."
     )
+
+
+SHORT: Final = (
+    "query",
+    "synchronize",
+    "record, event reused",
+    "record, new event",
+    "wait_event",
+    "wait_stream",
+    "wait_stream, of three libraries at once",
+)
+"""The operations that most libraries have."""
+
+
+def summary(results: Results) -> Iterator[str]:
+    """A short table of ratios to C, for a README."""
+    table = Table(results.rows)
+    yield f"| times what the same CUDA calls take from C | {' | '.join((OURS, *LIBRARIES))} |"
+    yield "|---" * (len(LIBRARIES) + 2) + "|"
+    for operation in SHORT:
+        rows = [table.get(operation, label) for label in (OURS, *LIBRARIES)]
+        ratios = [table.ratio(row) if row else None for row in rows]
+        yield f"| {operation} | {' | '.join(f'{ratio.median:.2f}' if ratio else '' for ratio in ratios)} |"
 
 
 def calls(results: Results) -> Iterator[str]:

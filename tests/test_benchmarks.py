@@ -441,6 +441,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
 def test_the_report():
     text = "\n".join(report.report(made_up()))
     assert "| wait_stream | 115 ns | 138 ns (1.20x, 1.20-1.20) |  |  | 1,150 ns (10.00x, 10.00-10.00) |  |  |" in text
+    assert "| query | 1.20 |  |  | 10.00 |  |  |" in text
     assert "| to(torch) again |  | 150 ns |" in text  # no such call in C
     assert "| CuPy <-> Numba | 25.0 | 34.0 (1.36x, 1.36-1.36) |" in text
     assert "| interop | 300 | 600 |" in text
@@ -476,7 +477,7 @@ def test_every_goal_is_about_something_that_is_measured(tmp_path):
     for goal in goals.GOALS:
         assert (goal.operation, goal.label) in rows
         assert goal.against is None or (goal.operation, goal.against) in rows
-    assert set(plot.SHOWN) <= {operation for operation, _ in rows}
+    assert set(report.SHORT) <= {operation for operation, _ in rows}
 
 
 def test_the_picture(tmp_path):
