@@ -7,12 +7,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from benchmarks import pingpong
 from benchmarks.lab import LIBRARIES
 from benchmarks.operations import OURS, C
 from benchmarks.report import SHORT
 from benchmarks.results import Results, Table
+
+TICKS: Final = (1, 1.5, 2, 3, 5, 10, 20, 30, 50)
 
 # Okabe and Ito's colours, which can be told apart with any colour vision; and a marker each, for those who print.
 STYLES: Final = {
@@ -30,14 +33,16 @@ def draw(results: Results, path: Path) -> None:
     """Write an SVG file; the same bytes for the same results."""
     table = Table(results.rows)
     with mpl.rc_context({"svg.hashsalt": "interop", "font.size": 9, "axes.axisbelow": True}):
-        figure = Figure(figsize=(10, 7.5), layout="constrained")
+        figure = Figure(figsize=(11, 8), layout="constrained")
         FigureCanvasSVG(figure)
-        grid = figure.add_gridspec(2, 3, height_ratios=(5, 4))
-        _calls(figure.add_subplot(grid[0, :2]), table)
-        _ping_pong(figure.add_subplot(grid[0, 2]), results)
-        _growth(figure.add_subplot(grid[1, 0]), results, "wait_stream, of many streams", "streams waited for")
-        _growth(figure.add_subplot(grid[1, 1]), results, "wait_stream, in many threads", "threads")
-        _growth(figure.add_subplot(grid[1, 2]), results, "borrow, of many arrays", "arrays borrowed")
+        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(5, 4))[:, 0]
+        calls, rounds = top.subplots(1, 2, width_ratios=(5, 3))
+        _calls(calls, table)
+        _ping_pong(rounds, results)
+        streams, threads, arrays = bottom.subplots(1, 3)
+        _growth(streams, results, "wait_stream, of many streams", "wait_stream: streams waited for")
+        _growth(threads, results, "wait_stream, in many threads", "wait_stream: threads at once")
+        _growth(arrays, results, "borrow, of many arrays", "borrow: arrays")
         machine = results.machine
         figure.suptitle(f"{machine.get('gpu')}, {machine.get('cpu')}, {machine.get('date')}")
         figure.savefig(path, format="svg", metadata={"Date": None})
@@ -56,13 +61,13 @@ def _calls(axes: Axes, table: Table) -> None:
             axes.errorbar(middle, at, xerr=error, fmt=marker, color=colour, label=label, markersize=7, alpha=0.9)
     axes.axvline(1, color=STYLES[C][0], linewidth=1)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.set_xticks(TICKS, map(str, TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("times what the same CUDA calls take from C (median, middle half)")
-    axes.set_yticks(places, SHORT)
-    axes.invert_yaxis()
-    axes.grid(axis="x", which="both", alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.set_yticks(places, [name.replace(", ", ",\n") for name in SHORT])
+    axes.set_ylim(len(SHORT) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1), ncols=6, frameon=False, columnspacing=1, handletextpad=0)
 
 
 def _ping_pong(axes: Axes, results: Results) -> None:
@@ -74,9 +79,14 @@ def _ping_pong(axes: Axes, results: Results) -> None:
         colour = STYLES[OURS][0] if label.startswith(OURS) else "#999999"
         error = [[(took.median - took.low) / 1e3], [(took.high - took.median) / 1e3]]
         axes.barh(place, took.median / 1e3, xerr=error, color=colour)
-    axes.set_yticks(range(len(found)), [label.replace(" the other's", "\nthe other's") for label, _ in found])
+    axes.set_yticks(range(len(found)), [_folded(label) for label, _ in found])
     axes.invert_yaxis()
-    axes.set_xlabel(f"microseconds a round\n{game}, two streams")
+    axes.set_title(f"{game}, on two streams", fontsize="medium")
+    axes.set_xlabel("microseconds a round")
+
+
+def _folded(label: str) -> str:
+    return label.replace(", ", ",\n").replace(" the other's ", "\nthe other's\n")
 
 
 def _growth(axes: Axes, results: Results, operation: str, what: str) -> None:
@@ -90,6 +100,8 @@ def _growth(axes: Axes, results: Results, operation: str, what: str) -> None:
         axes.plot([row.size or 0 for row in mine], times, color=colour, marker=marker, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(what)
     axes.set_ylabel("microseconds a call")
