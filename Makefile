@@ -11,7 +11,7 @@ gpu := $(shell command -v nvidia-smi)
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
 
-.PHONY: demo test lint types notebooks run-notebooks wheel gpu-test mutants oldest clean
+.PHONY: demo test lint types notebooks run-notebooks wheel gpu-test bench mutants oldest clean
 
 demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
@@ -55,6 +55,11 @@ $(venv)/oldest.done: pyproject.toml
 # On a GPU machine, with the libraries installed in $(PYTHON)'s environment: a skip is a failure there.
 gpu-test:
 	$(PYTHON) -m pytest tests/gpu --interop-require=gpu,cupy,numba,torch,jax,cuda.core $(GPU_TEST_OPTIONS)
+
+# On a GPU machine, likewise, with matplotlib and a C compiler: what each call costs, beside C and the other libraries.
+# BENCH_OPTIONS="--quick --only wait_stream" for a look.
+bench:
+	$(PYTHON) -m benchmarks run $(BENCH_OPTIONS)
 
 # Break the code on purpose, in many ways; each must turn a test red.
 mutants: $(venv)/test.done

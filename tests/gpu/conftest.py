@@ -1,30 +1,14 @@
 """The record of a run, and a watchdog: a gate that nobody opens must not hang the machine."""
 
-import datetime as dt
 import faulthandler
-import hashlib
-import importlib.metadata
 import json
-import re
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.gpu.record import described_run, interop_sha256
+
 RECORD = Path(__file__).with_name("last_run.json")
-PACKAGES = (
-    "cuda-bindings",
-    "cuda-core",
-    "cupy-cuda13x",
-    "jax",
-    "numba",
-    "numba-cuda",
-    "numpy",
-    "pytest",
-    "rmm-cu13",
-    "torch",
-    "warp-lang",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +48,6 @@ def _same_device(_gpu):
     call(runtime.cudaDeviceSynchronize())
 
 
-def interop_sha256() -> str:
-    """As of `find interop -type f ... -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum`."""
-    paths = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "interop").rglob("*") if p.suffix in (".py", ".c"))
-    lines = [f"{hashlib.sha256((ROOT / path).read_bytes()).hexdigest()}  {path}\n" for path in paths]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def pytest_sessionfinish(session, exitstatus):
     """Write the record, after a run of the whole suite on a GPU."""
     config = session.config
@@ -97,34 +74,3 @@ def pytest_sessionfinish(session, exitstatus):
         "interop_sha256": interop_sha256(),
     }
     RECORD.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def described_run():
-    """When, where, and with what; nothing without a GPU."""
-    from cuda.bindings import driver, runtime
-
-    code, count = runtime.cudaGetDeviceCount()
-    if code or not count:
-        return {}
-    version = driver.cuDriverGetVersion()[1]
-    return {
-        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "gpu": runtime.cudaGetDeviceProperties(0)[1].name.split(b"\0")[0].decode(),
-        "gpus": count,
-        "driver": _driver(),
-        "cuda_driver_api": f"{version // 1000}.{version % 1000 // 10}",
-        "versions": {package: _version(package) for package in PACKAGES},
-    }
-
-
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _driver():
-    path = Path("/proc/driver/nvidia/version")
-    found = re.search(r"\d+\.\d[\d.]*", path.read_text()) if path.exists() else None
-    return found[0] if found else None

@@ -9,7 +9,7 @@ import pytest
 
 from interop import matrix
 from interop.matrix.libraries import LIBRARIES
-from tests.gpu.conftest import described_run
+from tests.gpu.record import described_run
 
 RECORD = Path(__file__).with_name("matrix.json")
 CONSUMERS = ("cupy", "numba", "torch", "jax", "cuda.core")

@@ -1,0 +1,196 @@
+"""A run in words: what each operation costs by library, what grows how, and which goals are met. Markdown."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Final
+
+from benchmarks import goals
+from benchmarks.lab import LIBRARIES
+from benchmarks.measure import Measured
+from benchmarks.operations import OURS, C
+from benchmarks.results import Results, Spread, Table
+
+MICRO = 1000
+MILLI = 1e3
+
+
+def report(results: Results) -> Iterator[str]:
+    """The lines of the whole report."""
+    yield "# What the calls cost"
+    yield ""
+    yield from _provenance(results)
+    yield ""
+    yield from summary(results)
+    yield ""
+    yield "## Call by call"
+    yield ""
+    yield from calls(results)
+    yield ""
+    yield "## There and back"
+    yield ""
+    yield from ping_pong(results)
+    yield ""
+    yield "## Growth"
+    yield ""
+    yield from growth(results)
+    yield ""
+    yield "## In a fresh process"
+    yield ""
+    yield from startup(results)
+    yield ""
+    yield "## Goals"
+    yield ""
+    yield from goal_table(results)
+    yield from _failures(results)
+
+
+def _provenance(results: Results) -> Iterator[str]:
+    machine, options = results.machine, results.options
+    versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items() if version)
+    yield f"{machine.get('gpu')}, driver {machine.get('driver')}, {machine.get('cpu')}; {machine.get('date')}."
+    yield f"Python {machine.get('python')}, {versions}."
+    yield f"Code: sha256 `{machine.get('interop_sha256')}`; interop's calls go the {results.path} way."
+    yield ""
+    yield (
+        f"Each figure is the median of {options.get('batches')} batches; the rows of a line took turns, batch by "
+        "batch. The ratio in brackets is the median of the batches' ratios to C, which makes the same calls of the "
+        "CUDA runtime in a loop, with the middle half of them. The statements are in the JSON file beside this one. "
+        "Made by `make bench`."
+    )
+
+
+SHORT: Final = (
+    "query",
+    "synchronize",
+    "record, event reused",
+    "record, new event",
+    "wait_event",
+    "wait_stream",
+    "wait_stream, of three libraries at once",
+)
+"""The operations that most libraries have."""
+
+
+def summary(results: Results) -> Iterator[str]:
+    """A short table of ratios to C, for a README."""
+    table = Table(results.rows)
+    yield f"| times what the same CUDA calls take from C | {' | '.join((OURS, *LIBRARIES))} |"
+    yield "|---" * (len(LIBRARIES) + 2) + "|"
+    for operation in SHORT:
+        rows = [table.get(operation, label) for label in (OURS, *LIBRARIES)]
+        ratios = [table.ratio(row) if row else None for row in rows]
+        yield f"| {operation} | {' | '.join(f'{ratio.median:.2f}' if ratio else '' for ratio in ratios)} |"
+
+
+def calls(results: Results) -> Iterator[str]:
+    """The table of single operations, by library."""
+    table, other = Table(results.rows), Table(results.other)
+    columns = [C, OURS, *([f"{OURS}, {_other(results.path)} way"] if results.other else []), *LIBRARIES]
+    yield f"| | {' | '.join(columns)} |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for operation in _names(results.rows, "call"):
+        cells = [_cell(table, operation, C, with_ratio=False), _cell(table, operation, OURS)]
+        if results.other:
+            cells.append(_cell(other, operation, OURS))
+        cells += [_cell(table, operation, library) for library in LIBRARIES]
+        yield f"| {operation} | {' | '.join(cells)} |"
+    yield ""
+    yield "Where there is no ratio, there is no such call in C."
+
+
+def _cell(table: Table, operation: str, label: str, *, with_ratio: bool = True) -> str:
+    row = table.get(operation, label)
+    if row is None or (label == C and not row.same):
+        return ""
+    time = _time(table.ns(row).median)
+    ratio = table.ratio(row)
+    return f"{time} ({_ratio(ratio)})" if with_ratio and row.same and ratio else time
+
+
+def ping_pong(results: Results) -> Iterator[str]:
+    """The rounds, by the way in which they are ordered."""
+    rows = [row for row in results.rows if row.group == "ping-pong"]
+    table = Table(rows)
+    labels = list(dict.fromkeys(row.label for row in rows))
+    yield f"| microseconds a round, and times one shared stream | {' | '.join(labels)} |"
+    yield "|---" * (len(labels) + 1) + "|"
+    for operation in _names(rows, "ping-pong"):
+        cells = []
+        for label in labels:
+            row = table.get(operation, label)
+            ratio = table.ratio(row) if row else None
+            time = f"{table.ns(row).median / MICRO:.1f}" if row else ""
+            cells.append(f"{time} ({_ratio(ratio)})" if ratio and label != labels[0] else time)
+        yield f"| {operation} | {' | '.join(cells)} |"
+
+
+def growth(results: Results) -> Iterator[str]:
+    """One table for each thing that grows."""
+    for operation in _names(results.rows, "growth"):
+        rows = [row for row in results.rows if row.operation == operation]
+        table = Table(rows)
+        sizes = sorted({row.size for row in rows if row.size is not None})
+        yield f"| {operation}: nanoseconds a call | {' | '.join(map(str, sizes))} |"
+        yield "|---" * (len(sizes) + 1) + "|"
+        for label in dict.fromkeys(row.label for row in rows):
+            found = [table.get(operation, label, size) for size in sizes]
+            yield f"| {label} | {' | '.join(f'{table.ns(row).median:,.0f}' if row else '' for row in found)} |"
+        yield ""
+    yield "In threads, the time by the clock is shared by all the calls: it falls where no thread holds another one up."
+
+
+def startup(results: Results) -> Iterator[str]:
+    """Imports and first calls."""
+    yield "| | after | milliseconds, median | best |"
+    yield "|---|---|---|---|"
+    for row in results.startup:
+        times = [f"{row[name] * MILLI:,.3f}" for name in ("median", "best")] if "best" in row else [row["error"], ""]
+        yield f"| {row['what']} | {row['after']} | {' | '.join(times)} |"
+
+
+def goal_table(results: Results) -> Iterator[str]:
+    """Each goal, what was measured, and whether it is met."""
+    yield "| operation | goal | measured | |"
+    yield "|---|---|---|---|"
+    for goal, measured in (verdicts := goals.verdicts(Table(results.rows))):
+        limit = f"<= {goal.at_most:g} ns" if goal.against is None else f"<= {goal.at_most:g} x {goal.against}"
+        name = goal.operation if goal.label == OURS else f"{goal.operation}: {goal.label}"
+        verdict = {True: "met", False: "**missed**", None: "not measured"}[goals.Verdict(goal, measured).met]
+        yield f"| {name} | {limit} | {_spread(measured, goal.against)} | {verdict} |"
+    met = sum(verdict.met is True for verdict in verdicts)
+    yield ""
+    yield f"{met} of {len(verdicts)} goals are met."
+
+
+def _failures(results: Results) -> Iterator[str]:
+    failed = [row for row in [*results.rows, *results.other] if row.error]
+    if failed or results.problems:
+        yield ""
+        yield "## Not measured"
+        yield ""
+        yield from (f"- {problem}" for problem in results.problems)
+        yield from (f"- {row.operation}, {row.label}: `{row.error}`" for row in failed)
+
+
+def _names(rows: Iterable[Measured], group: str) -> Sequence[str]:
+    return [name for name, _ in groupby(row.operation for row in rows if row.group == group)]
+
+
+def _other(path: str) -> str:
+    return "Python" if path == "native" else "native"
+
+
+def _time(ns: float) -> str:
+    return f"{ns:,.0f} ns" if ns < 10 * MICRO else f"{ns / MICRO:,.1f} us"
+
+
+def _ratio(ratio: Spread | None) -> str:
+    return "" if ratio is None else f"{ratio.median:.2f}x, {ratio.low:.2f}-{ratio.high:.2f}"
+
+
+def _spread(measured: Spread | None, against: str | None) -> str:
+    if measured is None:
+        return ""
+    if against is None:
+        return f"{measured.median:.0f} ns ({measured.low:.0f}-{measured.high:.0f})"
+    return f"{measured.median:.2f} ({measured.low:.2f}-{measured.high:.2f})"
