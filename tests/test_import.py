@@ -70,10 +70,12 @@ def test_imports_no_library(python):
     assert not set(BUILT_IN.values()) & set(new)
 
 
-def test_takes_less_than_30_ms(python):
+def test_takes_less_than_20_ms(python, tmp_path):
     code = "import time; start = time.perf_counter(); import interop; print(time.perf_counter() - start)"
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}  # as where it is installed
     # The best of several: what other processes do on this machine only ever adds.
-    assert min(python(code) for _ in range(7)) < 0.030
+    times = [python(code, **compiled) for _ in range(7)]
+    assert min(times) < 0.020, times
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
