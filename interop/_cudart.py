@@ -158,7 +158,7 @@ class Cuda:
         self._process = os.getpid()
         self._driver = driver
         self._runtime = runtime
-        if native is not None and self.simulation is None:
+        if native is not None and self is GPU:
             native.bind(tuple(self._entry_point(call) for call in _HOT_CALLS))
             self.is_hot = True
         return runtime

@@ -56,9 +56,8 @@ from interop import ExternalStream, _cudart
 @pytest.fixture
 def held(monkeypatch):  # a stream whose waits nobody carries out
     cuda = _cudart.Cuda(lambda: 1 / 0, lambda _: True)
-    stream = ExternalStream(4096 * 4096) if False else object.__new__(ExternalStream)
-    for name, value in dict(_handle=64, _device=0, _context=1, _context_id=1, _needs=0, _thread=None, _id=1,
-                            _native={}, _adapter=None, owner=None, _cuda=cuda).items():
+    stream = ExternalStream.__new__(ExternalStream)
+    for name, value in dict(_handle=64, _device=0, _context=1, _context_id=1, _id=1, _cuda=cuda).items():
         setattr(stream, name, value)
     monkeypatch.setattr(ExternalStream, "_ready", lambda _: 1)
     monkeypatch.setattr(ExternalStream, "_capture", lambda _: 0)
