@@ -13,7 +13,9 @@ A map of the package:
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
 - ``testing``: proofs of order, gates, delays, poison, and the tests that an adapter inherits
 - ``pytest_plugin``: all that as marks and fixtures
-- ``ordering``: happens-before over streams and events; what the simulator decides races by
+- ``ordering``: happens-before over streams and events; what the simulator decides races by; and
+  ``ordering.check()``, which watches a program, on a GPU too, and reports the waits that it forgot
+- ``ledger``: what ``ordering.check()`` gives
 - ``diagnosis``: what :func:`doctor` finds; ``inspection``: what can be asked about a stream without danger
 - ``timeline``: :class:`Timeline`, a picture of what ran when, and of who waited for whom
 - ``_watch``: tells those who want to know of every record, wait and hand-over
@@ -81,7 +83,7 @@ def doctor(*, probe: bool = False) -> "Diagnosis":
     return examine(probe=probe)
 
 
-_ON_DEMAND = ("ordering", "sim", "testing", "timeline")
+_ON_DEMAND = ("ledger", "ordering", "sim", "testing", "timeline")
 _ON_DEMAND_NAMES = {"Timeline": "timeline"}
 
 

@@ -297,6 +297,11 @@ class Cuda:
         runtime = self._runtime or self.start()
         return int(_value(runtime.cudaStreamGetId(handle), "cudaStreamGetId", runtime))
 
+    def stream_blocks(self, handle: int) -> bool:
+        """Whether the stream, which is no default one, keeps order with the legacy stream. Breaks a capture on it."""
+        runtime = self._runtime or self.start()
+        return not _value(runtime.cudaStreamGetFlags(handle), "cudaStreamGetFlags", runtime) & NON_BLOCKING
+
     def stream_priority(self, handle: int, needs: int = 0) -> int:
         """The stream's priority: the lower the number, the earlier it runs. Legal while the stream captures."""
         if needs:

@@ -105,4 +105,4 @@ class DeadlockError(InteropError, RuntimeError):
 
 
 class RaceError(InteropError, RuntimeError):
-    """Two pieces of simulated work touch one array, at least one writes it, and nothing orders them."""
+    """Two pieces of work touch one array, at least one writes it, and nothing orders them."""

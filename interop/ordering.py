@@ -1,5 +1,7 @@
 """Happens-before over streams and events, by vector clocks.
 
+:func:`check` watches a program and reports the waits that it forgot. What it decides by is here:
+
 :class:`Clocks` follows the calls that a program makes (enqueue, record, wait, synchronise) and answers, for any piece
 of work, whether CUDA's rules order it before what comes next on a stream or on the host. :class:`Accesses` keeps, for
 each buffer, the accesses that later ones can still conflict with.
@@ -23,7 +25,12 @@ import enum
 import itertools
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from interop.ledger import Ledger
 
 Who = TypeVar("Who")
 
@@ -194,6 +201,10 @@ class Clocks:
             self._touch(target, thread)
         target.clock.join(recorded)
 
+    def join(self, stream: Hashable, clock: Clock) -> None:
+        """Let the later work of *stream* come after all that *clock* knows, whatever has ordered it so."""
+        self._streams[stream].clock.join(clock)
+
     def synchronize_stream(self, stream: Hashable, thread: Hashable) -> None:
         """Let the host thread come after the work of *stream*: it waited for it, or asked and heard that it is done."""
         self._host(thread).join(self.of_stream(stream))
@@ -229,6 +240,15 @@ class Clocks:
             clock.join(group.removed)
             for stream in group.streams.values():
                 clock.join(stream.clock)
+        return clock
+
+    def of_everything(self) -> Clock:
+        """All work of all contexts, and all that host threads know."""
+        clock = Clock()
+        for context in self._contexts:
+            clock.join(self.of_context(context))
+        for thread in self._threads.values():
+            clock.join(thread)
         return clock
 
     def of_thread(self, thread: Hashable) -> Clock:
@@ -320,3 +340,20 @@ class Accesses(Generic[Who]):
     def forget(self, buffer: Hashable) -> None:
         """Forget a buffer that is gone, so that its key may stand for another one."""
         self._live.pop(buffer, None)
+
+
+def check(*, strict: bool = False, raises: bool = True) -> "contextlib.AbstractContextManager[Ledger]":
+    """Watch every record, wait, synchronise and hand-over in a ``with`` block, and report what nothing orders.
+
+    See :mod:`interop.ledger` for what is seen, what is not, and what is reported.
+
+    Args:
+        strict: whether to raise where the second of two unordered accesses is made, if possible before it is.
+        raises: whether to raise at the end of the block if there were races, and nothing else was raised.
+
+    Raises:
+        RaceError: two accesses of one array, at least one a write, are ordered by nothing.
+    """
+    from interop.ledger import watched  # noqa: PLC0415  (most programs use the clocks or nothing of this module)
+
+    return watched(strict=strict, raises=raises)

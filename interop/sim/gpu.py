@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interop import _cudart
+from interop._where import where
 from interop.errors import CudaError, InvalidStreamError, NoDeviceError, NotSupportedError
 from interop.ordering import Clock, Epoch, StreamKind
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
-from interop.sim.races import Race, where
+from interop.sim.races import Race
 from interop.sim.runtime import Driver, Runtime
 from interop.sim.schedule import InOrder, Schedule, Scheduler
 from interop.sim.state import Stream

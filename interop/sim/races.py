@@ -1,27 +1,10 @@
 """What the simulator reports when two accesses of one array are not ordered."""
 
-import contextlib
-import inspect
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 from interop.errors import RaceError
 from interop.ordering import Access, Epoch
-
-_SIM: Final = Path(__file__).parent
-_MACHINERY: Final = (str(_SIM) + os.sep, str(_SIM.with_name("testing")) + os.sep, contextlib.__file__)
-"""The files that stand between the user's code and us: ours, ``interop.testing.gate``, and ``with`` itself."""
-
-
-def where() -> str:
-    """``file:line`` of the user's code that is calling."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(_MACHINERY):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,36 @@
+"""Where in the user's code something was called: what reports of races and of waiting hosts name."""
+
+import contextlib
+import inspect
+import os
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+_PACKAGE: Final = Path(__file__).parent
+_OURS: Final = str(_PACKAGE) + os.sep
+_PROGRAMS: Final = (str(_PACKAGE / "demo.py"), str(_PACKAGE / "matrix.py"))
+"""Files of the package that are programs like those of users."""
+_BETWEEN: Final = frozenset({"cupy", "cupyx", "numba", "numba_cuda", "torch", "warp"})
+"""The libraries whose own code may stand between the user's and us."""
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame that is neither ours, nor of ``with`` itself, nor of a library that we watch."""
+    frame = inspect.currentframe()
+    while frame is not None and _is_machinery(frame):
+        frame = frame.f_back
+    return frame
+
+
+def where(frame: FrameType | None = None) -> str:
+    """``file:line`` of *frame*, by default of the user's code that is calling."""
+    frame = frame or user_frame()
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown"
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    if file == contextlib.__file__ or (file.startswith(_OURS) and file not in _PROGRAMS):
+        return True
+    return frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN

@@ -1,0 +1,121 @@
+"""CuPy, watched: its streams and events, its waits for the device, and its memory pool. Its kernels cannot be."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import cupy
+from cupy.cuda.stream import _BaseStream
+
+from interop import _cudart
+from interop.event import as_event
+from interop.ledger.memory import Layout
+from interop.ledger.patch import replaced, told, told_property
+from interop.stream import ExternalStream, as_stream
+
+if TYPE_CHECKING:
+    from interop.ledger import Ledger
+
+
+@contextlib.contextmanager
+def watch(ledger: "Ledger") -> Iterator[None]:
+    """Tell *ledger* what CuPy does; of its memory pool, in the calling thread only."""
+    eyes = _Eyes(ledger)
+    with contextlib.ExitStack() as undo:
+        for change in (
+            told(_BaseStream, "wait_event", eyes.waited),
+            told(_BaseStream, "record", eyes.recorded),
+            told(_BaseStream, "synchronize", eyes.stream_done),
+            told_property(_BaseStream, "done", eyes.stream_asked),
+            told(cupy.cuda.Event, "__init__", eyes.made),
+            told(cupy.cuda.Event, "record", eyes.event_recorded),
+            told(cupy.cuda.Event, "synchronize", eyes.event_done),
+            told_property(cupy.cuda.Event, "done", eyes.event_asked),
+            told(cupy.ndarray, "get", eyes.copied),
+            told(cupy.cuda.runtime, "deviceSynchronize", eyes.device_done),
+            replaced(cupy.cuda, "Device", _watched_device(eyes)),
+            _pool(ledger),
+        ):
+            undo.enter_context(change)
+        yield
+
+
+class _Eyes:
+    def __init__(self, ledger: "Ledger") -> None:
+        self.ledger = ledger
+
+    def waited(self, _result: None, stream: Any, event: Any) -> None:  # noqa: ANN401
+        self.ledger.waited(as_stream(stream), as_event(event))
+
+    def recorded(self, event: Any, stream: Any, *_event: Any, **_named: Any) -> None:  # noqa: ANN401
+        self.ledger.recorded(as_stream(stream), as_event(event))
+
+    def stream_done(self, _result: None, stream: Any) -> None:  # noqa: ANN401
+        self.ledger.finished(as_stream(stream))
+
+    def stream_asked(self, done: object, stream: Any) -> None:  # noqa: ANN401
+        if done:
+            self.ledger.finished(as_stream(stream))
+
+    def made(self, _result: None, event: Any, *_args: Any, **_named: Any) -> None:  # noqa: ANN401
+        self.ledger.made(event)
+
+    def event_recorded(self, _result: None, event: Any, stream: Any = None) -> None:  # noqa: ANN401
+        self.ledger.recorded(_current() if stream is None else as_stream(stream), as_event(event))
+
+    def event_done(self, _result: None, event: Any) -> None:  # noqa: ANN401
+        self.ledger.finished(as_event(event))
+
+    def event_asked(self, done: object, event: Any) -> None:  # noqa: ANN401
+        if done:
+            self.ledger.finished(as_event(event))
+
+    def copied(
+        self,
+        _result: object,
+        _array: object,
+        stream: Any = None,  # noqa: ANN401
+        _order: str = "C",
+        _out: object = None,
+        blocking: bool = True,  # noqa: FBT001, FBT002  (CuPy's signature)
+        **_named: object,
+    ) -> None:
+        if blocking:
+            self.ledger.finished(_current() if stream is None else as_stream(stream))
+
+    def device_done(self, _result: None) -> None:
+        self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
+
+
+def _current() -> ExternalStream:
+    return as_stream(cupy.cuda.get_current_stream())
+
+
+def _watched_device(eyes: _Eyes) -> type:
+    """A class for ``cupy.cuda.Device``, whose own methods cannot be replaced, that is taken for that one."""
+    original = cupy.cuda.Device
+
+    class Taken(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, original)
+
+    class Device(original, metaclass=Taken):  # type: ignore[misc, valid-type]
+        def synchronize(self) -> None:
+            super().synchronize()
+            eyes.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(self.id))
+
+    return Device
+
+
+def _pool(ledger: "Ledger") -> Any:  # noqa: ANN401  (a hook of CuPy's is a context manager)
+    class Pool(cupy.cuda.MemoryHook):  # type: ignore[misc]
+        name = f"interop.ledger {id(ledger)}"
+
+        def alloc_postprocess(self, **said: int) -> None:
+            ledger.is_fresh(Layout.of(said["mem_ptr"], (said["mem_size"],), None, 1))
+
+        def malloc_postprocess(self, **said: int) -> None:
+            memory = Layout.of(said["mem_ptr"], (said["mem_size"],), None, 1)
+            ledger.given(_current(), memory, "a new array that CuPy's pool has given it to")
+
+    return Pool()

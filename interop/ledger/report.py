@@ -1,0 +1,94 @@
+"""What the ledger reports: two accesses of one array that nothing orders, or nothing that could be seen."""
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final
+
+from interop.errors import InteropError, RaceError
+from interop.ledger.memory import Kind
+from interop.stream import ExternalStream, as_stream
+
+_VERBS: Final = {Kind.READ: "reads", Kind.MAYBE: "reads and may write", Kind.WRITE: "writes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One access.
+
+    Attributes:
+        by: what does it, such as ``numba kernel 'fill'``.
+        stream: which stream's work it is, in words.
+        kind: what it does to the array.
+        array: which array, in words.
+        where: ``file:line`` of the user's code that submitted it.
+    """
+
+    by: str
+    stream: str
+    kind: Kind
+    array: str
+    where: str
+
+    def __str__(self) -> str:
+        """Who, and where, in one line."""
+        return f"{self.by} on {self.stream} ({self.where})"
+
+    @property
+    def verb(self) -> str:
+        """What it does, as a word."""
+        return _VERBS[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Two accesses of the same memory, at least one of which writes, or may, that nothing orders.
+
+    Attributes:
+        earlier: the one that was submitted first.
+        later: the one that was submitted second.
+        fix: the line that would order the two, to be put before the later one.
+        doubt: why this need not be a race; empty if it is one.
+    """
+
+    earlier: Party
+    later: Party
+    fix: str
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        """The report, in four lines, and a fifth for the doubt."""
+        earlier, later = self.earlier, self.later
+        other = "" if earlier.array == later.array else f", as {earlier.array}"
+        what, seen = ("unknown", " that was seen") if self.doubt else ("race", "")
+        lines = [
+            f"{what} on {later.array}: nothing{seen} orders",
+            f"  {earlier}, which {earlier.verb} it{other}, before",
+            f"  {later}, which {later.verb} it.",
+            f"  Order them: {self.fix}",
+        ]
+        return "\n".join([*lines, f"  Not sure: {self.doubt}"] if self.doubt else lines)
+
+    def error(self, others: Sequence["Finding"] = ()) -> RaceError:
+        """The error that reports this race, and *others* with it."""
+        return RaceError("\n".join(str(finding) for finding in (self, *others)))
+
+
+def name_in(frame: FrameType | None, native: tuple[object, ...]) -> str | None:
+    """The variable of *frame* that holds the stream with this :func:`native`, if one does."""
+    if frame is None:
+        return None
+    for name, value in itertools.chain(frame.f_locals.items(), frame.f_globals.items()):
+        # Others than streams are not asked whether they are one: their properties may do anything.
+        if any("Stream" in cls.__name__ for cls in type(value).__mro__):
+            with contextlib.suppress(InteropError):
+                if native_of(as_stream(value)) == native:
+                    return name
+    return None
+
+
+def native_of(stream: ExternalStream) -> tuple[object, ...]:
+    """What tells a stream from all others that there are, without keeping it alive."""
+    return (stream._cuda, stream._handle, stream._needs, stream._thread)
