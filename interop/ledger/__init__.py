@@ -179,7 +179,7 @@ class Ledger(_watch.Watcher):
 
         def step() -> None:
             line, token = self._history.line(found), self._token(event)
-            if not self._history.wait(line, token, thread) and not self.is_new(event.owner):
+            if not self._history.wait(line, token, thread) and not isinstance(token, _Unrecorded):
                 self._history.suppose(line, "it has waited for an event whose record was not seen")
             elif doubt:
                 self._history.suppose(line, doubt)
@@ -188,7 +188,9 @@ class Ledger(_watch.Watcher):
 
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
         """See :class:`interop._watch.Watcher`."""
-        reader, writer = self._line(consumer), self._line(producer)
+        # Either both capture, or none.
+        reader = self._line(consumer)
+        writer = None if reader is None else self._line(producer)
         thread = threading.current_thread()
         if reader is not None and writer is not None:
             self._do(lambda: self._history.join(self._history.line(reader), self._history.line(writer), thread))
@@ -205,9 +207,10 @@ class Ledger(_watch.Watcher):
         self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
     ) -> None:
         """See :class:`interop._watch.Watcher`."""
-        reader, writer = self._line(consumer), None if producer is None else self._line(producer)
-        if reader is None or (producer is not None and writer is None):
+        reader = self._line(consumer)
+        if reader is None:
             return
+        writer = None if producer is None else self._line(producer)
         layout, name, place = of_tensor(tensor), described(array), where()
         thread = threading.current_thread()
 
@@ -299,12 +302,8 @@ class Ledger(_watch.Watcher):
         self._do(lambda: self._history.suppose_all(doubt))
 
     def made(self, event: object) -> None:
-        """A library has made an event, which nobody has recorded."""
+        """A library has made an event. Until somebody records it, a wait for it orders nothing, for sure."""
         self._do(lambda: self._remember(event, _Unrecorded()))
-
-    def is_new(self, event: object) -> bool:
-        """Whether the event was made in the block, and never recorded: a wait for it orders nothing, for sure."""
-        return isinstance(self._known(event), _Unrecorded)
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """PyTorch, watched: its operators, by their schemas; its streams and events; its waits for the device."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ from interop.stream import ExternalStream, as_stream
 if TYPE_CHECKING:
     from interop.ledger import Ledger
 
+_COPIES: Final = ("aten::copy_", "aten::_to_copy")
+_COLLECTIVES: Final = ("c10d", "_c10d_functional")
 _WAITS: Final = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 """Operators of which Python gets to know something that is in the data: they wait for it."""
 _LEAVES_ALONE: Final = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
@@ -97,18 +100,29 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         touched = _touched(func, args, kwargs, result)
         if func is torch.ops.aten.record_stream.default or not touched:
             return result
-        unseen = torch._C._current_graph_task_id() != -1 or func.namespace in ("c10d", "_c10d_functional")
-        if unseen:
-            self._ledger.suppose_all("backward passes and collectives of PyTorch order streams out of sight")
-        devices = dict.fromkeys(tensor.device for tensor, _ in touched)
-        for device in devices:
+        streams = {tensor.device: _stream_of(tensor.device) for tensor, _ in touched}
+        # PyTorch makes the streams of both devices wait for each other, before and after.
+        copies = len(streams) > 1 and func._schema.name in _COPIES
+        unseen = not copies and (
+            len(streams) > 1 or torch._C._current_graph_task_id() != -1 or func.namespace in _COLLECTIVES
+        )
+        self._order_unseen(list(streams.values()), copies=copies, unseen=unseen)
+        for device, stream in streams.items():
             arrays = [(tensor, _layout(tensor), kind) for tensor, kind in touched if tensor.device == device]
-            self._ledger.accessed(_stream_of(device), arrays, f"PyTorch's {func.name().partition('.')[0]}")
+            self._ledger.accessed(stream, arrays, f"PyTorch's {func._schema.name}")
             if _waits(func, args, kwargs, result):
-                self._ledger.finished(_stream_of(device))
-        if unseen or len(devices) > 1:
-            self._ledger.suppose_all("PyTorch orders streams out of sight, in backward passes and across devices")
+                self._ledger.finished(stream)
+        self._order_unseen(list(streams.values()), copies=copies, unseen=unseen)
         return result
+
+    def _order_unseen(self, streams: list[ExternalStream], *, copies: bool, unseen: bool) -> None:
+        if unseen:
+            self._ledger.suppose_all(
+                "PyTorch orders streams out of sight: in backward passes, in collectives, and across devices"
+            )
+        if copies:
+            for one, other in itertools.permutations(streams, 2):
+                self._ledger.joined(one, other)
 
 
 def _touched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> list[tuple[Any, Kind]]:  # noqa: ANN401
