@@ -95,7 +95,7 @@ def _watched_device(eyes: _Eyes) -> type:
     """A class for ``cupy.cuda.Device``, whose own methods cannot be replaced, that is taken for that one."""
     original = cupy.cuda.Device
 
-    class Taken(type):
+    class Taken(type(original)):  # type: ignore[misc]
         def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, original)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from interop.ledger.memory import Kind, Layout, Memory, Touch
 from interop.ledger.report import Party
-from interop.ordering import Clocks, StreamKind
+from interop.ordering import Clock, Clocks, StreamKind
 
 _HOST = "the host"
 _PERHAPS = "nothing says whether one of them writes, or whether two strided arrays have a byte in common"
@@ -46,6 +46,7 @@ class History:
         self.doubts: dict[str, None] = {}
         self._seen = Clocks()
         self._possible = Clocks()
+        self._supposed = Clock()
         self.lines: dict[Hashable, Line] = {}
         self._threads: dict[threading.Thread, set[threading.Thread]] = {}
 
@@ -57,6 +58,7 @@ class History:
         if known is line:
             for clocks in (self._seen, self._possible):
                 clocks.add_stream(line.key, context=line.context, kind=line.kind)
+            self._possible.join(line.key, self._supposed)
         known.doubt = known.doubt or line.doubt
         if known.doubt:
             self.suppose(known, known.doubt)
@@ -68,7 +70,8 @@ class History:
         self._possible.join(line.key, self._possible.of_everything())
 
     def suppose_all(self, doubt: str) -> None:
-        """Suppose it of all streams."""
+        """Suppose it of all streams, those that were not seen yet too."""
+        self._supposed = self._possible.of_everything()
         for line in self.lines.values():
             self.suppose(line, doubt)
 

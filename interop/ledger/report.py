@@ -1,7 +1,9 @@
 """What the ledger reports: two accesses of one array that nothing orders, or nothing that could be seen."""
 
 import contextlib
+import inspect
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -77,16 +79,21 @@ class Finding:
 
 
 def name_in(frame: FrameType | None, native: tuple[object, ...]) -> str | None:
-    """The variable of *frame* that holds the stream with this :func:`native`, if one does."""
+    """The variable of *frame* that holds the stream with this :func:`native_of`, if one does."""
     if frame is None:
         return None
+    found = None
     for name, value in itertools.chain(frame.f_locals.items(), frame.f_globals.items()):
         # Others than streams are not asked whether they are one: their properties may do anything.
         if any("Stream" in cls.__name__ for cls in type(value).__mro__):
             with contextlib.suppress(InteropError):
                 if native_of(as_stream(value)) == native:
-                    return name
-    return None
+                    found = name
+                    break
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        # Before 3.13 these are copies, which would keep what the function deletes alive until it returns.
+        frame.f_locals.clear()
+    return found
 
 
 def native_of(stream: ExternalStream) -> tuple[object, ...]:

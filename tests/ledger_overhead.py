@@ -1,0 +1,49 @@
+"""What the ledger costs, off and on, as ratios: ``python tests/ledger_overhead.py``, and ``--gpu`` on a real one.
+
+Off, a call looks at a tuple that is empty. That look is timed by itself, and set against the whole call. On the simulator
+the whole call is Python, and slower than CUDA's: the share of the look is larger on a GPU, and the factor of an open
+ledger is, too.
+"""
+
+import contextlib
+import sys
+import timeit
+
+import interop
+from interop import _watch
+
+
+def best(function, number):
+    """The best of several: what other processes do only ever adds."""
+    return min(timeit.repeat(function, number=number, repeat=15)) / number
+
+
+def look():
+    for watcher in _watch.watchers:
+        watcher.finished(None)
+
+
+def measure(number):
+    a, b = interop.new_stream(), interop.new_stream()
+    event = a.record_event()
+    calls = {
+        "wait_stream": lambda: b.wait_stream(a),
+        "record_event": lambda: a.record_event(event),
+        "wait_event": lambda: b.wait_event(event),
+        "query": a.query,
+    }
+    a.synchronize()
+    empty = best(lambda: None, number * 20)
+    looked = best(look, number * 20) - empty
+    off = {name: best(call, number) for name, call in calls.items()}
+    with interop.ordering.check():
+        on = {name: best(call, number) for name, call in calls.items()}
+    print(f"{'call':14}{'the look, of a call':>22}{'an open ledger':>18}")
+    for name, time in off.items():
+        print(f"{name:14}{looked / time:>21.2%} {on[name] / time:>16.1f}x")
+
+
+if __name__ == "__main__":
+    on_gpu = "--gpu" in sys.argv
+    with contextlib.nullcontext() if on_gpu else interop.sim.simulate():
+        measure(2000 if on_gpu else 200)

@@ -1,0 +1,477 @@
+"""What the ledger sees of the libraries, without a GPU: their real classes, with the calls to CUDA taken out."""
+
+import contextlib
+import importlib
+import threading
+import types
+
+import numpy as np
+import pytest
+
+import interop
+from interop.errors import NotSupportedError
+from interop.ledger import SEEN, WATCHED, watched
+from interop.ledger.memory import Kind, Layout
+from interop.ordering import check
+from interop.stream import ExternalStream
+
+
+class Notes:
+    """In place of a ledger."""
+
+    def __init__(self):
+        self.told = []
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.told.append((name, *arguments))
+
+    @property
+    def names(self):
+        return [name for name, *_ in self.told]
+
+
+@pytest.fixture
+def notes():
+    return Notes()
+
+
+def everything_of(*owners):
+    return {(owner, name): value for owner in owners for name, value in vars(owner).items() if name[:2] != "__"}
+
+
+def nothing(*_args, **_kwargs):
+    return None
+
+
+# -- PyTorch -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch(monkeypatch, need):
+    """PyTorch on two simulated streams, with host memory for the device's."""
+    need("torch")
+    import torch
+
+    eyes = importlib.import_module("interop.ledger.torch")
+    with interop.sim.simulate() as gpu:
+        streams = types.SimpleNamespace(
+            a=interop.as_stream(gpu.stream("a")), b=interop.as_stream(gpu.stream("b")), now=None
+        )
+        streams.now = streams.a
+        monkeypatch.setattr(eyes, "on_gpu", lambda tensor: not hasattr(tensor, "host"))
+        monkeypatch.setattr(eyes, "_stream_of", lambda _device: streams.now)
+        yield types.SimpleNamespace(torch=torch, eyes=eyes, streams=streams)
+
+
+@contextlib.contextmanager
+def operators(torch):
+    with check(raises=False) as ledger, torch.eyes.Operators(ledger):
+        yield ledger
+
+
+def pairs(ledger):
+    return [
+        (race.earlier.by, race.earlier.kind, race.later.by, race.later.kind, race.doubt == "")
+        for race in [*ledger.races, *ledger.unknown]
+    ]
+
+
+def test_torch_operators_by_their_schemas(torch):
+    x, y = torch.torch.zeros(4), torch.torch.zeros(4)
+    with operators(torch) as ledger:
+        x.add_(1)
+        torch.streams.now = torch.streams.b
+        y.copy_(x)
+    assert pairs(ledger) == [("PyTorch's aten::add_", Kind.WRITE, "PyTorch's aten::copy_", Kind.READ, True)]
+    assert ledger.races[0].later.where.startswith(__file__)
+
+
+def test_torch_reads_do_not_conflict_and_views_touch_nothing(torch):
+    x, y, z = torch.torch.zeros(4), torch.torch.zeros(4), torch.torch.zeros(4)
+    with operators(torch) as ledger:
+        y.copy_(x)
+        torch.streams.now = torch.streams.b
+        z.copy_(x.view(2, 2).view(4))
+        x.t()
+        torch.torch.empty_like(y)
+    assert not pairs(ledger)
+    assert ledger.accesses == 4
+
+
+def test_torch_outputs_are_written(torch):
+    x = torch.torch.zeros(4)
+    with operators(torch) as ledger:
+        y = x + 1
+        torch.streams.now = torch.streams.b
+        y.sum()
+    assert pairs(ledger) == [("PyTorch's aten::add", Kind.WRITE, "PyTorch's aten::sum", Kind.READ, True)]
+
+
+def test_torch_views_that_do_not_overlap(torch):
+    x = torch.torch.zeros(8)
+    with operators(torch) as ledger:
+        x[:4].add_(1)
+        torch.streams.now = torch.streams.b
+        x[4:].add_(1)
+        assert not pairs(ledger)
+        x[3:5].add_(1)
+    assert len(ledger.races) == 1
+
+
+def test_torch_waits_that_are_seen_order(torch):
+    x, y = torch.torch.zeros(4), torch.torch.zeros(4)
+    with operators(torch) as ledger:
+        x.add_(1)
+        assert x.sum().item() == 4.0  # the host has waited for the stream
+        torch.streams.now = torch.streams.b
+        y.copy_(x)
+    assert not pairs(ledger)
+
+
+def test_torch_copies_to_the_host_wait_unless_they_are_asked_not_to(torch, monkeypatch):
+    x, y = torch.torch.zeros(4), torch.torch.zeros(4)
+    host = torch.torch.zeros(4)
+    monkeypatch.setattr(torch.eyes, "on_gpu", lambda tensor: tensor.data_ptr() != host.data_ptr())
+    for non_blocking in (False, True):
+        torch.streams.now = torch.streams.a
+        with operators(torch) as ledger:
+            x.add_(1)
+            host.copy_(x, non_blocking=non_blocking)
+            torch.streams.now = torch.streams.b
+            y.copy_(x)
+        assert bool(pairs(ledger)) == non_blocking
+
+
+def test_torch_backward_passes_are_never_a_race(torch):
+    x = torch.torch.ones(4, requires_grad=True)
+    with operators(torch) as ledger:
+        y = x * 2
+        loss = (y * y).sum()
+        torch.streams.now = torch.streams.b
+        loss.backward()
+    assert not ledger.races
+    assert ledger.unknown
+    assert "backward" in ledger.unknown[0].doubt
+
+
+def test_torch_streams_and_events(notes, monkeypatch, address, need):
+    need("torch")
+    import torch
+
+    eyes = importlib.import_module("interop.ledger.torch")
+    for cls, names in ((torch.cuda.Event, ("record", "wait", "synchronize")), (torch.cuda.Stream, ("synchronize",))):
+        for name in names:
+            monkeypatch.setattr(cls, name, nothing)
+    for cls in (torch.cuda.Event, torch.cuda.Stream):
+        monkeypatch.setattr(cls, "query", lambda _self: True)
+    stream, event = ExternalStream(address), object()
+    monkeypatch.setattr(eyes, "_stream", lambda given: given or stream)
+    monkeypatch.setattr(eyes, "as_stream", lambda given: given)
+    monkeypatch.setattr(eyes, "as_event", lambda given: given.name)
+    before = everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda)
+
+    class Event:
+        cuda_event, name = 1, event
+
+    class Unrecorded:
+        cuda_event, name = 0, event
+
+    with eyes.watch(notes):
+        torch.cuda.Event.record(Event())
+        torch.cuda.Event.wait(Event(), "stream")
+        torch.cuda.Event.wait(Unrecorded(), "stream")
+        torch.cuda.Event.synchronize(Event())
+        torch.cuda.Event.query(Event())
+        torch.cuda.Event.query(Unrecorded())
+        torch.cuda.Stream.synchronize("stream")
+        torch.cuda.Stream.query("stream")
+    assert notes.told == [
+        ("recorded", stream, event),
+        ("waited", "stream", event),
+        ("finished", event),
+        ("finished", event),
+        ("finished", "stream"),
+        ("finished", "stream"),
+    ]
+    assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
+
+
+# -- CuPy --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cupy(monkeypatch, need):
+    """CuPy, whose streams and events call no CUDA."""
+    need("cupy")
+    import cupy
+    from cupy.cuda.stream import _BaseStream
+
+    for cls, names in (
+        (_BaseStream, ("wait_event", "record", "synchronize")),
+        (cupy.cuda.Event, ("__init__", "__del__", "record", "synchronize")),
+    ):
+        for name in names:
+            monkeypatch.setattr(cls, name, nothing)
+    monkeypatch.setattr(_BaseStream, "record", lambda _self, event=None: event)
+    for cls in (_BaseStream, cupy.cuda.Event):
+        monkeypatch.setattr(cls, "done", property(lambda _self: True))
+    monkeypatch.setattr(cupy.cuda.runtime, "deviceSynchronize", nothing)
+    return cupy
+
+
+def test_cupy_streams_and_events(cupy, notes, address):
+    from cupy.cuda.stream import _BaseStream
+
+    eyes = importlib.import_module("interop.ledger.cupy")
+    stream = cupy.cuda.Stream.from_external(ExternalStream(address))
+    before = everything_of(_BaseStream, cupy.cuda.Event, cupy.cuda, cupy.cuda.runtime, cupy.ndarray)
+    with eyes.watch(notes):
+        event = cupy.cuda.Event()
+        event.ptr = address
+        assert stream.record(event) is event
+        stream.wait_event(event)
+        event.record(stream)
+        stream.synchronize()
+        assert stream.done
+        event.synchronize()
+        assert event.done
+        assert isinstance(cupy.cuda.Device, type)
+    assert everything_of(_BaseStream, cupy.cuda.Event, cupy.cuda, cupy.cuda.runtime, cupy.ndarray) == before
+    assert notes.names == ["made", "recorded", "waited", "recorded", "finished", "finished", "finished", "finished"]
+    assert notes.told[0] == ("made", event)
+    for _, *arguments in notes.told[1:]:
+        assert arguments[0].cuda_stream == address if isinstance(arguments[0], ExternalStream) else True
+        assert getattr(arguments[-1], "owner", None) in (event, stream)
+    event.ptr = 0  # there is nothing to be destroyed
+
+
+def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
+    eyes = importlib.import_module("interop.ledger.cupy")
+    cuda = types.SimpleNamespace(current_context=lambda: 3, primary_context=lambda device: device + 10)
+    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    monkeypatch.setattr(eyes, "_current", lambda: "current")
+
+    class Device:
+        id = 5
+
+        def synchronize(self):
+            pass
+
+    monkeypatch.setattr(cupy.cuda, "Device", Device)
+    with eyes.watch(notes):
+        cupy.cuda.runtime.deviceSynchronize()
+        cupy.cuda.Device().synchronize()
+        assert isinstance(Device(), cupy.cuda.Device)
+        assert not isinstance(3, cupy.cuda.Device)
+    assert cupy.cuda.Device is Device
+    assert notes.told == [("device_is_done", cuda, 3), ("device_is_done", cuda, 15)]
+    del notes.told[:]
+    look = eyes._Eyes(notes)
+    stream = cupy.cuda.Stream.from_external(ExternalStream(address))
+    look.copied(None, "array")
+    look.copied(None, "array", stream=stream)
+    look.copied(None, "array", blocking=False)
+    assert [told[1] for told in notes.told] == ["current", interop.as_stream(stream)]
+
+
+def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
+    # item(), float() and asnumpy() are compiled: that they end up in `get` of the class, where it is seen, is CuPy's
+    # affair. What can be told here is that `get` is found on the class, and taken off again.
+    eyes = importlib.import_module("interop.ledger.cupy")
+    assert "get" not in vars(cupy.ndarray)
+    with eyes.watch(notes):
+        assert "get" in vars(cupy.ndarray)
+    assert "get" not in vars(cupy.ndarray)
+
+
+def test_cupys_pool(cupy, notes, monkeypatch):
+    eyes = importlib.import_module("interop.ledger.cupy")
+    monkeypatch.setattr(eyes, "_current", lambda: "current")
+    with eyes.watch(notes):
+        hooks = list(cupy.cuda.memory_hook._get_memory_hooks().values()) if _has_hooks(cupy) else [eyes._pool(notes)]
+        for hook in hooks:
+            hook.alloc_postprocess(device_id=0, mem_size=512, mem_ptr=1024)
+            hook.malloc_postprocess(device_id=0, size=8, mem_size=512, mem_ptr=1024, pmem_id=7)
+    fresh, given = notes.told
+    assert fresh == ("is_fresh", Layout.of(1024, (512,), None, 1))
+    assert given[:3] == ("given", "current", Layout.of(1024, (512,), None, 1))
+
+
+def _has_hooks(cupy):
+    return hasattr(cupy.cuda.memory_hook, "_get_memory_hooks")
+
+
+def test_memory_that_is_given_again():
+    with interop.sim.simulate() as gpu, check() as ledger:
+        old = types.SimpleNamespace(
+            __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "|u1", "data": (1 << 40, False)}
+        )
+        memory = Layout.of(1 << 40, (8,), None, 1)
+        pool, consumer = (interop.as_stream(gpu.stream(name)) for name in ("pool", "consumer"))
+        ledger.reads(old, consumer)
+        ledger.given(pool, memory, "a new array")
+        [unknown] = ledger.unknown
+        assert unknown.earlier.stream == "consumer"
+        assert "cannot be seen" in unknown.doubt
+        ledger.is_fresh(memory)
+        ledger.writes(old, pool)
+    assert not ledger.races
+
+
+# -- Numba -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def numba(monkeypatch, need):
+    need("numba")
+    from numba.cuda import dispatcher
+    from numba.cuda.cudadrv import driver
+
+    for owner, names in (
+        (driver.Event, ("record", "wait", "synchronize")),
+        (driver.Stream, ("synchronize",)),
+        (driver.Context, ("synchronize",)),
+        (driver, ("host_to_device", "device_to_host", "device_to_device")),
+        (dispatcher._Kernel, ("launch",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, nothing)
+    monkeypatch.setattr(driver.Event, "query", lambda _self: True)
+    monkeypatch.setattr(driver, "device_pointer", int)
+    return types.SimpleNamespace(
+        driver=driver, dispatcher=dispatcher, eyes=importlib.import_module("interop.ledger.numba")
+    )
+
+
+def test_numba_streams_and_events(numba, notes, address):
+    driver = numba.driver
+    before = everything_of(driver, driver.Event, driver.Stream, driver.Context, numba.dispatcher._Kernel)
+    stream = driver.Stream(address, external=True)
+    with numba.eyes.watch(notes):
+        event = driver.Event(address)
+        event.record(stream)
+        event.wait(stream=stream)
+        event.synchronize()
+        assert event.query()
+        stream.synchronize()
+    assert everything_of(driver, driver.Event, driver.Stream, driver.Context, numba.dispatcher._Kernel) == before
+    assert notes.names == ["made", "recorded", "waited", "finished", "finished", "finished"]
+    for name, *arguments in notes.told[1:3]:
+        assert arguments[0].owner is stream, name
+        assert arguments[1].owner is event, name
+
+
+def test_numba_launches(numba, notes, address):
+    from cuda.core import Stream
+
+    kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
+    array = types.SimpleNamespace(
+        __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (1 << 40, False)}
+    )
+    launch = Stream.from_handle(address)  # as Numba wraps it
+    with numba.eyes.watch(notes):
+        numba.dispatcher._Kernel.launch(kernel, (array, 3, np.zeros(3)), (1, 1, 1), (1, 1, 1), launch, 0)
+        numba.dispatcher._Kernel.launch(kernel, (3,), (1, 1, 1), (1, 1, 1), launch, 0)
+    [(name, stream, touched, by)] = notes.told
+    assert (name, by) == ("accessed", "Numba kernel 'nothing'")
+    assert stream.cuda_stream == address
+    assert stream.owner is SEEN
+    assert touched == [(array, Layout.of(1 << 40, (8,), None, 8), Kind.MAYBE)]
+
+
+def test_numba_copies(numba, notes, address):
+    stream = numba.driver.Stream(address, external=True)
+    with numba.eyes.watch(notes):
+        numba.driver.host_to_device(1024, "host", 64, stream=stream)
+        numba.driver.device_to_host("host", 1024, 64, stream)
+        numba.driver.device_to_device(2048, 1024, 64, stream=stream)
+    assert notes.names == ["accessed"] * 3
+    at = [Layout.of(1024, (64,), None, 1), Layout.of(2048, (64,), None, 1)]
+    assert [[touched[1:] for touched in arrays] for _, _, arrays, _ in notes.told] == [
+        [(at[0], Kind.WRITE)],
+        [(at[0], Kind.READ)],
+        [(at[1], Kind.WRITE), (at[0], Kind.READ)],
+    ]
+
+
+def test_a_stream_of_cuda_core_that_numba_is_given_is_one_whose_waits_cannot_be_seen(numba, notes, address):
+    from cuda.core import Stream
+
+    told = numba.eyes._Eyes(notes).configured
+    told(None, "launch", "dispatcher", (1, 1, 1), (1, 1, 1), Stream.from_handle(address), 0)
+    told(None, "launch", "dispatcher", (1, 1, 1), (1, 1, 1), 0, 0)
+    told(None, "launch", "dispatcher", (1, 1, 1), (1, 1, 1), numba.driver.Stream(address), 0)
+    assert [(name, stream.cuda_stream) for name, stream in notes.told] == [("noticed", address)]
+
+
+# -- what cannot be seen -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unwatched(monkeypatch):
+    """A simulation whose streams are not all trusted, as on a GPU."""
+    with interop.sim.simulate() as gpu:
+        doubted = set()
+        monkeypatch.setattr(
+            interop.ledger.Ledger,
+            "_doubt_about",
+            lambda _ledger, stream: "its waits cannot be seen" if stream.cuda_stream in doubted else "",
+        )
+        yield gpu, doubted
+
+
+def test_a_stream_whose_waits_cannot_be_seen_is_unknown(unwatched):
+    gpu, doubted = unwatched
+    x, a, b = gpu.array([0.0]), gpu.stream("a"), gpu.stream("b")
+    doubted.add(b.__cuda_stream__()[1])
+    with check() as ledger:
+        ledger.writes(x, a)
+        ledger.reads(x, b)
+    assert [unknown.doubt for unknown in ledger.unknown] == ["its waits cannot be seen"]
+
+
+def test_what_waits_for_such_a_stream_is_unknown_too(unwatched):
+    gpu, doubted = unwatched
+    x, a, b, c = gpu.array([0.0]), gpu.stream("a"), gpu.stream("b"), gpu.stream("c")
+    doubted.add(b.__cuda_stream__()[1])
+    with check(raises=False) as ledger:
+        ledger.writes(x, a)
+        ledger.reads(x, c)
+        assert len(ledger.races) == 1
+        interop.as_stream(c).wait_stream(b)
+        ledger.reads(x, c)
+    assert len(ledger.races) == 1
+    assert len(ledger.unknown) == 1
+
+
+def test_whom_to_doubt(address, need):
+    need("cuda.core")
+    from cuda.core import Stream
+
+    ledger = interop.ledger.Ledger(strict=False)
+    assert "bare address" in ledger._doubt_about(interop.as_stream(address))
+    assert "cuda.core" in ledger._doubt_about(interop.as_stream(Stream.from_handle(address)))
+    owned = ExternalStream(address, owner=SEEN)
+    assert not ledger._doubt_about(owned)
+    owned._native["rmm"] = object()
+    assert "rmm" in ledger._doubt_about(owned)
+    assert not any(ledger._doubt_of(library) for library in WATCHED)
+
+
+def test_one_thread_at_a_time_replaces_methods():
+    opened, close = threading.Event(), threading.Event()
+
+    def other():
+        with watched(strict=False, raises=False):
+            opened.set()
+            close.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    opened.wait()
+    with pytest.raises(NotSupportedError, match="another thread"), check():
+        pass
+    close.set()
+    thread.join()
+    with check(), check():
+        pass
