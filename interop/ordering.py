@@ -205,6 +205,10 @@ class Clocks:
         """Let the later work of *stream* come after all that *clock* knows, whatever has ordered it so."""
         self._streams[stream].clock.join(clock)
 
+    def tell(self, thread: Hashable, clock: Clock) -> None:
+        """Let the host thread come after all that *clock* knows, however it has learnt of it."""
+        self._host(thread).join(clock)
+
     def synchronize_stream(self, stream: Hashable, thread: Hashable) -> None:
         """Let the host thread come after the work of *stream*: it waited for it, or asked and heard that it is done."""
         self._host(thread).join(self.of_stream(stream))

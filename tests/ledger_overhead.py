@@ -1,8 +1,7 @@
 """What the ledger costs, off and on, as ratios: ``python tests/ledger_overhead.py``, and ``--gpu`` on a real one.
 
-Off, a call looks at a tuple that is empty. That look is timed by itself, and set against the whole call. On the simulator
-the whole call is Python, and slower than CUDA's: the share of the look is larger on a GPU, and the factor of an open
-ledger is, too.
+Off, a call looks at a tuple that is empty. That look is timed by itself, and set against the whole call. On the
+simulator a call is all Python, and slower than CUDA's: both ratios are larger on a GPU.
 """
 
 import contextlib

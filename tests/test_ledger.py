@@ -182,6 +182,17 @@ def test_an_event_that_was_recorded_before_the_block_may_stand_for_anything_so_f
     assert len(ledger.races) == 1
 
 
+def test_an_event_that_was_recorded_before_the_block_may_tell_the_host_anything_so_far(gpu):
+    x = gpu.array([0.0])
+    a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
+    event = a.record_event()
+    with check() as ledger:
+        ledger.writes(x, a)
+        event.synchronize()
+        ledger.reads(x, b)
+    assert "the host has waited for an event" in ledger.unknown[0].doubt
+
+
 def test_the_host_can_know(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
@@ -462,6 +473,23 @@ def test_memory_against_a_list_of_everything(program):
         touch = Touch(None, clocks.enqueue(stream, 0), kind, layout)
         memory.add(touch, known)
         everything.append((touch, covered))
+
+
+def test_what_is_cut_keeps_its_accesses():
+    memory, clock = Memory(), Clock()
+    memory.add(Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(64, (16,), None, 1)), Clock())
+    memory.add(Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(68, (4,), None, 1)), clock)
+    for start, count in ((0, 1), (4, 1), (8, 1), (12, 1), (3, 1)):
+        assert len(list(memory.conflicts(Layout.of(64 + start, (1,), None, 1), Kind.READ, Clock()))) == count
+
+
+def test_a_strided_write_leaves_those_between_it():
+    memory, clock = Memory(), Clock()
+    whole = Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(64, (16,), None, 1))
+    even = Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(64, (8,), (2,), 1))
+    memory.add(whole, Clock())
+    memory.add(even, clock)
+    assert list(memory.conflicts(Layout.of(65, (7,), (2,), 1), Kind.READ, Clock())) == [(whole, True)]
 
 
 def test_forgotten_bytes():

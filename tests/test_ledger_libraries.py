@@ -444,6 +444,43 @@ def test_what_waits_for_such_a_stream_is_unknown_too(unwatched):
     assert len(ledger.unknown) == 1
 
 
+def test_the_host_may_have_waited_for_a_stream_whose_waits_cannot_be_seen(unwatched):
+    gpu, doubted = unwatched
+    x, a, b = gpu.array([0.0]), gpu.stream("a"), gpu.stream("b")
+    doubted.add(a.__cuda_stream__()[1])
+    with check() as ledger:
+        ledger.writes(x, a)
+        ledger.reads(x, b)
+    assert len(ledger.unknown) == 1
+
+
+def test_waits_through_cuda_bindings(notes, monkeypatch, address):
+    from cuda.bindings import driver, runtime
+
+    eyes = importlib.import_module("interop.ledger.bindings")
+    monkeypatch.setattr(eyes._cudart, "GPU", types.SimpleNamespace(current_context=lambda: 3))
+    status = 0
+    for module, name in (
+        (runtime, "cudaDeviceSynchronize"),
+        (runtime, "cudaStreamSynchronize"),
+        (driver, "cuCtxSynchronize"),
+        (driver, "cuStreamSynchronize"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_arguments: (status,))
+    before = runtime.cudaDeviceSynchronize, driver.cuStreamSynchronize
+    with eyes.watch(notes):
+        runtime.cudaDeviceSynchronize()
+        driver.cuCtxSynchronize()
+        runtime.cudaStreamSynchronize(address)
+        driver.cuStreamSynchronize(driver.CUstream(address))
+        status = 1
+        runtime.cudaDeviceSynchronize()
+        runtime.cudaStreamSynchronize(address)
+    assert (runtime.cudaDeviceSynchronize, driver.cuStreamSynchronize) == before
+    assert notes.names == ["device_is_done", "device_is_done", "finished", "finished"]
+    assert [told[1].cuda_stream for told in notes.told[2:]] == [address, address]
+
+
 def test_whom_to_doubt(address, need):
     need("cuda.core")
     from cuda.core import Stream

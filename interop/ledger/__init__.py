@@ -24,9 +24,12 @@ threads. Beyond it, in libraries that are imported before the block is entered:
   ``item``, ``cpu`` and operators whose result depends on data. Not: ``torch.Stream`` and ``torch.Event`` themselves.
   ``backward()`` and collectives order streams in C++: what they may have ordered is unknown, and never a race.
 - Numba: ``Stream``, ``Event``, ``cuda.synchronize``, ``copy_to_host``.
+- cuda.bindings: the synchronisation of a device, context or stream, by a call on its modules.
 
 Of cuda.core, RMM, Warp, JAX, other libraries, and streams that are bare addresses, foreign waits cannot be seen: where
-such a stream, or an event that was recorded out of sight, could have ordered two accesses, they are unknown.
+such a stream, or an event that was recorded out of sight, could have ordered two accesses, or the host by waiting for
+it, they are unknown. (Not even that is known of cuda.core's ``Device.sync`` and Warp's ``synchronize``, which name no
+stream. Use the stream's own.)
 
 **What is seen of the accesses.**
 
@@ -199,7 +202,13 @@ class Ledger(_watch.Watcher):
         """See :class:`interop._watch.Watcher`."""
         thread = threading.current_thread()
         if not isinstance(what, ExternalStream):
-            self._do(lambda: self._history.host_knows_event(self._token(what), thread))
+
+            def step() -> None:
+                token = self._token(what)
+                if not isinstance(token, _Unrecorded):
+                    self._history.host_knows_event(token, thread)
+
+            self._do(step)
         elif (found := self._line(what)) is not None:
             self._do(lambda: self._history.host_knows_stream(self._history.line(found), thread))
 
@@ -439,7 +448,7 @@ def watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
     with contextlib.ExitStack() as undo:
         if _cudart.active().simulation is None:
             undo.enter_context(_patching())
-            for library, module in WATCHED.items():
+            for library, module in (("bindings", "cuda.bindings"), *WATCHED.items()):
                 if module in sys.modules:
                     undo.enter_context(_eyes(library)(ledger))
         _watch.watch(ledger)

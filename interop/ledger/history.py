@@ -26,7 +26,7 @@ class Line:
         kind: how it gets along with the legacy stream.
         label: what reports call it.
         native: what tells it from other streams at one time, as :class:`~interop.ExternalStream` compares.
-        doubt: why waits may have been placed on it that could not be seen; empty if none may.
+        doubt: why waits may have been placed on it, or by the host for it, that could not be seen; empty if none may.
     """
 
     key: Hashable
@@ -129,7 +129,10 @@ class History:
         self._possible.synchronize_stream(line.key, _HOST)
 
     def host_knows_event(self, event: Hashable, thread: threading.Thread) -> None:
-        """Let the host thread come after what *event* stands for."""
+        """Let the host thread come after what *event* stands for, which may be anything if that was not seen."""
+        if not self._seen.is_recorded(event):
+            self.doubts["the host has waited for an event whose record was not seen"] = None
+            self._possible.tell(_HOST, self._possible.of_everything())
         self._seen.synchronize_event(event, self._host(thread))
         self._possible.synchronize_event(event, _HOST)
 
@@ -144,6 +147,9 @@ class History:
         self, line: Line, kind: Kind, layout: Layout, thread: threading.Thread
     ) -> Iterator[tuple[Touch, str]]:
         """The earlier accesses that one by the stream's next work conflicts with; and the doubt, if there is one."""
+        for other in self.lines.values():
+            if other.doubt:  # the host may have waited for it, too
+                self._possible.synchronize_stream(other.key, _HOST)
         seen = self._seen.before_next(line.key, self._host(thread))
         possible = self._possible.before_next(line.key, _HOST)
         for old, surely in self.memory.conflicts(layout, kind, seen):
