@@ -9,7 +9,7 @@ from typing import Final
 
 _PACKAGE: Final = Path(__file__).parent
 _OURS: Final = str(_PACKAGE) + os.sep
-_PROGRAMS: Final = (str(_PACKAGE / "demo.py"), str(_PACKAGE / "matrix.py"))
+_PROGRAMS: Final = (str(_PACKAGE / "demo.py"), str(_PACKAGE / "matrix") + os.sep)
 """Files of the package that are programs like those of users."""
 _BETWEEN: Final = frozenset({"cupy", "cupyx", "numba", "numba_cuda", "torch", "warp"})
 """The libraries whose own code may stand between the user's and us."""
@@ -31,6 +31,6 @@ def where(frame: FrameType | None = None) -> str:
 
 def _is_machinery(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
-    if file == contextlib.__file__ or (file.startswith(_OURS) and file not in _PROGRAMS):
+    if file == contextlib.__file__ or (file.startswith(_OURS) and not file.startswith(_PROGRAMS)):
         return True
     return frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN
