@@ -220,7 +220,7 @@ def test_what_another_thread_has_waited_for_is_unknown_until_it_is_heard(gpu):
     with check() as ledger:
         ledger.writes(x, a)
         b.record_event()  # so that this thread is known before the other one
-        thread = threading.Thread(target=wait)
+        thread = threading.Thread(target=wait, daemon=True)  # also if this test fails
         thread.start()
         done.wait()
         ledger.reads(x, b)
@@ -353,6 +353,19 @@ def test_the_wrong_producer(gpu, memory):
         ledger.writes(x, p)
         view = interop.handoff(x, c, producer=other)
         assert [(race.earlier.stream, race.later.stream) for race in ledger.races] == [("p", "c")]
+        del view
+
+
+def test_a_producer_that_is_known_not_to_have_written_has_not(gpu, memory):
+    x, c, r = Interface(memory), gpu.stream("c"), gpu.stream("r")
+    writer, p = gpu.stream("writer"), gpu.stream("p")
+    with check() as ledger:
+        ledger.writes(x, writer)
+        interop.as_stream(p).wait_stream(writer)
+        view = interop.handoff(x, c, producer=p)
+        interop.as_stream(r).wait_stream(writer)
+        ledger.reads(x, r)
+        assert not ledger.races
         del view
 
 
@@ -606,7 +619,7 @@ def test_the_ledger_agrees_with_the_simulator_on_two_threads(program):
             turn[0].release()
 
         runner.streams["x"].record_event()
-        thread = threading.Thread(target=other)
+        thread = threading.Thread(target=other, daemon=True)
         thread.start()
         for elsewhere, step in program:
             if elsewhere:
@@ -710,15 +723,27 @@ def test_a_finaliser_in_the_middle_of_a_step(gpu):
     assert not ledger.races
 
 
-def test_one_that_waits_holds_up_nobody_who_does_not(gpu):
+def test_one_who_is_in_a_step_holds_up_nobody_who_need_not_wait_for_it(gpu):
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     with check() as ledger:
         ledger._lock.acquire()  # another thread is in the middle of a step
-        b.wait_stream(a)
+        thread = threading.Thread(target=b.wait_stream, args=[a], daemon=True)
+        thread.start()
+        thread.join(timeout=2)
+        assert not thread.is_alive()
         assert len(ledger._steps) == 1
         ledger._lock.release()
         a.synchronize()
         assert not ledger._steps
+
+
+def test_what_may_have_happened_out_of_sight_counts_for_streams_that_come_later(gpu):
+    x = gpu.array([0.0])
+    with check() as ledger:
+        ledger.writes(x, gpu.stream())
+        ledger.suppose_all("something")
+        ledger.reads(x, gpu.stream())
+    assert [unknown.doubt for unknown in ledger.unknown] == ["something"]
 
 
 def test_the_ledger_keeps_no_stream_and_no_event_alive(gpu):

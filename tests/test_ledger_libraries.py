@@ -503,7 +503,7 @@ def test_one_thread_at_a_time_replaces_methods():
             opened.set()
             close.wait()
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=other, daemon=True)  # also if this test fails
     thread.start()
     opened.wait()
     with pytest.raises(NotSupportedError, match="another thread"), check():

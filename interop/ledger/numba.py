@@ -70,7 +70,7 @@ class _Eyes:
     def device_done(self, _result: None, context: Any) -> None:  # noqa: ANN401
         self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(context.device.id))
 
-    def allocated(self, memory: Any, context: Any, _size: int) -> None:  # noqa: ANN401
+    def allocated(self, memory: Any, context: Any, *_size: int, **_named: int) -> None:  # noqa: ANN401
         # Another memory manager that Numba was told to use may have a pool.
         if type(context.memory_manager) is driver.NumbaCUDAMemoryManager:
             self.ledger.is_fresh(_bytes(memory, memory.size))
