@@ -10,7 +10,8 @@ import pytest
 
 import interop
 from interop.errors import NotSupportedError
-from interop.ledger import SEEN, WATCHED, watched
+from interop.ledger import watched
+from interop.ledger.ledger import SEEN, WATCHED
 from interop.ledger.memory import Kind, Layout
 from interop.ordering import check
 from interop.stream import ExternalStream

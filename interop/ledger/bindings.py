@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from interop import _cudart
+from interop.ledger.ledger import SEEN
 from interop.ledger.patch import told
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
-    from interop.ledger import Ledger
+    from interop.ledger.ledger import Ledger
 
 
 @contextlib.contextmanager
@@ -22,8 +23,6 @@ def watch(ledger: "Ledger") -> Iterator[None]:
             ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
 
     def stream_done(result: tuple[Any, ...], stream: Any) -> None:  # noqa: ANN401  (all that cuda.bindings takes)
-        from interop.ledger import SEEN  # noqa: PLC0415  (it imports this module, by name)
-
         if not result[0]:
             ledger.finished(ExternalStream(int(stream), owner=SEEN))
 

@@ -14,7 +14,7 @@ from interop.ledger.patch import replaced, told, told_property
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
-    from interop.ledger import Ledger
+    from interop.ledger.ledger import Ledger
 
 
 @contextlib.contextmanager

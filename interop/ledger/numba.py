@@ -12,12 +12,13 @@ from interop import _cudart
 from interop.errors import InteropError
 from interop.event import as_event
 from interop.ledger.arrays import layout_of
+from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Kind, Layout
 from interop.ledger.patch import told
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
-    from interop.ledger import Ledger
+    from interop.ledger.ledger import Ledger
 
 
 @contextlib.contextmanager
@@ -118,8 +119,6 @@ class _Eyes:
 
 def _stream(stream: Any) -> ExternalStream:  # noqa: ANN401
     """What Numba takes for a stream: its own, cuda.core's in a launch, or 0."""
-    from interop.ledger import SEEN  # noqa: PLC0415  (it imports this module, by name)
-
     if not stream:
         return as_stream(cuda.default_stream())
     found = as_stream(stream)

@@ -16,7 +16,7 @@ from interop.ledger.patch import told
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
-    from interop.ledger import Ledger
+    from interop.ledger.ledger import Ledger
 
 _COPIES: Final = ("aten::copy_", "aten::_to_copy")
 _COLLECTIVES: Final = ("c10d", "_c10d_functional")

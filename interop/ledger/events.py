@@ -1,0 +1,72 @@
+"""Which event is which: by the object where there is one, since addresses are used again."""
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interop.event import Event
+
+
+class Unrecorded:
+    """The token of an event that was made in sight, and that nobody has recorded since."""
+
+
+class Events:
+    """A token for each event, for as long as the event lives.
+
+    Changed by one step at a time, as the history is.
+    """
+
+    def __init__(self, gone: Callable[[int, object, object], None]) -> None:
+        """Start with none.
+
+        Args:
+            gone: called by a finaliser, with what :meth:`remove` takes, and the token, of each event that is gone.
+        """
+        self._gone = gone
+        self._tokens: dict[int, tuple[weakref.ref[Any], object]] = {}
+        self._by_handle: dict[int, object] = {}
+
+    def __len__(self) -> int:
+        """How many events are known."""
+        return len(self._tokens)
+
+    def recorded(self, event: "Event", handle: int) -> object:
+        """The token of an event that is being recorded."""
+        token = self.token(event)
+        if isinstance(token, Unrecorded):
+            token = object()
+            self.remember(_base(event), token)
+        self._by_handle[handle] = token
+        return token
+
+    def token(self, event: "Event") -> object:
+        """What stands for *event*."""
+        if event.owner is None and not event._owned:
+            # A bare handle. Whoever recorded that address last is meant.
+            return self._by_handle.setdefault(event._handle, object())
+        base = _base(event)
+        reference, token = self._tokens.get(id(base), (None, None))
+        if reference is None or reference() is not base:
+            token = object()
+            self.remember(base, token)
+        return token
+
+    def remember(self, base: object, token: object) -> None:
+        """Let *token* stand for an event, by the object that it comes and goes with."""
+        number = id(base)
+
+        def gone(reference: "weakref.ref[Any]") -> None:
+            self._gone(number, reference, token)
+
+        self._tokens[number] = (weakref.ref(base, gone), token)
+
+    def remove(self, number: int, reference: object) -> None:
+        """Forget an event that is gone."""
+        if self._tokens.get(number, (None,))[0] is reference:
+            del self._tokens[number]
+
+
+def _base(event: "Event") -> object:
+    return event if event.owner is None else event.owner

@@ -1,0 +1,357 @@
+"""The ledger itself: what interop and the libraries tell it, turned into a history, and what it finds in that."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from interop import _cudart, _watch
+from interop._where import user_frame, where
+from interop.ledger import report
+from interop.ledger.arrays import described, layout_of, of_tensor
+from interop.ledger.events import Events, Unrecorded
+from interop.ledger.history import History, Line
+from interop.ledger.memory import Kind, Layout
+from interop.ledger.report import Finding, Party
+from interop.ordering import StreamKind
+from interop.stream import ExternalStream, _Handle, as_stream
+
+if TYPE_CHECKING:
+    from interop._tensor import Tensor
+    from interop.event import Event
+
+
+WATCHED: Final = {"cupy": "cupy", "numba": "numba.cuda.cudadrv.driver", "torch": "torch"}
+"""The libraries whose own waits are seen, by a module of that name here; and what is imported when they are."""
+
+
+class Ledger(_watch.Watcher):
+    """What was seen of a program. Made by :func:`interop.ordering.check`; usable from every thread.
+
+    Attributes:
+        accesses: how many accesses were seen or declared.
+        captured: how many calls were left out, since their stream captured a graph.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        """Start with nothing known.
+
+        Args:
+            strict: whether to raise where a race is found.
+        """
+        self.accesses = 0
+        self.captured = 0
+        self._strict = strict
+        self._history = History()
+        self._findings: Counter[Finding] = Counter()
+        self._events = Events(self._forget)
+        self._steps: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._holder = 0
+
+    # -- what was found ------------------------------------------------------------------------------------------
+
+    @property
+    def races(self) -> list[Finding]:
+        """The races, each pair of places in the code once, oldest first."""
+        return [finding for finding in self._findings if not finding.doubt]
+
+    @property
+    def unknown(self) -> list[Finding]:
+        """The pairs that are races unless something orders them that could not be seen."""
+        return [finding for finding in self._findings if finding.doubt]
+
+    def __str__(self) -> str:
+        """All that was found, and how much was looked at."""
+        lines = [f"{len(self.races)} races and {len(self.unknown)} unknown in {self.accesses} accesses"]
+        if self.captured:
+            lines.append(f"{self.captured} calls on streams that captured a graph were left out")
+        for finding, count in sorted(self._findings.items(), key=lambda item: bool(item[0].doubt)):
+            lines.append(f"{finding}" + (f"\n  Seen {count} times." if count > 1 else ""))
+        return "\n".join(lines)
+
+    # -- what the program says -----------------------------------------------------------------------------------
+
+    def reads(self, array: object, stream: object) -> None:
+        """Say that the next work on *stream* reads *array*. Say it just before that work is submitted.
+
+        Args:
+            array: anything with ``__cuda_array_interface__`` or ``__dlpack__``, or a simulated array.
+            stream: anything that :func:`interop.as_stream` takes.
+
+        Raises:
+            RaceError: something unordered writes it. Only with ``strict=True``.
+            InvalidArrayError: *array* is no array on a GPU.
+            InvalidStreamError: *stream* is no stream.
+        """
+        self.accessed(as_stream(stream), [(array, layout_of(array), Kind.READ)], "the program's own work")
+
+    def writes(self, array: object, stream: object) -> None:
+        """Say that the next work on *stream* writes *array*, whether it reads it or not. Otherwise as :meth:`reads`."""
+        self.accessed(as_stream(stream), [(array, layout_of(array), Kind.WRITE)], "the program's own work")
+
+    def hear(self, thread: threading.Thread) -> None:
+        """Say that *thread* has told the calling one that it is done so far, as by a message through a queue."""
+        me = threading.current_thread()
+        self._do(lambda: self._history.hear(me, thread))
+
+    # -- what interop tells --------------------------------------------------------------------------------------
+
+    def recorded(self, stream: ExternalStream, event: "Event") -> None:
+        """See :class:`interop._watch.Watcher`."""
+        found = self._line(stream)
+        handle, thread = event._existing(), threading.current_thread()
+
+        def step() -> None:
+            token = self._events.recorded(event, handle)
+            if found is None:
+                self._history.forget(token)  # it stands for a node of a graph now
+            else:
+                self._history.record(token, self._history.line(found), thread)
+
+        self._do(step)
+
+    def waited(self, stream: ExternalStream, event: "Event") -> None:
+        """See :class:`interop._watch.Watcher`."""
+        found = self._line(stream)
+        if found is None:
+            return
+        thread = threading.current_thread()
+        surely_ours = event._owned or event._cuda.simulation is not None
+        doubt = "" if surely_ours else self._doubt_of(event._adapter.library if event._adapter else None)
+
+        def step() -> None:
+            line, token = self._history.line(found), self._events.token(event)
+            if not self._history.wait(line, token, thread) and not isinstance(token, Unrecorded):
+                self._history.suppose(line, "it has waited for an event whose record was not seen")
+            elif doubt:
+                self._history.suppose(line, doubt)
+
+        self._do(step)
+
+    def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
+        """See :class:`interop._watch.Watcher`."""
+        # Either both capture, or none.
+        reader = self._line(consumer)
+        writer = None if reader is None else self._line(producer)
+        thread = threading.current_thread()
+        if reader is not None and writer is not None:
+            self._do(lambda: self._history.join(self._history.line(reader), self._history.line(writer), thread))
+
+    def finished(self, what: "ExternalStream | Event") -> None:
+        """See :class:`interop._watch.Watcher`."""
+        thread = threading.current_thread()
+        if not isinstance(what, ExternalStream):
+
+            def step() -> None:
+                token = self._events.token(what)
+                if not isinstance(token, Unrecorded):
+                    self._history.host_knows_event(token, thread)
+
+            self._do(step)
+        elif (found := self._line(what)) is not None:
+            self._do(lambda: self._history.host_knows_stream(self._history.line(found), thread))
+
+    def handed_over(
+        self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
+    ) -> None:
+        """See :class:`interop._watch.Watcher`."""
+        reader = self._line(consumer)
+        if reader is None:
+            return
+        writer = None if producer is None else self._line(producer)
+        layout, name, place = of_tensor(tensor), described(array), where()
+        thread = threading.current_thread()
+
+        def before() -> None:
+            line = self._history.line(reader)
+            if writer is None:
+                self._history.suppose(line, "an array that orders its consumers itself was handed to it")
+            elif self._history.memory.is_untouched(layout):
+                wrote = self._history.line(writer)
+                party = Party("what was there before the hand-over", wrote.label, Kind.WRITE, name, place)
+                self._history.work(wrote, [(party, layout)], thread)
+                self._history.join(line, wrote, thread)
+
+        self._do(before)
+        self.accessed(consumer, [(array, layout, Kind.READ)], "whoever it was handed to")
+
+    # -- what the libraries tell ---------------------------------------------------------------------------------
+
+    def accessed(self, stream: ExternalStream, arrays: list[tuple[object, Layout, Kind]], by: str) -> None:
+        """Add one piece of work.
+
+        Args:
+            stream: whose work it is.
+            arrays: each array, or a description of it; where it lies; and what is done to it.
+            by: what does it, in words.
+
+        Raises:
+            RaceError: it races with earlier work. Only if the ledger is strict; then it is not added.
+        """
+        found = self._line(stream)
+        if found is None:
+            return
+        frame, thread = user_frame(), threading.current_thread()
+        place = where(frame)
+        touches = [
+            (Party(by, found.label, kind, array if isinstance(array, str) else described(array), place), layout)
+            for array, layout, kind in arrays
+            if layout.start < layout.stop
+        ]
+        races: list[Finding] = []
+
+        def step() -> None:
+            line = self._history.line(found)
+            self.accesses += len(touches)
+            findings = self._look(line, touches, thread, frame)
+            self._findings.update(findings.keys())
+            races.extend(finding for finding in findings if not finding.doubt)
+            if not (races and self._strict):
+                self._history.work(line, touches, thread)
+
+        self._do(step, wait=True)
+        if races and self._strict:
+            raise races[0].error(races[1:])
+
+    def noticed(self, stream: ExternalStream) -> None:
+        """A stream was given to a library, as what it is."""
+        if (found := self._line(stream)) is not None:
+            self._do(lambda: self._take(found))
+
+    def _take(self, line: Line) -> None:
+        self._history.line(line)
+
+    def given(self, stream: ExternalStream, layout: Layout, by: str) -> None:
+        """A memory pool has given memory to a new array, for work on *stream*: not an access yet."""
+        found = self._line(stream)
+        if found is None:
+            return
+        frame, thread = user_frame(), threading.current_thread()
+        party = Party(by, found.label, Kind.WRITE, f"memory at {layout.address:#x}", where(frame))
+        doubt = "the work that will write to it cannot be seen, and may be ordered by then"
+
+        def step() -> None:
+            for finding in self._look(self._history.line(found), [(party, layout)], thread, frame):
+                self._findings[replace(finding, doubt=finding.doubt or doubt)] += 1
+
+        self._do(step)
+
+    def is_fresh(self, layout: Layout) -> None:
+        """Memory comes from the driver: whatever was there before, the driver has waited for."""
+        self._do(lambda: self._history.memory.forget(layout))
+
+    def device_is_done(self, cuda: _cudart.Cuda, context: int) -> None:
+        """The host has waited for all work of a context."""
+        key, thread = (cuda, cuda.context_id(context)), threading.current_thread()
+        self._do(lambda: self._history.host_knows_context(key, thread))
+
+    def suppose_all(self, doubt: str) -> None:
+        """Something out of sight may have ordered everything after everything so far."""
+        self._do(lambda: self._history.suppose_all(doubt))
+
+    def made(self, event: object) -> None:
+        """A library has made an event. Until somebody records it, a wait for it orders nothing, for sure."""
+        self._do(lambda: self._events.remember(event, Unrecorded()))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _do(self, step: Callable[[], None], *, wait: bool = False) -> None:
+        """Let a step be taken, alone, and in turn; with *wait*, not before it was.
+
+        Otherwise nothing is waited for: finalisers come here, in the middle of another step too, and so do those who
+        hold locks that finalisers take.
+        """
+        self._steps.append(step)
+        wait = wait and self._holder != threading.get_ident()
+        while (wait or self._steps) and self._lock.acquire(blocking=wait):
+            wait = False
+            self._holder = threading.get_ident()
+            try:
+                while self._steps:
+                    self._steps.popleft()()
+            finally:
+                self._holder = 0
+                self._lock.release()
+
+    def _look(
+        self, line: Line, touches: list[tuple[Party, Layout]], thread: threading.Thread, frame: FrameType | None
+    ) -> dict[Finding, None]:
+        """What would conflict if *line* did all this next."""
+        found: dict[Finding, None] = {}
+        for party, layout in touches:
+            for old, doubt in self._history.conflicts(line, party.kind, layout, thread):
+                producer = self._history.lines[old.epoch.line]
+                names = [report.name_in(frame, it.native) or f"<{it.label}>" for it in (line, producer)]
+                fix = f"interop.as_stream({names[0]}).wait_stream({names[1]})"
+                found[Finding(old.party, party, fix, doubt)] = None
+        return found
+
+    def _line(self, stream: ExternalStream) -> Line | None:
+        """The stream as the history knows it; None, and counted, while it captures. Asks CUDA, so not in a step."""
+        cuda, handle = stream._cuda, stream._handle
+        stream._ready()
+        context, native = (cuda, stream._context_id), report.native_of(stream)
+        if handle == _cudart.LEGACY:
+            label = "the legacy default stream" + _on_device(stream)
+            return Line((context, handle), context, StreamKind.LEGACY, label, native)
+        if stream.is_capturing():
+            self._do(self._count_capture)
+            return None
+        if handle == _cudart.PER_THREAD:
+            label = f"the per-thread default stream of {threading.current_thread().name}{_on_device(stream)}"
+            return Line((context, stream._thread), context, StreamKind.BLOCKING, label, native)
+        key = (cuda, stream.stream_id)
+        known = self._history.lines.get(key)
+        if known is not None:
+            kind, label = known.kind, known.label
+        else:
+            kind = StreamKind.BLOCKING if cuda.stream_blocks(handle) else StreamKind.NON_BLOCKING
+            label = _label(stream)
+        return Line(key, context, kind, label, native, self._doubt_about(stream))
+
+    def _count_capture(self) -> None:
+        self.captured += 1
+
+    def _doubt_about(self, stream: ExternalStream) -> str:
+        if stream._cuda.simulation is not None:
+            return ""
+        for library in stream._native:
+            if doubt := self._doubt_of(library):
+                return doubt
+        if isinstance(stream.owner, _Handle | _Seen):
+            return ""
+        return self._doubt_of(stream._adapter.library if stream._adapter else None)
+
+    def _doubt_of(self, library: str | None) -> str:
+        if library is None:
+            return "waits that are made with a bare address, or by a library that interop does not know, cannot be seen"
+        return "" if library in WATCHED else f"{library}'s own waits cannot be seen"
+
+    def _forget(self, number: int, reference: object, token: object) -> None:
+        def step() -> None:
+            self._events.remove(number, reference)
+            self._history.forget(token)
+
+        self._do(step)
+
+
+class _Seen:
+    """The owner of a stream that a library watched here was seen to use."""
+
+
+SEEN: Final = _Seen()
+
+
+def _on_device(stream: ExternalStream) -> str:
+    return f" of device {stream.device}"
+
+
+def _label(stream: ExternalStream) -> str:
+    name = getattr(stream.owner, "name", None)
+    if stream._cuda.simulation is not None and isinstance(name, str):
+        return name
+    library = f"{stream._adapter.library} " if stream._adapter else ""
+    return f"{library}stream {stream._handle:#x}{_on_device(stream)}"
