@@ -754,10 +754,11 @@ def test_the_ledger_keeps_no_stream_and_no_event_alive(gpu):
         ledger.writes(x, borrowed)
         event = borrowed.record_event()
         interop.as_stream(gpu.stream()).wait_event(event)
-        handles = gpu._machine.streams, gpu._machine.events
+        gone = weakref.ref(event)
         del stream, borrowed, event
         gc.collect()
-        assert not any(handles)
+        assert not gpu._machine.streams
+        assert gone() is None
         interop.as_stream(gpu.stream()).query()
         assert not ledger._events
 

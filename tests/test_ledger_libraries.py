@@ -491,7 +491,7 @@ def test_whom_to_doubt(address, need):
     assert "cuda.core" in ledger._doubt_about(interop.as_stream(Stream.from_handle(address)))
     owned = ExternalStream(address, owner=SEEN)
     assert not ledger._doubt_about(owned)
-    owned._native["rmm"] = object()
+    owned._natives = {"rmm": object()}
     assert "rmm" in ledger._doubt_about(owned)
     assert not any(ledger._doubt_of(library) for library in WATCHED)
 

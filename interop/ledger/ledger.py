@@ -318,7 +318,7 @@ class Ledger(_watch.Watcher):
     def _doubt_about(self, stream: ExternalStream) -> str:
         if stream._cuda.simulation is not None:
             return ""
-        for library in stream._native:
+        for library in stream._natives or ():
             if doubt := self._doubt_of(library):
                 return doubt
         if isinstance(stream.owner, _Handle | _Seen):
