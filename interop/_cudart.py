@@ -111,6 +111,8 @@ _HOT_CALLS: Final = (
     "cuStreamSynchronize",
     "cuStreamIsCapturing",
     "cuThreadExchangeStreamCaptureMode",
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
 )
 """What the extension in C calls itself, in the order that it takes them."""
 _CUDA_12: Final = 12000
@@ -224,15 +226,19 @@ class Cuda:
         runtime = self._runtime or self.start()
         return int(_value(self._driver.cuCtxGetId(context), "cuCtxGetId", runtime))
 
-    @contextlib.contextmanager
-    def switched(self, context: int) -> Iterator[None]:
-        """As :meth:`context`, and for code of users: what was current comes back, even if they left others behind."""
+    def switch(self, context: int) -> int:
+        """Make *context* current, or none if it is 0; the one that was, or 0. For as long as code of users runs."""
         runtime = self._runtime or self.start()
+        if native is not None and self.is_hot and (switched := native.switch_context(context)) is not None:
+            return int(switched)
         before = int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
-        with self.context(context):
-            yield
-        if int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime)) != before:
-            _value(self._driver.cuCtxSetCurrent(before), "cuCtxSetCurrent", runtime)
+        if before != context:
+            try:
+                _value(self._driver.cuCtxSetCurrent(context), "cuCtxSetCurrent", runtime)
+            except CudaError:
+                self._primary.clear()  # as in `context`
+                raise
+        return before
 
     def device_of(self, context: int) -> int:
         """The ordinal of the device of *context*."""

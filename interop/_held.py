@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interop.event import Event
 
 _PAUSE: Final = 1e-3
+"""Seconds between two polls, at least, where they are not asked for."""
 _LAST_WAIT: Final = 10.0
 """Seconds that the end of the process waits for the device at most."""
 
@@ -30,6 +31,7 @@ class Held:
         self._lock = threading.RLock()
         self._queues: dict[ExternalStream, deque[_Back]] = {}
         self._releasing = False
+        self._polled = 0.0
 
     def __bool__(self) -> bool:
         """Whether anything is kept."""
@@ -39,6 +41,13 @@ class Held:
         """Keep what *back* holds until it is done."""
         with self._lock:
             self._queues.setdefault(back.consumer, deque()).append(back)
+
+    def poll(self) -> None:
+        """Let go of what is done, unless that was just looked at."""
+        now = time.monotonic()
+        if now - self._polled > _PAUSE:
+            self._polled = now
+            self.release()
 
     def release(self) -> int:
         """Let go of what is done; how many entries are kept."""

@@ -207,6 +207,8 @@ static struct {
     int (*stream_synchronize)(void *);
     int (*stream_is_capturing)(void *, int *);
     int (*exchange_capture_mode)(int *);
+    int (*get_context)(void **);
+    int (*set_context)(void *);
 } cuda;
 
 static int watched; /* whether somebody is to be told of every call, which the plain methods do */
@@ -221,15 +223,17 @@ PyDoc_STRVAR(bind_doc,
 "bind(addresses, /)\n"
 "--\n\n"
 "Take the addresses of cuEventRecord, cuEventQuery, cuEventSynchronize, cuEventDestroy, cuStreamWaitEvent,\n"
-"cuStreamQuery, cuStreamSynchronize, cuStreamIsCapturing and cuThreadExchangeStreamCaptureMode.");
+"cuStreamQuery, cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent and\n"
+"cuCtxSetCurrent.");
 
 static PyObject *
 bind(PyObject *module, PyObject *addresses)
 {
-    unsigned long long a[9];
+    unsigned long long a[11];
 
     (void)module;
-    if (!PyArg_ParseTuple(addresses, "KKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8)) {
+    if (!PyArg_ParseTuple(addresses, "KKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
+                          a + 9, a + 10)) {
         return NULL;
     }
     cuda.event_record = (int (*)(void *, void *))pointer(a[0]);
@@ -241,7 +245,29 @@ bind(PyObject *module, PyObject *addresses)
     cuda.stream_synchronize = (int (*)(void *))pointer(a[6]);
     cuda.stream_is_capturing = (int (*)(void *, int *))pointer(a[7]);
     cuda.exchange_capture_mode = (int (*)(int *))pointer(a[8]);
+    cuda.get_context = (int (*)(void **))pointer(a[9]);
+    cuda.set_context = (int (*)(void *))pointer(a[10]);
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(switch_context_doc,
+"switch_context(context, /)\n"
+"--\n\n"
+"Make a context current; the one that was, 0 for none, or None if the driver says anything but success.");
+
+static PyObject *
+switch_context(PyObject *module, PyObject *context)
+{
+    void *before, *after = pointer(PyLong_AsUnsignedLongLong(context));
+
+    (void)module;
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (cuda.get_context(&before) != SUCCESS || (before != after && cuda.set_context(after) != SUCCESS)) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLongLong((uintptr_t)before);
 }
 
 PyDoc_STRVAR(watch_doc,
@@ -565,6 +591,12 @@ stream_of(PyObject *object)
 }
 
 static int
+is_same(Stream *one, Stream *other)
+{
+    return one->pool != NULL && other->pool != NULL && one->handle == other->handle;
+}
+
+static int
 order(Stream *consumer, Stream *producer)
 {
     unsigned long long event;
@@ -573,7 +605,7 @@ order(Stream *consumer, Stream *producer)
     if (producer->pool == NULL) {
         return 0;
     }
-    if (consumer->pool != NULL && consumer->handle == producer->handle) {
+    if (is_same(consumer, producer)) {
         return 1;
     }
     if (!is_usual(consumer) || !(event = pool_take(producer->pool))) {
@@ -591,6 +623,22 @@ order(Stream *consumer, Stream *producer)
     }
     if (!pool_give(producer->pool, event)) {
         cuda.event_destroy(pointer(event));
+    }
+    return 1;
+}
+
+/* Whether none of the streams captures: else the first wait could take the consumer into a capture, and the second one
+ * would be against the law, which is to be known before. */
+static int
+all_usual(Stream *consumer, PyObject *const *streams, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Stream *producer = stream_of(streams[i]);
+        int usual = producer != NULL && (is_same(consumer, producer) || is_usual(producer));
+        Py_XDECREF((PyObject *)producer);
+        if (!usual) {
+            return 0;
+        }
     }
     return 1;
 }
@@ -789,10 +837,26 @@ METHOD(do_stream_wait_stream)
         Stream *producer = stream_of(args[0]);
         if (producer != NULL) {
             int done = order((Stream *)self, producer);
-            Py_DECREF(producer);
+            Py_DECREF((PyObject *)producer);
             if (done) {
                 Py_RETURN_NONE;
             }
+        }
+    }
+    else if (names == NULL && all_usual((Stream *)self, args, count)) {
+        /* In the order in which they are given. Where one fails, the plain way waits for all of them once more. */
+        Py_ssize_t done = 0;
+        while (done < count) {
+            Stream *producer = stream_of(args[done]);
+            if (producer == NULL || !order((Stream *)self, producer)) {
+                Py_XDECREF((PyObject *)producer);
+                break;
+            }
+            Py_DECREF((PyObject *)producer);
+            done++;
+        }
+        if (done == count) {
+            Py_RETURN_NONE;
         }
     }
     return PLAINLY(stream_wait_stream);
@@ -986,6 +1050,7 @@ static PyMethodDef functions[] = {
     {"accelerate", accelerate, METH_VARARGS, accelerate_doc},
     {"bind", bind, METH_O, bind_doc},
     {"dlpack_capsule", dlpack_capsule, METH_VARARGS, dlpack_capsule_doc},
+    {"switch_context", switch_context, METH_O, switch_context_doc},
     {"watch", watch, METH_O, watch_doc},
     {NULL, NULL, 0, NULL},
 };

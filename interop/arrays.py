@@ -108,7 +108,7 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
     if view is None:
         [view], _ = _lend([array], as_stream(consumer), producer, into, consumer)
     elif held:
-        held.release()
+        held.poll()
     return view
 
 

@@ -13,12 +13,12 @@ from interop.stream import ExternalStream, as_stream
 
 
 class _Block(NamedTuple):
-    """A ``with`` block that a thread is in."""
+    """A ``with`` block that a thread is in: what is to be switched back when it ends."""
 
     manager: object
     stream: ExternalStream
-    device: contextlib.AbstractContextManager[None]
-    libraries: contextlib.ExitStack
+    context: int
+    libraries: list[tuple[Adapter, object]]
 
 
 class _Thread(threading.local):
@@ -74,14 +74,13 @@ class use:  # noqa: N801  (used as a function)
 
 def enter(manager: object, stream: ExternalStream, adapters: list[Adapter]) -> None:
     """Make *stream* current in the libraries of *adapters*, if any, else in all; until :func:`leave` of *manager*."""
-    adapters = adapters or with_current_stream(simulated=stream._cuda.simulation is not None)
-    device = stream._cuda.switched(stream._ready())
-    device.__enter__()
-    libraries = contextlib.ExitStack()
-    _thread.blocks.append(_Block(manager, stream, device, libraries))
+    cuda = stream._cuda
+    adapters = adapters or with_current_stream(simulated=cuda.simulation is not None)
+    libraries: list[tuple[Adapter, object]] = []
+    _thread.blocks.append(_Block(manager, stream, cuda.switch(stream._ready()), libraries))
     try:
         for adapter, native in [(adapter, stream.to(adapter.library)) for adapter in adapters]:
-            libraries.callback(adapter.leave, adapter.enter(native))
+            libraries.append((adapter, adapter.enter(native)))
     except BaseException:
         leave(manager)
         raise
@@ -104,13 +103,26 @@ def leave(manager: object) -> None:
         )
         raise NestingError(message)
     block = blocks.pop()
-    with contextlib.ExitStack() as undo:
-        undo.callback(block.device.__exit__, None, None, None)
+    cuda = block.stream._cuda
+    try:
         # On the block's own device again: the libraries keep their current streams by device, and the block may have
         # left another one current. Even if that device is lost, the libraries are switched back.
         with contextlib.suppress(CudaError):
-            undo.enter_context(block.stream._cuda.context(block.stream._context))
-        undo.enter_context(block.libraries)
+            cuda.switch(block.stream._context)
+        _switch_back(block.libraries)
+    finally:
+        cuda.switch(block.context)
+
+
+def _switch_back(libraries: list[tuple[Adapter, object]]) -> None:
+    """In reverse order; if one library fails, the others are switched back all the same."""
+    try:
+        while libraries:
+            adapter, token = libraries.pop()
+            adapter.leave(token)
+    finally:
+        if libraries:
+            _switch_back(libraries)
 
 
 def stream_in_use() -> ExternalStream:

@@ -36,6 +36,8 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapters as after ``import interop``, none loaded yet; put back afterwards."""
     monkeypatch.setattr(adapters, "_registered", {})
     monkeypatch.setattr(adapters, "_by_type", {})
+    monkeypatch.setattr(adapters, "_switched", {})
+    adapters._candidates.cache_clear()
 
 
 class AcmeAdapter(Adapter):

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 TABLES = sorted(Path(__file__).parent.glob("*mutations.toml"))
 
 
-def run(tests: list[str], package: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(package)}
+def run(tests: list[str], package: Path, *, plain: bool = False) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(package), **({"INTEROP_NATIVE": "0"} if plain else {})}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     return subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, check=False)
 
@@ -35,7 +35,8 @@ def survives(mutation: dict[str, str]) -> str | None:
         if text.count(mutation["old"]) != 1:
             return f"its text is in {mutation['file']} {text.count(mutation['old'])} times"
         path.write_text(text.replace(mutation["old"], mutation["new"]))
-        result = run([mutation["test"]], copy)
+        # What the extension in C stands in for is broken where it is left out.
+        result = run([mutation["test"]], copy, plain=bool(mutation.get("plain")))
         if result.returncode == 1 and "failed" in result.stdout:
             return None
         return f"{mutation['test']} did not fail (status {result.returncode}):\n{result.stdout[-2000:]}{result.stderr}"

@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Final
 
 from interop.adapters.base import Adapter
@@ -70,6 +70,7 @@ def register(library: str, adapter: Adapter) -> None:
         _must_be_for(library, adapter)
         _registered[library] = adapter
         _by_type.clear()
+        _candidates.cache_clear()
 
 
 def known() -> list[str]:
@@ -140,20 +141,41 @@ def adapter_named(library: str) -> Adapter:
 
 def with_current_stream(*, simulated: bool) -> list[Adapter]:
     """The adapters of all *loaded* libraries that have a current stream and can be used, on the GPU or *simulated*."""
-    adapters: list[Adapter] = []
-    for library in known():
-        if library in WITHOUT_CURRENT_STREAM or not is_loaded(library):
+    adapters = []
+    for library in _candidates():
+        module = sys.modules.get(library)
+        if module is None:
             continue
-        try:
-            adapters += _usable_adapters([library])
-        except (AdapterError, ImportError) as error:
-            # Nobody has named it, so it need not stand in the way of the others.
-            warnings.warn(f"{library} is left out, its adapter cannot be loaded: {error}", RuntimeWarning, stacklevel=4)
-    return [
-        adapter
-        for adapter in adapters
-        if adapter.has_current_stream and adapter.simulated is simulated and adapter.usable()
-    ]
+        found = _switched.get(library)
+        adapter = found[1] if found is not None and found[0] is module else _find_switched(library, module)
+        if adapter is not None and adapter.simulated is simulated:
+            adapters.append(adapter)
+    return adapters
+
+
+@functools.cache
+def _candidates() -> tuple[str, ...]:
+    """The names of the libraries that may have a current stream."""
+    return tuple(library for library in known() if library not in WITHOUT_CURRENT_STREAM)
+
+
+_switched: dict[str, tuple[ModuleType, Adapter | None]] = {}
+"""The module of each library that was found to be loaded, and its adapter if it has a current stream, and a GPU."""
+
+
+def _find_switched(library: str, module: ModuleType) -> Adapter | None:
+    if not is_loaded(library):
+        return None
+    try:
+        adapter = next(_usable_adapters([library]), None)
+    except (AdapterError, ImportError) as error:
+        # Nobody has named it, so it need not stand in the way of the others.
+        warnings.warn(f"{library} is left out, its adapter cannot be loaded: {error}", RuntimeWarning, stacklevel=5)
+        return None
+    if adapter is not None and not (adapter.has_current_stream and adapter.usable()):
+        adapter = None
+    _switched[library] = module, adapter
+    return adapter
 
 
 def current_stream_adapter(library: str) -> Adapter:
@@ -163,6 +185,9 @@ def current_stream_adapter(library: str) -> Adapter:
         NotSupportedError: it has none; the message says what to do instead.
         LibraryNotFoundError: as :func:`adapter_named`.
     """
+    module, adapter = _switched.get(library, (None, None)) if isinstance(library, str) else (None, None)
+    if adapter is not None and module is sys.modules.get(library):
+        return adapter
     adapter = adapter_named(library)
     if not adapter.has_current_stream:
         message = f"{library} has no current stream; {adapter.instead or 'pass the stream to each call'}"

@@ -150,7 +150,10 @@ class Adapter:
         raise NotImplementedError
 
     def layout(self, array: object) -> object:
-        """The address, shape, strides and type of one of the library's arrays, to be compared: fast, without CUDA."""
+        """The address, shape, strides and type of one of the library's arrays, to be compared: fast, without CUDA.
+
+        What is returned is kept, and must keep nothing of the array alive.
+        """
         raise NotImplementedError
 
     # -- the current stream --------------------------------------------------------------------------------------

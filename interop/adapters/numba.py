@@ -50,8 +50,9 @@ class NumbaAdapter(Adapter):
         return cuda.as_cuda_array(memory, sync=False)
 
     def layout(self, array: object) -> object:
-        """The memory is an object of its own."""
-        return array.gpu_data, array.shape, array.strides, array.dtype  # type: ignore[attr-defined]
+        """The address is asked of the object that is the memory."""
+        address = array.device_ctypes_pointer.value  # type: ignore[attr-defined]
+        return address, array.shape, array.strides, array.dtype  # type: ignore[attr-defined]
 
 
 ADAPTER = NumbaAdapter()
