@@ -20,10 +20,11 @@ class Loan:
     """
 
     __slots__ = (
+        "_layout_of_source",
+        "_layout_of_view",
         "_lender",
         "_native",
         "_source_layout",
-        "_taker",
         "_view_layout",
         "_way_home",
         "given",
@@ -52,13 +53,14 @@ class Loan:
             tensor: the memory of both.
         """
         source, view = ends
-        self._lender, self._taker = adapters
+        self._lender = adapters[0]
+        self._layout_of_source, self._layout_of_view = adapters[0].layout, adapters[1].layout
         self.writer, self.reader = streams
         self.given = given
         self.source = weakref.ref(source)
         self.view = weakref.ref(view)
-        self._source_layout = self._lender.layout(source)
-        self._view_layout = self._taker.layout(view)
+        self._source_layout = self._layout_of_source(source)
+        self._view_layout = self._layout_of_view(view)
         self._native = self._lender.array_stream(source) if given[0] is None else None
         self.tensor = tensor
         self._way_home: tuple[object, object, object, ExternalStream] | None = None
@@ -78,20 +80,27 @@ class Loan:
         if (
             view is None
             or self.source() is not source
-            or self._lender.layout(source) != self._source_layout
-            or self._taker.layout(view) != self._view_layout
+            or self._layout_of_source(source) != self._source_layout
+            or self._layout_of_view(view) != self._view_layout
         ):
             return None
         return view
 
     def again(self, source: object) -> Any:  # noqa: ANN401
         """Order the same hand-over once more: the array that came of it. None if something is not as it was."""
-        view = self.view_of(source)
-        if view is None or (self.given[0] is None and self._lender.array_stream(source) is not self._native):
+        # As view_of, written out: this is what a loop pays for.
+        view = self.view()
+        if (
+            view is None
+            or self.source() is not source
+            or self._layout_of_source(source) != self._source_layout
+            or self._layout_of_view(view) != self._view_layout
+            or (self._native is not None and self._lender.array_stream(source) is not self._native)
+        ):
             return None
         self.reader.wait_stream(self.writer)
-        for watcher in _watch.watchers:
-            watcher.handed_over(source, self.tensor, self.writer, self.reader)
+        if _watch.watchers:
+            self._tell(source, self.writer, self.reader)
         return view
 
     def home(
@@ -121,21 +130,20 @@ class Loan:
         if source is None or self.view_of(source) is not view:
             return None
         self.writer.wait_stream(way[3])
-        for watcher in _watch.watchers:
-            watcher.handed_over(view, self.tensor, way[3], self.writer)
+        if _watch.watchers:
+            self._tell(view, way[3], self.writer)
         return source
 
+    def _tell(self, array: object, writer: ExternalStream, reader: ExternalStream) -> None:
+        for watcher in _watch.watchers:
+            watcher.handed_over(array, self.tensor, writer, reader)
 
-_loans: Final[dict[tuple[int, ...], Loan]] = {}
-"""By the identity of the array, and of what was given as producer, consumer and library."""
+
+loans: Final[dict[tuple[int, ...], Loan]] = {}
+"""By the identity of the array, and of what was given as producer, consumer and library; may be out of date."""
 
 _by_view: Final[dict[int, Loan]] = {}
 """By the identity of the array that came of it."""
-
-
-def loan_to(array: object, producer: object, consumer: object, into: object) -> Loan | None:
-    """What the same array was lent as, to the same stream and library; it may be out of date."""
-    return _loans.get((id(array), id(producer), id(consumer), id(into)))
 
 
 def loan_of(view: object) -> Loan | None:
@@ -149,12 +157,12 @@ def remember(loan: Loan, holder: Handover) -> None:
     view, key = id(loan.view()), (id(loan.source()), *map(id, loan.given))
     _by_view[view] = loan
     if loan.is_lasting:
-        _loans[key] = loan
+        loans[key] = loan
 
     def forget() -> None:
         if _by_view.get(view) is loan:
             del _by_view[view]
-        if _loans.get(key) is loan:
-            del _loans[key]
+        if loans.get(key) is loan:
+            del loans[key]
 
     holder.when_gone(forget)

@@ -18,7 +18,7 @@ from interop._extension import native, why_not
 from interop._handles import described
 from interop._handover import Handover, converted
 from interop._held import held
-from interop._loans import Loan, loan_of, loan_to, remember
+from interop._loans import Loan, loan_of, loans, remember
 from interop._memory import CUDA, by_dlpack, by_interface, stated_stream
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
@@ -101,7 +101,8 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
         CaptureError: one of the streams captures a graph, and the other one not that.
     """
     view = None
-    if (loan := loan_to(array, producer, consumer, into)) is not None:
+    loan = loans.get((id(array), id(producer), id(consumer), id(into)))
+    if loan is not None:
         view = loan.again(array)
     elif (loan := loan_of(array)) is not None:
         view = loan.home_again(array, producer, consumer, into)

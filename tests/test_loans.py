@@ -71,7 +71,7 @@ def gpu(monkeypatch):
         yield gpu
         while interop.release():  # what is let go of may have held something else
             pass
-        assert not _loans._loans
+        assert not _loans.loans
         assert not _loans._by_view
 
 
@@ -318,4 +318,4 @@ def test_ten_thousand_hand_overs_leave_nothing(gpu, library, threads):
     gc.collect()
     assert not sources
     assert interop.release() == 0
-    assert not _loans._loans
+    assert not _loans.loans

@@ -49,10 +49,9 @@ class NumbaAdapter(Adapter):
         """Numba has no other way in than the array interface."""
         return cuda.as_cuda_array(memory, sync=False)
 
-    def layout(self, array: object) -> object:
-        """The address is asked of the object that is the memory."""
-        address = array.device_ctypes_pointer.value  # type: ignore[attr-defined]
-        return address, array.shape, array.strides, array.dtype  # type: ignore[attr-defined]
+    def layout(self, array: object) -> object:  # noqa: ARG002
+        """Numba changes no array in place."""
+        return None
 
 
 ADAPTER = NumbaAdapter()

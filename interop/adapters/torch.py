@@ -92,13 +92,16 @@ class TorchAdapter(Adapter):
 
     def enter(self, stream: object) -> object:
         """Set it; torch keeps no stack."""
-        previous = torch.cuda.current_stream()
+        # What torch.cuda.current_stream() and set_stream() do, without the 5 us that making a Stream of it takes.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        previous = torch._C._cuda_getCurrentStream(stream.device_index)  # type: ignore[attr-defined]  # noqa: SLF001
         torch.cuda.set_stream(stream)  # type: ignore[arg-type]
         return previous
 
     def leave(self, token: object) -> None:
         """Set the previous one."""
-        torch.cuda.set_stream(token)  # type: ignore[arg-type]
+        number, index, kind = cast("tuple[int, int, int]", token)
+        torch._C._cuda_setStream(stream_id=number, device_index=index, device_type=kind)  # noqa: SLF001
 
 
 ADAPTER = TorchAdapter()
