@@ -34,12 +34,19 @@ notebooks: $(venv)/dev.done
 run-notebooks:
 	$(PYTHON) notebooks/execute.py notebooks/*.ipynb
 
-# A wheel, installed into an environment of its own and used from outside this folder.
+# A wheel for every CPython from 3.11 on and every Linux from 2014 on: built, audited, installed into an environment of
+# its own and used from outside this folder. And one from a machine without a compiler, which works all the same.
 wheel: $(venv)/dev.done
 	rm -rf build dist $(venv)/wheel
-	$(bin)/python -m build --wheel --outdir dist . >/dev/null
+	$(bin)/python -m build --wheel --outdir build/wheel . >/dev/null
+	$(bin)/abi3audit --strict build/wheel/*.whl
+	PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 	$(PYTHON) -m venv $(venv)/wheel
 	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install "$$(ls dist/*.whl)[demo]"
+	cd / && INTEROP_NATIVE=1 "$(CURDIR)/$(venv)/wheel/bin/python" -m interop demo
+	CC=false $(bin)/python -m build --wheel --outdir build/plain . >/dev/null 2>&1
+	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --force-reinstall build/plain/*.whl
+	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -c "from interop import _extension; assert not _extension.native"
 	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -m interop demo
 
 # The core and the simulator, with the oldest cuda-python that is allowed and no GPU library at all.
@@ -61,9 +68,9 @@ gpu-test:
 bench:
 	$(PYTHON) -m benchmarks run $(BENCH_OPTIONS)
 
-# Break the code on purpose, in many ways; each must turn a test red.
+# Break the code on purpose, in many ways; each must turn a test red. MUTANTS="core sim" takes these tables only.
 mutants: $(venv)/test.done
-	$(bin)/python tests/mutants.py
+	$(bin)/python tests/mutants.py $(MUTANTS)
 
 clean:
 	rm -rf $(venv) build dist *.egg-info
