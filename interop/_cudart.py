@@ -158,18 +158,14 @@ class Cuda:
         if code or not count:
             raise no_device(code, runtime)
         self._process = os.getpid()
+        if native is not None and self is GPU:
+            addresses = tuple(_entry_point(call, runtime) for call in _HOT_CALLS)
+            if all(addresses):  # an old driver may lack one, and the plain way does without
+                native.bind(addresses)
+                self.is_hot = True
         self._driver = driver
         self._runtime = runtime
-        if native is not None and self is GPU:
-            native.bind(tuple(self._entry_point(call) for call in _HOT_CALLS))
-            self.is_hot = True
         return runtime
-
-    def _entry_point(self, call: str) -> int:
-        """The address of a function of the driver."""
-        name = "cudaGetDriverEntryPointByVersion"
-        result = self._runtime.cudaGetDriverEntryPointByVersion(call.encode(), _CUDA_12, 0)
-        return int(_value(result, name, self._runtime))
 
     @property
     def was_forked(self) -> bool:
@@ -657,6 +653,12 @@ class Cuda:
         return True
 
 
+def _entry_point(call: str, runtime: Any) -> int:  # noqa: ANN401  (cuda.bindings has no types)
+    """The address of a function of the driver; 0 if it has none."""
+    name = "cudaGetDriverEntryPointByVersion"
+    return int(_value(runtime.cudaGetDriverEntryPointByVersion(call.encode(), _CUDA_12, 0), name, runtime) or 0)
+
+
 IPC_HANDLE_BYTES: Final = 64
 """CUDA_IPC_HANDLE_SIZE."""
 
@@ -711,4 +713,6 @@ def activate(cuda: Cuda) -> Cuda:
     """Make *cuda* the active one; the one that was."""
     global _active
     previous, _active = _active, cuda
+    if native is not None:
+        native.simulate(cuda is not GPU)
     return previous

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interop._tensor import Tensor
+    from interop.event import Event
 
 _NO_ORDER = -1
 """DLPack's word, in place of a stream, for: order nothing."""
@@ -44,16 +45,20 @@ class Handover:
         self._producer = producer
         self._consumer = consumer
         self._states = states
-        self._gone: list[Callable[[], object]] = []
+        self._end = _End(producer, consumer, tensor)
         # Not __del__: in a cycle of garbage, that may run after the finalisers of the very streams that it needs. What
         # a weakref.finalize is given is outside of all cycles, and so whole. (Hence the one way to a leak: an array
         # that is stored in an attribute of its own source.)
-        finalizer = weakref.finalize(self, _end, self._gone, producer, consumer, tensor)
+        finalizer = weakref.finalize(self, self._end.come)
         finalizer.atexit = False  # a process that ends frees nothing that is still in use
 
     def when_gone(self, forget: "Callable[[], object]") -> None:
         """Call *forget* when this holder goes, before the memory is let go of."""
-        self._gone.append(forget)
+        self._end.forgets.append(forget)
+
+    def give_back(self, done: "Event") -> None:
+        """The way back is ordered already; *done* stands for all that the consumer has done with the memory."""
+        self._end.done = done
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
@@ -91,6 +96,9 @@ class Handover:
         copy: bool | None = None,
     ) -> object:
         """A DLPack capsule; a stream that is named waits for this memory's first, on the device.
+
+        When the consumer's array goes, and with it this holder, the memory is ordered after the stream that it was
+        handed to; not after the one that is named here, which is the consumer's: let it wait for that one at its end.
 
         https://dmlc.github.io/dlpack/latest/python_spec.html
 
@@ -169,12 +177,20 @@ class Handover:
         return _html.table("interop.Handover", rows)
 
 
-def _end(
-    gone: "list[Callable[[], object]]", producer: ExternalStream | None, consumer: ExternalStream, tensor: "Tensor"
-) -> None:
-    for forget in gone:
-        forget()
-    held.give_back(producer, consumer, tensor)
+class _End:
+    """What there is to do when a holder goes."""
+
+    def __init__(self, producer: ExternalStream | None, consumer: ExternalStream, tensor: "Tensor") -> None:
+        self.forgets: list[Callable[[], object]] = []
+        self.done: Event | None = None
+        self._producer = producer
+        self._consumer = consumer
+        self._tensor = tensor
+
+    def come(self) -> None:
+        for forget in self.forgets:
+            forget()
+        held.give_back(self._producer, self._consumer, self._tensor, self.done)
 
 
 def _c_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

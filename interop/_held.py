@@ -73,14 +73,26 @@ class Held:
             if late:  # a finaliser has kept something between the two lines above
                 self._queues.setdefault(stream, deque()).extendleft(reversed(late))
 
-    def give_back(self, producer: ExternalStream | None, consumer: ExternalStream, source: object) -> None:
-        """Order *producer*'s later work after *consumer*'s, and keep *source* until *consumer* is done."""
-        self.keep(_Back(producer, consumer, source))
+    def give_back(
+        self, producer: ExternalStream | None, consumer: ExternalStream, source: object, done: "Event | None" = None
+    ) -> None:
+        """Order *producer*'s later work after *consumer*'s, and keep *source* until *consumer* is done.
+
+        With *done*, the order is made already, and *done* is what is to be waited for.
+        """
+        self.keep(_Back(producer, consumer, source, done))
         self.release()
 
     def drain(self) -> None:
         """Wait for the device, at the end of the process, so that nothing is freed under its hands."""
         deadline = time.monotonic() + _LAST_WAIT
+        with self._lock:
+            # Streams may be gone by now: what needs one is kept, and goes with the process.
+            for queue in self._queues.values():
+                _never_let_go.extend(back for back in queue if not back.is_recorded)
+                kept = [back for back in queue if back.is_recorded]
+                queue.clear()
+                queue.extend(kept)
         while self.release():
             if time.monotonic() > deadline:
                 message = f"interop: work on held objects was not done {_LAST_WAIT} s after the end of the program"
@@ -89,16 +101,27 @@ class Held:
             time.sleep(_PAUSE)
 
 
+_never_let_go: Final[list[object]] = []
+
+
 class _Back:
     """The way back of one hand-over: first it is ordered, then the consumer's work is waited for, without blocking."""
 
-    def __init__(self, producer: ExternalStream | None, consumer: ExternalStream, source: object) -> None:
+    def __init__(
+        self, producer: ExternalStream | None, consumer: ExternalStream, source: object, done: "Event | None"
+    ) -> None:
         self.consumer = consumer
         self._producer = producer
         self._source = source
-        self._event: Event | None = None
-        with contextlib.suppress(InteropError):  # is_done asks again, and knows what to make of it
-            self._advance()
+        self._event = done
+        if done is None:
+            with contextlib.suppress(InteropError):  # is_done asks again, and knows what to make of it
+                self._advance()
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it needs no stream any more to be done."""
+        return self._event is not None
 
     def is_done(self) -> bool:
         """Whether the source can be let go of."""
@@ -116,15 +139,29 @@ class _Back:
 
     def _advance(self) -> bool:
         """Order the way back, and record what is to be waited for, unless a capture is in the way."""
-        producer, capture = self._producer, self.consumer.capture_id()
-        if producer is not None:
-            if producer.capture_id() != capture:
+        consumer = self.consumer
+        if consumer.is_of_another_thread:
+            # The per-thread stream of a thread that may be gone is a blocking one: the legacy stream waits for it.
+            consumer = consumer.legacy()
+        capture = consumer.capture_id()
+        if self._producer is not None:
+            if not self._order_back(self._producer, consumer, capture):
                 return False
-            producer.wait_stream(self.consumer)
             self._producer = None
         if capture:
             return False
-        self._event = self.consumer.record_event()
+        self._event = consumer.record_event()
+        return True
+
+    def _order_back(self, producer: ExternalStream, consumer: ExternalStream, capture: int) -> bool:
+        try:
+            if producer.capture_id() != capture:
+                return False
+            producer.wait_stream(consumer)
+        except (CaptureError, InvalidStreamError):
+            raise
+        except InteropError:
+            pass  # the producer's stream is gone, with its context: it will write to nothing
         return True
 
 

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 class Loan:
     """One array, handed to one stream and library, for as long as the array that came of it lives.
 
-    Everything that is compared by identity is alive for as long as the loan is: what was given as streams is held by
-    it, and of the arrays it is asked whether they are still the same.
+    What was given as streams is held by it, so that its identity stays its own; the arrays are not, and are asked
+    whether they are still the same.
     """
 
     __slots__ = (
         "_layout_of_source",
         "_layout_of_view",
         "_lender",
-        "_native",
+        "_mark",
         "_source_layout",
         "_view_layout",
         "_way_home",
@@ -61,18 +61,20 @@ class Loan:
         self.view = weakref.ref(view)
         self._source_layout = self._layout_of_source(source)
         self._view_layout = self._layout_of_view(view)
-        self._native = self._lender.array_stream(source) if given[0] is None else None
+        self._mark = self._lender.stream_mark(source) if given[0] is None else None
         self.tensor = tensor
         self._way_home: tuple[object, object, object, ExternalStream] | None = None
 
     @property
     def is_lasting(self) -> bool:
-        """Whether the same objects, given again, will be the same streams: a default stream depends on the context."""
-        if self.reader.cuda_stream <= _cudart.PER_THREAD:
+        """Whether the same objects, given again, will be the same streams."""
+        producer, consumer, _ = self.given
+        if not _stays(consumer, self.reader):
             return False
-        # The current stream of an array's library is asked for with the array's device current.
-        lowest = _cudart.LEGACY if self.given[0] is None else _cudart.PER_THREAD + 1
-        return self.writer.cuda_stream >= lowest and self.writer.cuda_stream != _cudart.PER_THREAD
+        if producer is not None:
+            return _stays(producer, self.writer)
+        # The current stream of an array's library is asked for every time, with the array's device current.
+        return self.writer.cuda_stream != _cudart.PER_THREAD
 
     def view_of(self, source: object) -> Any:  # noqa: ANN401
         """The array that came of *source*, if both are still what they were; else None."""
@@ -95,7 +97,7 @@ class Loan:
             or self.source() is not source
             or self._layout_of_source(source) != self._source_layout
             or self._layout_of_view(view) != self._view_layout
-            or (self._native is not None and self._lender.array_stream(source) is not self._native)
+            or (self._mark is not None and self._lender.stream_mark(source) != self._mark)
         ):
             return None
         self.reader.wait_stream(self.writer)
@@ -117,7 +119,7 @@ class Loan:
         source = self.source()
         if source is None or self.view_of(source) is not view:
             return None
-        if min(writer.cuda_stream, reader.cuda_stream) > _cudart.PER_THREAD:
+        if (given[0] is None or _stays(given[0], writer)) and _stays(given[1], reader):
             self._way_home = (*given, writer)
         return source
 
@@ -139,6 +141,13 @@ class Loan:
             watcher.handed_over(array, self.tensor, writer, reader)
 
 
+def _stays(given: object, stream: ExternalStream) -> bool:
+    """Whether *given* will be that stream the next time: not a default one, nor what may state another one by then."""
+    if stream.cuda_stream <= _cudart.PER_THREAD:
+        return False
+    return given is stream or (stream._adapter is not None and stream._adapter.streams_stay_the_same)
+
+
 loans: Final[dict[tuple[int, ...], Loan]] = {}
 """By the identity of the array, and of what was given as producer, consumer and library; may be out of date."""
 
@@ -152,11 +161,11 @@ def loan_of(view: object) -> Loan | None:
     return loan if loan is not None and loan.view() is view else None
 
 
-def remember(loan: Loan, holder: Handover) -> None:
-    """Find *loan* from now on, until *holder* is gone."""
+def remember(loan: Loan, holder: Handover, *, again: bool) -> None:
+    """Find *loan* from now on, until *holder* is gone: by what came of it; and, if *again*, by what was given."""
     view, key = id(loan.view()), (id(loan.source()), *map(id, loan.given))
     _by_view[view] = loan
-    if loan.is_lasting:
+    if again and loan.is_lasting:
         loans[key] = loan
 
     def forget() -> None:

@@ -4,13 +4,14 @@ Nothing here orders or converts anything; except that an array that is known by 
 consumer itself, as that protocol has it.
 """
 
+import operator
 import reprlib
 from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart
 from interop._handles import described
 from interop.errors import InteropError, InvalidArrayError, InvalidStreamError, NotSupportedError
-from interop.stream import ExternalStream
+from interop.stream import ExternalStream, new_stream
 
 if TYPE_CHECKING:
     from interop._tensor import Tensor
@@ -56,12 +57,13 @@ def _tensor_of(array: object, interface: dict[str, Any], cuda: _cudart.Cuda, dev
 
     try:
         address, read_only = interface["data"]
+        address = operator.index(address)
         shape = tuple(map(int, interface["shape"]))
         strides = interface.get("strides")
         strides = None if strides is None else tuple(map(int, strides))
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed(array, interface) from error
-    if not isinstance(address, int) or (strides is not None and len(strides) != len(shape)):
+    if strides is not None and len(strides) != len(shape):
         raise _malformed(array, interface)
     dtype = _tensor.from_typestr(interface["typestr"])
     if interface.get("mask") is not None:
@@ -103,7 +105,7 @@ def stated_stream(interface: dict[str, Any], tensor: "Tensor") -> ExternalStream
     stream = interface.get("stream")
     if stream is None:
         return None
-    if not isinstance(stream, int) or stream == 0:
+    if not isinstance(stream, int) or isinstance(stream, bool) or stream == 0:
         message = (
             f"the array states stream {stream!r}: the CUDA Array Interface has handles, 1 for the legacy default "
             "stream, 2 for the per-thread one, and forbids 0"
@@ -126,17 +128,25 @@ def by_dlpack(array: Any, reader: ExternalStream | None) -> "Tensor":  # noqa: A
         if kind not in (CUDA, _CUDA_HOST, _CUDA_MANAGED):
             message = f"{described(array)} is not on a GPU (DLPack device type {int(kind)}); copy it there first"
             raise InvalidArrayError(message)
-        cuda = _cudart.active()
-        # PyTorch gives a tensor away only while its device is current.
-        with cuda.context(cuda.primary_context(device)):
-            stream = -1 if reader is None else reader.cuda_stream
-            try:
-                capsule = array.__dlpack__(stream=stream, max_version=(1, 0))
-            except TypeError:  # a producer from before versions, which cannot say that it is read-only either
-                capsule = array.__dlpack__(stream=stream)
-            return _tensor.read(capsule)
+        asks = reader
+        if reader is not None and reader.cuda_stream <= _cudart.PER_THREAD and reader.device != device:
+            asks = new_stream(device)  # a default stream is told by a number, and would be taken for that of *device*
+        tensor = _tensor.read(_capsule(array, device, -1 if asks is None else asks.cuda_stream))
     except (BufferError, RuntimeError, TypeError) as error:
         if isinstance(error, InteropError):
             raise
         message = f"{described(array)} cannot be handed over: {type(error).__name__}: {error}"
         raise InvalidArrayError(message) from error
+    if reader is not None and asks is not None:
+        reader.wait_stream(asks)
+    return tensor
+
+
+def _capsule(array: Any, device: int, stream: int) -> object:  # noqa: ANN401
+    cuda = _cudart.active()
+    # PyTorch gives a tensor away only while its device is current.
+    with cuda.context(cuda.primary_context(device)):
+        try:
+            return array.__dlpack__(stream=stream, max_version=(1, 0))
+        except TypeError:  # a producer from before versions, which cannot say that it is read-only either
+            return array.__dlpack__(stream=stream)

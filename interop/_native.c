@@ -211,6 +211,7 @@ static struct {
     int (*set_context)(void *);
 } cuda;
 
+static int simulated; /* whether a simulation runs, in which other libraries' objects are none of its streams */
 static int watched; /* whether somebody is to be told of every call, which the plain methods do */
 
 static void *
@@ -285,6 +286,24 @@ watch(PyObject *module, PyObject *on)
         return NULL;
     }
     watched = truth;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(simulate_doc,
+"simulate(on, /)\n"
+"--\n\n"
+"Whether other libraries' objects are to go the plain way, which tells that they are not simulated.");
+
+static PyObject *
+simulate(PyObject *module, PyObject *on)
+{
+    int truth = PyObject_IsTrue(on);
+
+    (void)module;
+    if (truth < 0) {
+        return NULL;
+    }
+    simulated = truth;
     Py_RETURN_NONE;
 }
 
@@ -575,7 +594,7 @@ stream_of(PyObject *object)
         Py_INCREF(object);
         return (Stream *)object;
     }
-    key = PyLong_FromVoidPtr(object);
+    key = simulated ? NULL : PyLong_FromVoidPtr(object);
     if (key == NULL) {
         PyErr_Clear();
         return NULL;
@@ -1050,17 +1069,10 @@ static PyMethodDef functions[] = {
     {"accelerate", accelerate, METH_VARARGS, accelerate_doc},
     {"bind", bind, METH_O, bind_doc},
     {"dlpack_capsule", dlpack_capsule, METH_VARARGS, dlpack_capsule_doc},
+    {"simulate", simulate, METH_O, simulate_doc},
     {"switch_context", switch_context, METH_O, switch_context_doc},
     {"watch", watch, METH_O, watch_doc},
     {NULL, NULL, 0, NULL},
-};
-
-static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "interop._native",
-    .m_doc = "The parts of interop that are written in C.",
-    .m_size = -1,
-    .m_methods = functions,
 };
 
 static int
@@ -1070,20 +1082,36 @@ add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
     return *type == NULL ? -1 : PyModule_AddType(module, *type);
 }
 
+/* Once in a process: what is static here is then the main interpreter's. */
+static int
+execute(PyObject *module)
+{
+    if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0 || stream_type != NULL) {
+        PyErr_SetString(PyExc_ImportError, "interop._native works once, and in the main interpreter only");
+        return -1;
+    }
+    return add_type(module, &pool_spec, &pool_type) || add_type(module, &event_spec, &event_type) ||
+                   add_type(module, &stream_spec, &stream_type)
+               ? -1
+               : 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+    {0, NULL},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "interop._native",
+    .m_doc = "The parts of interop that are written in C.",
+    .m_size = 0,
+    .m_methods = functions,
+    .m_slots = slots,
+};
+
 PyMODINIT_FUNC
 PyInit__native(void)
 {
-    PyObject *module;
-
-    if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
-        PyErr_SetString(PyExc_ImportError, "interop._native works in the main interpreter only");
-        return NULL;
-    }
-    module = PyModule_Create(&definition);
-    if (module == NULL || add_type(module, &pool_spec, &pool_type) || add_type(module, &stream_spec, &stream_type) ||
-        add_type(module, &event_spec, &event_type)) {
-        Py_XDECREF(module);
-        return NULL;
-    }
-    return module;
+    return PyModuleDef_Init(&definition);
 }

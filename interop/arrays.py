@@ -71,7 +71,8 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
     array that is returned keeps *array* alive. When the last array over the memory goes, the producer's stream waits
     for what the consumer's was given until then, so that the memory may be written again in order; and *array* is kept
     until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (Do not store the array
-    that is returned in an attribute of *array*: the two would keep each other alive for ever.)
+    that is returned in an attribute of *array*, or of an object that is given as one of the streams: the two would keep
+    each other alive for ever.)
 
     While streams capture a graph, this is captured with them; the launches of the graph need *array* kept alive by you.
 
@@ -107,7 +108,7 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
     elif (loan := loan_of(array)) is not None:
         view = loan.home_again(array, producer, consumer, into)
     if view is None:
-        [view], _ = _lend([array], as_stream(consumer), producer, into, consumer)
+        [view], _, _ = _lend([array], as_stream(consumer), producer, into, consumer)
     elif held:
         held.poll()
     return view
@@ -123,7 +124,8 @@ def borrow(
     """Lend arrays to a stream for the length of a ``with`` block: ordered there on entry, and back on exit.
 
     As :func:`handoff`, for several arrays at once, with one wait for each distinct producer. On exit, also by an
-    exception, the producers' streams wait for what the consumer's was given in the block; the host waits for nothing.
+    exception, the producers' streams wait for what the consumer's was given in the block, by one wait for each; the
+    host waits for nothing. After the block, do not use the arrays that were lent any more.
 
     Args:
         arrays: as for :func:`handoff`.
@@ -138,11 +140,20 @@ def borrow(
         InteropError: as :func:`handoff`. Then nothing was lent.
     """
     reader = as_stream(consumer)
-    views, producers = _lend(arrays, reader, producer, into, consumer, and_back=True)
+    views, producers, holders = _lend(arrays, reader, producer, into, consumer, lent=True)
     with contextlib.ExitStack() as way_back:
+        way_back.callback(_give_back, holders, reader)
         for writer in producers:
             way_back.callback(writer.wait_stream, reader)
         yield views[0] if len(views) == 1 else tuple(views)
+
+
+def _give_back(holders: list[Handover], reader: ExternalStream) -> None:
+    """The way back is ordered for all of them at once: what is left is to keep the memory until *reader* is done."""
+    if holders and not reader.capture_id():
+        done = reader.record_event()
+        for holder in holders:
+            holder.give_back(done)
 
 
 class _Lent(NamedTuple):
@@ -172,49 +183,59 @@ def _lend(
     into: str | None,
     consumer: object,
     *,
-    and_back: bool = False,
-) -> tuple[list[Any], list[ExternalStream]]:
-    """Order *reader* after what wrote the arrays; arrays over the same memory, and the distinct producers."""
+    lent: bool = False,
+) -> tuple[list[Any], list[ExternalStream], list[Handover]]:
+    """Order *reader* after what wrote the arrays; arrays over the same memory, the distinct producers, the holders.
+
+    Only *lent*, they will be given back.
+    """
     held.release()
     takers = [_taker(array, consumer, into) for array in arrays]
     writer = None if producer is None else as_stream(producer)
     given = (producer, consumer, into)
-    lent = [_lent(array, taker, reader, writer, given) for array, taker in zip(arrays, takers, strict=True)]
-    for one in lent:
+    all_lent = [_lent(array, taker, reader, writer, given) for array, taker in zip(arrays, takers, strict=True)]
+    for one in all_lent:
         if one.home is None:
             _check(one.tensor, one.taker, reader)
-        if and_back and one.taker is not None and one.taker.orders_itself:
+        if lent and one.taker is not None and one.taker.orders_itself:
             message = (
                 f"{one.taker.library} works on streams of its own, which nobody can wait for on the way back: use "
                 "handoff, and hand its result back"
             )
             raise NotSupportedError(message)
-        if and_back and one.writer is None and not (one.lender and one.lender.immutable):
+        if lent and one.writer is None and not (one.lender and one.lender.immutable):
             message = (
                 f"{described(one.array)} orders its consumers itself, and cannot be lent: no stream of its library is "
                 "known that could wait on the way back. Use handoff, and do not write to it; or say producer="
             )
             raise ProducerUnknownError(message)
-    producers = list(dict.fromkeys(one.writer for one in lent if one.writer is not None))
+    producers = list(dict.fromkeys(one.writer for one in all_lent if one.writer is not None))
     reader.wait_stream(*producers)
-    views = [_view(one, reader, given) for one in lent]
-    for one in lent:
+    views, holders = [], []
+    for one in all_lent:
+        view, holder = _view(one, reader, given, again=not lent)
+        views.append(view)
+        holders += [] if holder is None else [holder]
+    for one in all_lent:
         for watcher in _watch.watchers:
             watcher.handed_over(one.array, one.tensor, one.writer, reader)
-    return views, producers
+    return views, producers, holders
 
 
-def _view(one: _Lent, reader: ExternalStream, given: tuple[object, object, object]) -> Any:  # noqa: ANN401
-    """The array to return, after everything is ordered."""
+def _view(
+    one: _Lent, reader: ExternalStream, given: tuple[object, object, object], *, again: bool
+) -> tuple[Any, Handover | None]:
+    """The array to return, after everything is ordered, and its new holder; to be found *again* for the same."""
     if one.home is not None:
-        return one.home
+        return one.home, None
     holder = Handover(one.tensor, _lasting(one.writer), reader, states=one.taker is None)
     if one.taker is None:
-        return holder
+        return holder, holder
     view = converted(holder, one.taker)
     if one.lender is not None and one.lender.has_layout and one.taker.has_layout and one.writer is not None:
-        remember(Loan((one.array, view), (one.lender, one.taker), (one.writer, reader), given, one.tensor), holder)
-    return view
+        loan = Loan((one.array, view), (one.lender, one.taker), (one.writer, reader), given, one.tensor)
+        remember(loan, holder, again=again)
+    return view, holder
 
 
 def _lasting(writer: ExternalStream | None) -> ExternalStream | None:
@@ -310,15 +331,10 @@ def _lent(
         )
         raise InvalidArrayError(message)
     tensor, interface = read or (by_dlpack(array, reader if orders_itself else None), {})
-    if writer is None and lender is not None and not orders_itself:
-        # The library's own object, and not the number that the array states: it keeps the stream alive. On the
-        # array's device, which a default stream is of.
-        native_stream = lender.array_stream(array)
-        if native_stream is not None:
-            with cuda.context(cuda.primary_context(tensor.device_id)):
-                writer = as_stream(native_stream)
+    if lender is not None and tensor.owner is array:
+        tensor = tensor._replace(owner=lender.keeper(array))
     if writer is None:
-        writer = stated_stream(interface, tensor)
+        writer = _writer(array, None if orders_itself else lender, tensor, interface)
     if writer is None and not orders_itself:
         message = (
             f"nothing says which stream wrote {described(array)}: it states none, and its library has no current "
@@ -326,3 +342,18 @@ def _lent(
         )
         raise ProducerUnknownError(message)
     return _Lent(array, lender, taker, None, tensor, writer)
+
+
+def _writer(
+    array: object, lender: Adapter | None, tensor: "Tensor", interface: dict[str, Any]
+) -> ExternalStream | None:
+    """The current stream of the array's library, or the one that the array states; None if nothing says."""
+    if lender is not None:
+        # The library's own object, and not the number that the array states: it keeps the stream alive. On the array's
+        # device, which a default stream is of.
+        native_stream = lender.array_stream(array)
+        if native_stream is not None:
+            cuda = _cudart.active()
+            with cuda.context(cuda.primary_context(tensor.device_id)):
+                return as_stream(native_stream)
+    return stated_stream(interface, tensor)

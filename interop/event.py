@@ -200,7 +200,8 @@ class Event(EventFields):
         try:
             done = self._cuda.event_query(handle)
         except CudaError as error:
-            raise self._explained(error) from error
+            self._explain(error)
+            raise
         if done:
             self._finished()
         return done
@@ -226,7 +227,8 @@ class Event(EventFields):
             else:
                 poll(lambda: self._cuda.event_query(handle), timeout, self)
         except CudaError as error:
-            raise self._explained(error) from error
+            self._explain(error)
+            raise
         self._finished()
 
     def elapsed_time(self, end: "Event") -> float:
@@ -344,11 +346,11 @@ class Event(EventFields):
         for watcher in _watch.watchers:
             watcher.finished(self)
 
-    def _explained(self, error: CudaError) -> CudaError | CaptureError:
-        if error.code not in _cudart.CAPTURE_CODES:
-            return error
-        message = f"{self!r} was recorded while a graph was captured; CUDA has invalidated the capture ({error})"
-        return CaptureError(message)
+    def _explain(self, error: CudaError) -> None:
+        """Raise the error in terms of the event, if it is about a capture."""
+        if error.code in _cudart.CAPTURE_CODES:
+            message = f"{self!r} was recorded while a graph was captured; CUDA has invalidated the capture ({error})"
+            raise CaptureError(message) from error
 
     def _unrecorded(self, verb: str) -> UnrecordedEventError:
         return UnrecordedEventError(

@@ -275,7 +275,8 @@ class ExternalStream(StreamFields):
                     f"on, and to its context. Take a new one for this stream: record_event() without an argument"
                 )
                 raise DeviceMismatchError(message) from error
-            raise self._explained(error) from error
+            self._explain(error)
+            raise
         self._recorded(event)
         return event
 
@@ -304,7 +305,8 @@ class ExternalStream(StreamFields):
             if error.code == _INVALID_VALUE and event._capture:
                 message = f"{self!r} cannot wait for {event!r}: the capture that it was recorded in is over"
                 raise CaptureError(message) from error
-            raise self._explained(error) from error
+            self._explain(error)
+            raise
         for watcher in _watch.watchers:
             watcher.waited(self, event)
 
@@ -343,7 +345,8 @@ class ExternalStream(StreamFields):
                     producer._context_id,
                 )
             except CudaError as error:
-                raise self._explained(error, producer) from error
+                self._explain(error, producer)
+                raise
             for watcher in _watch.watchers:
                 watcher.joined(self, producer)
 
@@ -458,9 +461,18 @@ class ExternalStream(StreamFields):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    @property
+    def is_of_another_thread(self) -> bool:
+        """Whether this is the per-thread default stream of a thread that is not the calling one."""
+        return self._thread is not None and self._thread is not _thread.token
+
+    def legacy(self) -> "ExternalStream":
+        """The legacy default stream of the same device."""
+        return ExternalStream(_cudart.LEGACY, self._cuda.device_of(self._context))
+
     def _ready(self) -> int:
         """Make sure that the stream can be used here and now; its context."""
-        if self._thread is not None and self._thread is not _thread.token:
+        if self.is_of_another_thread:
             message = (
                 f"{self!r} was borrowed in another thread: the per-thread default stream is a different stream in "
                 "every thread. Borrow it in this one, or record an event there and wait for it here"
@@ -477,7 +489,7 @@ class ExternalStream(StreamFields):
             if self._cuda.is_hot and not self._needs and not _CHECK:
                 self._pool = self._cuda.pool(self._context_id)
                 known = _known.get(id(self.owner))
-                if known is not None:  # now it is known that well
+                if known is not None and known._handle == self._handle:  # now it is known that well
                     known._context, known._context_id, known._pool = self._context, self._context_id, self._pool
         return self._context
 
@@ -536,7 +548,8 @@ class ExternalStream(StreamFields):
         try:
             capture = self._cuda.stream_capture(self._handle, self._needs)
         except CudaError as error:
-            raise self._explained(error) from error
+            self._explain(error)
+            raise
         if capture == _cudart.BROKEN:
             message = f"the graph capture of {self!r} was broken by an earlier call: end it, and begin again"
             raise CaptureError(message)
@@ -573,10 +586,10 @@ class ExternalStream(StreamFields):
             raise CaptureError(message)
         return [producer for _, producer in sorted(zip(captures, producers, strict=True), key=lambda pair: pair[0])]
 
-    def _explained(self, error: CudaError, other: "ExternalStream | None" = None) -> CudaError | CaptureError:
-        """The error in terms of the streams, if it is about a capture; else itself."""
+    def _explain(self, error: CudaError, other: "ExternalStream | None" = None) -> None:
+        """Raise the error in terms of the streams, if it is about a capture."""
         if error.code not in _cudart.CAPTURE_CODES:
-            return error
+            return
         both = f"{self!r} and {other!r}" if other else f"{self!r}"
         if error.code == _cudart.CAPTURE_IMPLICIT:
             message = (
@@ -585,7 +598,7 @@ class ExternalStream(StreamFields):
             )
         else:
             message = f"{both}: not legal while a graph is captured; CUDA has invalidated the capture ({error})"
-        return CaptureError(message)
+        raise CaptureError(message) from error
 
 
 class _Handle:
@@ -650,7 +663,7 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
     if isinstance(obj, int):
         return ExternalStream(obj, device)
     known = _known.get(id(obj))
-    if known is not None and device is None:
+    if known is not None and device is None and known._cuda is _cudart.active():
         return known._of(obj)
     adapters = adapters_of(obj)
     for adapter in adapters:

@@ -10,6 +10,7 @@ import pytest
 
 import interop
 from interop import _tensor, sim
+from interop._extension import native
 from interop.adapters.base import Adapter
 from interop.errors import (
     DeviceMismatchError,
@@ -548,3 +549,81 @@ interop.hold(c, Thing())
 def test_capsules_are_read_by_their_protocol(streams):
     tensor = _tensor.read(np.arange(3.0).__dlpack__())
     assert (tensor.shape, tensor.dtype) == ((3,), _tensor.DataType(2, 64, 1))
+
+
+def test_handed_to_a_per_thread_stream_of_a_thread_that_is_gone_it_is_not_kept_for_ever(gpu, library):
+    p, sources, views = interop.new_stream(), [Owner()], []
+    alive = weakref.ref(sources[0])
+
+    def work():
+        views.append(interop.handoff(sources.pop(), 2, producer=p, into="standin"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    views.clear()
+    gpu.runtime.cudaDeviceSynchronize()
+    kept = interop.release()
+    assert kept == 0
+    assert alive() is None
+
+
+def test_a_way_back_that_cannot_be_ordered_does_not_let_the_source_go_early(gpu, streams, library, monkeypatch):
+    p, c = streams
+    source = Owner()
+    alive = weakref.ref(source)
+    views = [interop.handoff(source, c, producer=p, into="standin")]
+    del source
+    real, refused = gpu.runtime.cudaStreamWaitEvent, gpu.runtime.cudaError_t.cudaErrorInvalidResourceHandle
+    with gate(c):
+        with monkeypatch.context() as broken:
+            # The producer's stream, or its context, is gone; the consumer's is there, and busy.
+            broken.setattr(
+                gpu.runtime,
+                "cudaStreamWaitEvent",
+                lambda stream, *rest: (refused,) if stream == p.cuda_stream else real(stream, *rest),
+                raising=False,
+            )
+            views.clear()
+            gc.collect()
+        assert alive() is not None
+    c.synchronize()
+    interop.release()
+    assert alive() is None
+
+
+@pytest.mark.needs("interop._native")
+@pytest.mark.parametrize("default", [1, 2])
+def test_what_orders_itself_is_asked_for_the_default_stream_of_the_consumers_device(gpu, monkeypatch, default):
+    monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)
+    p, memory, consumer = interop.new_stream(0), gpu.array([0]), interop.ExternalStream(default, 1)
+
+    class Orders:
+        """As PyTorch and CuPy: 1 and 2 are the default streams of the current device."""
+
+        values = np.arange(4.0)
+
+        def __dlpack__(self, *, stream=None, max_version=None):
+            if stream != -1:
+                interop.as_stream(stream).wait_stream(p)
+            address = self.values.__array_interface__["data"][0]
+            versioned, read_only = True, False
+            return native.dlpack_capsule(self, versioned, read_only, address, (4,), (1,), (2, 64, 1), (2, 0))
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    touch(gpu, p, memory)
+    view = interop.handoff(Orders(), consumer)
+    touch(gpu, consumer, memory)
+    assert view is not None
+
+
+def test_the_way_back_of_several_is_one_wait(gpu, streams, library, monkeypatch):
+    p, c = streams
+    waits, real = [], gpu.cuda.stream_wait_event
+    monkeypatch.setattr(gpu.cuda, "stream_wait_event", lambda *a: waits.append(a) or real(*a))
+    with interop.borrow(*(Owner() for _ in range(8)), consumer=c, producer=p, into="standin") as views:
+        pass
+    del views
+    assert len(waits) == 2, "there, and back"

@@ -4,16 +4,19 @@ The subprocess below loads this file too, so it uses nothing of ``conftest.py`` 
 """
 
 import inspect
+import sys
 import threading
+import types
 import warnings
 import weakref
 
 import pytest
 
 import interop
-from interop import _cudart, as_event, as_stream
+from interop import _cudart, as_event, as_stream, sim
 from interop.adapters import adapter_named
-from interop.errors import InvalidStreamError, UnrecordedEventError
+from interop.adapters.base import Adapter
+from interop.errors import InvalidStreamError, NotSupportedError, UnrecordedEventError
 
 # -- streams to borrow: functions of an address, and of what to do with the class first -----------------------------
 
@@ -572,3 +575,20 @@ class TestSurfaceOfTorch:
         wanted = inspect.signature(torch.cuda.Event.__new__).parameters
         mine = inspect.signature(interop.Event).parameters
         assert list(wanted)[1:4] == list(mine)[:3] == ["enable_timing", "blocking", "interprocess"]
+
+
+class StaysTheSame(Adapter):
+    library = "acme"
+    streams_stay_the_same = True
+
+    def stream_handle(self, stream):
+        return stream.raw_stream
+
+
+def test_a_stream_that_is_known_is_refused_in_a_simulation_all_the_same(registry, monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "acme", types.ModuleType("acme"))
+    interop.register("acme", StaysTheSame())
+    theirs = type("Stream", (), {"__module__": "acme", "raw_stream": address})()
+    assert interop.as_stream(theirs) == interop.as_stream(theirs)
+    with sim.simulate(), pytest.raises(NotSupportedError, match="one of the two is simulated"):
+        interop.as_stream(theirs)

@@ -292,6 +292,49 @@ def test_borrow_goes_home_too(gpu, library, streams):
     touch(gpu, c, memory)
 
 
+class Switching:
+    """A stream object of a user's own, which is not the same stream for all its life."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __cuda_stream__(self):
+        return self.stream.__cuda_stream__()
+
+
+def test_a_consumer_that_is_another_stream_by_now(gpu, library, streams):
+    p, c = streams
+    source, memory, consumer = Array(), gpu.array([0]), Switching(c)
+    view = interop.handoff(source, consumer, producer=p)
+    consumer.stream = interop.new_stream()
+    touch(gpu, p, memory)
+    again = interop.handoff(source, consumer, producer=p)
+    touch(gpu, consumer.stream, memory)
+    assert again is not view
+
+
+def test_a_producer_that_is_another_stream_by_now(gpu, library, streams):
+    p, c = streams
+    source, memory, producer = Array(), gpu.array([0]), Switching(p)
+    view = interop.handoff(source, c, producer=producer)
+    producer.stream = interop.new_stream()
+    touch(gpu, producer.stream, memory)
+    assert interop.handoff(source, c, producer=producer) is not None
+    touch(gpu, c, memory)
+    assert view is not None
+
+
+def test_a_producer_that_is_another_stream_by_now_on_the_way_home(gpu, library, streams):
+    p, c = streams
+    source, memory, producer = Array(), gpu.array([0]), Switching(c)
+    view = interop.handoff(source, c, producer=p)
+    assert interop.handoff(view, p, producer=producer) is source
+    producer.stream = interop.new_stream()
+    touch(gpu, producer.stream, memory)
+    assert interop.handoff(view, p, producer=producer) is source
+    touch(gpu, p, memory)
+
+
 # -- no leak -------------------------------------------------------------------------------------------------------
 
 

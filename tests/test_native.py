@@ -65,6 +65,7 @@ def gpu(monkeypatch):
         _hot.append(gpu)
         gpu.cuda.is_hot = True
         native.bind(tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS))
+        native.simulate(False)  # noqa: FBT003  (positional in C)
         made.clear()
         yield gpu
         gc.collect()
@@ -145,6 +146,15 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
     assert identity not in stream._objects
 
 
+def test_an_owner_is_only_kept_alive_whatever_stream_it_is_itself(gpu):
+    p, c, elsewhere = interop.new_stream(0), interop.new_stream(0), interop.new_stream(1)
+    foreign = Foreign()
+    stream._know(foreign, interop.ExternalStream(p.cuda_stream, owner=foreign)._of(None))
+    interop.ExternalStream(elsewhere.cuda_stream, owner=foreign).query()
+    c.wait_stream(foreign)
+    assert interop.as_stream(foreign).device == 0
+
+
 @pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
 def test_an_error_is_the_plain_one(gpu, monkeypatch, call):
     p, c, a = interop.new_stream(), interop.new_stream(), gpu.array([0])
@@ -201,7 +211,25 @@ print(json.dumps(os.read(read, 1000).decode()))
 """
     if sys.version_info >= (3, 13):
         pytest.skip("needs the module of Python 3.11 and 3.12")
-    assert python(code) == "None: interop._native works in the main interpreter only"
+    assert python(code) == "None: interop._native works once, and in the main interpreter only"
+
+
+def test_another_interpreter_leaves_this_one_as_it_was(python):
+    code = """
+import json
+import interop  # the main interpreter has the extension before the other one asks for it
+import _xxsubinterpreters as interpreters
+other = interpreters.create(isolated=False)
+interpreters.run_string(other, "import interop")
+interpreters.destroy(other)
+try:
+    interop.as_stream(object())
+except Exception as error:
+    print(json.dumps(isinstance(error, interop.errors.InvalidStreamError)))
+"""
+    if sys.version_info >= (3, 13):
+        pytest.skip("needs the module of Python 3.11 and 3.12")
+    assert python(code) is True
 
 
 BLOCKING = """

@@ -139,6 +139,14 @@ class Adapter:
         """The stream that new work on *array* goes to by default, the library's own; None if nothing says."""
         return None
 
+    def stream_mark(self, array: object) -> object:
+        """Equal for as long as :meth:`array_stream` would be the same stream; to be compared, and fast."""
+        return self.array_stream(array)
+
+    def keeper(self, array: Any) -> object:  # noqa: ANN401
+        """What keeps the memory of *array* alive, even if the array is given other memory; *array*, if it cannot be."""
+        return array
+
     def make_array(self, memory: Any) -> object:  # noqa: ANN401
         """Make an array of the library over *memory*, which it keeps alive; copy nothing, and wait for nothing.
 

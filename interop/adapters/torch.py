@@ -67,6 +67,14 @@ class TorchAdapter(Adapter):
         """PyTorch's current stream on the tensor's device."""
         return torch.cuda.current_stream(array.device)  # type: ignore[attr-defined]
 
+    def stream_mark(self, array: object) -> object:
+        """The number, device and kind: a Stream would be made anew each time."""
+        return torch._C._cuda_getCurrentStream(array.get_device())  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def keeper(self, array: Any) -> object:  # noqa: ANN401
+        """An alias: ``tensor.data = other`` gives the tensor itself other memory."""
+        return array.detach()
+
     def make_array(self, memory: Any) -> object:  # noqa: ANN401
         """PyTorch never waits for a stream that is stated."""
         if hasattr(memory, "__cuda_array_interface__"):
