@@ -40,6 +40,7 @@ class Stream:
 class Library(Adapter):
     library = "standin"
     simulated = True
+    streams_stay_the_same = True
     makes_arrays = True
     has_layout = True
 
