@@ -3,6 +3,7 @@
 import gc
 import importlib
 import threading
+import types
 import weakref
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import interop
 from interop import _watch
 from interop.errors import InvalidArrayError, InvalidStreamError, RaceError
+from interop.ledger.events import Events
 from interop.ledger.memory import Kind, Layout, Memory, Touch, share
 from interop.ordering import Clock, Clocks, StreamKind, check
 
@@ -153,6 +155,22 @@ def test_a_reused_event_address_is_another_event(gpu):
         ledger.reads(x, b)
     assert not ledger.races
     assert "whose record was not seen" in ledger.unknown[0].doubt
+
+
+class TakesNoWeakReference:
+    """As torch.cuda.Event should before PyTorch 2.13, where it takes those that nobody clears."""
+
+    __slots__ = ("__dict__",)
+
+
+def test_an_event_that_takes_no_weak_reference_is_known_for_as_long_as_it_lives():
+    events = Events(lambda number, reference, _token: events.remove(number, reference))
+    one, other = (types.SimpleNamespace(owner=TakesNoWeakReference(), _owned=False, _handle=16) for _ in range(2))
+    token = events.recorded(one, 16)
+    assert events.recorded(one, 16) is events.token(one) is token
+    assert events.token(other) is not token
+    one.owner = other.owner = None
+    assert not len(events)
 
 
 def test_an_event_is_found_by_its_bare_handle(gpu):

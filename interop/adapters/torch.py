@@ -16,7 +16,9 @@ class TorchAdapter(Adapter):
     library = "torch"
     has_current_stream = True
     default_streams_have_devices = True
-    streams_stay_the_same = True
+    # Before PyTorch 2.13 a weak reference to a torch.cuda.Stream is not told when the stream object goes, and is left
+    # dangling: the next object at its address would be taken for it. https://github.com/pytorch/pytorch/pull/183403
+    streams_stay_the_same = torch.__version__ >= "2.13"  # as versions are compared, not as text
     makes_arrays = True
     takes_dlpack = True
     has_layout = True

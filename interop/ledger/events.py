@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from interop.event import Event
 
 
+class _Life:
+    """Comes and goes with the object that has it as an attribute."""
+
+
 class Unrecorded:
     """The token of an event that was made in sight, and that nobody has recorded since."""
 
@@ -48,7 +52,7 @@ class Events:
             return self._by_handle.setdefault(event._handle, object())
         base = _base(event)
         reference, token = self._tokens.get(id(base), (None, None))
-        if reference is None or reference() is not base:
+        if reference is None or reference() is not _life(base):
             token = object()
             self.remember(base, token)
         return token
@@ -60,7 +64,7 @@ class Events:
         def gone(reference: "weakref.ref[Any]") -> None:
             self._gone(number, reference, token)
 
-        self._tokens[number] = (weakref.ref(base, gone), token)
+        self._tokens[number] = (weakref.ref(_life(base), gone), token)
 
     def remove(self, number: int, reference: object) -> None:
         """Forget an event that is gone."""
@@ -70,3 +74,11 @@ class Events:
 
 def _base(event: "Event") -> object:
     return event if event.owner is None else event.owner
+
+
+def _life(base: object) -> object:
+    """What a weak reference can be to, for as long as *base* lives; the same each time."""
+    # Before PyTorch 2.13 a weak reference to a torch.cuda.Event is not told when the event goes, and is left dangling.
+    # https://github.com/pytorch/pytorch/pull/183403
+    attributes = getattr(base, "__dict__", None)
+    return base if attributes is None else attributes.setdefault("_interop_life", _Life())

@@ -1,5 +1,7 @@
 """One stream, current in the real libraries, and exactly what was before, after it."""
 
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -59,6 +61,40 @@ def test_with_stream_is_the_same(both):
         assert entered is stream
         assert handles(both) == (stream.cuda_stream,) * 2
     assert currents(both) == before
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
+def test_a_stream_object_at_the_address_of_another_one_is_not_taken_for_it(library, need):
+    need(library)
+    streams = [interop.new_stream() for _ in range(8)]
+    for stream in streams * 8:
+        with interop.use(stream, library):
+            assert interop.current_stream(library) == stream  # a library may make an object for each question
+    for stream in streams * 8:
+        assert interop.as_stream(stream.to(library)) == stream
+        assert interop.as_stream(native_stream(library, 0, 0)) != stream
+
+
+# In an interpreter of its own: a weak reference to an object that forgets to clear it crashes at the end.
+TORCH = """
+import torch
+import interop
+from interop.ordering import check
+for _ in range(100):
+    with check() as ledger, interop.use(interop.new_stream(), "torch"):
+        event = torch.cuda.Event()
+        event.record()
+        interop.new_stream().wait_event(event)
+        interop.as_stream(torch.cuda.Stream()).wait_stream(torch.cuda.current_stream())
+    del event
+print("done")
+"""
+
+
+def test_an_interpreter_that_has_used_torch_streams_and_events_ends(need):
+    need("torch")
+    done = subprocess.run([sys.executable, "-c", TORCH], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 def test_only_the_named(both):
@@ -312,7 +348,7 @@ def test_numba_launches_on_it_and_not_on_a_foreign_object(need):
 
 def test_jax_says_why_not_and_what_to_do(need):
     need("jax")
-    with pytest.raises(NotSupportedError, match=r"jax\.dlpack\.from_dlpack"):
+    with pytest.raises(NotSupportedError, match=r"interop\.handoff\(array, stream, into=\"jax\"\)"):
         interop.new_stream().to("jax")
 
 
