@@ -300,7 +300,7 @@ class Cuda:
         return int(_value(runtime.cudaStreamGetId(handle), "cudaStreamGetId", runtime))
 
     def stream_blocks(self, handle: int) -> bool:
-        """Whether the stream, which is no default one, keeps order with the legacy stream. Breaks a capture on it."""
+        """Whether the stream, no default one, waits for the legacy one, and holds it up. Breaks a capture on it."""
         runtime = self._runtime or self.start()
         return not _value(runtime.cudaStreamGetFlags(handle), "cudaStreamGetFlags", runtime) & NON_BLOCKING
 
@@ -619,14 +619,6 @@ class Cuda:
             )
         )
         return name.split(b"\0")[0].decode(), int(memory), (major, minor)
-
-    def stream_is_blocking(self, handle: int, needs: int = 0) -> bool:
-        """Whether the stream waits for the legacy one, and holds it up. Breaks a capture on the stream: ask first."""
-        if needs:
-            with self.context(needs):
-                return self.stream_is_blocking(handle)
-        runtime = self._runtime or self.start()
-        return not int(_value(runtime.cudaStreamGetFlags(handle), "cudaStreamGetFlags", runtime)) & NON_BLOCKING
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -109,5 +109,5 @@ def _asked(stream: ExternalStream, facts: StreamFacts) -> StreamFacts:
         return facts
     is_default = stream.cuda_stream <= _cudart.PER_THREAD
     # Of the default streams, the per-thread one waits for the legacy one too, and is not asked for its flags.
-    blocking = None if is_default else stream._cuda.stream_is_blocking(stream.cuda_stream)
+    blocking = None if is_default else stream._cuda.stream_blocks(stream.cuda_stream)
     return replace(facts, id=stream.stream_id, blocking=blocking)

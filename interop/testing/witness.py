@@ -1,18 +1,16 @@
 """What interop was seen to do in a block of a test, for messages."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import interop
 from interop import _watch
+from interop._where import where
 
 if TYPE_CHECKING:
     from interop._tensor import Tensor
     from interop.event import Event
     from interop.stream import ExternalStream
 
-_PACKAGE: Final = str(Path(interop.__file__).parent)
 _MOST: Final = 20
 
 
@@ -60,12 +58,4 @@ class Witness(_watch.Watcher):
         self._note(f"an array of {type(array).__name__} handed{by} to {consumer!r}")
 
     def _note(self, what: str) -> None:
-        self._lines.append(f"{_where()}: {what}")
-
-
-def _where() -> str:
-    """``file:line`` of the code that called interop."""
-    frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        self._lines.append(f"{Path(where()).name}: {what}")

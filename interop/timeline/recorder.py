@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from interop import _cudart
 from interop._watch import Watcher
 from interop.errors import CaptureError, NotSupportedError
+from interop.stream import _DEFAULT_NAMES
 from interop.timeline.reading import Arrow, Lane, Reading, Span
 from interop.timeline.ticks import Ticks
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from interop._tensor import Tensor
     from interop.event import Event
     from interop.stream import ExternalStream
-
-_DEFAULT_NAMES = {_cudart.LEGACY: "legacy default", _cudart.PER_THREAD: "per-thread default"}
 
 
 class _Wait(NamedTuple):
