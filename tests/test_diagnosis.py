@@ -65,6 +65,13 @@ class StandIn(Adapter):
         self.asked += 1
         return self.current
 
+    def enter(self, stream):
+        previous, self.current = self.current, self.type(handle=stream.handle)  # as PyTorch's, of which it is the same
+        return previous
+
+    def leave(self, token):
+        self.current = token
+
     def take(self, stream):
         self.current = self.type(handle=interop.as_stream(stream).cuda_stream, source=stream)
 
@@ -148,6 +155,24 @@ def test_a_library_that_fails_when_asked_does_not_hide_the_others(pair):
     assert "AttributeError" in found.libraries[0].failure
     assert found.libraries[1].current
     assert any("AttributeError" in what for what in whats(found))
+
+
+def test_a_stream_in_use_is_known_by_its_owner(pair):
+    alpha, beta = pair
+    alpha.kept = beta.kept = False
+    stream = interop.new_stream(1, priority=-2)
+    bare = interop.new_stream()
+    with interop.use(bare.cuda_stream), interop.use(stream, "alpha"):
+        found = interop.doctor()
+    assert found.libraries[0].current == StreamFacts(
+        stream.cuda_stream, "alpha", 1, stream.stream_id, blocking=False, priority=-2, capturing=False
+    )
+    assert found.libraries[1].current.address == bare.cuda_stream
+    assert "nothing keeps it alive" in found.libraries[1].current.not_asked
+    with interop.use(stream, "alpha"):
+        other = interop.new_stream()
+        alpha.take(other)
+        assert "nothing keeps it alive" in interop.doctor().libraries[0].current.not_asked
 
 
 def test_streams_in_use_are_no_surprise():

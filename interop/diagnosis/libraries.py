@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from interop import _cudart, adapters
 from interop.adapters.base import Adapter
+from interop.current import streams_in_use
 from interop.errors import InteropError, NotSupportedError
-from interop.inspection import StreamFacts, look_at
+from interop.inspection import StreamFacts, is_kept_alive, look_at
 from interop.stream import ExternalStream, as_stream, new_stream
 
 BINDINGS_VARIABLE: Final = "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM"
@@ -112,7 +113,13 @@ def _with_current(library: Library, adapter: Adapter, device: int | None, *, pro
     if remark:
         return replace(library, remark=remark)
     with cuda.context(cuda.current_context()):
-        return replace(library, current=look_at(as_stream(adapter.current_stream())))
+        stream = _by_its_owner(as_stream(adapter.current_stream()))
+        return replace(library, current=replace(look_at(stream), library=library.name))
+
+
+def _by_its_owner(stream: ExternalStream) -> ExternalStream:
+    """The same stream as a ``with`` block around the call has it: PyTorch answers with objects that own nothing."""
+    return next((ours for ours in streams_in_use() if ours == stream and is_kept_alive(ours)), stream)
 
 
 def _reason_not_to_ask(adapter: Adapter, cuda: _cudart.Cuda, device: int | None, *, probe: bool) -> str:

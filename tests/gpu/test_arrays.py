@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import interop
+from interop import _watch
 from interop.errors import InvalidArrayError, NotSupportedError, ProducerUnknownError
 from interop.testing import gate
 from tests.gpu.lab import STALE, WRITTEN, call, int_stream, native_stream, runtime
@@ -447,18 +448,27 @@ def test_the_library_of_the_result(need):
     assert type(interop.handoff(array, native_stream("numba", 0, 0))).__name__ == "DeviceNDArray"
 
 
-def test_several_with_one_wait_a_producer(streams, need, monkeypatch):
+def test_several_with_one_wait_a_producer(streams, need):
     need("cupy")
     p, c = streams
     arrays = [cupy_array(p) for _ in range(4)]
     interop.handoff(arrays[0], c, producer=p)
-    waits = []
-    real = interop._cudart.Cuda.order
-    monkeypatch.setattr(interop._cudart.Cuda, "order", lambda *a: waits.append(a) or real(*a))
-    with interop.borrow(*arrays, consumer=c, producer=p, into="cupy") as views:
-        assert len(views) == 4
-        assert len(waits) == 1
-    assert len(waits) == 2
+    there, back = [(interop.as_stream(one), interop.as_stream(other)) for one, other in ((c, p), (p, c))]
+    joins = []
+
+    class Joins(_watch.Watcher):
+        def joined(self, consumer, producer):
+            joins.append((consumer, producer))
+
+    watcher = Joins()
+    _watch.watch(watcher)
+    try:
+        with interop.borrow(*arrays, consumer=c, producer=p, into="cupy") as views:
+            assert len(views) == 4
+            assert joins == [there]
+    finally:
+        _watch.unwatch(watcher)
+    assert joins == [there, back]
 
 
 def test_the_way_back_is_ordered_after_an_exception(streams, need):

@@ -280,13 +280,14 @@ def test_flags_reach_cuda():
     real_runtime = _cudart.GPU._runtime
     _cudart.GPU._runtime = Spy()
     try:
-        for event in (
-            interop.Event(),
-            interop.Event(enable_timing=True),
-            interop.Event(blocking=True),
-            interop.Event(interprocess=True),
-        ):
-            event.record(interop.new_stream())
+        stream = interop.new_stream()
+        plain = []
+        while not flags:  # a plain event is created only when none is left of those that were given back
+            assert len(plain) < 1000
+            plain.append(interop.Event())
+            plain[-1].record(stream)
+        for kind in ("enable_timing", "blocking", "interprocess"):
+            interop.Event(**{kind: True}).record(stream)
     finally:
         _cudart.GPU._runtime = real_runtime
     assert flags == [2, 0, 3, 6]
