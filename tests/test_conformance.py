@@ -200,6 +200,29 @@ class TestWhole(Whole):
     pass
 
 
+class OnlyStreams(Adapter):
+    """A library that has nothing else."""
+
+    library = "whole"
+    instead = "pass it"
+    stream_handle = Everything.stream_handle
+    make_stream = Everything.make_stream
+
+
+class TestOnlyStreams(Whole):
+    kind = OnlyStreams
+
+
+class NamesNoWriter(OnlyStreams):
+    """And one whose arrays do not say who wrote them."""
+
+    is_array = Everything.is_array
+
+
+class TestNamesNoWriter(Whole):
+    kind = NamesNoWriter
+
+
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory, run_tests):
     """The tests that fail on the wrong adapters, as ``(fault, test)``."""

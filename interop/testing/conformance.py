@@ -23,7 +23,14 @@ import interop
 from interop import _cudart
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter
-from interop.errors import NoDeviceError, NotSupportedError, UnrecordedEventError
+from interop.errors import (
+    InvalidArrayError,
+    InvalidEventError,
+    NoDeviceError,
+    NotSupportedError,
+    ProducerUnknownError,
+    UnrecordedEventError,
+)
 from interop.testing.gate import gate
 from interop.testing.host_free import assert_host_free
 from interop.testing.poison import memory_of
@@ -97,28 +104,42 @@ class AdapterConformance:
         yield
         assert _cudart.active().current_device() == before
 
+    # What a library has not is refused, as these make sure; then there is nothing more to test.
+
     @pytest.fixture
-    def current(self, adapter: Adapter) -> Adapter:
-        """The adapter of a library that has a current stream, and can use it here."""
+    def current(self, adapter: Adapter, need: Callable[..., None]) -> Adapter | None:
+        """The adapter of a library that has a current stream; None if it has none, and interop says what to do."""
         if not adapter.has_current_stream:
-            pytest.skip(f"{self.library} has no current stream")
+            stream = self.new_stream()
+            for ask in (lambda: interop.current_stream(self.library), lambda: interop.use(stream, self.library)):
+                with pytest.raises(NotSupportedError, match="no current stream"):
+                    ask()
+            return None
         if not adapter.usable():
-            pytest.skip(f"{self.library} cannot use a GPU here")
+            need("gpu")
+            pytest.fail(f"{self.library}, as it is installed here, cannot use the GPU that is here")
         return adapter
 
     @pytest.fixture
     def event(self, adapter: Adapter) -> object:
-        """An event of a library that has them."""
-        return self._made("new_event", type(adapter).event_handle is not Adapter.event_handle, "events")
+        """An event of the library's; None if it has none, and interop takes nothing of the library's for one."""
+        if type(adapter).event_handle is Adapter.event_handle:
+            with pytest.raises(InvalidEventError, match="expected an event"):
+                interop.new_stream().wait_event(self.new_stream())
+            return None
+        return self._made("new_event", "events")
 
     @pytest.fixture
     def array(self, adapter: Adapter) -> Any:  # noqa: ANN401  (the library's own type)
-        """An array of a library that has them."""
-        return self._made("new_array", type(adapter).is_array is not Adapter.is_array, "arrays")
+        """An array of the library's; None if it has none, and interop takes nothing of the library's for one."""
+        if type(adapter).is_array is Adapter.is_array:
+            stream = interop.new_stream()
+            with pytest.raises(InvalidArrayError, match="expected an array"):
+                interop.handoff(self.new_stream(), stream, producer=stream)
+            return None
+        return self._made("new_array", "arrays")
 
-    def _made(self, hook: str, there: bool, what: str) -> object:  # noqa: FBT001  (private)
-        if not there:
-            pytest.skip(f"the adapter for {self.library} takes no {what}")
+    def _made(self, hook: str, what: str) -> object:
         made = getattr(self, hook)()
         assert made is not None, f"the adapter for {self.library} takes {what}: override {hook}(), to have them tested"
         return made
@@ -254,6 +275,8 @@ class AdapterConformance:
 
     def test_its_events_order(self, event: object) -> None:
         """Recorded on the library's stream, and waited for by another one."""
+        if event is None:
+            return
         producer, consumer = interop.as_stream(self.new_stream()), interop.new_stream()
         producer.record_event(event)  # a library may create it only now
         with assert_ordered(producer, consumer):
@@ -263,6 +286,8 @@ class AdapterConformance:
 
     def test_an_event_that_has_no_handle_yet(self, adapter: Adapter, event: object) -> None:
         """Is refused, and not waited for in vain."""
+        if event is None:
+            return
         assert adapter.stream_handle(event) is None
         handle = adapter.event_handle(event)
         assert type(handle) is int
@@ -272,16 +297,10 @@ class AdapterConformance:
 
     # -- the current stream ----------------------------------------------------------------------------------------
 
-    def test_without_a_current_stream_it_says_what_to_do(self, adapter: Adapter) -> None:
-        """And is not switched behind the user's back."""
-        if adapter.has_current_stream:
-            return
-        for ask in (lambda: interop.current_stream(self.library), lambda: interop.use(self.new_stream(), self.library)):
-            with pytest.raises(NotSupportedError, match="no current stream"):
-                ask()
-
-    def test_use_makes_a_stream_current(self, current: Adapter) -> None:
+    def test_use_makes_a_stream_current(self, current: Adapter | None) -> None:
         """Its own, and foreign ones; and exactly what was before is current again afterwards."""
+        if current is None:
+            return
         before = interop.as_stream(current.current_stream())
         for stream in (self.new_stream(), interop.new_stream()):
             with interop.use(stream, self.library) as used:
@@ -289,8 +308,10 @@ class AdapterConformance:
                 assert interop.as_stream(current.current_stream()) == used
             assert interop.as_stream(current.current_stream()) == before
 
-    def test_use_is_nested(self, current: Adapter) -> None:
+    def test_use_is_nested(self, current: Adapter | None) -> None:
         """And left in between by an exception."""
+        if current is None:
+            return
         before = interop.as_stream(current.current_stream())
         outer, inner = interop.new_stream(), interop.new_stream()
         with interop.use(outer, self.library):
@@ -303,12 +324,12 @@ class AdapterConformance:
             assert interop.current_stream(self.library) == outer
         assert interop.as_stream(current.current_stream()) == before
 
-    def test_use_switches_every_loaded_library(self, current: Adapter) -> None:
-        """So this one too, without being named."""
-        del current
+    def test_use_switches_every_loaded_library(self, current: Adapter | None) -> None:
+        """So this one too, without being named; and one without a current stream does not stand in the way."""
         stream = interop.new_stream()
         with interop.use(stream):
-            assert interop.current_stream(self.library) == stream
+            if current is not None:
+                assert interop.current_stream(self.library) == stream
 
     # -- arrays ----------------------------------------------------------------------------------------------------
 
@@ -318,12 +339,16 @@ class AdapterConformance:
 
     def test_its_arrays_are_known(self, adapter: Adapter, array: Any) -> None:  # noqa: ANN401
         """And can be handed over."""
+        if array is None:
+            return
         assert adapter.stream_handle(array) is None
         assert adapter.is_array(array) is True
         assert adapter.problem(array) == ""
 
     def test_an_array_is_handed_over_in_order(self, adapter: Adapter, array: Any) -> None:  # noqa: ANN401
         """The same memory; the consumer's stream waits, the host does not."""
+        if array is None:
+            return
         producer, consumer = interop.new_stream(), interop.new_stream()
         into = self.library if adapter.makes_arrays else None
         self._hand(array, producer, consumer, into)  # loaded and compiled now
@@ -339,13 +364,27 @@ class AdapterConformance:
         del view, again
         interop.release()
 
-    def test_the_current_stream_has_written_its_arrays(self, current: Adapter, array: Any) -> None:  # noqa: ANN401
-        """Where a library has one, and the adapter says so."""
-        if type(current).array_stream is Adapter.array_stream:
-            pytest.skip(f"the adapter for {self.library} does not say which stream wrote an array")
+    def test_the_current_stream_has_written_its_arrays(
+        self,
+        adapter: Adapter,
+        current: Adapter | None,
+        array: Any,  # noqa: ANN401
+    ) -> None:
+        """Where a library has one, and the adapter says so; where nothing says who wrote one, interop asks."""
+        if array is None:
+            return
         stream = interop.new_stream()
-        with interop.use(stream, self.library):
-            assert interop.as_stream(current.array_stream(array)) == stream
+        if type(adapter).array_stream is Adapter.array_stream:
+            stated = getattr(array, "__cuda_array_interface__", {}).get("stream")
+            if stated is None and not adapter.orders_itself:
+                with pytest.raises(ProducerUnknownError, match="producer="):
+                    interop.handoff(array, stream)
+        elif current is None:
+            writer = adapter.array_stream(array)
+            assert writer is None or adapter.stream_handle(writer) is not None
+        else:
+            with interop.use(stream, self.library):
+                assert interop.as_stream(adapter.array_stream(array)) == stream
 
     @staticmethod
     def _hand(array: Any, producer: object, consumer: object, into: str | None) -> Any:  # noqa: ANN401
