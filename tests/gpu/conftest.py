@@ -48,22 +48,25 @@ def _same_device(_gpu):
     call(runtime.cudaDeviceSynchronize())
 
 
+def _was_whole(session, exitstatus):
+    """Whether all of this folder was collected, and nothing else, and the run came to its end."""
+    config = session.config
+    named = [(config.invocation_params.dir / argument).resolve() for argument in config.args]
+    left_out = any(config.getoption(name, default=None) for name in ("ignore", "ignore_glob", "lf", "collectonly"))
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not session.shouldfail
+    return named == [Path(__file__).resolve().parent] and ended and not left_out
+
+
 def pytest_sessionfinish(session, exitstatus):
     """Write the record, after a run of the whole suite on a GPU."""
     config = session.config
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    whole = (
-        not config.getoption("keyword")
-        and not config.getoption("markexpr")
-        and not config.getoption("lf", default=False)
-    )
-    here = str(Path(__file__).parent)
-    if not whole or [str((config.invocation_params.dir / arg).resolve()) for arg in config.args] != [here]:
+    stats = config.pluginmanager.get_plugin("terminalreporter").stats
+    if not _was_whole(session, exitstatus) or stats.get("deselected"):
         return
     machine = described_run()
     if not machine:
         return
-    count_of = {kind: len(reporter.stats.get(kind, [])) for kind in ("passed", "failed", "skipped", "error")}
+    count_of = {kind: len(stats.get(kind, [])) for kind in ("passed", "failed", "skipped", "error")}
     record = {
         **machine,
         "required": config.getoption("interop_require"),

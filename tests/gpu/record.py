@@ -1,8 +1,9 @@
-"""What a record of a run says: when, where, with what, and on which code."""
+"""What a record of a run says: when, where, with what, and on which code; and what its tests have measured."""
 
 import datetime as dt
 import hashlib
 import importlib.metadata
+import json
 import re
 from pathlib import Path
 
@@ -20,6 +21,17 @@ PACKAGES = (
     "torch",
     "warp-lang",
 )
+
+
+MEASURED = Path(__file__).with_name("measured.json")
+"""What the tests have measured, one entry each: tests/gpu/measured.json."""
+
+
+def measured(name: str, **numbers: object) -> None:
+    """Write what a test has measured as the entry *name* of :data:`MEASURED`, in place of the one before."""
+    entries = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+    entries[name] = {**described_run(), **numbers}
+    MEASURED.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
 
 
 def interop_sha256() -> str:

@@ -1,7 +1,6 @@
 """Streams awaited in an asyncio loop, on a real GPU; and what the waiting costs."""
 
 import asyncio
-import json
 import subprocess
 import sys
 import threading
@@ -12,10 +11,9 @@ import pytest
 
 import interop
 from interop.testing import gate
-from tests.gpu.conftest import described_run
 from tests.gpu.lab import STREAMS, native_stream
+from tests.gpu.record import measured
 
-RECORD = Path(__file__).with_name("asyncio.json")
 STREAMS_AWAITED = 100
 SECONDS = 1.0
 
@@ -73,21 +71,15 @@ def test_a_hundred_streams_in_one_loop_one_cancelled_no_thread_no_busy_loop():
         assert results.count(None) == STREAMS_AWAITED - 1
         assert all(stream.query() for stream in streams)
         assert threading.active_count() == threads
-        RECORD.write_text(
-            json.dumps(
-                {
-                    **described_run(),
-                    "streams": STREAMS_AWAITED,
-                    "seconds": SECONDS,
-                    "cpu_share": round(share, 4),
-                    "cpu_share_of_a_busy_loop": round(control, 4),
-                    "seconds_from_the_gate_to_the_last_awaiter": round(late, 4),
-                    "native_threads_before": native,
-                    "native_threads_after": native_threads(),
-                },
-                indent=2,
-            )
-            + "\n"
+        measured(
+            "asyncio",
+            streams=STREAMS_AWAITED,
+            seconds=SECONDS,
+            cpu_share=round(share, 4),
+            cpu_share_of_a_busy_loop=round(control, 4),
+            seconds_from_the_gate_to_the_last_awaiter=round(late, 4),
+            native_threads_before=native,
+            native_threads_after=native_threads(),
         )
         assert control > 0.5  # the measure sees a busy loop
         assert share < 0.1

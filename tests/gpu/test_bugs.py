@@ -1,13 +1,12 @@
 """The twelve bugs of bugs.py: each gives wrong values behind a gate, and is found; its twin gives neither."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 import interop
+from tests.gpu.record import measured
 
-TABLE = Path(__file__).with_name("bugs.json")
 NAMES = [
     "wrong_current_stream",
     "side_stream_not_joined",
@@ -84,7 +83,7 @@ def test_what_interop_refuses(bugs, name):
 
 
 def test_the_table(bugs):
-    """Which tool found which, as tests/gpu/bugs.json."""
+    """Which tool found which, for the record."""
     rows = []
     for name in NAMES:
         bug, twin = (watched(bugs, name, fixed=fixed) for fixed in (False, True))
@@ -97,6 +96,6 @@ def test_the_table(bugs):
                 "fix": bug.races[0].fix if bug.races else "",
             }
         )
-    TABLE.write_text(json.dumps(rows, indent=2) + "\n")
+    measured("bugs", rows=rows)
     assert [row["ledger"] for row in rows] == ["race"] * len(NAMES), rows
     assert "race" not in [row["ledger, on the twin"] for row in rows], rows

@@ -6,16 +6,14 @@ import gc
 import itertools
 import json
 import time
-from pathlib import Path
 
 import pytest
 
 import interop
 from interop.testing import assert_not_ordered, assert_ordered
-from tests.gpu.conftest import described_run
 from tests.gpu.lab import STREAMS, call, native_stream, on_device, runtime, wrap_foreign_pointer
+from tests.gpu.record import measured
 
-RECORD = Path(__file__).with_name("timeline.json")
 SIZE = 1 << 28
 SLACK = 0.1
 """Milliseconds that the two ends of an arrow may be apart: they are recorded one by one, after the wait."""
@@ -287,6 +285,6 @@ def test_a_thousand_spans_cost_less_than_a_hundredth_of_a_loop_of_a_millisecond_
             assert len(timeline.arrows) == (0 if first_time else 1000)
     found["wait_without_a_timeline"] = [microseconds(lambda: other.wait_stream(stream)) for _ in range(5)]
     best = {f"{name}_us": round(min(times), 2) for name, times in found.items()}
-    RECORD.write_text(json.dumps({**described_run(), **best}, indent=2) + "\n")
+    measured("timeline", **best)
     assert best["span_us"] < 10, best
     assert best["span_first_time_us"] < 10, best
