@@ -693,7 +693,9 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
     stream = ExternalStream(handle, place if device is None else device, owner=obj)
     stream._adapter = adapter
     if adapter.streams_stay_the_same and handle > _cudart.PER_THREAD and stream._cuda is _cudart.GPU and not _CHECK:
-        _know(obj, stream._of(None))
+        life = adapter.life(obj)
+        if life is not None:
+            _know(obj, life, stream._of(None))
     return stream
 
 
@@ -703,7 +705,7 @@ _objects: Final[dict[int, weakref.ref[object]]] = {}
 """What takes an object out of :data:`_known` before its identity can become another's."""
 
 
-def _know(obj: object, stream: ExternalStream) -> None:
+def _know(obj: object, life: object, stream: ExternalStream) -> None:
     identity = id(obj)
 
     def forget(gone: object) -> None:
@@ -711,7 +713,7 @@ def _know(obj: object, stream: ExternalStream) -> None:
             _known.pop(identity, None)
             del _objects[identity]
 
-    _objects[identity] = weakref.ref(obj, forget)
+    _objects[identity] = weakref.ref(life, forget)
     _known[identity] = stream
 
 

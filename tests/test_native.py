@@ -131,7 +131,7 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
     p.query()
     c.wait_stream(p)
     foreign = Foreign()
-    stream._know(foreign, p._of(None))
+    stream._know(foreign, foreign, p._of(None))
     made.clear()
     c.wait_stream(foreign)
     assert made == ["cuEventRecord", "cuStreamWaitEvent"]
@@ -149,7 +149,7 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
 def test_an_owner_is_only_kept_alive_whatever_stream_it_is_itself(gpu):
     p, c, elsewhere = interop.new_stream(0), interop.new_stream(0), interop.new_stream(1)
     foreign = Foreign()
-    stream._know(foreign, interop.ExternalStream(p.cuda_stream, owner=foreign)._of(None))
+    stream._know(foreign, foreign, interop.ExternalStream(p.cuda_stream, owner=foreign)._of(None))
     interop.ExternalStream(elsewhere.cuda_stream, owner=foreign).query()
     c.wait_stream(foreign)
     assert interop.as_stream(foreign).device == 0
@@ -307,7 +307,7 @@ def test_nothing_is_left_of_thousands(gpu, quiet):
     c.wait_stream(p)
     p.record_event()
     foreign = Foreign()
-    stream._know(foreign, p._of(None))
+    stream._know(foreign, foreign, p._of(None))
     quiet()
 
     def once():

@@ -49,8 +49,7 @@ class Adapter:
         has_current_stream: whether the library has a current stream that new work goes to. If so, override
             :meth:`current_stream`, :meth:`enter` and :meth:`leave`.
         instead: for a library without one, what its users do instead.
-        streams_stay_the_same: whether a stream object has one handle for all its life, and weak references to it die
-            with it.
+        streams_stay_the_same: whether a stream object has one handle for all its life; see :meth:`life`.
         makes_arrays: whether the library can make an array over foreign memory. If so, override :meth:`make_array`.
         default_streams_have_devices: whether its default streams know their device, and do not mean the current one's.
         says_read_only: whether such an array can be read-only.
@@ -103,6 +102,10 @@ class Adapter:
         False for an object that holds only the address of a stream that somebody else made.
         """
         return True
+
+    def life(self, stream: object) -> object | None:
+        """What lives as long as *stream*, and whose weak references are cleared at its end; None if nothing does."""
+        return stream
 
     # -- streams out ---------------------------------------------------------------------------------------------
 

@@ -10,15 +10,17 @@ from interop.adapters.base import LEGACY, Adapter, Ordered, Source, is_kept, kee
 _LEGACY = 0
 
 
+class _Life:
+    """Comes and goes with the object that has it as an attribute."""
+
+
 class TorchAdapter(Adapter):
     """torch.cuda.Stream, torch.Stream and torch.cuda.Event."""
 
     library = "torch"
     has_current_stream = True
     default_streams_have_devices = True
-    # Before PyTorch 2.13 a weak reference to a torch.cuda.Stream is not told when the stream object goes, and is left
-    # dangling: the next object at its address would be taken for it. https://github.com/pytorch/pytorch/pull/183403
-    streams_stay_the_same = torch.__version__ >= "2.13"  # as versions are compared, not as text
+    streams_stay_the_same = True
     makes_arrays = True
     takes_dlpack = True
     has_layout = True
@@ -34,6 +36,15 @@ class TorchAdapter(Adapter):
     def keeps_alive(self, stream: object) -> bool:
         """PyTorch's own streams are never destroyed; for one from outside, the id is its address, and nothing else."""
         return stream.stream_id != stream.cuda_stream or is_kept(stream)  # type: ignore[attr-defined]
+
+    def life(self, stream: object) -> object | None:
+        """An attribute, which torch.Stream itself cannot have.
+
+        Before PyTorch 2.13, weak references to a torch.cuda.Stream are left dangling when it goes, and the next object
+        at its address would be taken for it. https://github.com/pytorch/pytorch/pull/183403
+        """
+        attributes = getattr(stream, "__dict__", None)
+        return None if attributes is None else attributes.setdefault("_interop_life", _Life())
 
     def stream_device(self, stream: object) -> int | None:
         """Each device has its own default stream."""
