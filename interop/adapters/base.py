@@ -222,3 +222,16 @@ def keep(native: object, source: object) -> object:
 def is_kept(native: object) -> bool:
     """Whether something was tied to *native* by :func:`keep`."""
     return hasattr(native, "_interop_source")
+
+
+class _Life:
+    """Comes and goes with the object that has it as an attribute."""
+
+
+def life_of(native: object) -> object | None:
+    """An attribute of *native* to which weak references can be had, where those to itself fail; None if it takes none.
+
+    The same each time.
+    """
+    attributes = getattr(native, "__dict__", None)
+    return None if attributes is None else attributes.setdefault("_interop_life", _Life())

@@ -4,14 +4,10 @@ from typing import Any, cast
 
 import torch
 
-from interop.adapters.base import LEGACY, Adapter, Ordered, Source, is_kept, keep
+from interop.adapters.base import LEGACY, Adapter, Ordered, Source, is_kept, keep, life_of
 
 # What torch.cuda.default_stream() and get_stream_from_external() spell the legacy stream.
 _LEGACY = 0
-
-
-class _Life:
-    """Comes and goes with the object that has it as an attribute."""
 
 
 class TorchAdapter(Adapter):
@@ -43,8 +39,7 @@ class TorchAdapter(Adapter):
         Before PyTorch 2.13, weak references to a torch.cuda.Stream are left dangling when it goes, and the next object
         at its address would be taken for it. https://github.com/pytorch/pytorch/pull/183403
         """
-        attributes = getattr(stream, "__dict__", None)
-        return None if attributes is None else attributes.setdefault("_interop_life", _Life())
+        return life_of(stream)
 
     def stream_device(self, stream: object) -> int | None:
         """Each device has its own default stream."""

@@ -4,12 +4,10 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from interop.adapters.base import life_of
+
 if TYPE_CHECKING:
     from interop.event import Event
-
-
-class _Life:
-    """Comes and goes with the object that has it as an attribute."""
 
 
 class Unrecorded:
@@ -80,5 +78,4 @@ def _life(base: object) -> object:
     """What a weak reference can be to, for as long as *base* lives; the same each time."""
     # Before PyTorch 2.13 a weak reference to a torch.cuda.Event is not told when the event goes, and is left dangling.
     # https://github.com/pytorch/pytorch/pull/183403
-    attributes = getattr(base, "__dict__", None)
-    return base if attributes is None else attributes.setdefault("_interop_life", _Life())
+    return life_of(base) or base
