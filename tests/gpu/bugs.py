@@ -234,7 +234,7 @@ def one_per_thread_handle_in_two_threads(lab):
     """The handle is the same, and the stream is another one in every thread."""
     x, y = cupy_arrays(lab)
     stream = cupy.cuda.Stream.ptds
-    failed = []
+    failed, queued, opened = [], threading.Event(), threading.Event()
 
     def other():
         try:
@@ -244,13 +244,18 @@ def one_per_thread_handle_in_two_threads(lab):
             lab.finish(stream)
         except BaseException as error:
             failed.append(error)
+        queued.set()
+        opened.wait()  # a thread that ends takes its stream with it, and that is not to happen behind a gate
+        stream.synchronize()
 
     with lab.slow(stream, None):
         lab.fill(x, stream)
         event = stream.record()
         thread = threading.Thread(target=other)
         thread.start()
-        thread.join()
+        queued.wait()
+    opened.set()
+    thread.join()
     assert not failed, failed
     return y
 
