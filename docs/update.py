@@ -32,9 +32,13 @@ def updated(text: str, folder: Path = ROOT) -> str:
     def written(found: re.Match[str]) -> str:
         name = found[1]
         path, how, lines = SECTIONS[name]
+        path, _, entry = path.partition("#")
         source = folder / path
-        missing = f"*Not measured yet: there is no `{path}`, which `{how}` writes on a machine with a GPU.*"
-        body = "\n".join(lines(source)) if source.exists() else missing
+        if source.exists() and (not entry or entry in json.loads(source.read_text())):
+            body = "\n".join(lines(source))
+        else:
+            what = f"entry `{entry}` in `{path}`" if entry else f"`{path}`"
+            body = f"*Not measured yet: there is no {what}, which `{how}` writes on a machine with a GPU.*"
         return f"<!-- {name} -->\n{body}\n<!-- /{name} -->"
 
     return _SECTION.sub(written, text)
@@ -129,12 +133,21 @@ def _gpu_suite(path: Path) -> Iterator[str]:
 
 def _bugs(path: Path) -> Iterator[str]:
     """One row a bug, with all that was found out about it in few words."""
-    rows = json.loads(path.read_text())
+    entry = json.loads(path.read_text())["bugs"]
+    rows = entry["rows"]
     columns = [name for name in rows[0] if name not in ("bug", "fix")]
     yield f"| bug | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 1) + "|"
     for row in rows:
         yield f"| {row['bug'].replace('_', ' ')} | {' | '.join(str(row[name]) for name in columns)} |"
+    yield ""
+    yield f"({_run(entry)}.)"
+
+
+def _asyncio(path: Path) -> Iterator[str]:
+    entry = json.loads(path.read_text())["asyncio"]
+    share = f"{entry['cpu_share']:.1%} of a core"
+    yield f"{entry['streams']} streams, awaited at once in one loop, took {share} ({_run(entry)})."
 
 
 SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
@@ -143,9 +156,10 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
     "there-and-back": ("benchmarks/results.json", "make bench", _there_and_back),
     "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
-    "bugs": ("tests/gpu/bugs.json", "make gpu-test", _bugs),
+    "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
+    "asyncio": ("tests/gpu/measured.json#asyncio", "make gpu-test", _asyncio),
 }
-"""Of each part: the file that it is made from, what writes that, and how the lines are made."""
+"""Of each part: the file that it is made from, and the entry in it, what writes that, and how the lines are made."""
 
 
 def main() -> None:

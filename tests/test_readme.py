@@ -100,11 +100,17 @@ def test_a_measurement_that_was_changed_by_hand_is_written_anew():
 @pytest.mark.parametrize("name", update.SECTIONS)
 def test_without_its_file_a_part_says_what_writes_it(name, tmp_path):
     path, how, _ = update.SECTIONS[name]
+    path, _, entry = path.partition("#")
     text = update.updated(f"before\n<!-- {name} -->\nold\n<!-- /{name} -->\nafter\n", tmp_path)
+    what = f"entry `{entry}` in `{path}`" if entry else f"`{path}`"
     assert text == (
-        f"before\n<!-- {name} -->\n*Not measured yet: there is no `{path}`, which `{how}` writes on a machine with a "
+        f"before\n<!-- {name} -->\n*Not measured yet: there is no {what}, which `{how}` writes on a machine with a "
         f"GPU.*\n<!-- /{name} -->\nafter\n"
     )
+    if entry:
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text('{"another": {}}')
+        assert update.updated(text, tmp_path) == text
 
 
 def test_a_part_that_nobody_writes_is_an_error():
@@ -136,14 +142,21 @@ def test_the_summary_counts_every_case(tmp_path):
     ]
 
 
-def test_the_bugs(tmp_path):
+def test_what_the_gpu_tests_measured(tmp_path):
     (tmp_path / "tests/gpu").mkdir(parents=True)
+    about = {"gpu": "a GPU", "driver": "1", "date": "today"}
     rows = [{"bug": "event_never_recorded", "ledger": "race", "through interop": "UnrecordedEventError", "fix": "..."}]
-    (tmp_path / "tests/gpu/bugs.json").write_text(json.dumps(rows))
+    entries = {"bugs": {**about, "rows": rows}, "asyncio": {**about, "streams": 7, "cpu_share": 0.0285}}
+    (tmp_path / "tests/gpu/measured.json").write_text(json.dumps(entries))
     assert update.updated("<!-- bugs -->\n<!-- /bugs -->", tmp_path).splitlines()[1:-1] == [
         "| bug | ledger | through interop |",
         "|---|---|---|",
         "| event never recorded | race | UnrecordedEventError |",
+        "",
+        "(a GPU, driver 1, today.)",
+    ]
+    assert update.updated("<!-- asyncio -->\n<!-- /asyncio -->", tmp_path).splitlines()[1:-1] == [
+        "7 streams, awaited at once in one loop, took 2.9% of a core (a GPU, driver 1, today)."
     ]
 
 
