@@ -11,7 +11,7 @@ gpu := $(shell command -v nvidia-smi)
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
 
-.PHONY: demo test lint types notebooks run-notebooks wheel gpu-test bench mutants oldest clean
+.PHONY: demo test lint types docs picture notebooks run-notebooks wheel gpu-test bench mutants oldest clean
 
 demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
@@ -25,6 +25,14 @@ lint: $(venv)/dev.done
 
 types: $(venv)/dev.done
 	$(bin)/mypy
+
+# What the README and docs/ say of measurements, from the files that `make gpu-test` and `make bench` have written.
+docs: $(venv)/test.done
+	$(bin)/python -m docs.update
+
+# The README's picture; on a GPU machine, with CuPy, PyTorch, Numba and matplotlib in $(PYTHON)'s environment.
+picture:
+	$(PYTHON) -m docs.timeline
 
 # Every notebook is valid and was run; the one that needs no GPU runs.
 notebooks: $(venv)/dev.done

@@ -4,6 +4,7 @@ It is left out where there was no compiler at the time of installation, in an in
 with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it an error that it cannot be imported.
 """
 
+import importlib
 import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
@@ -15,12 +16,11 @@ def _load() -> tuple[ModuleType | None, str]:
     if _WANTED == "0":
         return None, "INTEROP_NATIVE=0"
     try:
-        from interop import _native  # noqa: PLC0415  (it may be missing)
+        return importlib.import_module("interop._native"), ""
     except ImportError as error:
         if _WANTED:
             raise
         return None, str(error)
-    return _native, ""
 
 
 native, why_not = _load()

@@ -26,7 +26,7 @@ def survives(mutation: dict[str, str]) -> str | None:
     """None if the mutation turns its test red, else what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("benchmarks", "interop", "tests", "pyproject.toml"):
+        for name in ("benchmarks", "docs", "interop", "tests", "README.md", "pyproject.toml"):
             source = ROOT / name
             copier = shutil.copytree if source.is_dir() else shutil.copy
             copier(source, copy / name)

@@ -1,44 +1,215 @@
-"""The programs in the README run as they are written: here those that need no GPU, in tests/gpu all the others."""
+"""The README: its programs run as they are written, here those that need no GPU, in tests/gpu all the others.
 
+And on all pages: what states measurements is what the files of these say, and the links lead somewhere.
+"""
+
+import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+import interop
+from benchmarks.results import Results
+from docs import update
 from interop import sim
 from interop.errors import RaceError
-from interop.matrix import report
 
-README = Path(__file__).parents[1] / "README.md"
-PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-SIMULATED = [program for program in PROGRAMS if "interop.sim" in program]
-PROOFS = [program for program in PROGRAMS if "interop.testing" in program]
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BLOCKS = re.findall(r"(<!-- gpu -->\n)?```python\n(.*?)```", README.read_text(), re.DOTALL)
+PROGRAMS = [program for _, program in BLOCKS]
+SIMULATED = [program for _, program in BLOCKS if "interop.sim" in program]
+"""These bring their own simulation."""
+FOR_A_GPU = [program for gpu, program in BLOCKS if gpu]
+ANYWHERE = [program for gpu, program in BLOCKS if not gpu and program not in SIMULATED]
+"""These run on a GPU and on the simulator, each by itself."""
+
+page = pytest.mark.parametrize("path", update.PAGES, ids=lambda path: path.name)
 
 
-def test_the_table_is_the_recorded_one():
-    rows = json.loads((README.parent / "tests/gpu/matrix.json").read_text())["rows"]
-    shown = README.read_text().split("<!-- matrix -->")[1].split("<!-- /matrix -->")[0]
-    assert shown.strip().splitlines() == list(report.markdown(rows))
+def execute(program, names=None):
+    exec(compile(program, "train.py", "exec"), {} if names is None else names)
+
+
+# -- programs ------------------------------------------------------------------------------------------------------
 
 
 def test_there_are_programs():
-    assert len(PROGRAMS) >= 4
-    assert len(SIMULATED) == len(PROOFS) == 1
+    assert len(SIMULATED) == 2
+    assert len(FOR_A_GPU) == 4
+    assert len(ANYWHERE) == 3
+    assert not set(FOR_A_GPU) & set(SIMULATED)
+    assert len(re.findall(r"^```py", README.read_text(), re.MULTILINE)) == len(PROGRAMS)
+
+
+@pytest.mark.parametrize("program", FOR_A_GPU)
+def test_what_runs_on_a_gpu_only_is_python(program):
+    compile(program, "README.md", "exec")
 
 
 def test_the_simulated_program(capsys):
-    exec(compile(SIMULATED[0], "README.md", "exec"), {})
+    execute(SIMULATED[-1])
     assert capsys.readouterr().out == "[9.]\n"
 
 
 def test_the_simulated_program_without_its_wait_is_a_race():
     line = "    interop.as_stream(consumer).wait_stream(producer)  # without this line: RaceError\n"
-    assert line in SIMULATED[0]
+    assert line in SIMULATED[-1]
     with pytest.raises(RaceError):
-        exec(compile(SIMULATED[0].replace(line, ""), "README.md", "exec"), {})
+        execute(SIMULATED[-1].replace(line, ""))
 
 
-def test_the_proofs():
-    with sim.simulate():
-        exec(compile(PROOFS[0], "README.md", "exec"), {})
+def test_the_ledgers_report_is_what_is_printed(capsys):
+    (shown,) = re.findall(r"```text\n(.*?)```", README.read_text(), re.DOTALL)
+    execute(SIMULATED[0])
+    assert capsys.readouterr().out == shown
+
+
+def test_the_programs_for_anywhere(capsys):
+    for program in ANYWHERE:
+        with sim.simulate():
+            execute(program)
+    shown = capsys.readouterr().out
+    assert "write" in shown  # the timeline's table
+    assert interop.__version__ in shown  # the doctor's
+
+
+# -- measurements --------------------------------------------------------------------------------------------------
+
+
+@page
+def test_what_states_measurements_is_what_was_measured(path):
+    assert path.read_text() == update.updated(path.read_text()), "make docs"
+
+
+def test_every_part_is_on_a_page():
+    marked = [name for path in update.PAGES for name in re.findall(r"<!-- /([a-z-]+) -->", path.read_text())]
+    assert sorted(marked) == sorted(update.SECTIONS)
+
+
+def test_a_measurement_that_was_changed_by_hand_is_written_anew():
+    text = README.read_text()
+    changed = re.sub(r"<!-- gpu-suite -->\n.*\n", "<!-- gpu-suite -->\n9 failed\n", text)
+    assert changed != text
+    assert update.updated(changed) == text
+
+
+@pytest.mark.parametrize("name", update.SECTIONS)
+def test_without_its_file_a_part_says_what_writes_it(name, tmp_path):
+    path, how, _ = update.SECTIONS[name]
+    path, _, entry = path.partition("#")
+    text = update.updated(f"before\n<!-- {name} -->\nold\n<!-- /{name} -->\nafter\n", tmp_path)
+    what = f"entry `{entry}` in `{path}`" if entry else f"`{path}`"
+    assert text == (
+        f"before\n<!-- {name} -->\n*Not measured yet: there is no {what}, which `{how}` writes on a machine with a "
+        f"GPU.*\n<!-- /{name} -->\nafter\n"
+    )
+    if entry:
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text('{"another": {}}')
+        assert update.updated(text, tmp_path) == text
+
+
+def test_a_part_that_nobody_writes_is_an_error():
+    with pytest.raises(KeyError, match="weather"):
+        update.updated("<!-- weather -->\n<!-- /weather -->\n")
+
+
+def test_the_summary_counts_every_case(tmp_path):
+    rows = [
+        {"producer": "cupy", "consumer": "torch", "route": route, "inside": "ordered", "after": after, "back": back}
+        for route, after, back in (
+            ("torch.as_tensor", "RACE", "error: no"),
+            ("interop.handoff", "ordered", "-"),
+            ("interop.borrow", "ordered", "ordered"),
+        )
+    ]
+    about = {"gpu": "a GPU", "gpus": 2, "driver": "1", "date": "today", "versions": {"cupy": "2", "warp": None}}
+    path = tmp_path / "tests/gpu/matrix.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**about, "rows": rows}))
+    assert update.updated("<!-- matrix-summary -->\n<!-- /matrix-summary -->", tmp_path).splitlines()[1:-1] == [
+        "| from ↓ to → | PyTorch |",
+        "|---|---|",
+        "| CuPy | **RACE** |",
+        "",
+        "By default, of all 3 cases: 1 ordered, 1 **RACE**, 1 error.  ",
+        "By `interop.handoff` and `interop.borrow`, of all 5 cases: 5 ordered.  ",
+        "(a GPU, driver 1, today; [versions and rows](tests/gpu/matrix.json).)",
+    ]
+
+
+def test_what_the_gpu_tests_measured(tmp_path):
+    (tmp_path / "tests/gpu").mkdir(parents=True)
+    about = {"gpu": "a GPU", "driver": "1", "date": "today"}
+    rows = [{"bug": "event_never_recorded", "ledger": "race", "through interop": "UnrecordedEventError", "fix": "..."}]
+    entries = {"bugs": {**about, "rows": rows}, "asyncio": {**about, "streams": 7, "cpu_share": 0.0285}}
+    (tmp_path / "tests/gpu/measured.json").write_text(json.dumps(entries))
+    assert update.updated("<!-- bugs -->\n<!-- /bugs -->", tmp_path).splitlines()[1:-1] == [
+        "| bug | ledger | through interop |",
+        "|---|---|---|",
+        "| event never recorded | race | UnrecordedEventError |",
+        "",
+        "(a GPU, driver 1, today.)",
+    ]
+    assert update.updated("<!-- asyncio -->\n<!-- /asyncio -->", tmp_path).splitlines()[1:-1] == [
+        "7 streams, awaited at once in one loop, took 2.9% of a core (a GPU, driver 1, today)."
+    ]
+
+
+def test_a_quick_run_says_so(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    about = {"gpu": "a GPU", "gpus": 1, "driver": "1", "date": "today", "versions": {}}
+    for quick in (True, False):
+        Results(machine=about, options={"quick": quick}).write(tmp_path / "benchmarks/results.json")
+        text = update.updated("<!-- benchmarks -->\n<!-- /benchmarks -->", tmp_path)
+        assert ("a quick run" in text) is quick
+
+
+def test_the_command(tmp_path, monkeypatch):
+    copy = tmp_path / "README.md"
+    shutil.copy(README, copy)
+    copy.write_text(
+        re.sub(
+            r"<!-- matrix -->\n.*?<!-- /matrix -->",
+            "<!-- matrix -->\n<!-- /matrix -->",
+            copy.read_text(),
+            flags=re.DOTALL,
+        )
+    )
+    monkeypatch.setattr(update, "PAGES", (copy,))
+    update.main()
+    assert copy.read_text() == README.read_text()
+
+
+# -- what else is said ---------------------------------------------------------------------------------------------
+
+
+@page
+def test_links(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        target, _, heading = link.partition("#")
+        found = path.parent / target if target else path
+        assert found.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)", found.read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings], link
+
+
+def test_the_table_of_libraries_is_what_the_adapters_have():
+    for line in re.findall(r"^\| `([a-z.]+)` \| (.*) \|$", README.read_text(), re.MULTILINE):
+        library, cells = line[0], [cell.startswith("✓") for cell in line[1].split(" | ")]
+        code = ast.parse((ROOT / "interop/adapters" / f"{library.replace('.', '_')}.py").read_text())
+        (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
+        has = {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)} | {
+            node.targets[0].id
+            for node in adapter.body
+            if isinstance(node, ast.Assign) and getattr(node.value, "value", None) is True
+        }
+        no_streams = library == "jax"
+        assert cells[:3] == [not no_streams, not no_streams, "event_handle" in has], library
+        assert cells[4:] == ["has_current_stream" in has, "is_array" in has, "makes_arrays" in has], library

@@ -2,17 +2,23 @@
 
 import pytest
 
-from tests.test_readme import PROGRAMS, SIMULATED
+from tests.test_readme import PROGRAMS, SIMULATED, execute
 
 
-@pytest.mark.needs("cupy", "numba", "torch")
+@pytest.mark.needs("cupy", "numba", "torch", "jax")
 def test_the_programs():
     names = {}
     for program in PROGRAMS:
         if program not in SIMULATED:
-            exec(compile(program, "README.md", "exec"), names)
+            execute(program, names)
     import cupy
+    import numpy as np
 
     cupy.cuda.Device().synchronize()
     assert float(names["x"].min()) == float(names["x"].max()) == 2.0
     assert float(names["y"].min()) == float(names["y"].max()) == 6.0
+    assert names["in_jax"].dtype == "bfloat16"
+    assert names["in_jax"].unsafe_buffer_pointer() == names["weights"].data_ptr()
+    assert (np.asarray(names["in_jax"]).astype("f4") == 1).all()
+    (span,) = names["timeline"].spans
+    assert 4.5 <= span.length <= 50

@@ -1,0 +1,54 @@
+"""Make docs/timeline.png: a pipeline through three libraries; on a GPU, or else on the simulator, as the picture says.
+
+``make picture``, or ``python -m docs.timeline``.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import interop
+from interop.errors import NoDeviceError
+from interop.testing import slow
+
+PICTURE: Final = Path(__file__).with_name("timeline.png")
+_CHUNKS: Final = 4
+
+
+def pipeline(load: object, compute: object, save: object) -> interop.Timeline:
+    """Each chunk is loaded, computed and saved, each on a stream of its own; delays stand for the work."""
+    with interop.Timeline() as timeline:
+        for _ in range(_CHUNKS):
+            with timeline.span("load", load):
+                slow(load, 3)
+            interop.as_stream(compute).wait_stream(load)
+            with timeline.span("compute", compute):
+                slow(compute, 4)
+            interop.as_stream(save).wait_stream(compute)
+            with timeline.span("save", save):
+                slow(save, 2)
+    return timeline
+
+
+@contextlib.contextmanager
+def streams() -> Iterator[tuple[object, object, object]]:
+    """A stream of CuPy's, one of PyTorch's and one of Numba's; simulated ones where there is no GPU."""
+    try:
+        warm = interop.new_stream()
+    except NoDeviceError:
+        with interop.sim.simulate() as gpu:
+            yield gpu.stream("CuPy"), gpu.stream("PyTorch"), gpu.stream("Numba")
+        return
+    slow(warm, 0)  # loads its kernel
+    warm.synchronize()
+    import cupy
+    import torch
+    from numba import cuda
+
+    yield cupy.cuda.Stream(non_blocking=True), torch.cuda.Stream(), cuda.stream()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    with streams() as three:
+        pipeline(*three).save(PICTURE)

@@ -1,0 +1,172 @@
+"""Write the parts of the pages that state measurements, from the files that the runs on a GPU have left.
+
+``make docs``, or ``python -m docs.update``. A part stands between ``<!-- name -->`` and ``<!-- /name -->``.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import report as benchmark_report
+from benchmarks.operations import OURS as INTEROP
+from benchmarks.results import Results, Table
+from interop import matrix
+from interop.matrix import report as matrix_report
+from interop.matrix.libraries import LIBRARIES
+
+ROOT: Final = Path(__file__).parents[1]
+PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+_SECTION: Final = re.compile(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
+
+
+def updated(text: str, folder: Path = ROOT) -> str:
+    """A page with its parts as they have to be, from the files under *folder*.
+
+    Raises:
+        KeyError: the page has a part that nobody writes.
+    """
+
+    def written(found: re.Match[str]) -> str:
+        name = found[1]
+        path, how, lines = SECTIONS[name]
+        path, _, entry = path.partition("#")
+        source = folder / path
+        if source.exists() and (not entry or entry in json.loads(source.read_text())):
+            body = "\n".join(lines(source))
+        else:
+            what = f"entry `{entry}` in `{path}`" if entry else f"`{path}`"
+            body = f"*Not measured yet: there is no {what}, which `{how}` writes on a machine with a GPU.*"
+        return f"<!-- {name} -->\n{body}\n<!-- /{name} -->"
+
+    return _SECTION.sub(written, text)
+
+
+def _run(about: Mapping[str, Any]) -> str:
+    """Where and when it was measured."""
+    return f"{about['gpu']}, driver {about['driver']}, {about['date']}"
+
+
+# -- the matrix ----------------------------------------------------------------------------------------------------
+
+
+def _matrix(path: Path) -> Iterator[str]:
+    yield from matrix_report.markdown(json.loads(path.read_text())["rows"])
+
+
+def _matrix_summary(path: Path) -> Iterator[str]:
+    """What comes of each pair by default, after the writer's block; and how often what comes of all."""
+    record = json.loads(path.read_text())
+    rows = record["rows"]
+    consumers = [name for name in LIBRARIES if name in {row["consumer"] for row in rows}]
+    yield f"| from ↓ to → | {' | '.join(LIBRARIES[name].title for name in consumers)} |"
+    yield "|---" * (len(consumers) + 1) + "|"
+    for producer in dict.fromkeys(row["producer"] for row in rows):
+        cells = [
+            " / ".join(dict.fromkeys(_bold(row["after"]) for row in rows if _is_default(row, producer, consumer)))
+            for consumer in consumers
+        ]
+        yield f"| {LIBRARIES[producer].title} | {' | '.join(cells)} |"
+    yield ""
+    for who, ours in (("By default", False), ("By `interop.handoff` and `interop.borrow`", True)):
+        seen = Counter(
+            row[when].partition(":")[0] for row in rows for when in matrix.WHEN if (row["route"] in matrix.OURS) == ours
+        )
+        del seen[matrix.NONE]
+        total = sum(seen.values())
+        counts = ", ".join(f"{count} {_bold(outcome)}" for outcome, count in seen.most_common())
+        yield f"{who}, of all {total} cases: {counts}.  "
+    yield f"({_run(record)}; [versions and rows](tests/gpu/matrix.json).)"
+
+
+def _is_default(row: Mapping[str, str], producer: str, consumer: str) -> bool:
+    return (row["producer"], row["consumer"]) == (producer, consumer) and row["route"] not in matrix.OURS
+
+
+def _bold(outcome: str) -> str:
+    outcome = outcome.partition(":")[0]
+    return f"**{outcome}**" if outcome == matrix.RACE else outcome
+
+
+# -- benchmarks ----------------------------------------------------------------------------------------------------
+
+
+def _benchmarks(path: Path) -> Iterator[str]:
+    results = Results.read(path)
+    yield from benchmark_report.summary(results)
+    yield ""
+    yield from _hand_overs(results)
+    yield ""
+    quick = ", a quick run" if results.options.get("quick") else ""
+    yield f"({_run(results.machine)}{quick}; medians. [All of it](benchmarks/results.json).)"
+
+
+def _there_and_back(path: Path) -> Iterator[str]:
+    yield from benchmark_report.ping_pong(Results.read(path))
+
+
+def _hand_overs(results: Results) -> Iterator[str]:
+    """The first hand-over of an array beside the same again."""
+    table = Table(results.rows)
+    pairs = {found[1]: None for row in results.rows if (found := re.match(r"handoff, (\w+ to \w+)", row.operation))}
+    yield f"| `handoff`, microseconds | {' | '.join(pairs)} |"
+    yield "|---" * (len(pairs) + 1) + "|"
+    for when, name in (("an array for the first time", " (peer: conversion alone)"), ("the same again", ", again")):
+        rows = [table.get(f"handoff, {pair}{name}", INTEROP) for pair in pairs]
+        times = [f"{table.ns(row).median / benchmark_report.MICRO:.1f}" if row else "" for row in rows]
+        yield f"| {when} | {' | '.join(times)} |"
+
+
+# -- the suite on a GPU, and its bugs ------------------------------------------------------------------------------
+
+
+def _gpu_suite(path: Path) -> Iterator[str]:
+    record = json.loads(path.read_text())
+    counts = ", ".join(f"{record[what]:,} {what}" for what in ("passed", "failed", "skipped"))
+    gpus = f"{record['gpus']} x " if record["gpus"] > 1 else ""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
+    code = record["interop_sha256"][:12]
+    yield f"{counts}, on {gpus}{_run(record)}; {versions}; sha256 of the code `{code}...`"
+
+
+def _bugs(path: Path) -> Iterator[str]:
+    """One row a bug, with all that was found out about it in few words."""
+    entry = json.loads(path.read_text())["bugs"]
+    rows = entry["rows"]
+    columns = [name for name in rows[0] if name not in ("bug", "fix")]
+    yield f"| bug | {' | '.join(columns)} |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for row in rows:
+        yield f"| {row['bug'].replace('_', ' ')} | {' | '.join(str(row[name]) for name in columns)} |"
+    yield ""
+    yield f"({_run(entry)}.)"
+
+
+def _asyncio(path: Path) -> Iterator[str]:
+    entry = json.loads(path.read_text())["asyncio"]
+    share = f"{entry['cpu_share']:.1%} of a core"
+    yield f"{entry['streams']} streams, awaited at once in one loop, took {share} ({_run(entry)})."
+
+
+SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
+    "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
+    "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
+    "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
+    "there-and-back": ("benchmarks/results.json", "make bench", _there_and_back),
+    "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
+    "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
+    "asyncio": ("tests/gpu/measured.json#asyncio", "make gpu-test", _asyncio),
+}
+"""Of each part: the file that it is made from, and the entry in it, what writes that, and how the lines are made."""
+
+
+def main() -> None:
+    """Write the pages anew."""
+    for page in PAGES:
+        page.write_text(updated(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()
