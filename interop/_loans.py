@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from interop._tensor import Tensor
 
 
+_unchanging: Final = id
+"""In place of a layout that cannot change: the same for one array each time, and fast."""
+
+
 class Loan:
     """One array, handed to one stream and library, for as long as the array that came of it lives.
 
@@ -54,7 +58,9 @@ class Loan:
         """
         source, view = ends
         self._lender = adapters[0]
-        self._layout_of_source, self._layout_of_view = adapters[0].layout, adapters[1].layout
+        self._layout_of_source, self._layout_of_view = (
+            adapter.layout if adapter.arrays_change else _unchanging for adapter in adapters
+        )
         self.writer, self.reader = streams
         self.given = given
         self.source = weakref.ref(source)

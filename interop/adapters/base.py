@@ -59,6 +59,7 @@ class Adapter:
         immutable: whether the library never writes to an array that it has made.
         has_layout: whether :meth:`layout` tells, for the arrays that it has and makes, whether they were changed; they
             must allow weak references.
+        arrays_change: whether an array can be given another shape or memory in place; else :meth:`layout` is not asked.
         orders_itself: whether its arrays order the consumer's stream themselves when they are asked, by DLPack.
         simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go to such
             libraries only, and streams of a GPU to the others only.
@@ -76,6 +77,7 @@ class Adapter:
     no_arrays: str = ""
     immutable: bool = False
     has_layout: bool = False
+    arrays_change: bool = True
     orders_itself: bool = False
     simulated: bool = False
 
@@ -162,7 +164,7 @@ class Adapter:
         raise NotImplementedError
 
     def layout(self, array: object) -> object:
-        """The address, shape, strides and type of one of the library's arrays, to be compared: fast, without CUDA.
+        """What of an array can be changed in place (address, shape, strides, type), to be compared: fast, without CUDA.
 
         What is returned is kept, and must keep nothing of the array alive.
         """

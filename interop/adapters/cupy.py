@@ -1,5 +1,6 @@
 """CuPy: a current stream a thread and device, kept on a stack by ``with`` and beside it by ``use()``."""
 
+import operator
 from typing import Any, cast
 
 import cupy
@@ -55,9 +56,8 @@ class CupyAdapter(Adapter):
             return cupy.asarray(memory)
         return cupy.from_dlpack(Ordered(memory))
 
-    def layout(self, array: object) -> object:
-        """Shape and strides can be assigned to."""
-        return array.data.ptr, array.shape, array.strides, array.dtype  # type: ignore[attr-defined]
+    # Nothing else can be assigned to. Not a method: it is asked for with every hand-over.
+    layout = operator.attrgetter("shape")  # type: ignore[assignment]
 
     def usable(self) -> bool:
         """Asked of CUDA by CuPy itself."""

@@ -17,6 +17,7 @@ class NumbaAdapter(Adapter):
     streams_stay_the_same = True
     makes_arrays = True
     has_layout = True
+    arrays_change = False
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"
 
     def stream_handle(self, stream: object) -> int | None:
@@ -48,10 +49,6 @@ class NumbaAdapter(Adapter):
     def make_array(self, memory: Any) -> object:  # noqa: ANN401
         """Numba has no other way in than the array interface."""
         return cuda.as_cuda_array(memory, sync=False)
-
-    def layout(self, array: object) -> object:  # noqa: ARG002
-        """Numba changes no array in place."""
-        return None
 
 
 ADAPTER = NumbaAdapter()
