@@ -10,7 +10,7 @@ import pytest
 
 import interop
 from interop import _tensor, sim
-from interop._extension import native
+from interop._extension import native, why_not
 from interop.adapters.base import Adapter
 from interop.errors import (
     DeviceMismatchError,
@@ -21,6 +21,8 @@ from interop.errors import (
     RaceError,
 )
 from interop.testing import gate
+
+needs_native = pytest.mark.skipif(native is None, reason=why_not)
 
 
 class Owner:
@@ -592,7 +594,7 @@ def test_a_way_back_that_cannot_be_ordered_does_not_let_the_source_go_early(gpu,
     assert alive() is None
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 @pytest.mark.parametrize("default", [1, 2])
 def test_what_orders_itself_is_asked_for_the_default_stream_of_the_consumers_device(gpu, monkeypatch, default):
     monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from interop import _tensor
-from interop._extension import native
+from interop._extension import native, why_not
 from interop._handover import _c_contiguous
 from interop._tensor import BFLOAT, DataType, Tensor, from_typestr, read
 
-pytestmark = pytest.mark.needs("interop._native")
+pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 
 CPU = 1
 OLD, NEW = None, (1, 0)
@@ -403,7 +403,7 @@ SETUP = """
 import ctypes, sys, threading
 import numpy as np
 from interop import _tensor
-from interop._extension import native
+from interop._extension import native, why_not
 from interop._tensor import Tensor, DataType, read
 
 def make(tensor, max_version=None):

@@ -12,9 +12,11 @@ from hypothesis.extra import numpy as arrays
 
 import interop
 from interop import _tensor, sim
-from interop._extension import native
+from interop._extension import native, why_not
 from interop._handover import Handover, _c_contiguous
 from interop.errors import InvalidStreamError, NotSupportedError, RaceError
+
+needs_native = pytest.mark.skipif(native is None, reason=why_not)
 
 CUDA = 2
 NUMPY_TYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
@@ -113,7 +115,7 @@ def test_a_holder_can_be_handed_on(gpu):
 # -- DLPack --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 def test_dlpack_orders_the_stream_that_asks(gpu):
     made, c = holder(gpu)
     asks = interop.new_stream()
@@ -123,7 +125,7 @@ def test_dlpack_orders_the_stream_that_asks(gpu):
     touch(gpu, asks, memory)
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 @pytest.mark.parametrize("stream", [None, 1], ids=["None", "1"])
 def test_no_stream_is_the_legacy_one(gpu, stream):
     made, c = holder(gpu)
@@ -133,7 +135,7 @@ def test_no_stream_is_the_legacy_one(gpu, stream):
     touch(gpu, interop.as_stream(1, 0), memory)
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 def test_a_default_stream_is_one_of_the_memorys_device(gpu):
     made, c = holder(gpu, device_id=1)
     memory = gpu.array([0])
@@ -142,7 +144,7 @@ def test_a_default_stream_is_one_of_the_memorys_device(gpu):
     touch(gpu, interop.as_stream(2, 1), memory)
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 def test_control_minus_one_orders_nothing(gpu):
     made, c = holder(gpu)
     memory = gpu.array([0])
@@ -152,7 +154,7 @@ def test_control_minus_one_orders_nothing(gpu):
         touch(gpu, interop.as_stream(1, 0), memory)
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 @pytest.mark.parametrize("stream", [0, -2, True, "1", 1.0])
 def test_what_is_no_stream_for_dlpack(gpu, stream):
     made, _ = holder(gpu)
@@ -160,7 +162,7 @@ def test_what_is_no_stream_for_dlpack(gpu, stream):
         made.__dlpack__(stream=stream)
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 def test_nothing_is_copied(gpu):
     made, _ = holder(gpu)
     for asked in ({"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (CUDA, 1)}):
@@ -169,7 +171,7 @@ def test_nothing_is_copied(gpu):
     made.__dlpack__(stream=-1, copy=False, dl_device=(CUDA, 0))
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 @pytest.mark.parametrize("version", [None, (0, 8)])
 def test_read_only_is_said_or_refused(gpu, version):
     made, _ = holder(gpu, read_only=True)
@@ -179,7 +181,7 @@ def test_read_only_is_said_or_refused(gpu, version):
         made.__dlpack__(stream=-1, max_version=version)
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 @pytest.mark.parametrize(
     ("version", "name"), [(None, "dltensor"), ((0, 8), "dltensor"), ((1, 3), "dltensor_versioned")]
 )
@@ -188,7 +190,7 @@ def test_the_version_is_the_one_asked_for(gpu, version, name):
     assert f'"{name}"' in repr(made.__dlpack__(stream=-1, max_version=version))
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     memory = gpu.array([0])
@@ -239,7 +241,7 @@ TAKE = {
 GIVE = {"interface": Interface, "old capsule": lambda v: Capsules(v, versioned=False), "capsule": Capsules}
 
 
-@pytest.mark.needs("interop._native")
+@needs_native
 @settings(max_examples=60, deadline=None)
 @given(view=views())
 @pytest.mark.parametrize("taken_as", TAKE)

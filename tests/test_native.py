@@ -15,13 +15,13 @@ import pytest
 
 import interop
 from interop import _cudart, _watch, sim, stream
-from interop._extension import native
+from interop._extension import native, why_not
 from interop.errors import CudaError
 from tests import test_streams
 from tests.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
 from tests.test_streams import write
 
-pytestmark = pytest.mark.needs("interop._native")
+pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 
 POINTER = ctypes.c_void_p
 _hot = []

@@ -111,7 +111,7 @@ class TorchAdapter(Adapter):
         # What torch.cuda.current_stream() and set_stream() do, without the objects that they make: 5 us of them. CUDA
         # has been started by who made *stream*.
         native = cast("torch.cuda.Stream", stream)
-        previous = torch._C._cuda_getCurrentStream(native.device_index)  # type: ignore[attr-defined]  # noqa: SLF001
+        previous = torch._C._cuda_getCurrentStream(native.device_index)  # noqa: SLF001
         _set(native.stream_id, native.device_index, native.device_type)
         return previous
 
