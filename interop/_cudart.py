@@ -113,6 +113,7 @@ _HOT_CALLS: Final = (
     "cuThreadExchangeStreamCaptureMode",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
+    "cuEventCreate",
 )
 """What the extension in C calls itself, in the order that it takes them."""
 _CUDA_12: Final = 12000
@@ -410,7 +411,9 @@ class Cuda:
         """Create *count* events in *context*, and append each to *events*; that enters the context only once."""
         with self.context(context):
             runtime = self._runtime
-            for _ in range(count):
+            made = native.create_events(count, flags) if native is not None and self.is_hot else []
+            events += made
+            for _ in range(count - len(made)):
                 result = runtime.cudaEventCreateWithFlags(flags)
                 events.append(int(_value(result, "cudaEventCreateWithFlags", runtime)))
 

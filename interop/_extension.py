@@ -26,8 +26,9 @@ def _load() -> tuple[ModuleType | None, str]:
 native, why_not = _load()
 
 if TYPE_CHECKING or native is None:
-    from interop._plain import EventFields, Pool, StreamFields
+    from interop._plain import EventFields, LoanFields, Pool, StreamFields
 else:
-    EventFields, Pool, StreamFields = native.EventFields, native.Pool, native.StreamFields
+    EventFields, LoanFields = native.EventFields, native.LoanFields
+    Pool, StreamFields = native.Pool, native.StreamFields
 
-__all__ = ["EventFields", "Pool", "StreamFields", "native", "why_not"]
+__all__ = ["EventFields", "LoanFields", "Pool", "StreamFields", "native", "why_not"]

@@ -29,18 +29,18 @@ class Held:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._queues: dict[ExternalStream, deque[_Back]] = {}
+        self.queues: dict[ExternalStream, deque[_Back]] = {}
         self._releasing = False
         self._polled = 0.0
 
     def __bool__(self) -> bool:
         """Whether anything is kept."""
-        return bool(self._queues)
+        return bool(self.queues)
 
     def keep(self, back: "_Back") -> None:
         """Keep what *back* holds until it is done."""
         with self._lock:
-            self._queues.setdefault(back.consumer, deque()).append(back)
+            self.queues.setdefault(back.consumer, deque()).append(back)
 
     def poll(self) -> None:
         """Let go of what is done, unless that was just looked at."""
@@ -56,22 +56,22 @@ class Held:
             if not self._releasing:  # else a finaliser has come here in the middle of the loop below
                 self._releasing = True
                 try:
-                    for stream in list(self._queues):
+                    for stream in list(self.queues):
                         self._release(stream, gone)
                 finally:
                     self._releasing = False
-            kept = sum(map(len, list(self._queues.values())))
+            kept = sum(map(len, list(self.queues.values())))
         del gone
         return kept
 
     def _release(self, stream: ExternalStream, gone: "list[_Back]") -> None:
-        queue = self._queues[stream]
+        queue = self.queues[stream]
         while queue and queue[0].is_done():
             gone.append(queue.popleft())
         if not queue:
-            late = self._queues.pop(stream)
+            late = self.queues.pop(stream)
             if late:  # a finaliser has kept something between the two lines above
-                self._queues.setdefault(stream, deque()).extendleft(reversed(late))
+                self.queues.setdefault(stream, deque()).extendleft(reversed(late))
 
     def give_back(
         self, producer: ExternalStream | None, consumer: ExternalStream, source: object, done: "Event | None" = None
@@ -88,7 +88,7 @@ class Held:
         deadline = time.monotonic() + _LAST_WAIT
         with self._lock:
             # Streams may be gone by now: what needs one is kept, and goes with the process.
-            for queue in self._queues.values():
+            for queue in self.queues.values():
                 _never_let_go.extend(back for back in queue if not back.is_recorded)
                 kept = [back for back in queue if back.is_recorded]
                 queue.clear()

@@ -4,6 +4,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart, _watch
+from interop._extension import LoanFields
 from interop._handover import Handover
 from interop.adapters.base import Adapter
 from interop.stream import ExternalStream
@@ -16,28 +17,14 @@ _unchanging: Final = id
 """In place of a layout that cannot change: the same for one array each time, and fast."""
 
 
-class Loan:
+class Loan(LoanFields):
     """One array, handed to one stream and library, for as long as the array that came of it lives.
 
     What was given as streams is held by it, so that its identity stays its own; the arrays are not, and are asked
     whether they are still the same.
     """
 
-    __slots__ = (
-        "_layout_of_source",
-        "_layout_of_view",
-        "_lender",
-        "_mark",
-        "_source_layout",
-        "_view_layout",
-        "_way_home",
-        "given",
-        "reader",
-        "source",
-        "tensor",
-        "view",
-        "writer",
-    )
+    __slots__ = ("_lender",)
 
     def __init__(
         self,
@@ -68,8 +55,9 @@ class Loan:
         self._source_layout = self._layout_of_source(source)
         self._view_layout = self._layout_of_view(view)
         self._mark = self._lender.stream_mark(source) if given[0] is None else None
+        self._ask_mark = None if self._mark is None else self._lender.stream_mark
         self.tensor = tensor
-        self._way_home: tuple[object, object, object, ExternalStream] | None = None
+        self._way_home = None
 
     @property
     def is_lasting(self) -> bool:
@@ -103,7 +91,7 @@ class Loan:
             or self.source() is not source
             or self._layout_of_source(source) != self._source_layout
             or self._layout_of_view(view) != self._view_layout
-            or (self._mark is not None and self._lender.stream_mark(source) != self._mark)
+            or (self._ask_mark is not None and self._ask_mark(source) != self._mark)
         ):
             return None
         self.reader.wait_stream(self.writer)
@@ -157,26 +145,26 @@ def _stays(given: object, stream: ExternalStream) -> bool:
 loans: Final[dict[tuple[int, ...], Loan]] = {}
 """By the identity of the array, and of what was given as producer, consumer and library; may be out of date."""
 
-_by_view: Final[dict[int, Loan]] = {}
+by_view: Final[dict[int, Loan]] = {}
 """By the identity of the array that came of it."""
 
 
 def loan_of(view: object) -> Loan | None:
     """What *view* came of."""
-    loan = _by_view.get(id(view))
+    loan = by_view.get(id(view))
     return loan if loan is not None and loan.view() is view else None
 
 
 def remember(loan: Loan, holder: Handover, *, again: bool) -> None:
     """Find *loan* from now on, until *holder* is gone: by what came of it; and, if *again*, by what was given."""
     view, key = id(loan.view()), (id(loan.source()), *map(id, loan.given))
-    _by_view[view] = loan
+    by_view[view] = loan
     if again and loan.is_lasting:
         loans[key] = loan
 
     def forget() -> None:
-        if _by_view.get(view) is loan:
-            del _by_view[view]
+        if by_view.get(view) is loan:
+            del by_view[view]
         if loans.get(key) is loan:
             del loans[key]
 

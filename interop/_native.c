@@ -209,6 +209,7 @@ static struct {
     int (*exchange_capture_mode)(int *);
     int (*get_context)(void **);
     int (*set_context)(void *);
+    int (*event_create)(void **, unsigned int);
 } cuda;
 
 static int simulated; /* whether a simulation runs, in which other libraries' objects are none of its streams */
@@ -224,17 +225,17 @@ PyDoc_STRVAR(bind_doc,
 "bind(addresses, /)\n"
 "--\n\n"
 "Take the addresses of cuEventRecord, cuEventQuery, cuEventSynchronize, cuEventDestroy, cuStreamWaitEvent,\n"
-"cuStreamQuery, cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent and\n"
-"cuCtxSetCurrent.");
+"cuStreamQuery, cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent,\n"
+"cuCtxSetCurrent and cuEventCreate.");
 
 static PyObject *
 bind(PyObject *module, PyObject *addresses)
 {
-    unsigned long long a[11];
+    unsigned long long a[12];
 
     (void)module;
-    if (!PyArg_ParseTuple(addresses, "KKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
-                          a + 9, a + 10)) {
+    if (!PyArg_ParseTuple(addresses, "KKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
+                          a + 9, a + 10, a + 11)) {
         return NULL;
     }
     cuda.event_record = (int (*)(void *, void *))pointer(a[0]);
@@ -248,6 +249,7 @@ bind(PyObject *module, PyObject *addresses)
     cuda.exchange_capture_mode = (int (*)(int *))pointer(a[8]);
     cuda.get_context = (int (*)(void **))pointer(a[9]);
     cuda.set_context = (int (*)(void *))pointer(a[10]);
+    cuda.event_create = (int (*)(void **, unsigned int))pointer(a[11]);
     Py_RETURN_NONE;
 }
 
@@ -1063,11 +1065,294 @@ accelerate(PyObject *module, PyObject *arguments)
     return PyCFunction_NewEx(&as_stream.definition, module, NULL);
 }
 
+/* -- hand-overs of arrays ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *given; /* producer, consumer and library, as the caller named them */
+    PyObject *layout_of_source;
+    PyObject *layout_of_view;
+    PyObject *source_layout;
+    PyObject *view_layout;
+    PyObject *ask_mark; /* None if the producer was named */
+    PyObject *mark;
+    PyObject *source; /* a weak reference */
+    PyObject *view;   /* likewise */
+    PyObject *reader;
+    PyObject *writer;
+    PyObject *tensor;
+    PyObject *way_home; /* None, or producer, consumer, library, and the stream that the first one is */
+} Loan;
+
+static PyTypeObject *loan_type;
+static PyObject *loans, *loans_by_view, *held; /* the dictionaries of the plain way */
+
+#define LOAN_OBJECTS(DO) \
+    DO(loan->given) DO(loan->layout_of_source) DO(loan->layout_of_view) DO(loan->source_layout) \
+    DO(loan->view_layout) DO(loan->ask_mark) DO(loan->mark) DO(loan->source) DO(loan->view) DO(loan->reader) \
+    DO(loan->writer) DO(loan->tensor) DO(loan->way_home)
+
+static int
+loan_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Loan *loan = (Loan *)self;
+
+    Py_VISIT(Py_TYPE(self));
+    LOAN_OBJECTS(VISIT)
+    return 0;
+}
+
+static int
+loan_clear(PyObject *self)
+{
+    Loan *loan = (Loan *)self;
+
+    LOAN_OBJECTS(CLEAR)
+    return 0;
+}
+
+static void
+loan_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    loan_clear(self);
+    plain_dealloc(self);
+}
+
+static PyMemberDef loan_members[] = {
+    {"given", T_OBJECT, AT(Loan, given), 0, NULL},
+    {"_layout_of_source", T_OBJECT, AT(Loan, layout_of_source), 0, NULL},
+    {"_layout_of_view", T_OBJECT, AT(Loan, layout_of_view), 0, NULL},
+    {"_source_layout", T_OBJECT, AT(Loan, source_layout), 0, NULL},
+    {"_view_layout", T_OBJECT, AT(Loan, view_layout), 0, NULL},
+    {"_ask_mark", T_OBJECT, AT(Loan, ask_mark), 0, NULL},
+    {"_mark", T_OBJECT, AT(Loan, mark), 0, NULL},
+    {"source", T_OBJECT, AT(Loan, source), 0, NULL},
+    {"view", T_OBJECT, AT(Loan, view), 0, NULL},
+    {"reader", T_OBJECT, AT(Loan, reader), 0, NULL},
+    {"writer", T_OBJECT, AT(Loan, writer), 0, NULL},
+    {"tensor", T_OBJECT, AT(Loan, tensor), 0, NULL},
+    {"_way_home", T_OBJECT, AT(Loan, way_home), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot loan_slots[] = {
+    {Py_tp_doc, "What a Loan is made of."},
+    {Py_tp_members, loan_members},
+    {Py_tp_traverse, loan_traverse},
+    {Py_tp_clear, loan_clear},
+    {Py_tp_dealloc, loan_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec loan_spec = {"interop._native.LoanFields", sizeof(Loan), 0, BASE, loan_slots};
+
+/* Whether function(argument) is still what it was. */
+static int
+is_still(PyObject *function, PyObject *argument, PyObject *expected)
+{
+    PyObject *now = PyObject_CallFunctionObjArgs(function, argument, NULL);
+    int same = now != NULL && PyObject_RichCompareBool(now, expected, Py_EQ) == 1;
+
+    Py_XDECREF(now);
+    PyErr_Clear();
+    return same;
+}
+
+/* Whether the two ends of a loan are what they were; both are held by the caller. */
+static int
+is_unchanged(Loan *loan, PyObject *source, PyObject *view)
+{
+    return is_still(loan->layout_of_source, source, loan->source_layout) &&
+           is_still(loan->layout_of_view, view, loan->view_layout);
+}
+
+/* A new reference to what a weak reference is to; NULL, without an exception, if it is gone. */
+static PyObject *
+alive(PyObject *reference)
+{
+    PyObject *object = reference == NULL ? NULL : PyWeakref_GetObject(reference);
+
+    if (object == NULL || object == Py_None) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Py_INCREF(object);
+    return object;
+}
+
+static int
+order_objects(PyObject *consumer, PyObject *producer)
+{
+    return PyObject_TypeCheck(consumer, stream_type) && PyObject_TypeCheck(producer, stream_type) &&
+           order((Stream *)consumer, (Stream *)producer);
+}
+
+/* The same hand-over once more. A new reference to the array that came of it; NULL if the plain way is to be gone. */
+static PyObject *
+lent_again(Loan *loan, PyObject *array)
+{
+    PyObject *view = alive(loan->view), *source = alive(loan->source);
+    int done = view != NULL && source == array && is_unchanged(loan, array, view) &&
+               (loan->ask_mark == NULL || loan->ask_mark == Py_None || is_still(loan->ask_mark, array, loan->mark)) &&
+               order_objects(loan->reader, loan->writer);
+
+    Py_XDECREF(source);
+    if (!done) {
+        Py_XDECREF(view);
+        return NULL;
+    }
+    return view;
+}
+
+/* The same way home once more. A new reference to the array that it came of; NULL if the plain way is to be gone. */
+static PyObject *
+home_again(Loan *loan, PyObject *array, PyObject *producer, PyObject *consumer, PyObject *into)
+{
+    PyObject *way = loan->way_home, *view, *source;
+    int done;
+
+    if (way == NULL || !PyTuple_Check(way) || PyTuple_Size(way) != 4 || PyTuple_GetItem(way, 0) != producer ||
+        PyTuple_GetItem(way, 1) != consumer || PyTuple_GetItem(way, 2) != into) {
+        return NULL;
+    }
+    Py_INCREF(way);
+    view = alive(loan->view);
+    source = alive(loan->source);
+    done = source != NULL && view == array && is_unchanged(loan, source, array) &&
+           order_objects(loan->writer, PyTuple_GetItem(way, 3));
+    Py_DECREF(way);
+    Py_XDECREF(view);
+    if (!done) {
+        Py_XDECREF(source);
+        return NULL;
+    }
+    return source;
+}
+
+/* A new reference to what a dictionary has for the address of an object; NULL, without an exception, for nothing. */
+static PyObject *
+found(PyObject *dictionary, PyObject *key)
+{
+    PyObject *value = key == NULL ? NULL : PyDict_GetItemWithError(dictionary, key);
+
+    Py_XINCREF(value);
+    Py_XDECREF(key);
+    PyErr_Clear();
+    return value;
+}
+
+static PyObject *
+key_of(PyObject *array, PyObject *producer, PyObject *consumer, PyObject *into)
+{
+    return Py_BuildValue("NNNN", PyLong_FromVoidPtr(array), PyLong_FromVoidPtr(producer),
+                         PyLong_FromVoidPtr(consumer), PyLong_FromVoidPtr(into));
+}
+
+static Method handoff;
+
+METHOD(do_handoff)
+{
+    PyObject *producer = Py_None, *into = Py_None, *loan, *result = NULL;
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
+    int usual = count == 2 && !watched && PyDict_Size(held) == 0;
+
+    self = NULL; /* the module */
+    for (Py_ssize_t i = 0; usual && i < named; i++) {
+        PyObject *name = PyTuple_GetItem(names, i);
+        if (PyUnicode_CompareWithASCIIString(name, "producer") == 0) {
+            producer = args[count + i];
+        }
+        else if (PyUnicode_CompareWithASCIIString(name, "into") == 0) {
+            into = args[count + i];
+        }
+        else {
+            usual = 0;
+        }
+    }
+    if (usual) {
+        if ((loan = found(loans, key_of(args[0], producer, args[1], into))) != NULL) {
+            result = lent_again((Loan *)loan, args[0]);
+            Py_DECREF(loan);
+        }
+        else if ((loan = found(loans_by_view, PyLong_FromVoidPtr(args[0]))) != NULL) {
+            result = home_again((Loan *)loan, args[0], producer, args[1], into);
+            Py_DECREF(loan);
+        }
+    }
+    return result != NULL ? result : PLAINLY(handoff);
+}
+
+FAST(handoff, handoff(array, consumer, *, producer=None, into=None), do_handoff)
+
+PyDoc_STRVAR(accelerate_handoff_doc,
+"accelerate_handoff(handoff, loans, by_view, held, /)\n"
+"--\n\n"
+"The fast function that stands before *handoff*.\n\n"
+"Args:\n"
+"    handoff: the function.\n"
+"    loans, by_view: the dictionaries of loans, which are subclasses of LoanFields.\n"
+"    held: the dictionary of what is kept for the device; while there is something, the plain way is gone, which looks.");
+
+static PyObject *
+accelerate_handoff(PyObject *module, PyObject *arguments)
+{
+    PyObject *function;
+
+    if (!PyArg_ParseTuple(arguments, "OO!O!O!:accelerate_handoff", &function, &PyDict_Type, &loans, &PyDict_Type,
+                          &loans_by_view, &PyDict_Type, &held)) {
+        return NULL;
+    }
+    Py_INCREF(loans);
+    Py_INCREF(loans_by_view);
+    Py_INCREF(held);
+    if (stand_before(&handoff, "handoff", function)) {
+        return NULL;
+    }
+    return PyCFunction_NewEx(&handoff.definition, module, NULL);
+}
+
+PyDoc_STRVAR(create_events_doc,
+"create_events(count, flags, /)\n"
+"--\n\n"
+"A list of new events of the current context; fewer than *count* if the driver says anything but success.");
+
+static PyObject *
+create_events(PyObject *module, PyObject *arguments)
+{
+    Py_ssize_t count;
+    unsigned int flags;
+    PyObject *list;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "nI:create_events", &count, &flags) || (list = PyList_New(0)) == NULL) {
+        return NULL;
+    }
+    while (count-- > 0) {
+        void *event;
+        PyObject *handle;
+        int failed;
+        if (cuda.event_create(&event, flags) != SUCCESS) {
+            break;
+        }
+        handle = PyLong_FromVoidPtr(event);
+        failed = handle == NULL || PyList_Append(list, handle);
+        Py_XDECREF(handle);
+        if (failed) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
 /* -- the module --------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
     {"accelerate", accelerate, METH_VARARGS, accelerate_doc},
+    {"accelerate_handoff", accelerate_handoff, METH_VARARGS, accelerate_handoff_doc},
     {"bind", bind, METH_O, bind_doc},
+    {"create_events", create_events, METH_VARARGS, create_events_doc},
     {"dlpack_capsule", dlpack_capsule, METH_VARARGS, dlpack_capsule_doc},
     {"simulate", simulate, METH_O, simulate_doc},
     {"switch_context", switch_context, METH_O, switch_context_doc},
@@ -1091,7 +1376,7 @@ execute(PyObject *module)
         return -1;
     }
     return add_type(module, &pool_spec, &pool_type) || add_type(module, &event_spec, &event_type) ||
-                   add_type(module, &stream_spec, &stream_type)
+                   add_type(module, &loan_spec, &loan_type) || add_type(module, &stream_spec, &stream_type)
                ? -1
                : 0;
 }

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 from interop._plain import EventFields as EventFields
+from interop._plain import LoanFields as LoanFields
 from interop._plain import Pool as Pool
 from interop._plain import StreamFields as StreamFields
 
@@ -13,7 +14,15 @@ def accelerate(
     flags: int,
     /,
 ) -> Callable[..., Any]: ...
+def accelerate_handoff(
+    handoff: Callable[..., Any],
+    loans: dict[tuple[int, ...], Any],
+    by_view: dict[int, Any],
+    held: dict[Any, Any],
+    /,
+) -> Callable[..., Any]: ...
 def bind(addresses: tuple[int, ...], /) -> None: ...
+def create_events(count: int, flags: int, /) -> list[int]: ...
 def dlpack_capsule(
     owner: object,
     versioned: bool,

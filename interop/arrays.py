@@ -18,7 +18,7 @@ from interop._extension import native, why_not
 from interop._handles import described
 from interop._handover import Handover, converted
 from interop._held import held
-from interop._loans import Loan, loan_of, loans, remember
+from interop._loans import Loan, by_view, loan_of, loans, remember
 from interop._memory import CUDA, by_dlpack, by_interface, stated_stream
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
@@ -357,3 +357,7 @@ def _writer(
             with cuda.context(cuda.primary_context(tensor.device_id)):
                 return as_stream(native_stream)
     return stated_stream(interface, tensor)
+
+
+if native is not None:
+    handoff = native.accelerate_handoff(handoff, loans, by_view, held.queues)

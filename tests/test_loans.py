@@ -73,7 +73,7 @@ def gpu(monkeypatch):
         while interop.release():  # what is let go of may have held something else
             pass
         assert not _loans.loans
-        assert not _loans._by_view
+        assert not _loans.by_view
 
 
 @pytest.fixture

@@ -47,7 +47,13 @@ def _calls(name):
         ctypes.c_int.from_address(status).value = int(answer or 0)
         return int(code)
 
-    return is_capturing if name == "cuStreamIsCapturing" else call
+    def create(event, flags):
+        made.append(name)
+        code, handle = _hot[-1].runtime.cudaEventCreateWithFlags(flags)
+        ctypes.c_uint64.from_address(event).value = int(handle or 0)
+        return int(code)
+
+    return {"cuStreamIsCapturing": is_capturing, "cuEventCreate": create}.get(name, call)
 
 
 made = []
@@ -55,6 +61,7 @@ _TYPES = {
     "cuEventRecord": (POINTER, POINTER),
     "cuStreamWaitEvent": (POINTER, POINTER, ctypes.c_uint),
     "cuStreamIsCapturing": (POINTER, POINTER),
+    "cuEventCreate": (POINTER, ctypes.c_uint),
 }
 _STUBS = [ctypes.CFUNCTYPE(ctypes.c_int, *_TYPES.get(name, (POINTER,)))(_calls(name)) for name in _cudart._HOT_CALLS]
 
@@ -95,6 +102,18 @@ def test_the_fast_calls_are_made(gpu):
     event.query()
     event.synchronize()
     assert made == ["cuStreamQuery", "cuStreamSynchronize", "cuEventQuery", "cuEventSynchronize"]
+
+
+def test_many_events_at_once(gpu):
+    stream = interop.new_stream()
+    stream.query()
+    events = []
+    with gpu.cuda.context(stream._context):
+        made.clear()
+        gpu.cuda.event_batch(stream._context, 0, 5, events)
+    assert made == ["cuEventCreate"] * 5
+    assert len({*events}) == 5
+    gpu.cuda.event_record(events[3], stream.cuda_stream)
 
 
 def test_while_somebody_watches_the_plain_calls_are_made(gpu):

@@ -337,7 +337,7 @@ def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
     import cupy
 
     gc.collect()
-    before = len(_loans.loans), len(_loans._by_view)
+    before = len(_loans.loans), len(_loans.by_view)
     failures, free, events = [], [], []
     alive = 0
     create, destroy = interop._cudart.Cuda.event_create, interop._cudart.Cuda.event_destroy
@@ -378,7 +378,7 @@ def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
         events.append(alive)
     assert failures == []
     assert interop.release() == 0
-    assert (len(_loans.loans), len(_loans._by_view)) == before
+    assert (len(_loans.loans), len(_loans.by_view)) == before
     assert free[-1] >= free[1], "device memory grows"
     assert events[-1] <= events[1] + threads, "events are left behind"
 
