@@ -13,23 +13,8 @@ from notebooks.execute import executed
 FOLDER = Path(__file__).parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 ANYWHERE = FOLDER / "00_no_gpu.ipynb"
-NOT_RUN_YET = {
-    "01_share_one_stream",
-    "02_wait_across_libraries",
-    "03_hand_over_arrays",
-    "04_test_your_library",
-}
-"""Notebooks that wait for a run on a GPU. A name that is here in vain fails the check."""
 
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-every_run = pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[pytest.mark.xfail(reason="waits for a GPU")] if path.stem in NOT_RUN_YET else [])
-        for path in NOTEBOOKS
-    ],
-    ids=lambda path: path.stem,
-)
 
 
 def code_cells(notebook):
@@ -38,7 +23,6 @@ def code_cells(notebook):
 
 def test_they_are_all_there():
     assert [path.name[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04"]
-    assert {path.stem for path in NOTEBOOKS} >= NOT_RUN_YET
 
 
 @every
@@ -70,7 +54,7 @@ def test_no_error_in_the_outputs(path):
         ]
 
 
-@every_run
+@every
 def test_run_from_top_to_bottom(path):
     cells = code_cells(nbformat.read(path, as_version=4))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
@@ -80,7 +64,7 @@ def test_run_from_top_to_bottom(path):
         assert "SIMULATED" not in str([cell.outputs for cell in cells])
 
 
-@every_run
+@every
 def test_there_are_pictures(path):
     cells = code_cells(nbformat.read(path, as_version=4))
     assert [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
