@@ -52,6 +52,7 @@ wheel: $(venv)/dev.done
 	$(PYTHON) -m venv $(venv)/wheel
 	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install "$$(ls dist/*.whl)[demo]"
 	cd / && INTEROP_NATIVE=1 "$(CURDIR)/$(venv)/wheel/bin/python" -m interop demo
+	rm -rf build/lib* build/temp* build/bdist*
 	CC=false $(bin)/python -m build --wheel --outdir build/plain . >/dev/null 2>&1
 	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --force-reinstall build/plain/*.whl
 	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -c "from interop import _extension; assert not _extension.native"
