@@ -21,6 +21,7 @@ from typing import Any, Final
 import interop
 from benchmarks.baseline import compile_library
 from interop import _cudart
+from interop._extension import native
 
 STUBS: Final = Path(__file__).with_name("stubs.c")
 CALLS: Final = {
@@ -110,7 +111,12 @@ def _total(path: Path) -> int:
 def run(library: ctypes.CDLL) -> None:
     """Make the calls, with marks between them."""
     stubs: Any = _Stubs(library)
-    _cudart.activate(_cudart.Cuda(lambda: (stubs, stubs), lambda _address: True))
+    cuda = _cudart.Cuda(lambda: (stubs, stubs), lambda _address: True)
+    _cudart.activate(cuda)
+    if native is not None:  # as for the real GPU
+        native.bind(tuple(_cudart._entry_point(call, stubs) for call in _cudart._HOT_CALLS))  # noqa: SLF001
+        native.simulate(False)  # noqa: FBT003  (positional in C)
+        cuda.is_hot = True
     stream, producer = interop.ExternalStream(0x1000), interop.ExternalStream(0x2000)
     names = {"interop": interop, "stream": stream, "producer": producer, "event": producer.record_event()}
     for statement in CALLS.values():

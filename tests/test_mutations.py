@@ -1,7 +1,6 @@
 """The tables of mutations keep up with the code; that each is caught is what ``make mutants`` finds out."""
 
 import tomllib
-from pathlib import Path
 
 import pytest
 
