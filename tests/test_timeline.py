@@ -157,7 +157,7 @@ def test_an_event_from_before_or_from_elsewhere_is_no_arrow(gpu, streams):
 def test_an_event_that_took_the_address_of_another_one_is_not_taken_for_it(gpu, streams):
     a, b, c = streams
     with interop.Timeline() as timeline:
-        a.record_event()
+        a.record_event(interop.Event(blocking=True))  # one that is destroyed, and does not go to a pool
         gc.collect()
         foreign = gpu.runtime.cudaEventCreateWithFlags(0)[1]
         gpu.runtime.cudaEventRecord(foreign, c.cuda_stream)
