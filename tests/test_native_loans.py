@@ -1,8 +1,5 @@
 """Hand-overs that are made again, by the extension in C, on the simulator."""
 
-import gc
-import sys
-
 import pytest
 
 import interop
@@ -11,7 +8,7 @@ from interop._extension import native, why_not
 from tests import test_loans
 from tests.test_loans import *  # noqa: F403  (the same tests, with the fixture below)
 from tests.test_loans import Array
-from tests.test_native import blocking, made, quiet  # noqa: F401  (fixtures)
+from tests.test_native import assert_nothing_is_left_of_thousands, blocking, made, quiet  # noqa: F401  (fixtures)
 from tests.test_native import gpu as hot  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
@@ -57,14 +54,7 @@ def test_nothing_is_left_of_thousands(gpu, library, streams, quiet):  # noqa: F8
         with pytest.raises(TypeError):
             interop.handoff(source, wrong=c)
 
-    for _ in range(10):
-        once()
-    gc.collect()
-    blocks = sys.getallocatedblocks()
-    for _ in range(2000):
-        once()
-    gc.collect()
-    assert sys.getallocatedblocks() - blocks < 50
+    assert_nothing_is_left_of_thousands(once)
 
 
 def test_every_test_of_loans_is_here():
