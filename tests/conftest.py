@@ -23,6 +23,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == gpu and not any(path.resolve().is_relative_to(gpu) for path in named) else None
 
 
+# What changes how pytest and rich print, in this process and in those that tests start; no test sees it.
+OUTPUT = ["CI", "BUILD_NUMBER", "PYTEST_ADDOPTS", "PY_COLORS", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"]
+_environment = pytest.MonkeyPatch()
+
+
+def pytest_sessionstart() -> None:
+    for name in OUTPUT:
+        _environment.delenv(name, raising=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    _environment.undo()
+
+
 @pytest.fixture
 def address() -> Iterator[int]:
     """The address of live, readable memory that is no stream: good for all that does not reach CUDA."""
