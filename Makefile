@@ -62,7 +62,7 @@ wheel: $(venv)/dev.done
 oldest: $(venv)/oldest.done
 	$(venv)/oldest/bin/python -m pytest tests/test_streams.py tests/test_sim.py tests/test_sim_rules.py tests/test_errors.py
 
-$(venv)/oldest.done: pyproject.toml
+$(venv)/oldest.done: pyproject.toml setup.py
 	$(PYTHON) -m venv $(venv)/oldest
 	$(venv)/oldest/bin/python -m pip --quiet --disable-pip-version-check install \
 		"cuda-python==12.9.*" hypothesis pytest pytest-timeout --editable ".[demo]"
@@ -88,15 +88,15 @@ $(venv)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(venv)
 
-$(venv)/demo.done: pyproject.toml | $(venv)/bin/python
+$(venv)/demo.done: pyproject.toml setup.py | $(venv)/bin/python
 	$(pip) --editable ".[$(demo_extras)]"
 	touch $@
 
-$(venv)/test.done: pyproject.toml $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/python
+$(venv)/test.done: pyproject.toml setup.py $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/python
 	$(pip) --editable ".[test]"
 	$(pip) --force-reinstall --no-deps ./tests/plugin
 	touch $@
 
-$(venv)/dev.done: pyproject.toml | $(venv)/bin/python
+$(venv)/dev.done: pyproject.toml setup.py | $(venv)/bin/python
 	$(pip) --editable ".[dev]"
 	touch $@

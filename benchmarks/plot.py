@@ -19,7 +19,7 @@ TICKS: Final = (1, 1.5, 2, 3, 5, 10, 20, 30, 50)
 
 # Okabe and Ito's colours, which can be told apart with any colour vision; and a marker each, for those who print.
 STYLES: Final = {
-    C: ("#000000", "|"),
+    C: ("#000000", "x"),
     OURS: ("#D55E00", "o"),
     "cuda.core": ("#009E73", "s"),
     "CuPy": ("#56B4E9", "^"),
@@ -59,7 +59,7 @@ def _calls(axes: Axes, table: Table) -> None:
             error = [[r.median - r.low for _, r in ratios], [r.high - r.median for _, r in ratios]]
             at = [place for place, _ in ratios]
             axes.errorbar(middle, at, xerr=error, fmt=marker, color=colour, label=label, markersize=7, alpha=0.9)
-    axes.axvline(1, color=STYLES[C][0], linewidth=1)
+    axes.axvline(1, color=STYLES[C][0], linewidth=1, marker=STYLES[C][1], label=C)
     axes.set_xscale("log")
     axes.set_xticks(TICKS, map(str, TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -67,7 +67,7 @@ def _calls(axes: Axes, table: Table) -> None:
     axes.set_yticks(places, [name.replace(", ", ",\n") for name in SHORT])
     axes.set_ylim(len(SHORT) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1), ncols=6, frameon=False, columnspacing=1, handletextpad=0)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1), ncols=7, frameon=False, columnspacing=1, handletextpad=0)
 
 
 def _ping_pong(axes: Axes, results: Results) -> None:
@@ -96,7 +96,6 @@ def _growth(axes: Axes, results: Results, operation: str, what: str) -> None:
         mine = [row for row in rows if row.label == label]
         colour, marker = STYLES[label]
         times = [table.ns(row).median / 1e3 for row in mine]
-        marker = "x" if label == C else marker
         axes.plot([row.size or 0 for row in mine], times, color=colour, marker=marker, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

@@ -288,7 +288,7 @@ resolved = {{}}
 for name in ["int", *here.OBJECTS]:
     try:
         resolved[name] = [here.borrowed_handle(name, handle) for handle in range(3)]
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, here.pytest.skip.Exception):
         pass
 print(json.dumps(resolved))
 """
@@ -297,6 +297,8 @@ print(json.dumps(resolved))
 
 @every_origin
 def test_default_stream_where_the_bindings_have_one_per_thread(name, per_thread):
+    if name not in per_thread:
+        pytest.skip(f"no {name} stream is made here: a CUDA build of torch makes real ones only")
     assert per_thread[name] == [2 if name in FOLLOWS_THE_BINDINGS else 1, 1, 2]
 
 
@@ -531,7 +533,8 @@ def test_repr_of_an_event_of_ours(flags, words):
 
 @pytest.mark.needs("torch")
 class TestSurfaceOfTorch:
-    # What torch's C base classes add is not there in a CPU build: the documented names, by hand.
+    # What torch's C base classes add is not there in a CPU build, and more than is documented in one for CUDA: the
+    # documented names, by hand.
     STREAM = ("cuda_stream", "device", "is_capturing", "priority", "stream_id")
     EVENT = ("cuda_event",)
 
@@ -542,7 +545,8 @@ class TestSurfaceOfTorch:
     def test_every_name_is_there(self, ours, theirs, more):
         import torch
 
-        names = {name for name in dir(getattr(torch.cuda, theirs)) if not name.startswith("_")} | set(more)
+        classes = [cls for cls in getattr(torch.cuda, theirs).__mro__ if cls.__module__ == "torch.cuda.streams"]
+        names = {name for cls in classes for name in vars(cls) if not name.startswith("_")} | set(more)
         assert len(names) > 5
         assert not [name for name in names if not hasattr(ours, name)]
         assert not [name for name in names if callable(getattr(ours, name)) and not getattr(ours, name).__doc__]

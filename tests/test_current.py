@@ -276,7 +276,8 @@ def test_current_stream(gpu, libraries):
 
 
 @pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm"])
-def test_a_library_without_a_current_stream_says_what_to_do(gpu, library):
+def test_a_library_without_a_current_stream_says_what_to_do(gpu, library, need):
+    need(library)
     for ask in (lambda: interop.current_stream(library), lambda: interop.use(interop.new_stream(), library)):
         with pytest.raises(NotSupportedError, match=rf"{library} has no current stream; pass `stream\.to"):
             ask()

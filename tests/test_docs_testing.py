@@ -41,7 +41,7 @@ def install(folder):
     """A wheel of this checkout, and nothing else, in a folder of its own."""
     source = folder / "source"
     source.mkdir()
-    for name in ("interop", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("interop", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         copier = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copier(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -60,7 +60,13 @@ def report(folder, site, options):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options.split()],
         cwd=folder,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{site}{os.pathsep}{hidden}", "COLUMNS": "100"},
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": f"{site}{os.pathsep}{hidden}",
+            "PYTHONNODEBUGRANGES": "1",  # where in a line an error is, tracebacks say from Python 3.13 on
+            "COLUMNS": "100",
+        },
         capture_output=True,
         text=True,
         timeout=100,

@@ -9,7 +9,6 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -18,6 +17,8 @@ from interop import _tensor
 from interop._extension import native, why_not
 from interop._handover import _c_contiguous
 from interop._tensor import BFLOAT, DataType, Tensor, from_typestr, read
+
+torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 

@@ -7,7 +7,6 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -117,6 +116,7 @@ def test_arrays_of_numpy(version, data, dtype, shape):
 @VERSIONS
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "bool"])
 def test_tensors_of_pytorch(version, dtype):
+    torch = pytest.importorskip("torch")
     original = torch.arange(6).reshape(2, 3).to(getattr(torch, dtype)).T
     tensor = read(original.__dlpack__(max_version=version))
     assert (tensor.shape, tensor.strides) == ((3, 2), (1, 3))

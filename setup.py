@@ -1,0 +1,20 @@
+"""The extension in C; the rest of the package is described in pyproject.toml."""
+
+import sysconfig
+
+from setuptools import Extension, setup
+
+# Not needed, but faster; and without it no array can be given away by DLPack.
+NATIVE = Extension(
+    "interop._native",
+    ["interop/_native.c"],
+    py_limited_api=True,
+    optional=True,
+    extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra"],
+)
+
+# One wheel for every CPython from 3.11 on, but for the free-threaded builds: they have no stable ABI.
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    setup()
+else:
+    setup(ext_modules=[NATIVE], options={"bdist_wheel": {"py_limited_api": "cp311"}})
