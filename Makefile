@@ -26,7 +26,7 @@ lint: $(venv)/dev.done
 types: $(venv)/dev.done
 	$(bin)/mypy
 
-# What the README and docs/ say of measurements, from the files that `make gpu-test` and `make bench` have written.
+# What the README and docs/ say of measurements, from the files that `make gpu-test`, `make bench` and others have written.
 docs: $(venv)/test.done
 	$(bin)/python -m docs.update
 

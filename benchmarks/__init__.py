@@ -9,5 +9,6 @@
 - ``operations``, ``growth``, ``pingpong``: what is measured
 - ``process``: what one process measures; ``startup``: what fresh processes do
 - ``results``: the file, and its statistics; ``goals``, ``report``, ``plot``, ``compare``: what is made of it
-- ``instructions``, ``stubs.c``: the instructions that a call takes, counted without a GPU
+- ``instructions``, ``stubs.c``: the instructions that a call takes, counted without a GPU; ``ledger``: what of them is
+  the ledger's
 """

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 import interop
-from benchmarks import compare, instructions, plot, report, startup
+from benchmarks import compare, instructions, ledger, plot, report, startup
 from benchmarks.measure import Measured
 from benchmarks.process import NATIVE, PYTHON
 from benchmarks.results import Results, Spread
@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     comparison.set_defaults(run=_compare)
     count = commands.add_parser("instructions", help="count the instructions of interop's calls, without a GPU")
     count.set_defaults(run=_instructions)
+    cost = commands.add_parser("ledger", help="what the ledger costs, without a GPU; write ledger.json")
+    cost.add_argument("--gpu", action="store_true", help="times on a GPU instead; writes nothing")
+    cost.set_defaults(run=_ledger)
     return parser
 
 
@@ -160,6 +163,23 @@ def _instructions(_options: argparse.Namespace) -> int:
         table = RichTable("instructions a call", "", title=f"interop, the {NATIVE if native else PYTHON} way")
         for name, count in instructions.count(_environment(native=native)).items():
             table.add_row(name, f"{count:,.0f}")
+        console.print(table)
+    return 0
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    if options.gpu:
+        measured = {"nanoseconds": ledger.times(2000)}
+    else:
+        record = ledger.measure()
+        ledger.write(record)
+        measured = {f"instructions, the {way} way": counts for way, counts in record["instructions"].items()}
+        measured[ledger.TIMES] = record[ledger.TIMES]
+    for title, calls in measured.items():
+        states = list(next(iter(calls.values())))
+        table = RichTable("ledger", *states, title=title)
+        for call, found in calls.items():
+            table.add_row(call, *(f"{found[state]:,.0f}" for state in states))
         console.print(table)
     return 0
 

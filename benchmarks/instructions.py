@@ -5,6 +5,7 @@ CUDA calls: on the native way, all that is added to what C would pay; on the Pyt
 functions of Python stand in.
 """
 
+import contextlib
 import ctypes
 import re
 import shutil
@@ -22,7 +23,9 @@ import interop
 from benchmarks.baseline import compile_library
 from interop import _cudart
 from interop._extension import native
+from interop.ordering import check
 
+ROOT: Final = Path(__file__).parents[1]
 STUBS: Final = Path(__file__).with_name("stubs.c")
 CALLS: Final = {
     "query": "stream.query()",
@@ -75,8 +78,13 @@ class _Stubs:
         return 0, ctypes.cast(function, ctypes.c_void_p).value or 0, 0
 
 
-def count(environment: Mapping[str, str]) -> dict[str, float]:
+def count(environment: Mapping[str, str], folder: Path = ROOT, *, ledger: bool = False) -> dict[str, float]:
     """The instructions of each of CALLS, in a process with *environment*.
+
+    Args:
+        environment: beside that of this process.
+        folder: where interop and the benchmarks are.
+        ledger: whether one is open meanwhile.
 
     Raises:
         ValgrindMissingError: there is no valgrind.
@@ -86,16 +94,17 @@ def count(environment: Mapping[str, str]) -> dict[str, float]:
         message = "instructions are counted by callgrind: install valgrind"
         raise ValgrindMissingError(message)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        library = compile_library(STUBS, folder)
-        options = ["--tool=callgrind", f"--callgrind-out-file={folder / 'out'}"]
+        out = Path(name) / "out"
+        library = compile_library(STUBS, out.parent)
+        options = ["--tool=callgrind", f"--callgrind-out-file={out}"]
         command = [valgrind, *options, sys.executable, "-m", "benchmarks.instructions", str(library)]
+        command += ["--ledger"] if ledger else []
         variables = {**environ, "PYTHONHASHSEED": "0", **environment}
-        subprocess.run(command, env=variables, check=True, capture_output=True, timeout=_LONGEST)
-        if not (folder / "out.1").exists():
+        subprocess.run(command, env=variables, cwd=folder, check=True, capture_output=True, timeout=_LONGEST)
+        if not out.with_suffix(".1").exists():
             message = "instructions are counted between marks: install valgrind's headers (valgrind/callgrind.h)"
             raise ValgrindMissingError(message)
-        totals = [_total(folder / f"out.{number}") for number in range(1, 3 * len(CALLS) + 1)]
+        totals = [_total(out.with_suffix(f".{number}")) for number in range(1, 3 * len(CALLS) + 1)]
     # Before the first mark of each call was what is between the calls.
     return {
         call: (many - few) / (MANY - FEW) for call, few, many in zip(CALLS, totals[1::3], totals[2::3], strict=True)
@@ -108,7 +117,7 @@ def _total(path: Path) -> int:
     return int(found[1])
 
 
-def run(library: ctypes.CDLL) -> None:
+def run(library: ctypes.CDLL, *, ledger: bool = False) -> None:
     """Make the calls, with marks between them."""
     stubs: Any = _Stubs(library)
     cuda = _cudart.Cuda(lambda: (stubs, stubs), lambda _address: True)
@@ -119,15 +128,16 @@ def run(library: ctypes.CDLL) -> None:
         cuda.is_hot = True
     stream, producer = interop.ExternalStream(0x1000), interop.ExternalStream(0x2000)
     names = {"interop": interop, "stream": stream, "producer": producer, "event": producer.record_event()}
-    for statement in CALLS.values():
-        timer = timeit.Timer(statement, globals=names)
-        timer.timeit(FEW)  # what is set up once
-        library.mark()
-        timer.timeit(FEW)
-        library.mark()
-        timer.timeit(MANY)
-        library.mark()
+    with check() if ledger else contextlib.nullcontext():
+        for statement in CALLS.values():
+            timer = timeit.Timer(statement, globals=names)
+            timer.timeit(FEW)  # what is set up once
+            library.mark()
+            timer.timeit(FEW)
+            library.mark()
+            timer.timeit(MANY)
+            library.mark()
 
 
 if __name__ == "__main__":
-    run(ctypes.CDLL(sys.argv[1]))
+    run(ctypes.CDLL(sys.argv[1]), ledger="--ledger" in sys.argv)

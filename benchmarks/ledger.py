@@ -1,52 +1,149 @@
-"""What the ledger costs, off and on, as ratios: ``python -m benchmarks.ledger``, and ``--gpu`` on a real one.
+"""What the ledger costs, closed and open: ``python -m benchmarks ledger``. Needs no GPU, and says nothing about one.
 
-Off, a call looks at a tuple that is empty. That look is timed by itself, and set against the whole call. On the
-simulator a call is all Python, and slower than CUDA's: both ratios are larger on a GPU.
+Closed, a call looks whether somebody is to be told: at a flag in C, at a tuple that is empty in Python. What that costs
+is seen beside the same sources without the look. Instructions are counted around CUDA calls that do nothing; times are
+those of a simulation, where a call is all Python.
 """
 
 import contextlib
-import sys
+import json
+import platform
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import time
 import timeit
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import interop
-from interop import _watch
+from benchmarks import instructions
+from benchmarks.baseline import compiler
+from benchmarks.process import NATIVE, PYTHON, processor
 from interop.ordering import check
 from interop.sim import simulate
+from tests.gpu.record import interop_sha256
+
+RECORD: Final = Path(__file__).with_suffix(".json")
+CALLS: Final = tuple(call for call in instructions.CALLS if call != "as_stream, of one of ours")
+"""Those that a ledger is told of."""
+CLOSED, WITHOUT, OPEN = "closed", "without the look", "open"
+TIMES: Final = "nanoseconds on the simulator"
+
+_ROOT: Final = Path(__file__).parents[1]
 
 
-def best(function: Callable[[], object], number: int) -> float:
-    """The seconds of a call, the best of several: what other processes do only ever adds."""
-    return min(timeit.repeat(function, number=number, repeat=15)) / number
+def _loop(told: str, indent: int) -> tuple[str, str]:
+    return f"for watcher in _watch.watchers:\n{' ' * indent}watcher.{told}\n", "pass\n"
 
 
-def look() -> None:
-    """What a call does while nobody watches."""
-    for watcher in _watch.watchers:
-        raise AssertionError(watcher)
+LOOKS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "_native.c": (
+        ("stream->pool != NULL && !watched &&", "stream->pool != NULL &&"),
+        ("stands_for_work(event) && !watched &&", "stands_for_work(event) &&"),
+        ("stands_for_work(event) && !watched)", "stands_for_work(event))"),
+        ("count == 2 && !watched &&", "count == 2 &&"),
+    ),
+    "stream.py": (
+        _loop("waited(self, event)", 12),
+        _loop("joined(self, producer)", 16),
+        _loop("recorded(self, event)", 12),
+        _loop("finished(self)", 12),
+    ),
+    "event.py": (_loop("finished(self)", 12),),
+}
+"""Every look in the sources of the calls that are measured, and what is there without it."""
 
 
-def measure(number: int) -> None:
-    """Print the table, from so many calls each."""
-    a, b = interop.new_stream(), interop.new_stream()
-    event = a.record_event()
-    calls: dict[str, Callable[[], object]] = {
-        "wait_stream": lambda: b.wait_stream(a),
-        "record_event": lambda: a.record_event(event),
-        "wait_event": lambda: b.wait_event(event),
-        "query": a.query,
+def without_looks(name: str, text: str) -> str:
+    """The text of a source in LOOKS, without its looks.
+
+    Raises:
+        ValueError: one of them is not there, or more than once; or there are others.
+    """
+    for old, new in LOOKS[name]:
+        if text.count(old) != 1:
+            message = f"{name} has {text.count(old)} times, and not once: {old}"
+            raise ValueError(message)
+        text = text.replace(old, new)
+    if "!watched" in text or "_watch.watchers" in text:
+        message = f"{name} has more looks than are known here"
+        raise ValueError(message)
+    return text
+
+
+def build(folder: Path, *, looks: bool) -> Path:
+    """Copy interop and the benchmarks, and compile the extension there, so that Python started there takes those."""
+    for package in ("interop", "benchmarks"):
+        shutil.copytree(_ROOT / package, folder / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    if not looks:
+        for name in LOOKS:
+            source = folder / "interop" / name
+            source.write_text(without_looks(name, source.read_text()))
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())
+    (extension,) = project["tool"]["setuptools"]["ext-modules"]
+    command = [compiler(), *extension["extra-compile-args"], "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}"]
+    target = folder / "interop" / "_native.abi3.so"
+    subprocess.run(
+        [*command, str(folder / "interop" / "_native.c"), "-o", str(target)], check=True, capture_output=True
+    )
+    return folder
+
+
+def count() -> dict[str, dict[str, dict[str, int]]]:
+    """The instructions of each of CALLS on each way: with the ledger closed, without the look, and with it open."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        as_it_is, without = (build(Path(name) / str(looks), looks=looks) for looks in (True, False))
+        for way, native in ((NATIVE, "1"), (PYTHON, "0")):
+            environment = {"INTEROP_NATIVE": native}
+            found = {
+                CLOSED: instructions.count(environment, as_it_is),
+                WITHOUT: instructions.count(environment, without),
+                OPEN: instructions.count(environment, as_it_is, ledger=True),
+            }
+            counts[way] = {call: {state: round(of[call]) for state, of in found.items()} for call in CALLS}
+    return counts
+
+
+def times(number: int) -> dict[str, dict[str, float]]:
+    """The nanoseconds of each of CALLS, closed and open, from so many calls each; on the GPU or simulation in use."""
+    stream, producer = interop.new_stream(), interop.new_stream()
+    names = {"stream": stream, "producer": producer, "event": producer.record_event()}
+    producer.synchronize()
+    calls = {call: timeit.Timer(instructions.CALLS[call], globals=names) for call in CALLS}
+    states: tuple[tuple[str, Callable[[], contextlib.AbstractContextManager[object]]], ...] = (
+        (CLOSED, contextlib.nullcontext),
+        (OPEN, check),
+    )
+    found: dict[str, dict[str, float]] = {call: {} for call in CALLS}
+    for state, context in states:
+        with context():
+            for call, timer in calls.items():
+                # The best of several: what other processes do only ever adds.
+                found[call][state] = round(min(timer.repeat(15, number)) / number * 1e9, 1)
+    return found
+
+
+def measure() -> dict[str, Any]:
+    """All of it, and where."""
+    version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True).stdout
+    with simulate():
+        simulated = times(200)
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "cpu": processor(),
+        "python": platform.python_version(),
+        "compiler": version.splitlines()[0],
+        "interop_sha256": interop_sha256(),
+        "instructions": count(),
+        TIMES: simulated,
     }
-    a.synchronize()
-    looked = best(look, number * 20) - best(lambda: None, number * 20)
-    off = {name: best(call, number) for name, call in calls.items()}
-    with check():
-        on = {name: best(call, number) for name, call in calls.items()}
-    print(f"{'call':14}{'the look, of a call':>22}{'an open ledger':>18}")
-    for name, time in off.items():
-        print(f"{name:14}{looked / time:>21.2%} {on[name] / time:>16.1f}x")
 
 
-if __name__ == "__main__":
-    on_gpu = "--gpu" in sys.argv
-    with contextlib.nullcontext() if on_gpu else simulate():
-        measure(2000 if on_gpu else 200)
+def write(record: Mapping[str, Any]) -> None:
+    """Write what was measured."""
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")

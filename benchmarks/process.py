@@ -37,10 +37,11 @@ def path_in_use() -> str:
 def described_machine() -> dict[str, object]:
     """As of the GPU tests' record, and the processor; nothing without a GPU."""
     run = described_run()
-    return run and {**run, "cpu": _processor(), "python": platform.python_version()}
+    return run and {**run, "cpu": processor(), "python": platform.python_version()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name."""
     path = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
     return found[1] if found else platform.processor()

@@ -1,4 +1,4 @@
-"""Write the parts of the pages that state measurements, from the files that the runs on a GPU have left.
+"""Write the parts of the pages that state measurements, from the files that the measuring runs have left.
 
 ``make docs``, or ``python -m docs.update``. A part stands between ``<!-- name -->`` and ``<!-- /name -->``.
 """
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import ledger
 from benchmarks import report as benchmark_report
 from benchmarks.operations import OURS as INTEROP
+from benchmarks.process import NATIVE, PYTHON
 from benchmarks.results import Results, Table
 from interop import matrix
 from interop.matrix import report as matrix_report
@@ -38,7 +40,7 @@ def updated(text: str, folder: Path = ROOT) -> str:
             body = "\n".join(lines(source))
         else:
             what = f"entry `{entry}` in `{path}`" if entry else f"`{path}`"
-            body = f"*Not measured yet: there is no {what}, which `{how}` writes on a machine with a GPU.*"
+            body = f"*Not measured yet: there is no {what}, which `{how}` writes.*"
         return f"<!-- {name} -->\n{body}\n<!-- /{name} -->"
 
     return _SECTION.sub(written, text)
@@ -119,6 +121,36 @@ def _hand_overs(results: Results) -> Iterator[str]:
         yield f"| {when} | {' | '.join(times)} |"
 
 
+# -- what is counted without a GPU ---------------------------------------------------------------------------------
+
+
+def _instructions(path: Path) -> Iterator[str]:
+    record = json.loads(path.read_text())
+    query, wait, plain_query, plain_wait = (
+        f"{record['instructions'][way][call][ledger.CLOSED]:,}"
+        for way in (NATIVE, PYTHON)
+        for call in ("query", "wait_stream")
+    )
+    yield f"Around the driver's calls, `query` is {query} instructions and `wait_stream` {wait}; without the extension"
+    yield f"{plain_query} and {plain_wait}, and those of cuda-python are not in it. (Counted by callgrind, on Python"
+    yield f"{record['python']}; [the record](benchmarks/ledger.json).)"
+
+
+def _ledger_cost(path: Path) -> Iterator[str]:
+    """As ratios: closed to without the look, and open to closed."""
+    record = json.loads(path.read_text())
+    times = record[ledger.TIMES]
+    yield "| | the look, in C | the look, in Python | open, in C | open, in Python | open, simulated: time |"
+    yield "|---" * 6 + "|"
+    for call in times:
+        counts = [record["instructions"][way][call] for way in (NATIVE, PYTHON)]
+        looks = [f"{of[ledger.CLOSED] / of[ledger.WITHOUT]:.3f}" for of in counts]
+        opened = [f"{of[ledger.OPEN] / of[ledger.CLOSED]:.1f}" for of in (*counts, times[call])]
+        yield f"| {call} | {' | '.join([*looks, *opened])} |"
+    yield ""
+    yield f"(Python {record['python']}, {record['compiler']}, {record['cpu']}, {record['date']}; no GPU.)"
+
+
 # -- the suite on a GPU, and its bugs ------------------------------------------------------------------------------
 
 
@@ -155,6 +187,8 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
     "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
     "there-and-back": ("benchmarks/results.json", "make bench", _there_and_back),
+    "instructions": ("benchmarks/ledger.json", "python -m benchmarks ledger", _instructions),
+    "ledger-cost": ("benchmarks/ledger.json", "python -m benchmarks ledger", _ledger_cost),
     "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
     "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
     "asyncio": ("tests/gpu/measured.json#asyncio", "make gpu-test", _asyncio),

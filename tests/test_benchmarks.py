@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,11 +17,12 @@ import pytest
 
 import interop
 from benchmarks import __main__ as command
-from benchmarks import baseline, compare, goals, growth, instructions, pingpong, plot, process, report, startup
+from benchmarks import baseline, compare, goals, growth, instructions, ledger, pingpong, plot, process, report, startup
 from benchmarks.lab import Lab
 from benchmarks.measure import Measured, Operation, Statement, Timed, measure
 from benchmarks.operations import _MODULES, OURS, C, Calls
 from benchmarks.results import Results, Spread, Table, spread
+from docs import update
 from interop import sim
 from interop.errors import NotSupportedError, RaceError
 from interop.stream import ExternalStream
@@ -604,8 +606,93 @@ def test_the_calls_whose_instructions_are_counted(stubs):
 
 def test_instructions_are_counted():
     try:
-        counts = instructions.count({"INTEROP_NATIVE": "0"})
+        counts, opened = (instructions.count({"INTEROP_NATIVE": "0"}, ledger=is_open) for is_open in (False, True))
     except (instructions.ValgrindMissingError, baseline.CompilerMissingError) as error:
         pytest.skip(str(error))
     assert list(counts) == list(instructions.CALLS)
     assert 100 < counts["as_stream, of one of ours"] < counts["wait_event"] < counts["wait_stream"] < 100_000
+    assert all(opened[call] > 1.5 * counts[call] for call in ledger.CALLS)
+    assert opened["as_stream, of one of ours"] == pytest.approx(counts["as_stream, of one of ours"], rel=0.1)
+
+
+# -- what the ledger costs -------------------------------------------------------------------------------------------
+
+TOLD = """
+import ctypes, json, sys
+from benchmarks import instructions
+from interop import _watch
+
+class Notes(_watch.Watcher):
+    told = set()
+    def recorded(self, *_): self.told.add("recorded")
+    def waited(self, *_): self.told.add("waited")
+    def joined(self, *_): self.told.add("joined")
+    def finished(self, *_): self.told.add("finished")
+
+_watch.watch(Notes())
+instructions.run(ctypes.CDLL(sys.argv[1]))
+print(json.dumps([instructions.__file__, sorted(Notes.told)]))
+"""
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+@pytest.mark.parametrize("looks", [True, False])
+def test_the_build_without_the_looks_tells_nobody(looks, native, stubs, tmp_path):
+    folder = ledger.build(tmp_path / "built", looks=looks)
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD, stubs._name],
+        env={**os.environ, "INTEROP_NATIVE": native, "PYTHONPATH": ""},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    path, told = json.loads(done.stdout)
+    assert Path(path).is_relative_to(folder)
+    assert told == (["finished", "joined", "recorded", "waited"] if looks else [])
+
+
+def test_a_look_that_is_not_where_it_was():
+    text = (ledger._ROOT / "interop/event.py").read_text()
+    assert ledger.without_looks("event.py", text) != text
+    for changed in (text.replace("watchers:", "watchers :"), text + text, text + "_watch.watchers"):
+        with pytest.raises(ValueError, match=r"event\.py has"):
+            ledger.without_looks("event.py", changed)
+
+
+def test_the_ledger_on_a_gpu_is_only_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ledger, "RECORD", tmp_path / "ledger.json")
+    monkeypatch.setattr(ledger, "times", lambda number: {"query": {"closed": 1.0, "open": float(number)}})
+    assert command.main(["ledger", "--gpu"]) == 0
+    assert "2,000" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_record_of_the_ledger(tmp_path, monkeypatch, capsys):
+    """The whole command, with made-up counts."""
+
+    def made_up_count(environment, folder, *, ledger=False):
+        looks = "_watch.watchers" in (folder / "interop/stream.py").read_text()
+        one = 100 * (2 - int(environment["INTEROP_NATIVE"])) * (10 if ledger else 1) + looks
+        return dict.fromkeys(instructions.CALLS, one + 0.4)
+
+    monkeypatch.setattr(instructions, "count", made_up_count)
+    monkeypatch.setattr(ledger, "RECORD", tmp_path / "ledger.json")
+    try:
+        assert command.main(["ledger"]) == 0
+    except baseline.CompilerMissingError as error:
+        pytest.skip(str(error))
+    record = json.loads((tmp_path / "ledger.json").read_text())
+    assert record["instructions"] == {
+        "native": {call: {"closed": 101, "without the look": 100, "open": 1001} for call in ledger.CALLS},
+        "Python": {call: {"closed": 201, "without the look": 200, "open": 2001} for call in ledger.CALLS},
+    }
+    assert all(0 < of["closed"] < of["open"] for of in record[ledger.TIMES].values())
+    assert "1,001" in capsys.readouterr().out
+    record[ledger.TIMES] = {"query": {"closed": 40.0, "open": 100.0}}
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/ledger.json").write_text(json.dumps({**record, "compiler": "cc", "date": "today"}))
+    text = update.updated("<!-- ledger-cost -->\n<!-- /ledger-cost -->", tmp_path)
+    assert "| query | 1.010 | 1.005 | 9.9 | 10.0 | 2.5 |\n\n(Python " in text
+    text = update.updated("<!-- instructions -->\n<!-- /instructions -->", tmp_path)
+    assert "`query` is 101 instructions and `wait_stream` 101; without the extension\n201 and 201, and" in text

@@ -3,6 +3,7 @@
 ``python tests/test_docs_testing.py`` writes the reports anew.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+import interop
 from interop import sim
+from interop.errors import CaptureError, DeadlockError
+from interop.testing import assert_ordered
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "testing.md"
@@ -124,6 +128,39 @@ def test_the_programs():
             gpu.launch(stream, copy, reads=[source], writes=[target])
 
         assert names["reader_sees_the_writers_work"](x, read, y)
+
+
+def test_where_the_page_asks_a_gate_a_capture_would_not_do():
+    (program,) = [block["text"] for block in blocks() if 'by="gate"' in block["text"] and block["language"] == "python"]
+    with sim.simulate():
+        names = {name: getattr(interop.testing, name) for name in interop.testing.__all__}
+        names |= {"producer": interop.new_stream(), "consumer": interop.new_stream()}
+        exec(program, names)
+        with pytest.raises(CaptureError):
+            exec(program.replace(', by="gate"', ""), names)
+
+
+@pytest.mark.parametrize(
+    ("call", "capture", "gate"),
+    [
+        ("producer.query()", CaptureError, None),
+        ("consumer.query()", CaptureError, None),
+        ("consumer.wait_event(before)", CaptureError, None),
+        ("consumer.synchronize()", CaptureError, DeadlockError),
+        ("gpu.runtime.cudaDeviceSynchronize()", CaptureError, DeadlockError),
+        ("other.query()", None, None),
+        ("other.synchronize()", None, None),
+    ],
+)
+@pytest.mark.parametrize("by", ["capture", "gate"])
+def test_the_table_of_what_may_be_in_a_block(call, capture, gate, by):
+    error = {"capture": capture, "gate": gate}[by]
+    with sim.simulate() as gpu:
+        producer, consumer, other = (interop.new_stream() for _ in range(3))
+        names = {"producer": producer, "consumer": consumer, "other": other, "gpu": gpu, "before": other.record_event()}
+        with pytest.raises(error) if error else contextlib.nullcontext(), assert_ordered(producer, consumer, by=by):
+            consumer.wait_stream(producer)
+            eval(call, names)
 
 
 def main():

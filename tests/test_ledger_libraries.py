@@ -198,6 +198,38 @@ def test_torch_streams_and_events(notes, monkeypatch, address, need):
     assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
 
 
+def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, need):
+    need("torch")
+    import torch
+
+    eyes = importlib.import_module("interop.ledger.torch")
+    for name in ("record", "wait"):
+        monkeypatch.setattr(torch.cuda.Event, name, nothing)
+    for name in ("_stream", "as_event"):
+        monkeypatch.setattr(eyes, name, lambda given: given)
+
+    class Event:
+        cuda_event = 1
+
+        def record(self, stream):
+            torch.cuda.Event.record(self, stream)
+
+        def wait(self, stream):
+            torch.cuda.Event.wait(self, stream)
+
+    class Stream:
+        wait_stream, wait_event = torch.cuda.Stream.wait_stream, torch.cuda.Stream.wait_event
+        record_event = torch.cuda.Stream.record_event
+
+    monkeypatch.setattr(torch.cuda.streams, "Event", Event)
+    producer, consumer = Stream(), Stream()
+    with eyes.watch(notes):
+        consumer.wait_stream(producer)
+    (recorded, its_stream, event), (waited, waiter, awaited) = notes.told
+    assert (recorded, its_stream, waited, waiter) == ("recorded", producer, "waited", consumer)
+    assert event is awaited
+
+
 # -- CuPy --------------------------------------------------------------------------------------------------------
 
 
@@ -481,6 +513,30 @@ def test_waits_through_cuda_bindings(notes, monkeypatch, address):
     assert (runtime.cudaDeviceSynchronize, driver.cuStreamSynchronize) == before
     assert notes.names == ["device_is_done", "device_is_done", "finished", "finished"]
     assert [told[1].cuda_stream for told in notes.told[2:]] == [address, address]
+
+
+def test_of_cuda_bindings_nothing_else_is_seen(notes):
+    from cuda.bindings import driver, runtime
+
+    before = everything_of(driver, runtime)
+    with importlib.import_module("interop.ledger.bindings").watch(notes):
+        replaced = {key[1] for key, value in everything_of(driver, runtime).items() if value is not before[key]}
+    assert replaced == {"cudaDeviceSynchronize", "cudaStreamSynchronize", "cuCtxSynchronize", "cuStreamSynchronize"}
+
+
+@pytest.mark.parametrize("through_interop", [False, True])
+def test_a_wait_below_the_libraries_is_not_seen(through_interop):
+    with interop.sim.simulate() as gpu, check(raises=False) as ledger:
+        x, a, b = gpu.array([0.0]), interop.as_stream(gpu.stream("a")), interop.as_stream(gpu.stream("b"))
+        ledger.writes(x, a)
+        if through_interop:
+            b.wait_stream(a)
+        else:
+            event = gpu.runtime.cudaEventCreateWithFlags(2)[1]
+            gpu.runtime.cudaEventRecord(event, a.cuda_stream)
+            gpu.runtime.cudaStreamWaitEvent(b.cuda_stream, event, 0)
+        ledger.reads(x, b)
+    assert bool(ledger.races) is not through_interop
 
 
 def test_whom_to_doubt(address, need):

@@ -1,7 +1,8 @@
 """interop's fixtures and marks for pytest, in a pytest of their own without a GPU; tests/test_needs.py has the rest."""
 
-import itertools
-import json
+import re
+
+import pytest
 
 
 def counts(done):
@@ -30,8 +31,7 @@ def test_nor_two(stream_pair): pass
     assert counts(run_tests(tmp_path, code)) == {"passed": 2, "skipped": 2}
 
 
-def test_gates_are_opened_at_the_end(tmp_path, run_tests):
-    code = """
+OPENED = """
 import pytest
 
 @pytest.fixture
@@ -40,15 +40,17 @@ def afterwards(simulated_gpu):
     yield seen
     assert seen[0].is_open
 
-def test_it(afterwards, stream, gate):
+def test_opened(afterwards, stream, gate):
     afterwards.append(gate(stream))
     assert not stream.query()
 """
-    assert counts(run_tests(tmp_path, code)) == {"passed": 1}
 
 
-def test_a_gate_that_had_to_open_itself_fails_the_test(tmp_path, run_tests):
-    code = """
+def test_gates_are_opened_at_the_end(tmp_path, run_tests):
+    assert counts(run_tests(tmp_path, OPENED)) == {"passed": 1}
+
+
+HELD = """
 import time
 import pytest
 from interop import ExternalStream, _cudart
@@ -81,7 +83,10 @@ def test_told_already(held, gate):
 def test_in_time(held, gate):
     gate(held).open()
 """
-    done = run_tests(tmp_path, code)
+
+
+def test_a_gate_that_had_to_open_itself_fails_the_test(tmp_path, run_tests):
+    done = run_tests(tmp_path, HELD)
     assert counts(done) == {"passed": 3, "error": 1}
     assert "ERROR test_it.py::test_late - Failed: <interop.testing.Gate" in done.stdout
     assert "had to open itself: nobody did within 0.05 s" in done.stdout
@@ -192,29 +197,75 @@ print(json.dumps(["interop.pytest_plugin" in sys.modules, loaded, int(status), "
     assert python(code) == [True, [], 0, False]
 
 
-def test_the_lock_is_for_one_process_at_a_time(tmp_path, run_tests, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    code = """
-import json, os, time
+# Each of three workers has one of these tests. A file is left at the door, and one inside.
+AT_THE_LOCK = """
+import time
+from pathlib import Path
+import pytest
 
-def test_it(gpu_lock):
-    start = time.monotonic()
-    time.sleep(0.3)
-    with open(os.environ["NOTES"], "a") as notes:
-        notes.write(json.dumps([start, time.monotonic()]) + "\\\\n")
+pytestmark = pytest.mark.parametrize("number", range(3))
+
+def come(where, count, seconds):
+    until = time.monotonic() + seconds
+    while len(list(Path().glob(f"{where}-*"))) < count:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
+
+@pytest.fixture
+def at_the_door(number):
+    Path(f"door-{number}").touch()
+
+@pytest.fixture
+def inside(number):
+    Path(f"inside-{number}").touch()
+    yield
+    Path(f"inside-{number}").unlink(missing_ok=True)
+
 """
-    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
-    from concurrent.futures import ThreadPoolExecutor
+ONE_BY_ONE = """
+def test_it(at_the_door, gpu_lock, inside):
+    assert come("door", 3, seconds=30)  # now nothing but the lock keeps the others out
+    assert not come("inside", 2, seconds=0.3)
+"""
+ALL_AT_ONCE = """
+def test_it(at_the_door, inside):
+    assert come("inside", 3, seconds=30)
+    Path(f"seen-{time.monotonic_ns()}").touch()
+    assert come("seen", 3, seconds=30)  # nobody leaves before all have seen all
+"""
 
-    folders = [tmp_path / name for name in ("one", "two", "three")]
-    for folder in folders:
-        folder.mkdir()
-    with ThreadPoolExecutor() as pool:
-        for done in pool.map(lambda folder: run_tests(folder, code.replace("\\\\n", "\\n")), folders):
-            assert counts(done) == {"passed": 1}
-    times = sorted(json.loads(line) for line in (tmp_path / "notes").read_text().splitlines())
-    assert len(times) == 3
-    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(times))
+
+@pytest.mark.parametrize("test", [ONE_BY_ONE, ALL_AT_ONCE], ids=["with the lock", "without it"])
+def test_workers_of_xdist_take_turns_where_they_ask_for_the_lock(test, tmp_path, run_tests, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert counts(run_tests(tmp_path, AT_THE_LOCK + test, "-n", "3")) == {"passed": 3}
+
+
+def test_workers_of_xdist_do_what_one_process_does(tmp_path, run_tests):
+    code = """
+@pytest.mark.gpu
+def test_required(): pass
+
+@pytest.mark.needs("warp2")
+def test_missing(): pass
+
+def test_one(simulated_gpu, library): pass
+
+def test_two(simulated_gpu, library_pair): pass
+"""
+    options = ["-rA", "--interop-require=gpu", "-k", "not (cupy or numba or rmm or torch)"]  # which are slow to import
+    done = [run_tests(tmp_path, LIBRARIES + OPENED + HELD + code, *options, *workers) for workers in ([], ["-n", "2"])]
+    alone, apart = (
+        sorted(line for line in each.stdout.splitlines() if re.match("PASSED|SKIPPED|ERROR|FAILED", line))
+        for each in done
+    )
+    assert alone == apart
+    assert {"PASSED test_it.py::test_opened", "PASSED test_it.py::test_two[beta-alpha]"} < set(apart)
+    late, required = (line for line in apart if line.startswith("ERROR"))
+    assert late.startswith("ERROR test_it.py::test_late - Failed: <interop.testing.Gate")
+    assert required.startswith("ERROR test_it.py::test_required - Failed: --interop-require=gpu, but")
 
 
 def test_a_process_that_dies_lets_go_of_the_lock(tmp_path, run_tests, monkeypatch):

@@ -104,8 +104,8 @@ def test_without_its_file_a_part_says_what_writes_it(name, tmp_path):
     text = update.updated(f"before\n<!-- {name} -->\nold\n<!-- /{name} -->\nafter\n", tmp_path)
     what = f"entry `{entry}` in `{path}`" if entry else f"`{path}`"
     assert text == (
-        f"before\n<!-- {name} -->\n*Not measured yet: there is no {what}, which `{how}` writes on a machine with a "
-        f"GPU.*\n<!-- /{name} -->\nafter\n"
+        f"before\n<!-- {name} -->\n*Not measured yet: there is no {what}, which `{how}` writes.*\n"
+        f"<!-- /{name} -->\nafter\n"
     )
     if entry:
         (tmp_path / path).parent.mkdir(parents=True)
