@@ -8,7 +8,7 @@ from interop._extension import native, why_not
 from tests import test_loans
 from tests.test_loans import *  # noqa: F403  (the same tests, with the fixture below)
 from tests.test_loans import Array
-from tests.test_native import assert_nothing_is_left_of_thousands, blocking, made, quiet  # noqa: F401  (fixtures)
+from tests.test_native import assert_nothing_is_left_of_thousands, made, quiet  # noqa: F401  (fixtures)
 from tests.test_native import gpu as hot  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
