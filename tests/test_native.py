@@ -76,6 +76,18 @@ def gpu(monkeypatch):
         pool.is_hot = False
 
 
+def test_a_capture_is_joined_after_the_waits_for_what_is_outside(gpu, capture):
+    outside, consumer = interop.new_stream(), interop.new_stream()
+    for known in (capture.stream, outside, consumer):
+        known.is_capturing()
+    spare = [outside.record_event() for _ in range(4)]  # which the fast calls need
+    del spare
+    consumer.wait_stream(capture.stream, outside)
+    assert consumer.is_capturing()
+    capture.stream.wait_stream(consumer)
+    capture.end()
+
+
 class Foreign:
     """Another library's stream."""
 
