@@ -87,6 +87,14 @@ def _holder(attribute: str) -> Callable[[object, object], None]:
 
 
 @pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A driver in C, for the extension to call."""
+    from tests.native_stubs import Driver, compiled  # it imports cuda.bindings
+
+    return Driver(compiled(tmp_path_factory.mktemp("driver")))
+
+
+@pytest.fixture(scope="session")
 def python() -> Callable[..., object]:
     """Run code in a new interpreter, with the variables given; what it printed, as JSON."""
     path = os.pathsep.join([str(Path(interop.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])

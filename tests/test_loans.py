@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _loans, _watch, sim
+from interop import _held, _loans, _watch, sim
 from interop.adapters.base import Adapter
-from interop.errors import RaceError
+from interop.errors import ProducerUnknownError, RaceError
+from interop.testing import gate
 
 
 class Array:
@@ -206,23 +207,80 @@ def test_default_streams_are_looked_up_every_time(gpu, library, streams, default
     assert views[2] is not views[3]
 
 
-def test_a_watcher_is_told_each_time(gpu, library, streams):
-    p, c = streams
+@pytest.mark.parametrize("to", ["another stream", "the same stream"])
+def test_a_watcher_is_told_each_time(gpu, library, streams, to):
+    p, c = streams if to == "another stream" else streams[:1] * 2
     source = Array()
     told = []
 
     class Notes(_watch.Watcher):
         def handed_over(self, array, tensor, producer, consumer):
-            told.append((array, tensor.shape, producer, consumer))
+            told.append((array is source, tensor.shape, producer, consumer))
 
     notes = Notes()
     _watch.watch(notes)
     try:
         views = [interop.handoff(source, c, producer=p) for _ in range(2)]
+        sources = [interop.handoff(views[0], p) for _ in range(2)]
     finally:
         _watch.unwatch(notes)
-    assert told == [(source, (12,), p, c)] * 2
+    assert told == [*[(True, (12,), p, c)] * 2, *[(False, (12,), c, p)] * 2]
     assert views[0] is views[1]
+    assert sources[0] is sources[1] is source
+
+
+def test_a_named_producer_is_not_the_current_stream(gpu, library, streams):
+    p, c = streams
+    other = interop.new_stream()
+    source, memory = Array(), gpu.array([0])
+    library.current = Stream(p.cuda_stream)
+    views = [interop.handoff(source, c) for _ in range(2)]
+    touch(gpu, other, memory)
+    views.append(interop.handoff(source, c, producer=other))
+    touch(gpu, c, memory)
+    assert views[0] is views[1] is not views[2]
+
+
+def test_an_array_at_the_address_of_another_is_not_that_one(gpu, library, streams):
+    p, c = streams
+    source, other = Array(), Array()
+    view = interop.handoff(source, c, producer=p)
+    assert interop.handoff(view, p, producer=c) is source
+    _loans.loans[id(other), id(p), id(c), id(None)] = _loans.loans[id(source), id(p), id(c), id(None)]
+    views = [view, interop.handoff(other, c, producer=p)]
+    assert views[0] is not views[1]
+    _loans.by_view[id(other)] = _loans.by_view[id(view)]
+    views.append(interop.handoff(other, p, producer=c))
+    assert views[2] is not source
+    with pytest.raises(ProducerUnknownError):
+        interop.handoff(other, p)
+    del _loans.by_view[id(other)]
+
+
+def test_wrong_arguments_of_the_same_hand_over_again(gpu, library, streams):
+    p, c = streams
+    source = Array()
+    views = [interop.handoff(source, c, producer=p) for _ in range(2)]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wrong'"):
+        interop.handoff(source, c, producer=p, wrong=1)
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3"):
+        interop.handoff(source, c, p)
+    assert views[0] is views[1]
+
+
+def test_the_same_hand_over_again_lets_go_of_what_is_held(gpu, library, streams, monkeypatch):
+    p, c = streams
+    source, thing, other = Array(), Array(), interop.new_stream()
+    alive = weakref.ref(thing)
+    views = [interop.handoff(source, c, producer=p) for _ in range(2)]
+    with gate(other):
+        interop.hold(other, thing)
+        del thing
+    other.synchronize()
+    assert alive() is not None
+    monkeypatch.setattr(_held, "_PAUSE", 0)
+    views.append(interop.handoff(source, c, producer=p))
+    assert alive() is None
 
 
 # -- home ----------------------------------------------------------------------------------------------------------
@@ -280,6 +338,28 @@ def test_changed_meanwhile_it_does_not_go_home(gpu, library, streams, which):
     view = interop.handoff(source, c, producer=p)
     (source if which == "source" else view).shape = (3, 4)
     assert interop.handoff(view, p) is not source
+
+
+def test_another_way_than_the_last_one_is_not_the_same(gpu, library, streams, monkeypatch):
+    p, c = streams
+    another = Library()
+    monkeypatch.setitem(sys.modules, "another", types.ModuleType("another"))
+    monkeypatch.setattr(another, "library", "another")
+    interop.register("another", another)
+    other = interop.new_stream()
+    source, memory = Array(), gpu.array([0])
+    view = interop.handoff(source, c, producer=p)
+    for _ in range(2):
+        assert interop.handoff(view, p, producer=c) is source
+    touch(gpu, other, memory)
+    assert interop.handoff(view, p, producer=other) is source
+    touch(gpu, p, memory)
+    views = [
+        interop.handoff(view, c, producer=other),
+        interop.handoff(view, p, producer=other, into="another"),
+        interop.handoff(source, c, producer=p, into="another"),
+    ]
+    assert len({id(array) for array in (source, view, *views)}) == 5
 
 
 def test_borrow_goes_home_too(gpu, library, streams):

@@ -331,7 +331,7 @@ def test_each_context_has_its_own_events(gpu, calls):
 
 
 @pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
-def test_a_failed_call_is_an_error_and_the_event_is_not_used_again(gpu, monkeypatch, call):
+def test_a_failed_call_is_an_error_and_the_event_is_not_used_again(gpu, monkeypatch, calls, call):
     p, c, a = interop.new_stream(), interop.new_stream(), gpu.array([0])
     c.wait_stream(p)
     write(gpu, p, a, 1)
@@ -341,10 +341,25 @@ def test_a_failed_call_is_an_error_and_the_event_is_not_used_again(gpu, monkeypa
         with pytest.raises(CudaError, match=call) as caught:
             c.wait_stream(p)
     assert (caught.value.code, caught.value.name, caught.value.call) == (700, "cudaErrorIllegalAddress", call)
+    assert calls.count("cudaEventDestroy") == calls.count("cudaEventCreateWithFlags")
     with pytest.raises(RaceError):
         write(gpu, c, a, 2)
     c.wait_stream(p)
     write(gpu, c, a, 2)
+
+
+def test_a_record_that_failed_is_none(gpu, monkeypatch):
+    p, event = interop.new_stream(), interop.Event()
+    error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
+    for _ in range(2):  # the second time it has a handle
+        with monkeypatch.context() as broken:
+            broken.setattr(gpu.runtime, "cudaEventRecord", lambda *_: (error,), raising=False)
+            with pytest.raises(CudaError, match="cudaEventRecord"):
+                p.record_event(event)
+        with pytest.raises(UnrecordedEventError):
+            event.query()
+    p.record_event(event)
+    assert event.query()
 
 
 # -- query, synchronise --------------------------------------------------------------------------------------------
@@ -699,6 +714,19 @@ def test_capture_goes_on_through_what_is_legal(gpu, capture):
     assert interop.ExternalStream(p.cuda_stream).device == 0
     assert p.priority == 0
     capture.end()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_capture_mode_of_a_thread_stays(gpu, mode):
+    stream = interop.new_stream()
+    event = stream.record_event()
+    exchange = gpu.runtime.cudaThreadExchangeStreamCaptureMode
+    value = getattr(gpu.runtime.cudaStreamCaptureMode, f"cudaStreamCaptureMode{mode}")
+    _, before = exchange(value)
+    for ask in (stream.query, stream.synchronize, event.query, event.synchronize):
+        ask()
+        assert exchange(value)[1] == value
+    exchange(before)
 
 
 def test_capture_goes_on_through_what_is_not(gpu, capture):

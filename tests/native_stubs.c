@@ -1,0 +1,109 @@
+/* Stand-ins for the driver's entry points that interop/_native.c calls: each notes the call down, with whether the GIL
+ * was held, waits if the test says so, and answers what the test says. */
+
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+/* In the order in which the extension takes them. */
+enum {
+    RECORD, EVENT_QUERY, EVENT_SYNCHRONIZE, EVENT_DESTROY, WAIT, QUERY, SYNCHRONIZE, IS_CAPTURING, EXCHANGE,
+    GET_CONTEXT, SET_CONTEXT, CREATE, KINDS
+};
+enum { ANSWERS = 4, NOTED = 1000, PATIENCE = 3000 };
+
+struct call {
+    int kind, answer, gil_held, mode;
+    uint64_t first, second, context; /* the arguments, and the context that was current */
+    unsigned flags;
+};
+
+int (*gil_held)(void); /* PyGILState_Check */
+struct call calls[NOTED];
+int called;
+int answers[KINDS][ANSWERS]; /* to the first call, the second, ...; to all later ones the last */
+uint64_t only; /* if there is one, the stream whose calls are answered so; the others succeed */
+int busy; /* the kind that does not return before it is let go */
+volatile int entered, let_go, gave_up;
+uint64_t capturing; /* the stream that captures */
+uint64_t last_event = 0xe00000;
+
+static int times[KINDS];
+static _Thread_local int mode, depth;
+static _Thread_local uint64_t contexts[8];
+
+void reset(int capture_mode) {
+    called = entered = let_go = gave_up = 0;
+    busy = -1;
+    capturing = only = 0;
+    mode = capture_mode;
+    memset(answers, 0, sizeof answers);
+    memset(times, 0, sizeof times);
+}
+
+int capture_mode(void) { return mode; }
+
+static int noted(int kind, uint64_t first, uint64_t second, unsigned flags) {
+    int time = __atomic_fetch_add(&times[kind], 1, __ATOMIC_SEQ_CST);
+    int index = __atomic_fetch_add(&called, 1, __ATOMIC_SEQ_CST);
+    int fails = !only || only == first || only == second;
+    int answer = fails ? answers[kind][time < ANSWERS ? time : ANSWERS - 1] : 0;
+    if (index < NOTED) {
+        calls[index] = (struct call){kind, answer, gil_held(), mode, first, second, contexts[depth], flags};
+    }
+    if (kind == busy) {
+        entered = 1;
+        for (int left = PATIENCE; !let_go && left > 0; left--) {
+            usleep(1000);
+        }
+        gave_up |= !let_go;
+    }
+    return answer;
+}
+
+int cuEventRecord(uint64_t event, uint64_t stream) { return noted(RECORD, event, stream, 0); }
+int cuEventQuery(uint64_t event) { return noted(EVENT_QUERY, event, 0, 0); }
+int cuEventSynchronize(uint64_t event) { return noted(EVENT_SYNCHRONIZE, event, 0, 0); }
+int cuEventDestroy(uint64_t event) { return noted(EVENT_DESTROY, event, 0, 0); }
+int cuStreamWaitEvent(uint64_t stream, uint64_t event, unsigned flags) { return noted(WAIT, stream, event, flags); }
+int cuStreamQuery(uint64_t stream) { return noted(QUERY, stream, 0, 0); }
+int cuStreamSynchronize(uint64_t stream) { return noted(SYNCHRONIZE, stream, 0, 0); }
+
+int cuStreamIsCapturing(uint64_t stream, int *status) {
+    *status = stream == capturing;
+    return noted(IS_CAPTURING, stream, 0, 0);
+}
+
+int cuThreadExchangeStreamCaptureMode(int *other) {
+    int answer = noted(EXCHANGE, *other, 0, 0), before = mode;
+    if (!answer) {
+        mode = *other;
+        *other = before;
+    }
+    return answer;
+}
+
+int cuCtxGetCurrent(uint64_t *context) {
+    *context = contexts[depth];
+    return noted(GET_CONTEXT, 0, 0, 0);
+}
+
+int cuCtxSetCurrent(uint64_t context) {
+    int answer = noted(SET_CONTEXT, context, 0, 0);
+    if (!answer) {
+        contexts[depth] = context;
+    }
+    return answer;
+}
+
+int cuEventCreate(uint64_t *event, unsigned flags) {
+    int answer = noted(CREATE, last_event + 16, 0, flags);
+    if (!answer) {
+        *event = last_event += 16;
+    }
+    return answer;
+}
+
+/* What only the plain way calls, and what cannot fail here. */
+int cuCtxPushCurrent(uint64_t context) { return contexts[++depth] = context, 0; }
+int cuCtxPopCurrent(void) { return depth--, 0; }

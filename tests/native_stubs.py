@@ -1,0 +1,193 @@
+"""A driver in C, for tests: what the extension is bound to, and what stands for cuda.bindings on the plain way.
+
+Both ways end at the same functions, of native_stubs.c, which note every call down and answer as a test says.
+"""
+
+# ruff: noqa: N802, N815  (CUDA's names)
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cuda.bindings import runtime
+
+import interop
+from benchmarks import baseline
+from interop import _cudart
+from interop._extension import native
+
+SOURCE = Path(__file__).with_suffix(".c")
+KINDS = _cudart._HOT_CALLS
+OWN = 1
+"""The context of the streams below, except ELSEWHERE; the context of a stream is its handle >> 16."""
+P, Q, C, ELSEWHERE = 0x10010, 0x10020, 0x10030, 0x20010
+
+
+def compiled(folder: Path) -> str:
+    try:
+        return str(baseline.compile_library(SOURCE, folder))
+    except baseline.CompilerMissingError as error:
+        pytest.skip(str(error))
+
+
+class Call(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("kind", "answer", "gil_held", "mode")),
+        *((name, ctypes.c_uint64) for name in ("first", "second", "context")),
+        ("flags", ctypes.c_uint),
+    )
+
+    @property
+    def name(self) -> str:
+        return KINDS[self.kind]
+
+
+class Driver:
+    """The library: what it is to answer, and what it was asked."""
+
+    def __init__(self, path: str) -> None:
+        self.library = library = ctypes.CDLL(path)
+        self._calls = (Call * 1000).in_dll(library, "calls")
+        self._answers = ((ctypes.c_int * 4) * len(KINDS)).in_dll(library, "answers")
+        held = ctypes.cast(ctypes.pythonapi.PyGILState_Check, ctypes.c_void_p)
+        ctypes.c_void_p.in_dll(library, "gil_held").value = held.value
+        self.addresses = tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in KINDS)
+        self.plain: list[str] = []
+        """What the plain way called."""
+
+    def reset(self, mode: int = 0) -> None:
+        """All succeeds from now on, and nothing was called; this thread's capture mode is *mode*."""
+        self.library.reset(mode)
+        self.plain.clear()
+
+    def number(self, name: str) -> ctypes.c_int:
+        return ctypes.c_int.in_dll(self.library, name)
+
+    def fail(self, kind: str, *codes: int) -> None:
+        """Answer *codes* to the next calls, and the last of them to all later ones."""
+        self._answers[KINDS.index(kind)][:] = [*codes, *codes[-1:] * (4 - len(codes))]
+
+    def fail_for(self, stream: int, kind: str, code: int) -> None:
+        """Answer *code*, but only to calls on one stream."""
+        ctypes.c_uint64.in_dll(self.library, "only").value = stream
+        self.fail(kind, code)
+
+    def capture(self, stream: int) -> None:
+        ctypes.c_uint64.in_dll(self.library, "capturing").value = stream
+
+    @property
+    def calls(self) -> list[Call]:
+        return self._calls[: self.number("called").value]
+
+    def made(self, *kinds: str) -> list[tuple[int, ...]]:
+        return [(call.name, call.first, call.second) for call in self.calls if call.name in kinds]
+
+
+class Bindings:
+    """cuda.bindings' two modules, as far as interop asks them here."""
+
+    cudaError_t = runtime.cudaError_t
+    cudaStreamCaptureMode = runtime.cudaStreamCaptureMode
+    cudaStreamCaptureStatus = runtime.cudaStreamCaptureStatus
+    cudaGetErrorString = staticmethod(runtime.cudaGetErrorString)
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def _answer(self, name, *arguments):
+        self._driver.plain.append(name)
+        passed = [ctypes.c_uint64(argument) if isinstance(argument, int) else argument for argument in arguments]
+        return self.cudaError_t(getattr(self._driver.library, name)(*passed))
+
+    def __getattr__(self, name):
+        return lambda *arguments: (self._answer(name.replace("cuda", "cu", 1), *arguments),)
+
+    def cudaGetDeviceCount(self):
+        return self.cudaError_t(0), 2
+
+    def cudaGetDevice(self):
+        return self.cudaError_t(0), 0
+
+    def cuDevicePrimaryCtxRetain(self, device):
+        return self.cudaError_t(0), OWN + device
+
+    def cuStreamGetCtx(self, stream):
+        return self.cudaError_t(0), stream >> 16
+
+    def cuCtxGetId(self, context):
+        return self.cudaError_t(0), context
+
+    def cuCtxGetCurrent(self):
+        context = ctypes.c_uint64()
+        return self._answer("cuCtxGetCurrent", ctypes.byref(context)), context.value
+
+    def cudaStreamIsCapturing(self, stream):
+        status = ctypes.c_int()
+        code = self._answer("cuStreamIsCapturing", stream, ctypes.byref(status))
+        return code, self.cudaStreamCaptureStatus(status.value)
+
+    def cudaStreamGetCaptureInfo(self, stream):
+        return self.cudaError_t(0), None, 7 if stream else 0
+
+    def cudaThreadExchangeStreamCaptureMode(self, mode):
+        other = ctypes.c_int(int(mode))
+        code = self._answer("cuThreadExchangeStreamCaptureMode", ctypes.byref(other))
+        return code, self.cudaStreamCaptureMode(other.value)
+
+    def cudaEventCreateWithFlags(self, flags):
+        event = ctypes.c_uint64()
+        return self._answer("cuEventCreate", ctypes.byref(event), flags), event.value
+
+
+@contextmanager
+def bound(driver: Driver) -> Iterator[_cudart.Cuda]:
+    """Take the driver for the real GPU."""
+    bindings = Bindings(driver)
+    cuda = _cudart.Cuda(lambda: (bindings, bindings), lambda _address: True)
+    before = _cudart.activate(cuda)
+    if native is not None:
+        native.bind(driver.addresses)
+        native.simulate(False)  # noqa: FBT003  (positional in C)
+        cuda.is_hot = True
+    driver.reset()
+    try:
+        yield cuda
+    finally:
+        _cudart.activate(before)
+
+
+def spare(pool) -> list[int]:
+    """The events in a pool; the pool is as it was."""
+    events = []
+    while event := pool.take():
+        events.append(event)
+    for event in reversed(events):
+        pool.give(event)
+    return events
+
+
+class World:
+    """Streams and events that were used before, so that all is ready for the fast calls; and spare events."""
+
+    def __init__(self, driver: Driver, cuda: _cudart.Cuda) -> None:
+        self.p, self.q, self.c, self.elsewhere = map(interop.ExternalStream, (P, Q, C, ELSEWHERE))
+        for stream in (self.p, self.q, self.c, self.elsewhere):
+            stream.query()
+        self.pool = cuda.pool(OWN)
+        for _ in range(6):
+            self.pool.give(cuda.event_create(OWN, _cudart.EVENT_DISABLE_TIMING))
+        self.event = self.p.record_event()
+        self.fresh = interop.Event()
+        self.aside: list[int] = []
+        driver.fail("cuEventRecord", 400)
+        with pytest.raises(interop.errors.DeviceMismatchError):
+            self.p.record_event(self.fresh)  # it has a handle now, and was never recorded
+        driver.reset()
+
+    def emptied(self) -> "World":
+        """Without spare events."""
+        while event := self.pool.take():
+            self.aside.append(event)
+        return self

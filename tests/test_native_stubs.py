@@ -1,0 +1,459 @@
+"""The extension in C, bound to a driver in C that fails as it is told to: its errors, its arguments, and the GIL.
+
+What it does is compared with what a process without the extension does with the same driver.
+"""
+
+import ctypes
+import gc
+import re
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+import interop
+from interop import _cudart, sim, stream
+from interop._extension import native, why_not
+from tests.native_stubs import (
+    ELSEWHERE,
+    KINDS,
+    OWN,
+    C,
+    Driver,
+    P,
+    Q,
+    World,
+    bound,
+    spare,
+)
+
+pytestmark = pytest.mark.skipif(native is None, reason=why_not)
+
+OPERATIONS = {
+    "query": lambda w: w.p.query(),
+    "synchronize": lambda w: w.p.synchronize(),
+    "record_event": lambda w: w.p.record_event(),
+    "record_event, no spare event": lambda w: w.emptied().p.record_event(),
+    "record_event, again": lambda w: w.p.record_event(w.event),
+    "record_event, the first time": lambda w: w.p.record_event(w.fresh),
+    "record_event, elsewhere": lambda w: w.elsewhere.record_event(w.event),
+    "wait_event": lambda w: w.c.wait_event(w.event),
+    "wait_event, never recorded": lambda w: w.c.wait_event(w.fresh),
+    "wait_stream": lambda w: w.c.wait_stream(w.p),
+    "wait_stream, no spare event": lambda w: w.emptied().c.wait_stream(w.p),
+    "wait_stream, itself": lambda w: w.p.wait_stream(w.p),
+    "wait_stream, none": lambda w: w.p.wait_stream(),
+    "wait_stream, several": lambda w: w.c.wait_stream(w.p, w.q),
+    "wait_stream, elsewhere": lambda w: w.elsewhere.wait_stream(w.p),
+    "event.query": lambda w: w.event.query(),
+    "event.query, never recorded": lambda w: w.fresh.query(),
+    "event.synchronize": lambda w: w.event.synchronize(),
+    "event.synchronize, never recorded": lambda w: w.fresh.synchronize(),
+}
+SLOW = {
+    "cuEventRecord": ["record_event", "record_event, again", "wait_stream", "wait_stream, several"],
+    "cuStreamWaitEvent": ["wait_event", "wait_stream", "wait_stream, several"],
+    "cuStreamQuery": ["query"],
+    "cuStreamSynchronize": ["synchronize"],
+    "cuEventQuery": ["event.query"],
+    "cuEventSynchronize": ["event.synchronize"],
+}
+"""The calls that release the GIL, and the operations that make them."""
+ASKING = ["cuStreamQuery", "cuStreamSynchronize", "cuEventQuery", "cuEventSynchronize"]
+EXCHANGE = "cuThreadExchangeStreamCaptureMode"
+FAILING = [*SLOW, "cuStreamIsCapturing", EXCHANGE, "cuEventCreate"]
+CODES = [1, 100, 201, 400, 600, 700, 900, 906, 999]
+# By name, what to do to the driver; one after the other.
+CONDITIONS = {
+    "all is well": [("fail", KINDS[0], 0)],
+    "p captures": [("capture", P)],
+    "c captures": [("capture", C)],
+    **{f"{kind} fails": [("fail", kind, code) for code in CODES] for kind in FAILING},
+    "the capture mode cannot be put back": [("fail", EXCHANGE, 0, code) for code in CODES],
+    "q cannot be recorded": [("fail_for", Q, "cuEventRecord", code) for code in CODES],
+    "q cannot be asked": [("fail_for", Q, "cuStreamIsCapturing", code) for code in CODES],
+}
+THREAD_LOCAL, RELAXED = 1, 2
+
+
+def masked(text):
+    """Without the handles of events, and the addresses of objects."""
+    return re.sub("0x[0-9a-f]+", lambda found: found[0] if int(found[0], 16) in (P, Q, C, ELSEWHERE) else "0x...", text)
+
+
+def outcome(call, *arguments, **named):
+    """What a call returns or raises, as JSON can say it."""
+    try:
+        result = call(*arguments, **named)
+    except Exception as error:
+        said = [getattr(error, name, None) for name in ("code", "name", "call")]
+        return [type(error).__name__, masked(str(error)), *said, type(error.__cause__).__name__]
+    return result if result is None or isinstance(result, bool) else masked(repr(result))
+
+
+def tried(driver, operation, condition, *settings):
+    """What an operation does while the driver does something: the outcome, the events, the waits. Nothing is lost."""
+    with bound(driver) as cuda:
+        first = driver.number("last_event").value
+        world = World(driver, cuda)
+        objects = [world.p, world.q, world.c, world.elsewhere, world.event, world.fresh, world.pool]
+        references = list(map(sys.getrefcount, objects))
+        driver.reset(THREAD_LOCAL)
+        getattr(driver, condition)(*settings)
+        said = outcome(OPERATIONS[operation], world)
+        assert list(map(sys.getrefcount, objects)) == references
+        assert driver.library.capture_mode() == THREAD_LOCAL or EXCHANGE in settings
+        stands_for, waits, useless = {world.event._handle: P}, set(), set()
+        for call in driver.calls:
+            assert not (call.name in SLOW and call.gil_held)
+            assert call.name not in ASKING or call.mode == RELAXED
+            if call.name == "cuEventRecord":
+                stands_for[call.first] = None if call.answer else call.second
+            if call.name == "cuStreamWaitEvent":
+                assert stands_for[call.second], "what was not recorded is waited for"
+                waits |= set() if call.answer else {(call.first, stands_for[call.second])}
+            if call.answer and call.name in ("cuEventRecord", "cuStreamWaitEvent"):
+                useless.add(call.first if call.name == "cuEventRecord" else call.second)
+        made = set(range(first + 16, driver.number("last_event").value + 16, 16))
+        gone = [event for _, event, _ in driver.made("cuEventDestroy")]
+        assert useless <= {*gone} or not operation.startswith("wait_stream"), "what failed is used again"
+        kept = [event for pool in cuda._pools.values() for event in spare(pool)]
+        assert sorted([*gone, *kept, *world.aside, world.event._handle, world.fresh._handle]) == sorted(made)
+        return [said, masked(repr(world.event)), masked(repr(world.fresh)), [list(wait) for wait in sorted(waits)]]
+
+
+def all_tried(driver, operation, condition):
+    return [tried(driver, operation, *settings) for settings in CONDITIONS[condition]]
+
+
+METHODS = {
+    "query": lambda w: w.p.query,
+    "synchronize": lambda w: w.p.synchronize,
+    "record_event": lambda w: w.p.record_event,
+    "wait_event": lambda w: w.p.wait_event,
+    "wait_stream": lambda w: w.p.wait_stream,
+    "to": lambda w: w.p.to,
+    "event.query": lambda w: w.event.query,
+    "event.synchronize": lambda w: w.event.synchronize,
+    "as_stream": lambda _: interop.as_stream,
+    "handoff": lambda _: interop.handoff,
+}
+KEYWORDS = ["wrong", "self", "timeout", "event", "streams", "library", "obj", "device", "array", "consumer", "into"]
+
+
+def all_called(driver, method):
+    """The outcomes of a method, called with what is wrong in its number, name, type or size; and with what is right."""
+    with bound(driver) as cuda:
+        world = World(driver, cuda)
+        call = METHODS[method](world)
+        said = [outcome(call)]
+        for value in (
+            *(None, True, False, 0, 1, 2, -1, 2**63, 2**64, 10**30, 1.5, -0.5, float("nan"), float("inf")),
+            *("", "x", "interop", "\ud800", b"x", (), [], {}, int, len, ..., world.p, world.event),
+        ):
+            said += [outcome(call, value), outcome(call, value, value), outcome(call, value, wrong=value)]
+            said += [outcome(call, **{name: value}) for name in KEYWORDS]
+    return said
+
+
+def everything(path):
+    """All of the outcomes; of this module, so that a process without the extension can be asked."""
+    driver = Driver(path)
+    tries = {f"{name}, {state}": all_tried(driver, name, state) for name in OPERATIONS for state in CONDITIONS}
+    return {**tries, **{method: all_called(driver, method) for method in METHODS}}
+
+
+@pytest.fixture(scope="module")
+def plainly(driver, python):
+    """The outcomes in a process without the extension."""
+    code = "import json; from tests.test_native_stubs import everything; print(json.dumps(everything(%r)))"
+    return python(code % driver.library._name, INTEROP_NATIVE="0")
+
+
+@pytest.fixture
+def world(driver):
+    with bound(driver) as cuda:
+        yield World(driver, cuda)
+
+
+# -- errors and arguments, on both ways ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_same_comes_of_it_as_without_the_extension(driver, plainly, operation, condition):
+    assert all_tried(driver, operation, condition) == plainly[f"{operation}, {condition}"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_wrong_arguments_are_the_same_errors_as_without_the_extension(driver, plainly, method):
+    assert all_called(driver, method) == plainly[method]
+
+
+def test_control_the_errors_are_those_of_the_driver(plainly):
+    [said, *_] = plainly["event.synchronize, cuEventSynchronize fails"][CODES.index(700)]
+    assert said[0] == "CudaError"
+    assert said[2:5] == [700, "cudaErrorIllegalAddress", "cudaEventSynchronize"]
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_what_fails_once_is_asked_again_by_the_plain_way(driver, kind):
+    for operation in SLOW[kind]:
+        said = tried(driver, operation, "fail", kind, 700, 0)
+        assert said == tried(driver, operation, "fail", kind, 0, 700, 0) == tried(driver, operation, "fail", kind, 0)
+
+
+# -- what is called ------------------------------------------------------------------------------------------------
+
+FAST = {
+    "query": [("cuStreamIsCapturing", P, 0), ("cuStreamQuery", P, 0)],
+    "synchronize": [("cuStreamIsCapturing", P, 0), ("cuStreamSynchronize", P, 0)],
+    "record_event": [("cuStreamIsCapturing", P, 0), ("cuEventRecord", "spare", P)],
+    "record_event, again": [("cuStreamIsCapturing", P, 0), ("cuEventRecord", "event", P)],
+    "record_event, the first time": [("cuStreamIsCapturing", P, 0), ("cuEventRecord", "fresh", P)],
+    "wait_event": [("cuStreamIsCapturing", C, 0), ("cuStreamWaitEvent", C, "event")],
+    "wait_stream": [("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
+    "wait_stream, itself": [],
+    "wait_stream, none": [],
+    "wait_stream, elsewhere": [
+        *[("cuStreamIsCapturing", ELSEWHERE, 0), ("cuEventRecord", "spare", P)],
+        ("cuStreamWaitEvent", ELSEWHERE, "spare"),
+    ],
+    "wait_stream, several": [
+        *[("cuStreamIsCapturing", P, 0), ("cuStreamIsCapturing", Q, 0)],
+        *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
+        *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", Q), ("cuStreamWaitEvent", C, "spare")],
+    ],
+    "event.query": [("cuEventQuery", "event", 0)],
+    "event.synchronize": [("cuEventSynchronize", "event", 0)],
+}
+
+
+@pytest.mark.parametrize("operation", FAST)
+def test_the_fast_calls_are_these_and_no_others(driver, world, operation):
+    [newest, *_] = spare(world.pool)
+    handles = {"spare": newest, "event": world.event._handle, "fresh": world.fresh._handle}
+    expected = [tuple(handles.get(argument, argument) for argument in call) for call in FAST[operation]]
+    result = OPERATIONS[operation](world)
+    assert driver.plain == []
+    assert driver.made(*SLOW, "cuStreamIsCapturing") == expected
+    assert [call.flags for call in driver.calls] == [0] * len(driver.calls)
+    del result
+
+
+def test_a_record_outside_of_captures_ends_one_inside(driver, world):
+    driver.capture(P)
+    world.p.record_event(world.event)
+    with pytest.raises(interop.errors.CaptureError):
+        world.event.query()
+    driver.capture(0)
+    driver.plain.clear()
+    world.p.record_event(world.event)
+    assert driver.plain == []
+    assert world.event.query()
+
+
+@pytest.mark.parametrize("operation", FAST)
+def test_watched_calls_are_the_plain_ones(driver, world, operation):
+    native.watch(True)  # noqa: FBT003  (positional in C)
+    try:
+        OPERATIONS[operation](world)
+    finally:
+        native.watch(False)  # noqa: FBT003  (positional in C)
+    assert len(driver.plain) == len(driver.calls)
+
+
+def test_a_stream_of_ours_is_itself(world):
+    assert interop.as_stream(world.p) is world.p
+
+
+def test_what_a_stream_was_told_as_is_found_unless_that_depends_on_the_device(world):
+    world.p._natives = {"alpha": world}
+    assert world.p.to("alpha") is world
+    default = interop.ExternalStream(1, 0)
+    default._natives = {"alpha": world}
+    with pytest.raises(interop.errors.LibraryNotFoundError):
+        default.to("alpha")
+
+
+class Foreign:
+    """Another library's stream."""
+
+
+def test_another_librarys_object_is_no_stream_in_a_simulation(world):
+    foreign = Foreign()
+    stream._know(foreign, foreign, world.p._of(None))
+    assert interop.as_stream(foreign) == world.p
+    with sim.simulate():
+        for call in (interop.as_stream, world.c.wait_stream):
+            with pytest.raises(interop.errors.InvalidStreamError):
+                call(foreign)
+
+
+def test_an_event_of_a_simulation_never_reaches_the_driver(driver, world):
+    with sim.simulate():
+        simulated = interop.new_stream()
+        event = simulated.record_event()
+        native.simulate(False)  # noqa: FBT003  (positional in C)
+        for call in (world.c.wait_event, world.c.record_event):
+            with pytest.raises(interop.errors.NotSupportedError):
+                call(event)
+        assert event.query()
+        with pytest.raises(interop.errors.NotSupportedError):
+            world.c.wait_stream(simulated)
+        with pytest.raises(interop.errors.NotSupportedError):
+            simulated.wait_stream(world.c)
+        with pytest.raises(interop.errors.NotSupportedError):
+            simulated.wait_event(world.event)
+        assert driver.made(*SLOW) == []
+
+
+# -- spare events --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", ["wait_stream", "wait_stream, several", "wait_stream, elsewhere"])
+def test_a_wait_leaves_the_spare_events_as_they_were(world, operation):
+    before = spare(world.pool)
+    OPERATIONS[operation](world)
+    assert spare(world.pool) == before
+
+
+def run_while_it_is_held(driver, kind, work, meanwhile=lambda: None):
+    """Do *work* in a thread, and *meanwhile* here, while the driver is inside a call of *kind*."""
+    driver.number("busy").value = KINDS.index(kind)
+    worker = threading.Thread(target=work)
+    worker.start()
+    limit = time.monotonic() + 20
+    while not driver.number("entered").value and time.monotonic() < limit:
+        time.sleep(0.001)
+    driver.number("busy").value = -1
+    try:
+        meanwhile()
+    finally:
+        driver.number("let_go").value = 1
+        worker.join(timeout=20)
+    assert not worker.is_alive()
+    assert driver.number("entered").value
+    assert not driver.number("gave_up").value, "no other thread ran meanwhile"
+
+
+@pytest.mark.parametrize("kind", ["cuEventRecord", "cuStreamWaitEvent"])
+def test_an_event_that_is_in_use_is_not_spare(driver, world, kind):
+    before = spare(world.pool)
+    run_while_it_is_held(driver, kind, lambda: world.c.wait_stream(world.p), lambda: world.c.wait_stream(world.q))
+    used = {event for _, event, _ in driver.made("cuEventRecord")}
+    assert len(used) == 2
+    assert sorted(spare(world.pool)) == sorted(before)
+
+
+def test_an_event_for_which_there_is_no_room_is_destroyed(driver, world):
+    [newest, *_] = spare(world.pool)
+    event = world.event._handle
+
+    def fill():
+        while world.pool.give(0xE):
+            pass
+
+    run_while_it_is_held(driver, "cuStreamWaitEvent", lambda: world.c.wait_stream(world.p), fill)
+    assert driver.made("cuEventDestroy") == [("cuEventDestroy", newest, 0)]
+    del world.event
+    assert driver.made("cuEventDestroy")[1:] == [("cuEventDestroy", event, 0)]
+    assert len(spare(world.pool)) == 256
+
+
+# -- the GIL -------------------------------------------------------------------------------------------------------
+
+
+def test_control_a_call_that_holds_the_gil_is_seen(driver):
+    driver.reset()
+    ctypes.PyDLL(driver.library._name).cuStreamQuery(0)
+    driver.library.cuStreamQuery(0)
+    assert [call.gil_held for call in driver.calls] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation"), [(kind, operation) for kind, operations in SLOW.items() for operation in operations]
+)
+def test_other_threads_run_while_the_driver_is_busy(driver, world, kind, operation):
+    run_while_it_is_held(driver, kind, lambda: OPERATIONS[operation](world))
+    assert driver.plain == []
+
+
+# -- the functions of the module -------------------------------------------------------------------------------------
+
+
+def test_entry_points_that_are_none_are_refused(driver, world):
+    for wrong in ((), driver.addresses[1:], (*driver.addresses, 1), ("x", *driver.addresses[1:]), 5, None):
+        with pytest.raises((TypeError, SystemError)):
+            native.bind(wrong)
+    world.p.query()  # with the old ones
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        *((name, (wrong,)) for name in ("switch_context",) for wrong in (-1, 2**64, 1.5, "x", None)),
+        *(("create_events", wrong) for wrong in ((), (1,), ("x", 2), (1, None), (2**64, 2), (1, 2, 3))),
+        *((name, wrong) for name in ("watch", "simulate") for wrong in ((), (1, 2))),
+        *(("dlpack_capsule", wrong) for wrong in ((), (None,) * 8, (None, 1, 0, 0, (1,), (), (2, 32, 1), (2, 0)))),
+    ],
+)
+def test_the_modules_functions_refuse_what_they_cannot_use(driver, world, function, arguments):
+    with pytest.raises((TypeError, OverflowError, IndexError)):
+        getattr(native, function)(*arguments)
+    assert driver.calls == []
+
+
+def test_a_pool_refuses_what_is_no_handle(world):
+    before = spare(world.pool)
+    for wrong in (-1, 2**64, 1.5, "x", None):
+        with pytest.raises((TypeError, OverflowError)):
+            world.pool.give(wrong)
+    assert spare(world.pool) == before
+
+
+def test_a_context_is_switched_to_only_if_it_is_another_one(driver, world):
+    assert native.switch_context(OWN) == 0
+    assert native.switch_context(OWN) == OWN
+    assert native.switch_context(0) == OWN
+    assert driver.made("cuCtxSetCurrent") == [("cuCtxSetCurrent", OWN, 0), ("cuCtxSetCurrent", 0, 0)]
+    for kind in ("cuCtxSetCurrent", "cuCtxGetCurrent"):
+        driver.fail(kind, 201)
+        assert native.switch_context(OWN) is None
+
+
+def test_as_many_events_are_created_as_succeed(driver, world):
+    driver.fail("cuEventCreate", 0, 0, 2)
+    events = native.create_events(5, _cudart.EVENT_DISABLE_TIMING)
+    assert [call.flags for call in driver.calls] == [2, 2, 2]
+    assert events == [call.first for call in driver.calls][:2]
+    driver.reset()
+    assert native.create_events(-1, 0) == native.create_events(0, 0) == []
+    assert len(native.create_events(3, 0)) == 3
+
+
+def cycle_of_a_stream(thing):
+    thing.part = interop.ExternalStream(P, owner=thing)
+
+
+def cycle_of_an_event(thing):
+    thing.part = interop.Event()
+    thing.part.owner = thing
+
+
+def cycle_of_a_loan(thing):
+    thing.part = native.LoanFields()
+    thing.part.given = thing
+
+
+@pytest.mark.parametrize("close", [cycle_of_a_stream, cycle_of_an_event, cycle_of_a_loan])
+def test_what_is_in_a_cycle_goes(world, close):
+    thing = Foreign()
+    close(thing)
+    alive = weakref.ref(thing)
+    del thing
+    assert alive() is not None
+    gc.collect()
+    assert alive() is None
