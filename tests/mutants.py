@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TABLES = sorted(Path(__file__).parent.glob("*mutations.toml"))
-COPIED = ("benchmarks", "docs", "interop", "tests", "README.md", "pyproject.toml")
+COPIED = ("benchmarks", "docs", "interop", "tests", "README.md", "pyproject.toml", "setup.py")
 SOURCE = "interop/_native.c"
 NATIVE = os.environ.get("INTEROP_NATIVE") != "0"
 
