@@ -1,7 +1,7 @@
 """The holder of memory that was handed over: what the consumer's array keeps alive, and by what it learns of it."""
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart
 from interop._extension import native, why_not
@@ -186,11 +186,40 @@ class _End:
         self._producer = producer
         self._consumer = consumer
         self._tensor = tensor
+        self._extent = tensor.extent()
+        self._is_over = False
+        _ends.setdefault(consumer.cuda_stream, {})[self] = None
 
     def come(self) -> None:
+        self._is_over = True
         for forget in self.forgets:
             forget()
-        held.give_back(self._producer, self._consumer, self._tensor, self.done)
+        held.give_back(self._producer, self._consumer, self._tensor, self.done, self._is_kept_elsewhere)
+        # Last: should this be interrupted, the source lives for ever, and does not go too early.
+        del _ends[self._consumer.cuda_stream][self]
+
+    def _is_kept_elsewhere(self) -> bool:
+        """Whether this memory was handed on from an array, or a part of one, that came of a hand-over itself.
+
+        That one's end makes its producer wait for its consumer, which is this one's producer and waits for this one's
+        consumer by now; and it keeps the source until then. So there is nothing to keep here; and if this is all that
+        kept it, its end must come now: until then its producer is not ordered after what this one's consumer was given.
+        """
+        producer, (start, stop) = self._producer, self._extent
+        if producer is None or start == stop:
+            return False
+        return any(
+            other._extent[0] <= start < other._extent[1]
+            and other._tensor.device_id == self._tensor.device_id
+            and not other._is_over
+            and other.done is None
+            and other._consumer == producer
+            for other in list(_ends.get(producer.cuda_stream, ()))
+        )
+
+
+_ends: "Final[dict[int, dict[_End, None]]]" = {}
+"""Those that have not come yet, by the address of the consumer's stream; an address that was used once stays here."""
 
 
 def _c_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

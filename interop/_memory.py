@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CUDA: Final = 2
 _CUDA_HOST, _CUDA_MANAGED = 3, 13
 """DLPack's device types for memory that a GPU can use."""
+_ADDRESSES: Final = 2**64
+_COUNTS: Final = 2**63
+"""The first that is no number of elements for DLPack."""
 
 
 def by_interface(array: Any, cuda: _cudart.Cuda, device: int) -> "tuple[Tensor, dict[str, Any]] | None":  # noqa: ANN401
@@ -44,10 +47,11 @@ def by_interface(array: Any, cuda: _cudart.Cuda, device: int) -> "tuple[Tensor, 
         message = f"{described(array)} cannot be handed over: {type(error).__name__}: {error}"
         raise InvalidArrayError(message) from error
     try:
-        typestr, fields = interface["typestr"], interface.get("descr", ())
-    except (AttributeError, KeyError, TypeError) as error:
+        typestr, descr = interface["typestr"], interface.get("descr", ())
+        has_fields = any(name for name, *_ in descr)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _malformed(array, interface) from error
-    if has_dlpack and isinstance(typestr, str) and typestr[1:2] == "V" and len(fields) <= 1:
+    if has_dlpack and isinstance(typestr, str) and typestr[1:2] == "V" and not has_fields:
         return None  # bfloat16, for one
     return _tensor_of(array, interface, cuda, device), interface
 
@@ -58,12 +62,14 @@ def _tensor_of(array: object, interface: dict[str, Any], cuda: _cudart.Cuda, dev
     try:
         address, read_only = interface["data"]
         address = operator.index(address)
-        shape = tuple(map(int, interface["shape"]))
+        shape = tuple(map(operator.index, interface["shape"]))
         strides = interface.get("strides")
-        strides = None if strides is None else tuple(map(int, strides))
+        strides = None if strides is None else tuple(map(operator.index, strides))
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed(array, interface) from error
     if strides is not None and len(strides) != len(shape):
+        raise _malformed(array, interface)
+    if not 0 <= address < _ADDRESSES or not all(0 <= count < _COUNTS for count in shape):
         raise _malformed(array, interface)
     dtype = _tensor.from_typestr(interface["typestr"])
     if interface.get("mask") is not None:
@@ -125,19 +131,21 @@ def by_dlpack(array: Any, reader: ExternalStream | None) -> "Tensor":  # noqa: A
 
     try:
         kind, device = array.__dlpack_device__()
-        if kind not in (CUDA, _CUDA_HOST, _CUDA_MANAGED):
-            message = f"{described(array)} is not on a GPU (DLPack device type {int(kind)}); copy it there first"
-            raise InvalidArrayError(message)
+        is_on_gpu = kind in (CUDA, _CUDA_HOST, _CUDA_MANAGED)
         asks = reader
-        if reader is not None and reader.cuda_stream <= _cudart.PER_THREAD and reader.device != device:
+        if is_on_gpu and reader is not None and reader.cuda_stream <= _cudart.PER_THREAD and reader.device != device:
             asks = new_stream(device)  # a default stream is told by a number, and would be taken for that of *device*
-        tensor = _tensor.read(_capsule(array, device, -1 if asks is None else asks.cuda_stream))
-    except (BufferError, RuntimeError, TypeError) as error:
-        if isinstance(error, InteropError):
-            raise
+        tensor = _tensor.read(_capsule(array, device, -1 if asks is None else asks.cuda_stream)) if is_on_gpu else None
+    except InteropError:
+        raise
+    except Exception as error:  # whatever a library makes of it
         message = f"{described(array)} cannot be handed over: {type(error).__name__}: {error}"
         raise InvalidArrayError(message) from error
+    if tensor is None:
+        message = f"{described(array)} is not on a GPU (DLPack device type {int(kind)}); copy it there first"
+        raise InvalidArrayError(message)
     if reader is not None and asks is not None:
+        reader.capture_id()  # an error if what the array has done there has broken a capture
         reader.wait_stream(asks)
     return tensor
 

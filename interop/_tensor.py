@@ -7,6 +7,7 @@ https://dmlc.github.io/dlpack/latest/python_spec.html
 """
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -75,6 +76,17 @@ class Tensor(NamedTuple):
     device_id: int
     read_only: bool
     owner: object
+
+    def extent(self) -> tuple[int, int]:
+        """The address of the first byte, and the one after the last byte; twice the same if there are no elements."""
+        if 0 in self.shape:
+            return (self.address, self.address)
+        size = max(1, self.dtype.bits * self.dtype.lanes // 8)
+        if self.strides is None:
+            return (self.address, self.address + size * math.prod(self.shape))
+        steps = [size * stride * (count - 1) for count, stride in zip(self.shape, self.strides, strict=True)]
+        start = self.address + sum(step for step in steps if step < 0)
+        return (start, self.address + sum(step for step in steps if step > 0) + size)
 
 
 # -- the types of the array interface -----------------------------------------------------------------------------

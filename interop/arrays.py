@@ -70,7 +70,10 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
     All work that is later submitted to *consumer* sees what was submitted to the producer's stream before the call. The
     array that is returned keeps *array* alive. When the last array over the memory goes, the producer's stream waits
     for what the consumer's was given until then, so that the memory may be written again in order; and *array* is kept
-    until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (Do not store the array
+    until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (A producer that is known
+    by its address only may be gone by then: it is not made to wait. Say ``producer=``, with an object that keeps the
+    stream alive, or make it wait yourself.) The array that is returned may be handed on, or a part of it, and so on:
+    then the ways back are ordered one after the other, when the last arrays go. (Do not store the array
     that is returned in an attribute of *array*, or of an object that is given as one of the streams: the two would keep
     each other alive for ever.)
 
@@ -322,8 +325,8 @@ def _lent(
         message = f"{described(array)} cannot be handed over: {problem}"
         raise InvalidArrayError(message)
     cuda = reader._cuda
-    orders_itself = lender.orders_itself if lender is not None else not hasattr(array, "__cuda_array_interface__")
-    read = None if orders_itself else by_interface(array, cuda, reader.device)
+    read = None if lender is not None and lender.orders_itself else by_interface(array, cuda, reader.device)
+    orders_itself = read is None if lender is None else lender.orders_itself
     if read is None and not hasattr(array, "__dlpack__"):
         message = (
             "expected an array on a GPU: one of CuPy, Numba, PyTorch, JAX or Warp, or an object with "

@@ -146,14 +146,18 @@ class Event(EventFields):
     def _create(self, context: int, pool: Pool | None) -> None:
         if self._flags is None:
             raise self._unrecorded("use")
-        # Two threads may use it for the first time at once; and a finaliser may create another one in the middle.
+        # CUDA is asked without the lock: garbage may be collected meanwhile, and finalisers then make events too, and
+        # wait for whoever does.
+        handle = (0 if pool is None else pool.take()) or self._cuda.event_create(context, self._flags)
         with _creating:
             if not self._handle:
                 if pool is not None:
-                    self._handle = pool.take()
                     self._pool = pool
-                self._handle = self._handle or self._cuda.event_create(context, self._flags)
-                self._owned = True
+                self._handle, self._owned = handle, True
+                return
+        # Another thread has used it for the first time just now.
+        if pool is None or not pool.give(handle):
+            self._cuda.event_discard(handle)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: a handle has one owner, and means nothing to another process."""

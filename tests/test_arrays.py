@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _tensor, sim
+from interop import _cudart, _held, _tensor, sim
 from interop._extension import native, why_not
 from interop.adapters.base import Adapter
 from interop.errors import (
+    CaptureError,
     DeviceMismatchError,
     InvalidArrayError,
     InvalidStreamError,
@@ -45,6 +46,21 @@ class Array:
     def __init__(self, holder):
         self.holder = holder
         self.interface = holder.__cuda_array_interface__
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.interface
+
+
+class Part:
+    """The last row of an array of three."""
+
+    def __init__(self, array):
+        self.base = array
+        whole = array.__cuda_array_interface__
+        (address, read_only), (_, count) = whole["data"], whole["shape"]
+        self.__cuda_array_interface__ = {**whole, "data": (address + 2 * 4 * count, read_only), "shape": (count,)}
+        self.__cuda_array_interface__["strides"] = None
 
 
 class Library(Adapter):
@@ -181,6 +197,147 @@ def test_no_call_waits_for_the_device(gpu, streams, library):
             pass
         interop.hold(c, object())
         assert interop.release() >= 1
+
+
+# -- chains: what came of a hand-over is handed on ------------------------------------------------------------------
+
+
+def handed_on(array, consumer, producer):
+    return interop.handoff(array, consumer, producer=producer, into="standin")
+
+
+@pytest.mark.parametrize("first_to_go", ["the first", "the last"])
+@pytest.mark.parametrize("what", [lambda view: view, Part], ids=["all", "a part"])
+@pytest.mark.parametrize("into", ["standin", None])
+def test_the_ways_back_of_a_chain(gpu, streams, library, first_to_go, what, into):
+    p, c = streams
+    d, e, memory = interop.new_stream(), interop.new_stream(), gpu.array([0])
+    touch(gpu, p, memory)
+    chain = [interop.handoff(Owner(), c, producer=p, into=into)]
+    touch(gpu, c, memory)
+    chain.append(handed_on(what(chain[-1]), d, c))
+    touch(gpu, d, memory)
+    with interop.borrow(chain[-1], consumer=e, producer=d, into="standin") as view:
+        touch(gpu, e, memory)
+    chain.append(view)
+    del view
+    with pytest.raises(RaceError):
+        touch(gpu, p, memory)
+    if first_to_go == "the last":
+        chain.reverse()
+    while chain:
+        del chain[0]
+    touch(gpu, p, memory)
+
+
+def test_the_ways_back_of_a_chain_do_not_queue_up(gpu, streams, library):
+    p, c = streams
+    d, memory = interop.new_stream(), gpu.array([0])
+    with gate(d):
+        interop.hold(d, object())
+        view = handed_on(Owner(), c, p)
+        last = handed_on(view, d, c)
+        touch(gpu, d, memory)
+        del view, last
+        touch(gpu, p, memory)
+
+
+@pytest.mark.parametrize("what", [lambda view: view, Part], ids=["all", "a part"])
+def test_the_source_of_a_chain_is_kept_until_its_last_consumer_is_done(gpu, streams, library, what):
+    p, c = streams
+    d, source = interop.new_stream(), Owner()
+    alive = weakref.ref(source)
+    with gate(d):
+        view = handed_on(source, c, p)
+        last = handed_on(what(view), d, c)
+        del source, view, last
+        interop.release()
+        assert alive() is not None
+    for stream in (d, c):
+        stream.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_two_hand_overs_of_one_array_are_no_chain(gpu, streams, library):
+    # The second is from where the first went; but of the array itself, and the first is over before it.
+    p, c = streams
+    d, source = interop.new_stream(), Owner()
+    alive = weakref.ref(source)
+    with gate(d):
+        first = handed_on(source, c, p)
+        second = handed_on(source, d, c)
+        del first, source, second
+        interop.release()
+        assert alive() is not None
+    d.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_a_hand_over_that_is_ending_keeps_nothing_for_another_one(gpu, streams, library, monkeypatch):
+    p, c = streams
+    d, source = interop.new_stream(), Owner()
+    alive = weakref.ref(source)
+    first, second = handed_on(source, c, p), [handed_on(source, d, c)]
+    give_back = _held.Held.give_back
+    monkeypatch.setattr(_held.Held, "give_back", lambda *how: (give_back(*how), second.clear()))
+    with gate(d):
+        del source, first
+        assert not second
+        interop.release()
+        assert alive() is not None
+    d.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_what_was_lent_keeps_nothing_after_its_block(gpu, streams, library):
+    p, c = streams
+    d, source = interop.new_stream(), Owner()
+    alive = weakref.ref(source)
+    with gate(d):
+        with interop.borrow(source, consumer=c, producer=p, into="standin") as lent:
+            second = handed_on(source, d, c)
+        del source, second
+        del lent
+        interop.release()
+        assert alive() is not None
+    d.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_default_streams_of_two_devices_are_no_chain(gpu, library, monkeypatch):
+    monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)
+    p, d, source = interop.new_stream(0), interop.new_stream(0), Owner()
+    alive = weakref.ref(source)
+    with gate(d):
+        first = handed_on(source, interop.ExternalStream(1, 1), p)
+        second = handed_on(source, d, interop.ExternalStream(1, 0))
+        del source, second
+        del first
+        interop.release()
+        assert alive() is not None
+    d.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_there_and_on_to_where_it_came_from_is_no_chain(gpu, streams, library):
+    p, c = streams
+    source = Owner()
+    alive = weakref.ref(source)
+    with gate(p), gate(c):
+        view = handed_on(source, c, p)
+        back = handed_on(view, p, c)
+        del view, source, back
+        interop.release()
+        assert alive() is not None
+    for stream in streams:
+        stream.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
 
 
 # -- lives ---------------------------------------------------------------------------------------------------------
@@ -416,6 +573,118 @@ def test_a_finaliser_in_the_middle_of_letting_go(gpu, streams, monkeypatch):
     assert interop.release() == 0
 
 
+def finished(work):
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(5)
+    return not thread.is_alive()
+
+
+# Garbage is collected anywhere, also where a thread has a lock. A finaliser that waited for another thread, which may
+# want that lock, would be waited for by that one.
+
+
+def test_a_finaliser_does_not_wait_for_a_thread_that_lets_go(gpu, streams):
+    _, c = streams
+    with _held.held._lock:
+        assert finished(lambda: interop.hold(c, object()))  # as a finaliser does
+
+
+def test_a_finaliser_does_not_wait_for_a_thread_that_makes_an_event(gpu, monkeypatch):
+    making, go_on, first = threading.Event(), threading.Event(), []
+    create = _cudart.Cuda.event_create
+
+    def created(cuda, *how):
+        if not first:
+            first.append(True)
+            making.set()
+            assert go_on.wait(10)
+        return create(cuda, *how)
+
+    monkeypatch.setattr(_cudart.Cuda, "event_create", created)
+    thread = threading.Thread(target=lambda: interop.Event().cuda_event)
+    thread.start()
+    assert making.wait(10)
+    try:
+        assert finished(lambda: interop.Event().cuda_event)
+    finally:
+        go_on.set()
+        thread.join()
+
+
+def test_what_comes_while_another_thread_lets_go_is_not_forgotten(gpu, streams, monkeypatch):
+    _, c = streams
+    looking, go_on = threading.Event(), threading.Event()
+    is_done, things = _held._Back.is_done, [Owner(), Owner()]
+    alive = [weakref.ref(thing) for thing in things]
+
+    def looked(back):
+        if threading.current_thread() is other:
+            looking.set()
+            assert go_on.wait(10)
+        return is_done(back)
+
+    other = threading.Thread(target=interop.release, daemon=True)
+    with gate(c):
+        interop.hold(c, things.pop())
+        monkeypatch.setattr(_held._Back, "is_done", looked)
+        other.start()
+        assert looking.wait(10)
+        interop.hold(c, things.pop())  # does not wait for the other thread
+    c.synchronize()
+    go_on.set()
+    other.join(10)
+    assert [gone() for gone in alive] == [None, None]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_lets_go_of_nothing(gpu, streams, library, monkeypatch, error):
+    _, c = streams
+    thing = Owner()
+    alive = weakref.ref(thing)
+
+    def interrupted(*_):
+        raise error
+
+    with gate(c):
+        with monkeypatch.context() as broken:
+            broken.setattr(gpu.cuda, "stream_capture", interrupted)
+            with pytest.raises(error):
+                _held.held.give_back(None, c, thing)
+        del thing
+        assert interop.release() == 1
+        assert alive() is not None
+    c.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+@pytest.mark.parametrize("call", ["cudaEventCreateWithFlags", "cudaStreamWaitEvent"])
+def test_out_of_memory_lets_go_of_nothing_and_orders_it_later(gpu, streams, library, monkeypatch, call):
+    p, c = streams
+    source, memory = Owner(), gpu.array([0])
+    alive = weakref.ref(source)
+    spare = interop.new_stream().record_event()  # so that the pool is not what answers
+    with gate(c):
+        views = [handed_on(source, c, p)]
+        del source
+        touch(gpu, c, memory)
+        taken = [interop.new_stream().record_event() for _ in range(8)]
+        with monkeypatch.context() as broken:
+            full = gpu.runtime.cudaError_t.cudaErrorMemoryAllocation
+            broken.setattr(gpu.runtime, call, lambda *_: (full, None), raising=False)
+            views.clear()
+            assert interop.release() == 1
+        assert interop.release() == 1
+        assert alive() is not None
+        touch(gpu, p, memory)
+    c.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+    assert spare
+    assert taken
+
+
 def test_hold_on_a_stream_that_cannot_be_used_here(gpu):
     theirs = []
     thread = threading.Thread(target=lambda: theirs.append(interop.ExternalStream(2)))
@@ -476,6 +745,45 @@ def test_no_stated_stream_does_not_mean_idle(gpu, streams, library, said):
         interop.handoff(Owner(**said), streams[1], into="standin")
 
 
+class Fails:
+    """Its interface cannot be asked."""
+
+    def __init__(self, error):
+        self.error = error
+
+    @property
+    def __cuda_array_interface__(self):
+        raise self.error
+
+
+class Packed:
+    """Known by DLPack only, which fails."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def __dlpack_device__(self):
+        if isinstance(self.device, type):
+            raise self.device
+        return self.device
+
+    def __dlpack__(self, **_):
+        raise LookupError
+
+
+class Record(Owner):
+    """As CuPy's: DLPack is there, and knows no records."""
+
+    def __init__(self, typestr, descr):
+        super().__init__(typestr=typestr, descr=descr)
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **_):
+        raise BufferError
+
+
 REFUSED = {
     "no array": (lambda: [1, 2], InvalidArrayError, "expected an array on a GPU"),
     "none": (lambda: None, InvalidArrayError, "expected an array on a GPU"),
@@ -485,6 +793,17 @@ REFUSED = {
     "big-endian": (lambda: Owner(typestr=">f4"), NotSupportedError, "big-endian"),
     "no address": (lambda: Owner(data=None), InvalidArrayError, "no CUDA array interface"),
     "no shape": (lambda: Owner(shape=None), InvalidArrayError, "no CUDA array interface"),
+    "negative shape": (lambda: Owner(shape=(-3, 4)), InvalidArrayError, "no CUDA array interface"),
+    "fractional shape": (lambda: Owner(shape=(3.7, 4)), InvalidArrayError, "no CUDA array interface"),
+    "shape in words": (lambda: Owner(shape="34"), InvalidArrayError, "no CUDA array interface"),
+    "endless": (lambda: Owner(shape=(2**63,), strides=None), InvalidArrayError, "no CUDA array interface"),
+    "negative address": (lambda: Owner(data=(-5, False)), InvalidArrayError, "no CUDA array interface"),
+    "address beyond": (lambda: Owner(data=(2**64, False)), InvalidArrayError, "no CUDA array interface"),
+    "interface that fails": (lambda: Fails(OSError), InvalidArrayError, "Fails object.*OSError"),
+    "DLPack without a device": (lambda: Packed(AttributeError), InvalidArrayError, "Packed object.*AttributeError"),
+    "DLPack on nonsense": (lambda: Packed((2,)), InvalidArrayError, "Packed object.*ValueError"),
+    "DLPack that fails": (lambda: Packed((2, 0)), InvalidArrayError, "Packed object.*LookupError"),
+    "a record of one field": (lambda: Record("|V4", [("a", "<f4")]), NotSupportedError, "structured"),
     "too few strides": (lambda: Owner(strides=(16,)), InvalidArrayError, "no CUDA array interface"),
     "masked": (lambda: Owner(mask=Owner()), NotSupportedError, "mask"),
     "strides": (lambda: Owner(strides=(16, 3)), NotSupportedError, "no multiples"),
@@ -594,29 +913,73 @@ def test_a_way_back_that_cannot_be_ordered_does_not_let_the_source_go_early(gpu,
     assert alive() is None
 
 
+class Orders:
+    """Known by DLPack: makes the stream that asks wait for *producer*'s work, by what it does to that stream."""
+
+    def __init__(self, order):
+        self.order, self.values = order, np.arange(4.0)
+
+    def __dlpack__(self, *, stream=None, max_version=None):
+        if stream != -1:
+            self.order(stream)
+        address = self.values.__array_interface__["data"][0]
+        versioned, read_only = True, False
+        return native.dlpack_capsule(self, versioned, read_only, address, (4,), (1,), (2, 64, 1), (2, 0))
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+class Both(Orders):
+    """Has an array interface too, which knows no such type, or fails."""
+
+    def __init__(self, order, interface):
+        super().__init__(order)
+        self.interface = interface
+
+    @property
+    def __cuda_array_interface__(self):
+        if isinstance(self.interface, type):
+            raise self.interface
+        return self.interface
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "interface", [TypeError, {"typestr": "|V2", "stream": 7}, {"typestr": "|V2", "descr": [("", "|V2")]}]
+)
+def test_what_the_interface_cannot_say_is_ordered_by_dlpack(gpu, streams, interface):
+    p, c = streams
+    memory = gpu.array([0])
+    touch(gpu, p, memory)
+    view = interop.handoff(Both(lambda stream: interop.as_stream(stream).wait_stream(p), interface), c)
+    touch(gpu, c, memory)
+    assert view is not None
+
+
+@needs_native
+def test_an_array_that_breaks_the_consumers_capture_is_an_error(gpu, streams):
+    p, c = streams
+    event = gpu.runtime.cudaEventCreateWithFlags(2)[1]
+    gpu.runtime.cudaEventRecord(event, p.cuda_stream)
+    mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    gpu.runtime.cudaStreamBeginCapture(c.cuda_stream, mode)
+    with pytest.raises(CaptureError, match="broken"):
+        interop.handoff(Orders(lambda stream: gpu.runtime.cudaStreamWaitEvent(stream, event, 0)), c)
+    gpu.runtime.cudaStreamEndCapture(c.cuda_stream)
+
+
 @needs_native
 @pytest.mark.parametrize("default", [1, 2])
 def test_what_orders_itself_is_asked_for_the_default_stream_of_the_consumers_device(gpu, monkeypatch, default):
     monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)
     p, memory, consumer = interop.new_stream(0), gpu.array([0]), interop.ExternalStream(default, 1)
 
-    class Orders:
-        """As PyTorch and CuPy: 1 and 2 are the default streams of the current device."""
-
-        values = np.arange(4.0)
-
-        def __dlpack__(self, *, stream=None, max_version=None):
-            if stream != -1:
-                interop.as_stream(stream).wait_stream(p)
-            address = self.values.__array_interface__["data"][0]
-            versioned, read_only = True, False
-            return native.dlpack_capsule(self, versioned, read_only, address, (4,), (1,), (2, 64, 1), (2, 0))
-
-        def __dlpack_device__(self):
-            return (2, 0)
+    def order(stream):  # as PyTorch and CuPy: 1 and 2 are the default streams of the current device
+        interop.as_stream(stream).wait_stream(p)
 
     touch(gpu, p, memory)
-    view = interop.handoff(Orders(), consumer)
+    view = interop.handoff(Orders(order), consumer)
     touch(gpu, consumer, memory)
     assert view is not None
 

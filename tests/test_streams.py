@@ -510,16 +510,27 @@ def test_a_retired_stream_that_cannot_be_destroyed_is_nobody_elses_error(gpu, mo
 
 
 def test_two_threads_create_an_event_once(gpu, monkeypatch):
-    event, seen = interop.Event(), []
-    meet = threading.Barrier(2, timeout=10)
-    real = _cudart.Cuda.current_context
-    monkeypatch.setattr(_cudart.Cuda, "current_context", lambda self: (meet.wait() and 0) or real(self))
+    event, seen, destroyed = interop.Event(), [], []
+    meet, arrived = threading.Barrier(2, timeout=10), set()
+    create, destroy = _cudart.Cuda.event_create, gpu.runtime.cudaEventDestroy
+
+    def created(cuda, *how):
+        handle = create(cuda, *how)
+        if threading.get_ident() not in arrived:
+            arrived.add(threading.get_ident())
+            meet.wait()
+        return handle
+
+    monkeypatch.setattr(_cudart.Cuda, "event_create", created)
+    monkeypatch.setattr(gpu.runtime, "cudaEventDestroy", lambda e: destroyed.append(e) or destroy(e), raising=False)
     threads = [threading.Thread(target=lambda: seen.append(event.cuda_event)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert seen == [event.cuda_event] * 2
+    assert len(destroyed) == 1, "the other one of the two is left behind"
+    assert destroyed != [event.cuda_event]
 
 
 @pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
