@@ -8,6 +8,7 @@ import contextlib
 from typing import Any, Final, NamedTuple
 
 import interop
+from interop.errors import LibraryNotFoundError
 from interop.matrix.libraries import LIBRARIES, Library
 from interop.stream import ExternalStream
 from interop.testing import gate
@@ -45,18 +46,11 @@ def measure(only: list[str] | None = None) -> list[dict[str, str]]:
 
     Raises:
         NoDeviceError: there is no GPU.
-        ValueError: *only* names a library that is not one of the matrix.
+        ValueError: *only* names a library that is not one of the matrix, or leaves no pair of two.
+        LibraryNotFoundError: *only* names a library that is not installed.
     """
     interop.new_stream()
-    wrong = set(only or ()) - LIBRARIES.keys()
-    if wrong:
-        message = f"no such library here: {', '.join(sorted(wrong))}; there are {', '.join(LIBRARIES)}"
-        raise ValueError(message)
-    libraries = []
-    for name, kind in LIBRARIES.items():
-        if only is None or name in only:
-            with contextlib.nullcontext() if only else contextlib.suppress(ModuleNotFoundError):
-                libraries.append(kind())
+    libraries = _taken(only)
     rows = []
     for producer in libraries:
         for consumer in libraries:
@@ -65,7 +59,29 @@ def measure(only: list[str] | None = None) -> list[dict[str, str]]:
             for route in (*consumer.routes, *OURS):
                 outcomes = {when: _outcome(_Case(producer, consumer, route, when)) for when in WHEN}
                 rows.append({"producer": producer.name, "consumer": consumer.name, "route": route, **outcomes})
+    if not rows:
+        taken = ", ".join(library.name for library in libraries) or "none of them is installed"
+        message = f"there is no pair of a library that gives arrays and another one that takes them: {taken}"
+        raise ValueError(message)
     return rows
+
+
+def _taken(only: list[str] | None) -> list[Library]:
+    names = None if only is None else [name.strip() for name in only]
+    wrong = set(names or ()) - LIBRARIES.keys()
+    if wrong:
+        message = f"no such library here: {', '.join(sorted(wrong))}; there are {', '.join(LIBRARIES)}"
+        raise ValueError(message)
+    libraries = []
+    for name, kind in LIBRARIES.items():
+        if names is None or name in names:
+            try:
+                libraries.append(kind())
+            except ModuleNotFoundError as error:
+                if names is not None:
+                    message = f"{name} cannot be taken: {error.name} is not installed"
+                    raise LibraryNotFoundError(message, name=error.name) from error
+    return libraries
 
 
 def _outcome(case: _Case) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from interop.errors import NoDeviceError
+from interop.errors import LibraryNotFoundError, NoDeviceError
 from interop.matrix import BLOCKED, NONE, ORDERED, OURS, RACE, WHEN, measure
 from interop.matrix.libraries import LIBRARIES
 
@@ -16,10 +16,9 @@ def main(*, as_json: bool, only: list[str] | None, console: Console | None = Non
     console = console or Console(highlight=False)
     try:
         rows = measure(only)
-    except (NoDeviceError, ValueError) as error:
-        Console(stderr=True, highlight=False).print(
-            f"the matrix needs a GPU, and real libraries: {error}", soft_wrap=True
-        )
+    except (NoDeviceError, LibraryNotFoundError, ValueError) as error:
+        why = f"the matrix needs a GPU, and real libraries: {error}" if isinstance(error, NoDeviceError) else str(error)
+        Console(stderr=True, highlight=False).print(why, soft_wrap=True, markup=False)
         return 2
     if as_json:
         console.print_json(json.dumps(rows))

@@ -1,0 +1,51 @@
+"""What the matrix says where it cannot be measured. What it measures is tested on a GPU."""
+
+import pytest
+
+from interop import sim
+from interop.matrix import libraries, measure, report
+from interop.matrix.libraries import Library
+
+
+class Gives(Library):
+    """Has arrays, and takes none."""
+
+    name, title = "gives", "Gives"
+
+
+class Missing(Library):
+    """Not installed."""
+
+    name, title = "missing", "Missing"
+
+    def __init__(self):
+        raise ModuleNotFoundError("No module named 'missing'", name="missing")
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    known = {kind.name: kind for kind in (Gives, Missing)}
+    monkeypatch.setattr("interop.matrix.LIBRARIES", known)
+    with sim.simulate() as gpu:
+        yield gpu
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        (["missing"], "missing cannot be taken: missing is not installed"),
+        (["gives"], "there is no pair of a library that gives arrays and another one that takes them: gives"),
+        (None, "there is no pair of a library that gives arrays and another one that takes them: gives"),
+        ([" gives", "[/nonsense]"], "no such library here: [/nonsense]; there are gives, missing"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(only, said, capsys):
+    assert report.main(as_json=False, only=only) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", said + "\n")
+
+
+def test_what_is_not_installed_is_an_import_error():
+    with pytest.raises(ImportError, match="not installed"):
+        measure(["missing"])
+    assert set(libraries.LIBRARIES) > {"cupy", "torch"}
