@@ -28,8 +28,8 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
         from rich.text import Text  # noqa: PLC0415
     except ModuleNotFoundError as error:
         message = (
-            'the table is drawn by rich: pip install "cuda-stream-interop[demo]". Without it: '
-            "interop.doctor().to_dict(), or python -m interop doctor --json"
+            "the table is drawn by rich: pip install rich. Without it: interop.doctor().to_dict(), or "
+            "python -m interop doctor --json"
         )
         raise LibraryNotFoundError(message, name="rich") from error
 

@@ -166,6 +166,6 @@ def _rich() -> Any:  # noqa: ANN401  (a module)
         import rich.console  # noqa: PLC0415  (an extra)
         import rich.table  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        message = 'a table is drawn by rich: pip install "cuda-stream-interop[plot]"'
+        message = "a table is drawn by rich: pip install rich"
         raise LibraryNotFoundError(message, name="rich") from error
     return rich
