@@ -8,6 +8,7 @@ import sys
 import tomllib
 import types
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 import interop
 from interop import _extension, adapters, diagnosis
 from interop.adapters.base import Adapter
-from interop.diagnosis import Diagnosis, libraries
+from interop.diagnosis import Diagnosis, drawing, libraries
 from interop.diagnosis.advice import Facts, advise
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import VARIABLES, Gpu, Machine
@@ -280,6 +281,24 @@ def test_it_is_drawn_as_text_as_html_and_as_data(pair):
     assert "SIMULATED" in str(found)
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_is_as_wide_as_the_terminal(pair, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert width - 20 < max(map(len, str(interop.doctor()).splitlines())) <= width
+
+
+def test_an_adapter_of_a_plugin_is_told_by_its_package(registry, monkeypatch):
+    point = EntryPoint("alpha", "alpha.adapters:Alpha", "interop.adapters")._for(
+        types.SimpleNamespace(name="alpha-interop", version="1.2")
+    )
+    monkeypatch.setattr(adapters, "_plugins", lambda: {"alpha": [point]})
+    assert adapters.origin("alpha") == "alpha.adapters:Alpha (alpha-interop 1.2)"
+    (row,) = drawing.library_rows([library("alpha", adapter=adapters.origin("alpha"))])
+    assert row[2] == "plugin: alpha-interop 1.2"
+    (row,) = drawing.library_rows([library("cupy", adapter=adapters.origin("cupy"))])
+    assert row[2] == "built in"
+
+
 def run(*options, code="import sys; from interop.__main__ import main; sys.exit(main(sys.argv[1:]))", **variables):
     environment = {**os.environ, "COLUMNS": "200", **variables}
     return subprocess.run(
@@ -353,7 +372,7 @@ def machine(**facts):
     gpus = (Gpu(0, "NVIDIA H200", 150 * 2**30, "9.0", has_context=True),)
     base = Machine(
         interop="1",
-        extension="",
+        extension="in use",
         python="3.12",
         bindings="13.3.1",
         driver="580.1",
@@ -513,7 +532,7 @@ def test_the_extension(why, pair, monkeypatch):
     monkeypatch.setattr(_extension, "native", None if why else object())
     monkeypatch.setattr(_extension, "why_not", why)
     found = interop.doctor()
-    assert found.machine.extension == why
+    assert found.to_dict()["machine"]["extension"] == (f"not in use: {why}" if why else "in use")
     assert any("DLPack" in what for what in whats(found, "note")) is bool(why)
     assert ("not in use: INTEROP_NATIVE=0" in str(found)) is bool(why)
 

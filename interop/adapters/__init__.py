@@ -107,7 +107,8 @@ def origin(library: str) -> str:
         return BUILT_IN[library]
     if points := _plugins().get(library):
         return ", ".join(
-            f"{point.value} ({point.dist.name if point.dist else 'an unknown package'})" for point in points
+            f"{point.value} ({f'{point.dist.name} {point.dist.version}' if point.dist else 'an unknown package'})"
+            for point in points
         )
     return f"registered: {type(_registered[library]).__qualname__}"
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from interop import _cudart, adapters
 from interop.diagnosis.libraries import BINDINGS_VARIABLE, CUPY_VARIABLE, LEGACY, PER_THREAD, Library
-from interop.diagnosis.machine import Machine
+from interop.diagnosis.machine import IN_USE, Machine
 from interop.inspection import StreamFacts
 
 _NUMBA_VARIABLE: Final = "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM"
@@ -147,11 +147,11 @@ def _checked(facts: Facts) -> Iterator[Advice]:
 
 
 def _no_extension(facts: Facts) -> Iterator[Advice]:
-    if facts.machine.extension:
+    if facts.machine.extension != IN_USE:
         yield Advice(
             "note",
             "interop",
-            f"its extension in C is not in use ({facts.machine.extension}): arrays cannot be given away by DLPack",
+            f"arrays cannot be given away by DLPack: its extension in C is {facts.machine.extension}",
             "install interop where there is a C compiler, and without INTEROP_NATIVE=0",
         )
 
