@@ -612,10 +612,10 @@ def test_arrays_are_not_handed_over(gpu: SimulatedGPU) -> None:
 
     producer, consumer = interop.new_stream(), interop.new_stream()
     with pytest.raises(NotSupportedError, match="arrays cannot be handed over in a simulation"):
-        interop.handoff(Foreign(), consumer, producer=producer, into="numba")
+        interop.handoff(Foreign(), consumer, producer=producer)
     with (
         pytest.raises(NotSupportedError, match="arrays cannot be handed over in a simulation"),
-        interop.borrow(Foreign(), consumer=consumer, producer=producer, into="numba"),
+        interop.borrow(Foreign(), consumer=consumer, producer=producer),
     ):
         pass
 
