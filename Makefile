@@ -7,6 +7,8 @@ venv := .venv
 bin := $(venv)/bin
 pip := $(bin)/python -m pip --quiet --disable-pip-version-check install
 gpu := $(shell command -v nvidia-smi)
+# After a change of these, the package is installed anew, which builds the extension in C.
+built_from := pyproject.toml setup.py interop/_native.c
 
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
@@ -62,7 +64,7 @@ wheel: $(venv)/dev.done
 oldest: $(venv)/oldest.done
 	$(venv)/oldest/bin/python -m pytest tests/test_streams.py tests/test_sim.py tests/test_sim_rules.py tests/test_errors.py
 
-$(venv)/oldest.done: pyproject.toml setup.py
+$(venv)/oldest.done: $(built_from)
 	$(PYTHON) -m venv $(venv)/oldest
 	$(venv)/oldest/bin/python -m pip --quiet --disable-pip-version-check install \
 		"cuda-python==12.9.*" hypothesis pytest pytest-timeout --editable ".[demo]"
@@ -82,21 +84,21 @@ mutants: $(venv)/test.done
 	$(bin)/python tests/mutants.py $(MUTANTS)
 
 clean:
-	rm -rf $(venv) build dist *.egg-info
+	rm -rf $(venv) build dist *.egg-info interop/*.so tests/plugin/build tests/plugin/*.egg-info
 
 $(venv)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(venv)
 
-$(venv)/demo.done: pyproject.toml setup.py | $(venv)/bin/python
+$(venv)/demo.done: $(built_from) | $(venv)/bin/python
 	$(pip) --editable ".[$(demo_extras)]"
 	touch $@
 
-$(venv)/test.done: pyproject.toml setup.py $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/python
+$(venv)/test.done: $(built_from) $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/python
 	$(pip) --editable ".[test]"
 	$(pip) --force-reinstall --no-deps ./tests/plugin
 	touch $@
 
-$(venv)/dev.done: pyproject.toml setup.py | $(venv)/bin/python
+$(venv)/dev.done: $(built_from) | $(venv)/bin/python
 	$(pip) --editable ".[dev]"
 	touch $@

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import ledger
+from benchmarks import goals, ledger, pingpong
 from benchmarks import report as benchmark_report
 from benchmarks.operations import OURS as INTEROP
+from benchmarks.operations import C
 from benchmarks.process import NATIVE, PYTHON
-from benchmarks.results import Results, Table
+from benchmarks.results import Results, Spread, Table
 from interop import matrix
 from interop.matrix import report as matrix_report
 from interop.matrix.libraries import LIBRARIES
+from tests.gpu.record import interop_sha256
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -105,8 +107,57 @@ def _benchmarks(path: Path) -> Iterator[str]:
     yield f"({_run(results.machine)}{quick}; medians. [All of it](benchmarks/results.json).)"
 
 
+def _not_fast(path: Path) -> Iterator[str]:
+    """What a reader should know before the program has many of these calls."""
+    table = Table(Results.read(path).rows)
+
+    def both(operation: str, label: str, size: int | None = None) -> tuple[str, str] | None:
+        rows = [table.get(operation, each, size) for each in (INTEROP, label)]
+        times = [f"{table.ns(row).median / benchmark_report.MICRO:.1f}" for row in rows if row]
+        return (times[0], times[1]) if len(times) == len(rows) else None
+
+    found = {
+        "another library's event (`wait_event` of CuPy's: {}, from C {})": both("wait_event, CuPy's event", C),
+        "a stream of cuda.core (`wait_stream`: {}, from C {})": both("wait_stream, cuda.core's stream", C),
+        "the first hand-over of an array (CuPy to PyTorch: {}, the bare conversion {})": both(
+            "handoff, CuPy to torch (peer: conversion alone)", "torch"
+        ),
+        "eight threads at once (together, a `wait_stream` every {}, from C every {})": both(
+            "wait_stream, in many threads", C, 8
+        ),
+    }
+    what = [text.format(*times) for text, times in found.items() if times]
+    if what:
+        yield f"What is not fast, in microseconds: {'; '.join(what)}."
+
+
+def _goals(path: Path) -> Iterator[str]:
+    """How many goals are missed, and by how much."""
+    verdicts = goals.verdicts(Table(Results.read(path).rows))
+    missed = [_missed(*verdict) for verdict in verdicts if verdict.met is False]
+    count = f"Of the {len(verdicts)} goals in [benchmarks/results.md](benchmarks/results.md), {len(missed)} are missed"
+    yield f"{count}: {'; '.join(missed)}." if missed else f"{count}."
+
+
+def _missed(goal: goals.Goal, measured: Spread | None) -> str:
+    assert measured is not None  # or it would not be missed
+    if goal.against is None:
+        return f"{goal.operation} ({measured.median:,.0f} ns, goal {goal.at_most:g})"
+    return f"{goal.operation} ({measured.median:.2f} times {goal.against}'s, goal {goal.at_most:g})"
+
+
 def _there_and_back(path: Path) -> Iterator[str]:
-    yield from benchmark_report.ping_pong(Results.read(path))
+    """The table of rounds; and in words what a batch of hand-overs is, which is no single one."""
+    results = Results.read(path)
+    table = Table(results.rows)
+    game = "CuPy <-> Numba"
+    ours, plain = (table.get(game, label) for label in (pingpong.BY_HANDOFF, pingpong.DEFAULT))
+    if ours and plain and (shared := table.ratio(ours, pingpong.SHARED)) and (faster := table.ratio(plain, ours.label)):
+        yield f"Handed over again and again, in batches of about {ours.calls} rounds with one conversion each, a {game}"
+        yield f"round took {shared.median:.2f} times one shared stream, and was {faster.median:.1f} times as fast as"
+        yield "reading each other's array interface."
+        yield ""
+    yield from benchmark_report.ping_pong(results)
 
 
 def _hand_overs(results: Results) -> Iterator[str]:
@@ -132,7 +183,7 @@ def _instructions(path: Path) -> Iterator[str]:
         for call in ("query", "wait_stream")
     )
     yield f"Around the driver's calls, `query` is {query} instructions and `wait_stream` {wait}; without the extension"
-    yield f"{plain_query} and {plain_wait}, and those of cuda-python are not in it. (Counted by callgrind, on Python"
+    yield f"{plain_query} and {plain_wait}, not counting those inside cuda-python. (Counted by callgrind, on Python"
     yield f"{record['python']}; [the record](benchmarks/ledger.json).)"
 
 
@@ -159,8 +210,12 @@ def _gpu_suite(path: Path) -> Iterator[str]:
     counts = ", ".join(f"{record[what]:,} {what}" for what in ("passed", "failed", "skipped"))
     gpus = f"{record['gpus']} x " if record["gpus"] > 1 else ""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
-    code = record["interop_sha256"][:12]
-    yield f"{counts}, on {gpus}{_run(record)}; {versions}; sha256 of the code `{code}...`"
+    code = record["interop_sha256"]
+    yield f"{counts}, on {gpus}{_run(record)}; {versions}; sha256 of the code `{code[:12]}...`"
+    if code != interop_sha256():
+        yield ""
+        yield "The code has been changed since; what is said here of GPUs, on this page and in the notebooks,"
+        yield "is of that run."
 
 
 def _bugs(path: Path) -> Iterator[str]:
@@ -186,6 +241,8 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
     "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
+    "not-fast": ("benchmarks/results.json", "make bench", _not_fast),
+    "goals": ("benchmarks/results.json", "make bench", _goals),
     "there-and-back": ("benchmarks/results.json", "make bench", _there_and_back),
     "instructions": ("benchmarks/ledger.json", "python -m benchmarks ledger", _instructions),
     "ledger-cost": ("benchmarks/ledger.json", "python -m benchmarks ledger", _ledger_cost),

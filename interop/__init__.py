@@ -75,8 +75,8 @@ def doctor(*, probe: bool = False) -> "Diagnosis":
             library set up what it needs, and hand each a stream and take it back.
 
     Returns:
-        The findings. They draw themselves at an interactive prompt (with rich, ``pip install
-        "cuda-stream-interop[demo]"``) and in a notebook; ``to_dict()`` gives them as data, ``warnings`` what to mend.
+        The findings. They draw themselves at an interactive prompt (with rich, ``pip install rich``) and in a
+        notebook; ``to_dict()`` gives them as data, ``warnings`` what to mend.
     """
     from interop.diagnosis import examine  # noqa: PLC0415  (seldom needed, and not named `doctor`, which is taken)
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("rich", "numpy"):
             raise
-        print(f'This needs {missing}: pip install "cuda-stream-interop[demo]"', file=sys.stderr)
+        print(f"This needs {missing}: pip install {missing}", file=sys.stderr)
         return 2
     if options.command == "demo":
         return int(program.main(forget_wait=options.forget_wait))

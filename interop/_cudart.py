@@ -681,7 +681,10 @@ def error_text(code: Any, runtime: Any) -> str:  # noqa: ANN401  (cuda.bindings 
 
 def no_device(code: Any, runtime: Any) -> NoDeviceError:  # noqa: ANN401  (cuda.bindings has no types)
     """The error for a machine, or a process, without a usable GPU."""
-    cause = f"{code.name} ({int(code)}): {error_text(code, runtime)}" if code else "the driver lists no device"
+    # CUDA's own words for a driver that is not there are that it is too old; and its version is 0 then.
+    is_there = any(runtime.cudaDriverGetVersion())
+    text = error_text(code, runtime) if is_there else "there is no NVIDIA driver here"
+    cause = f"{code.name} ({int(code)}): {text}" if code else "the driver lists no device"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hint = "" if visible is None else f" CUDA_VISIBLE_DEVICES is set to {visible!r}."
     return NoDeviceError(f"no CUDA device can be used here: {cause}.{hint} {WAY_OUT}")

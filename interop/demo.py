@@ -167,7 +167,8 @@ def _without_wait(gpu: sim.SimulatedGPU) -> None:
     lab.fill(x, producer)
     lab.square(x, y, consumer)
     consumer.synchronize()
-    assert lab.values(y)[0] == 0.0, f"y[0] is {lab.values(y)[0]}, not 0.0"
+    seen = lab.values(y)[0]
+    assert seen == 0.0, f"y[0] is {seen}, not 0.0"
 
 
 def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
@@ -178,11 +179,11 @@ def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
         and no order.
     """
     squares = np.arange(SIZE, dtype=np.float64) ** 2
-    table = Table(
-        "stream", "what", "seen", title="CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y"
-    )
-    for column in table.columns:
-        column.no_wrap = True
+    console.print("CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y", soft_wrap=True)
+    table = Table()
+    table.add_column("stream", overflow="fold")
+    table.add_column("what", overflow="fold")
+    table.add_column("seen", no_wrap=True)
     good: list[bool] = []
 
     shared = interop.new_stream()

@@ -7,7 +7,9 @@ import mmap
 import pickle
 import re
 import sys
+import tomllib
 import types
+from pathlib import Path
 
 import pytest
 
@@ -426,11 +428,19 @@ def test_unknown_library(ask, library, text):
 @pytest.mark.usefixtures("registry")
 def test_library_that_is_not_installed(ask, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
-    extra = library.replace(".", "-")
-    command = f'{library} is not installed: pip install "cuda-stream-interop[{extra}]"'
-    with pytest.raises(LibraryNotFoundError, match=says(command)) as caught:
+    with pytest.raises(LibraryNotFoundError, match=says(f"{library} is not installed: pip install ")) as caught:
         ask(library)
     assert caught.value.name == library
+
+
+@pytest.mark.parametrize("library", adapters.BUILT_IN)
+def test_a_library_is_installed_by_the_name_of_its_extra(library):
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    extra = pyproject["project"]["optional-dependencies"][library.replace(".", "-")]
+    packages = [name if "<" in name else name.partition(">=")[0] for name in extra]
+    quoted = [f'"{name}"' if set(name) & set("[<") else name for name in packages]
+    assert adapters.how_to_install(library, cuda="13") == f"pip install {' '.join(quoted)}"
+    assert "13" not in adapters.how_to_install(library, cuda="12")
 
 
 @pytest.mark.usefixtures("registry")

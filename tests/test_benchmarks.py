@@ -695,4 +695,4 @@ def test_the_record_of_the_ledger(tmp_path, monkeypatch, capsys):
     text = update.updated("<!-- ledger-cost -->\n<!-- /ledger-cost -->", tmp_path)
     assert "| query | 1.010 | 1.005 | 9.9 | 10.0 | 2.5 |\n\n(Python " in text
     text = update.updated("<!-- instructions -->\n<!-- /instructions -->", tmp_path)
-    assert "`query` is 101 instructions and `wait_stream` 101; without the extension\n201 and 201, and" in text
+    assert "`query` is 101 instructions and `wait_stream` 101; without the extension\n201 and 201, not counting" in text

@@ -31,13 +31,26 @@ def test_without_the_wait_it_shows_the_race_and_a_schedule_that_goes_wrong():
     assert "race on x: nothing orders" in result.stdout
     assert "Order them: interop.as_stream(numba_stream).wait_stream(cupy_stream)" in result.stdout
     assert "this one goes wrong:\n  1. kernel 'Numba square' ran" in result.stdout
+    assert result.stdout.count("the host reads y") == 1
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_what_was_seen_is_not_cut(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = run("demo", "--forget-wait").stdout.splitlines()
+    assert "CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y" in lines
+    table = [line for line in lines if line[:1] in "┏┃┡│├└"]
+    assert max(map(len, table)) <= width
+    for seen in ("WRONG: y[0] = 1.0", "NOT ORDERED"):
+        assert any(seen in line for line in table)
+    assert "…" not in "".join(table)
 
 
 def test_what_is_missing_is_named():
     code = "import sys; sys.modules['rich'] = None; from interop.__main__ import main; sys.exit(main(['demo']))"
     result = run(code=code)
     assert result.returncode == 2
-    assert result.stderr == 'This needs rich: pip install "cuda-stream-interop[demo]"\n'
+    assert result.stderr == "This needs rich: pip install rich\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["dmeo"]])

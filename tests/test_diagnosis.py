@@ -5,15 +5,18 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import types
 from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 import interop
 from interop import _extension, adapters, diagnosis
 from interop.adapters.base import Adapter
-from interop.diagnosis import Diagnosis, libraries
+from interop.diagnosis import Diagnosis, drawing, libraries
 from interop.diagnosis.advice import Facts, advise
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import VARIABLES, Gpu, Machine
@@ -278,6 +281,24 @@ def test_it_is_drawn_as_text_as_html_and_as_data(pair):
     assert "SIMULATED" in str(found)
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_is_as_wide_as_the_terminal(pair, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert width - 20 < max(map(len, str(interop.doctor()).splitlines())) <= width
+
+
+def test_an_adapter_of_a_plugin_is_told_by_its_package(registry, monkeypatch):
+    point = EntryPoint("alpha", "alpha.adapters:Alpha", "interop.adapters")._for(
+        types.SimpleNamespace(name="alpha-interop", version="1.2")
+    )
+    monkeypatch.setattr(adapters, "_plugins", lambda: {"alpha": [point]})
+    assert adapters.origin("alpha") == "alpha.adapters:Alpha (alpha-interop 1.2)"
+    (row,) = drawing.library_rows([library("alpha", adapter=adapters.origin("alpha"))])
+    assert row[2] == "plugin: alpha-interop 1.2"
+    (row,) = drawing.library_rows([library("cupy", adapter=adapters.origin("cupy"))])
+    assert row[2] == "built in"
+
+
 def run(*options, code="import sys; from interop.__main__ import main; sys.exit(main(sys.argv[1:]))", **variables):
     environment = {**os.environ, "COLUMNS": "200", **variables}
     return subprocess.run(
@@ -315,20 +336,20 @@ except interop.errors.LibraryNotFoundError as error:
     print(json.dumps([str(error), repr(found), bool(found.to_dict()), bool(found._repr_html_())]))
 """
     message, shown, *others = python(code)
-    assert 'pip install "cuda-stream-interop[demo]"' in message
+    assert "pip install rich" in message
     assert shown.startswith("<interop.doctor(): ")
     assert others == [True, True]
     code = "import sys; sys.modules['rich'] = None; from interop.__main__ import main; sys.exit(main(sys.argv[1:]))"
     result = run("doctor", code=code)
     assert (result.returncode, result.stdout) == (2, "")
-    assert 'pip install "cuda-stream-interop[demo]"' in result.stderr
+    assert "pip install rich" in result.stderr
     assert json.loads(run("doctor", "--json", code=code).stdout)["machine"]
 
 
 def test_drawing_without_rich(monkeypatch):
     monkeypatch.setitem(sys.modules, "rich", None)
     found = Diagnosis(healthy().machine, (), ())
-    with pytest.raises(LibraryNotFoundError, match=r"cuda-stream-interop\[demo\]"):
+    with pytest.raises(LibraryNotFoundError, match="pip install rich"):
         str(found)
 
 
@@ -351,7 +372,7 @@ def machine(**facts):
     gpus = (Gpu(0, "NVIDIA H200", 150 * 2**30, "9.0", has_context=True),)
     base = Machine(
         interop="1",
-        extension="",
+        extension="in use",
         python="3.12",
         bindings="13.3.1",
         driver="580.1",
@@ -370,7 +391,7 @@ def machine(**facts):
 def healthy(**facts):
     found = [
         library("cupy", current=current()),
-        library("numba", version="0.68.1"),
+        library("numba", distributions={"numba": "0.68.1", "numba-cuda": "0.30.4"}),
         library("torch", current=current()),
     ]
     return Facts(**{"machine": machine(), "libraries": found, "numpy": "2.4.6", **facts})
@@ -386,7 +407,7 @@ BROKEN = {
         (
             "GPU",
             "no device",
-            'for CUDA 12.8, and cuda-bindings 13.3.1 for 13: update the driver, or pip install "cuda-stream-',
+            'for CUDA 12.8, and cuda-bindings 13.3.1 for 13: update the driver, or pip install "cuda-python<13", ',
         ),
     ),
     "hidden devices": (
@@ -394,10 +415,10 @@ BROKEN = {
         ("GPU", "no device", "CUDA_VISIBLE_DEVICES"),
     ),
     "forked": ({"machine": machine(gpus=(), problem="forked", forked=True)}, ("GPU", "forked", "spawn")),
-    "nothing installed": ({"libraries": []}, ("libraries", "none of the libraries", "cuda-stream-interop[cuda13]")),
+    "nothing installed": ({"libraries": []}, ("libraries", "none of the libraries", "pip install cupy-cuda13x ")),
     "nothing installed, CUDA 12": (
         {"libraries": [], "machine": machine(driver_cuda="12.8", runtime_cuda="12.9")},
-        ("libraries", "none of the libraries", "cuda-stream-interop[cuda12]"),
+        ("libraries", "none of the libraries", 'pip install cupy-cuda12x "numba-cuda[cu12]"'),
     ),
     "every launch blocks": (
         {"machine": machine(variables={"CUDA_LAUNCH_BLOCKING": "1"})},
@@ -415,7 +436,10 @@ BROKEN = {
         {"libraries": [library("cupy", distributions={"cupy-cuda12x": "14", "cupy-cuda13x": "14"})]},
         ("cupy", "cupy-cuda12x, cupy-cuda13x", "pip uninstall cupy-cuda12x cupy-cuda13x"),
     ),
-    "NumPy too new for Numba": ({"numpy": "2.5.0"}, ("numba", "NumPy 2.5.0 is too new", 'pip install "numpy<2.5"')),
+    "NumPy too new for numba-cuda": (
+        {"numpy": "2.5.0"},
+        ("numba", "NumPy 2.5.0 is too new for numba-cuda 0.30.4", 'pip install "numpy<2.5"'),
+    ),
     "a build for the CPU": (
         {"libraries": [library("torch", version="2.13.0+cpu")]},
         ("torch", "a build for the CPU", "install its build for CUDA"),
@@ -480,7 +504,8 @@ def test_a_warning(name):
         {"numpy": None},
         {"machine": machine(variables={"CUDA_LAUNCH_BLOCKING": "0"})},
         {"machine": machine(variables={"NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM": "0"})},
-        {"libraries": [library("numba", version="0.69.0")], "numpy": "2.5.0"},
+        {"libraries": [library("numba", distributions={"numba-cuda": "0.31.0"})], "numpy": "2.5.0"},
+        {"libraries": [library("numba", distributions={"numba": "0.68.1"})], "numpy": "2.5.0"},
         # Blocking streams are no matter of each other, nor of a legacy stream on another device.
         {"libraries": [library(name, current=current(address=0x1000, blocking=True)) for name in ("warp", "alpha")]},
         {
@@ -507,9 +532,17 @@ def test_the_extension(why, pair, monkeypatch):
     monkeypatch.setattr(_extension, "native", None if why else object())
     monkeypatch.setattr(_extension, "why_not", why)
     found = interop.doctor()
-    assert found.machine.extension == why
+    assert found.to_dict()["machine"]["extension"] == (f"not in use: {why}" if why else "in use")
     assert any("DLPack" in what for what in whats(found, "note")) is bool(why)
     assert ("not in use: INTEROP_NATIVE=0" in str(found)) is bool(why)
+
+
+def test_no_extra_installs_what_the_doctor_warns_of():
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    extras = pyproject["project"]["optional-dependencies"].values()
+    with_numba_cuda = [extra for extra in extras if any(name.startswith("numba-cuda") for name in extra)]
+    assert len(with_numba_cuda) == 2
+    assert all("numpy<2.5" in extra for extra in with_numba_cuda)
 
 
 def test_warnings_come_first():

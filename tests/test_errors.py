@@ -88,6 +88,23 @@ def test_codes_that_mean_no_device(code):
 
 
 @pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ((0, 0), r"\(35\): there is no NVIDIA driver here\. "),
+        ((0, 12080), r"\(35\): CUDA driver version is insufficient for CUDA runtime version\. "),
+        ((3, None), r"\(35\): CUDA driver version is insufficient for CUDA runtime version\. "),
+    ],
+)
+def test_an_old_driver_is_told_from_none(answer, text, monkeypatch):
+    from cuda.bindings import runtime
+
+    monkeypatch.setattr(runtime, "cudaDriverGetVersion", lambda: answer)
+    code = runtime.cudaError_t.cudaErrorInsufficientDriver
+    with pytest.raises(errors.NoDeviceError, match=rf"cudaErrorInsufficientDriver {text}"):
+        _cudart._value((code,), "cudaFree", runtime)
+
+
+@pytest.mark.parametrize(
     ("kind", "name"), [("runtime", "cudaErrorIllegalAddress"), ("driver", "CUDA_ERROR_ILLEGAL_ADDRESS")]
 )
 def test_every_other_code_is_a_cuda_error(kind, name):

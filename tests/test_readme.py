@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 import interop
+from benchmarks import goals, pingpong
+from benchmarks.measure import Measured
 from benchmarks.results import Results
 from docs import update
 from interop import sim
 from interop.errors import RaceError
+from tests.gpu import record
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -167,6 +170,61 @@ def test_a_quick_run_says_so(tmp_path):
         Results(machine=about, options={"quick": quick}).write(tmp_path / "benchmarks/results.json")
         text = update.updated("<!-- benchmarks -->\n<!-- /benchmarks -->", tmp_path)
         assert ("a quick run" in text) is quick
+
+
+def rows(operation, size=None, calls=17, group="call", reference="C", **labels):
+    """Rows of one operation, each of two batches that take the same time: nanoseconds by label."""
+    return [
+        Measured(operation, group, size, True, reference, label, "", calls, [ns, ns])  # noqa: FBT003
+        for label, ns in labels.items()
+    ]
+
+
+def written(section, tmp_path, found):
+    (tmp_path / "benchmarks").mkdir(exist_ok=True)
+    Results(rows=found).write(tmp_path / "benchmarks/results.json")
+    return update.updated(f"<!-- {section} -->\n<!-- /{section} -->", tmp_path).splitlines()[1:-1]
+
+
+def test_what_is_not_fast(tmp_path):
+    cupy = rows("wait_event, CuPy's event", C=200, interop=5700)
+    threads = rows("wait_stream, in many threads", 8, C=600, interop=6300)
+    (line,) = written("not-fast", tmp_path, cupy + threads + rows("wait_stream, in many threads", 1, C=1))
+    assert line == (
+        "What is not fast, in microseconds: another library's event (`wait_event` of CuPy's: 5.7, from C 0.2); eight "
+        "threads at once (together, a `wait_stream` every 6.3, from C every 0.6)."
+    )
+    assert written("not-fast", tmp_path, cupy[:1]) == [""]
+
+
+def test_the_goals_that_are_missed(tmp_path):
+    found = rows("wait_event", **{"C": 200, "cuda.core": 200, "interop": 210}) + rows("to(cupy) again", interop=1234)
+    (line,) = written("goals", tmp_path, found)
+    assert line == (
+        f"Of the {len(goals.GOALS)} goals in [benchmarks/results.md](benchmarks/results.md), 2 are missed: wait_event "
+        "(1.05 times cuda.core's, goal 1); to(cupy) again (1,234 ns, goal 100)."
+    )
+    (line,) = written("goals", tmp_path, rows("to(cupy) again", interop=99))
+    assert line.endswith("0 are missed.")
+
+
+def test_rounds_by_handover(tmp_path):
+    ways = {pingpong.SHARED: 100, pingpong.DEFAULT: 320, pingpong.BY_HANDOFF: 160}
+    found = rows("CuPy <-> Numba", calls=9, group="ping-pong", reference=pingpong.SHARED, **ways)
+    text = " ".join(written("there-and-back", tmp_path, found))
+    assert "about 9 rounds with one conversion each, a CuPy <-> Numba round took 1.60 times one shared stream, " in text
+    assert "and was 2.0 times as fast as reading" in text
+    assert "rounds with" not in " ".join(written("there-and-back", tmp_path, found[:2]))
+
+
+@pytest.mark.parametrize("code", [record.interop_sha256(), "0" * 64])
+def test_the_gpu_suite_ran_on_this_code_or_on_another_one(code, tmp_path):
+    last = json.loads((ROOT / "tests/gpu/last_run.json").read_text())
+    (tmp_path / "tests/gpu").mkdir(parents=True)
+    (tmp_path / "tests/gpu/last_run.json").write_text(json.dumps({**last, "interop_sha256": code}))
+    text = update.updated("<!-- gpu-suite -->\n<!-- /gpu-suite -->", tmp_path)
+    assert f"`{code[:12]}...`" in text
+    assert ("The code has been changed since" in text) is (code != record.interop_sha256())
 
 
 def test_the_command(tmp_path, monkeypatch):

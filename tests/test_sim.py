@@ -2,11 +2,12 @@
 
 import gc
 import itertools
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from interop.errors import (
     CudaError,
     DeadlockError,
     InteropError,
+    InvalidArrayError,
     InvalidStreamError,
     NoDeviceError,
     NotSupportedError,
@@ -99,8 +101,22 @@ def test_the_fix_is_code_that_works(gpu: SimulatedGPU) -> None:
     gpu.launch(consumer, double, reads=[data], writes=[result])
     with pytest.raises(RaceError):
         gpu.read(result)
-    exec(gpu.races[1].fix, {"consumer": consumer})
+    exec(gpu.races[1].fix, {"interop": interop, "consumer": consumer})
     assert gpu.read(result).tolist() == [14, 14]
+
+
+def test_the_fix_for_streams_without_names_says_which_is_meant() -> None:
+    with sim.simulate(on_race="record") as gpu:
+        producer, consumer = interop.new_stream(), interop.new_stream()
+        data = gpu.array([0])
+        gpu.launch(producer, fill, writes=[data])
+        gpu.launch(consumer, fill, writes=[data])
+        gpu.read(data)
+        assert [race.fix for race in gpu.races] == [
+            "interop.as_stream(consumer).wait_stream(producer), where consumer is stream 2 and producer is stream 1",
+            "interop.as_stream(producer).synchronize(), where producer is stream 1",
+            "interop.as_stream(producer).synchronize(), where producer is stream 2",
+        ]
 
 
 def test_a_write_after_a_read_is_a_race(gpu: SimulatedGPU) -> None:
@@ -129,10 +145,10 @@ def test_every_race_of_a_launch_is_reported() -> None:
 def test_the_host_races_too(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0], "data")
     gpu.launch(stream, fill, writes=[data])
-    with pytest.raises(RaceError, match=r"the host read in thread MainThread") as raised:
+    with pytest.raises(RaceError, match=r"the host in thread MainThread .*, which reads it") as raised:
         gpu.read(data)
-    assert str(raised.value).endswith("Order them: stream.synchronize()")
-    with pytest.raises(RaceError, match="the host write in thread MainThread"):
+    assert str(raised.value).endswith("Order them: interop.as_stream(stream).synchronize()")
+    with pytest.raises(RaceError, match=r"the host in thread MainThread .*, which writes it"):
         gpu.write(data, [1])
     gpu.cuda.stream_synchronize(handle(stream))
     assert gpu.read(data).tolist() == [7]
@@ -419,7 +435,7 @@ def test_threads_do_not_know_what_others_waited_for(gpu: SimulatedGPU) -> None:
     gpu.launch(stream, fill, writes=[data])
     first.wait()
     second.wait()
-    with pytest.raises(RaceError, match="host read in thread MainThread"):
+    with pytest.raises(RaceError, match="the host in thread MainThread"):
         gpu.read(data)
     gpu.hear(other)
     assert gpu.read(data).tolist() == [7]
@@ -444,7 +460,11 @@ def test_a_new_thread_knows_what_came_before(gpu: SimulatedGPU) -> None:
         assert pool.submit(lambda: gpu.read(data).tolist()).result() == [7]
 
 
-def test_a_host_write_races_with_what_another_thread_launches(gpu: SimulatedGPU) -> None:
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("other", "gpu.hear(other), once"), ("Thread 2", "gpu.hear(thread), where thread is Thread 2, once")],
+)
+def test_a_host_write_races_with_what_another_thread_launches(gpu: SimulatedGPU, name: str, fix: str) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0])
     barrier = threading.Barrier(2, timeout=30)
 
@@ -455,12 +475,12 @@ def test_a_host_write_races_with_what_another_thread_launches(gpu: SimulatedGPU)
         barrier.wait()
         barrier.wait()
 
-    other = threading.Thread(target=write, name="other")
+    other = threading.Thread(target=write, name=name)
     other.start()
     gpu.cuda.current_device()
     barrier.wait()
     barrier.wait()
-    with pytest.raises(RaceError, match=r"gpu.hear\(other\)"):
+    with pytest.raises(RaceError, match=re.escape(f"Order them: {fix}")):
         gpu.launch(stream, fill, writes=[data])
     # Two host threads are not CUDA's business.
     gpu.write(data, [2])
@@ -565,6 +585,39 @@ def test_there_is_one_process(gpu: SimulatedGPU) -> None:
     with pytest.raises(CudaError) as raised:
         gpu.cuda.event_import(gpu.cuda.current_context(), bytes(64))
     assert raised.value.name == "cudaErrorNotSupported"
+
+
+@pytest.mark.parametrize("call", ["read", "write", "launch, reads", "launch, writes"])
+@pytest.mark.parametrize("array", [np.zeros(3), None])
+def test_arrays_are_those_of_the_simulation(gpu: SimulatedGPU, call: str, array: Any) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "read": lambda: gpu.read(array),
+        "write": lambda: gpu.write(array, 1),
+        "launch, reads": lambda: gpu.launch(gpu.stream(), double, reads=[array]),
+        "launch, writes": lambda: gpu.launch(gpu.stream(), fill, writes=[array]),
+    }
+    with pytest.raises(InvalidArrayError, match=r"expected an array of this simulation, made by gpu.array\(\); got "):
+        calls[call]()
+
+
+def test_arrays_are_not_handed_over(gpu: SimulatedGPU) -> None:
+    class Foreign:
+        __cuda_array_interface__: ClassVar = {
+            "shape": (3,),
+            "typestr": "<f8",
+            "data": (0x1000, False),
+            "version": 3,
+            "stream": None,
+        }
+
+    producer, consumer = interop.new_stream(), interop.new_stream()
+    with pytest.raises(NotSupportedError, match="arrays cannot be handed over in a simulation"):
+        interop.handoff(Foreign(), consumer, producer=producer)
+    with (
+        pytest.raises(NotSupportedError, match="arrays cannot be handed over in a simulation"),
+        interop.borrow(Foreign(), consumer=consumer, producer=producer),
+    ):
+        pass
 
 
 def test_what_is_not_simulated_is_not_there(gpu: SimulatedGPU) -> None:

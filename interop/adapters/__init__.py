@@ -37,6 +37,17 @@ BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Import path of each library, and the module of its adapter."""
 
+_PACKAGES: Final = {
+    "cuda.core": "cuda-core",
+    "cupy": "cupy-cuda{cuda}x",
+    "jax": '"jax[cuda{cuda}]"',
+    "numba": '"numba-cuda[cu{cuda}]" "numpy<2.5"',
+    "rmm": "rmm-cu{cuda}",
+    "torch": "torch",
+    "warp": "warp-lang",
+}
+"""What pip calls them, by the major version of CUDA: the extras of pyproject.toml, without their lower bounds."""
+
 WITHOUT_CURRENT_STREAM: Final = frozenset({"cuda.core", "jax", "numba", "rmm"})
 """The libraries of the table that have none: nobody has to load their adapters to find out."""
 
@@ -78,6 +89,11 @@ def known() -> list[str]:
     return sorted({*BUILT_IN, *_registered, *_plugins()})
 
 
+def how_to_install(*libraries: str, cuda: str) -> str:
+    """The command that installs libraries of the table, for a major version of CUDA."""
+    return f"pip install {' '.join(_PACKAGES[library].format(cuda=cuda) for library in libraries)}"
+
+
 def is_loaded(library: str) -> bool:
     """Whether this process has imported *library*, and is done with that."""
     module = sys.modules.get(library)
@@ -91,7 +107,8 @@ def origin(library: str) -> str:
         return BUILT_IN[library]
     if points := _plugins().get(library):
         return ", ".join(
-            f"{point.value} ({point.dist.name if point.dist else 'an unknown package'})" for point in points
+            f"{point.value} ({f'{point.dist.name} {point.dist.version}' if point.dist else 'an unknown package'})"
+            for point in points
         )
     return f"registered: {type(_registered[library]).__qualname__}"
 
@@ -134,8 +151,11 @@ def adapter_named(library: str) -> Adapter:
         # Only if it is the library itself that is missing: anything else is a broken installation, and must show.
         if error.name is None or (error.name != library and not library.startswith(f"{error.name}.")):
             raise
-        extra = f'pip install "cuda-stream-interop[{library.replace(".", "-")}]"'
-        message = f"{library} is not installed: {extra}" if library in BUILT_IN else f"{library} is not installed"
+        message = f"{library} is not installed"
+        if library in BUILT_IN:
+            from importlib.metadata import version  # noqa: PLC0415  (only for the message)
+
+            message += f": {how_to_install(library, cuda=version('cuda-bindings').partition('.')[0])}"
         raise LibraryNotFoundError(message, name=library) from error
 
 

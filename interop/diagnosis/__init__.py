@@ -8,7 +8,6 @@
 
 import contextlib
 import importlib.metadata
-import io
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import interop
 from interop import _cudart
+from interop._text import counted, drawn
 from interop.current import streams_in_use
 from interop.diagnosis import drawing, libraries, machine
 from interop.diagnosis.advice import Advice, Facts, advise
@@ -25,8 +25,6 @@ from interop.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_WIDTH = 140
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,25 +55,24 @@ class Diagnosis:
         return drawing.rich_table(self.machine, self.libraries, self.advice)
 
     def __str__(self) -> str:
-        """The table, as text.
+        """The table, as text, as wide as the terminal.
 
         Raises:
             LibraryNotFoundError: rich is not installed, which draws it.
         """
-        table = self.__rich__()
-        from rich.console import Console  # noqa: PLC0415  (an extra)
-
-        file = io.StringIO()
-        Console(file=file, width=_WIDTH).print(table)
-        return file.getvalue()
+        return drawn(self.__rich__())
 
     def __repr__(self) -> str:
         """The table, for the interactive prompt; without rich, one line."""
         try:
             return str(self)
         except LibraryNotFoundError as error:
-            found = f"{len(self.machine.gpus)} GPUs, {len(self.libraries)} libraries, {len(self.warnings)} warnings"
-            return f"<interop.doctor(): {found}; {error}>"
+            found = (
+                counted(len(self.machine.gpus), "GPU"),
+                counted(len(self.libraries), "library", "libraries"),
+                counted(len(self.warnings), "warning"),
+            )
+            return f"<interop.doctor(): {', '.join(found)}; {error}>"
 
     def _repr_html_(self) -> str:
         return drawing.html(self.machine, self.libraries, self.advice)

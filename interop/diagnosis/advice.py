@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from interop import _cudart
+from interop import _cudart, adapters
 from interop.diagnosis.libraries import BINDINGS_VARIABLE, CUPY_VARIABLE, LEGACY, PER_THREAD, Library
-from interop.diagnosis.machine import Machine
+from interop.diagnosis.machine import IN_USE, Machine
 from interop.inspection import StreamFacts
 
 _NUMBA_VARIABLE: Final = "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM"
@@ -22,8 +22,9 @@ _STICKY: Final = {
     "torch": ("torch.cuda.set_stream()", "torch.cuda.set_stream(torch.cuda.default_stream())"),
 }
 
-# Seen: Numba 0.68 fails with NumPy 2.5, though its package allows it.
-_NUMBA_FAILS: Final = ((0, 68), (2, 5))
+# Seen: numba-cuda 0.30 compiles no kernel with NumPy 2.5, which has no row_stack, though its package allows it. Numba
+# itself, for the CPU, works with it.
+_NUMBA_CUDA_FAILS: Final = ((0, 30), (2, 5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def _no_gpu(facts: Facts) -> Iterator[Advice]:
     elif wanted and int(major) < int(wanted):
         fix = (
             f"the driver is for CUDA {machine.driver_cuda}, and cuda-bindings {machine.bindings} for {wanted}: update "
-            f'the driver, or pip install "cuda-stream-interop[cuda{major}]"'
+            f'the driver, or pip install "cuda-python<{wanted}", and the libraries in their builds for CUDA {major}'
         )
     else:
         fix = "see whether `nvidia-smi` lists a device, and whether CUDA_VISIBLE_DEVICES hides it"
@@ -121,7 +122,7 @@ def _nothing_installed(facts: Facts) -> Iterator[Advice]:
         "warning",
         "libraries",
         "none of the libraries that interop joins is installed",
-        f'pip install "cuda-stream-interop[cuda{major}]" brings CuPy and Numba',
+        f"{adapters.how_to_install('cupy', 'numba', cuda=major)} brings CuPy and Numba",
     )
 
 
@@ -146,11 +147,11 @@ def _checked(facts: Facts) -> Iterator[Advice]:
 
 
 def _no_extension(facts: Facts) -> Iterator[Advice]:
-    if facts.machine.extension:
+    if facts.machine.extension != IN_USE:
         yield Advice(
             "note",
             "interop",
-            f"its extension in C is not in use ({facts.machine.extension}): arrays cannot be given away by DLPack",
+            f"arrays cannot be given away by DLPack: its extension in C is {facts.machine.extension}",
             "install interop where there is a C compiler, and without INTEROP_NATIVE=0",
         )
 
@@ -184,14 +185,14 @@ def _installed_twice(facts: Facts) -> Iterator[Advice]:
 
 
 def _numpy_too_new(facts: Facts) -> Iterator[Advice]:
-    numba, numpy = facts.version("numba"), _numbers(facts.numpy or "")
-    numba_fails, numpy_from = _NUMBA_FAILS
-    if numba and numba[:2] <= numba_fails and numpy[:2] >= numpy_from:
+    numba_cuda, numpy = facts.version("numba-cuda"), _numbers(facts.numpy or "")
+    fails, numpy_from = _NUMBA_CUDA_FAILS
+    if numba_cuda and numba_cuda[:2] <= fails and numpy[:2] >= numpy_from:
         yield Advice(
             "warning",
             "numba",
-            f"NumPy {facts.numpy} is too new for it",
-            f'pip install "numpy<{_dotted(numpy_from)}", or a later Numba',
+            f"NumPy {facts.numpy} is too new for numba-cuda {_dotted(numba_cuda)}: it compiles no kernel",
+            f'pip install "numpy<{_dotted(numpy_from)}", or a later numba-cuda',
         )
 
 

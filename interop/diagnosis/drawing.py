@@ -1,5 +1,6 @@
 """A diagnosis as text, for a terminal and for a notebook."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,8 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
         from rich.text import Text  # noqa: PLC0415
     except ModuleNotFoundError as error:
         message = (
-            'the table is drawn by rich: pip install "cuda-stream-interop[demo]". Without it: '
-            "interop.doctor().to_dict(), or python -m interop doctor --json"
+            "the table is drawn by rich: pip install rich. Without it: interop.doctor().to_dict(), or "
+            "python -m interop doctor --json"
         )
         raise LibraryNotFoundError(message, name="rich") from error
 
@@ -41,6 +42,7 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
     found = Table(*COLUMNS, box=box.SIMPLE_HEAD)
     for column in found.columns:
         column.overflow = "fold"
+    found.columns[0].no_wrap = True
     for row in library_rows(libraries):
         found.add_row(*map(Text, row))
     mended = Table(box=box.SIMPLE_HEAD, show_header=False)
@@ -64,7 +66,7 @@ def machine_rows(machine: Machine) -> dict[str, str]:
     driver = machine.driver or "version not known"
     rows = {
         "interop": f"{machine.interop} on Python {machine.python}",
-        "extension in C": f"not in use: {machine.extension}" if machine.extension else "in use",
+        "extension in C": machine.extension,
         "driver": f"{driver}, runs CUDA up to {machine.driver_cuda}" if machine.driver_cuda else "none",
         "runtime": f"CUDA {machine.runtime_cuda}, of cuda-bindings {machine.bindings}",
         "GPUs": "\n".join(map(_gpu, machine.gpus)) or "none",
@@ -91,9 +93,12 @@ def library_rows(libraries: Sequence[Library]) -> list[tuple[str, ...]]:
 
 
 def _adapter(library: Library) -> str:
+    """Where it comes from, in few words: of a plugin's, the package, and not the path."""
     built_in = library.adapter.startswith("interop.adapters.")
+    packages = re.findall(r"\((.*?)\)", library.adapter)
+    plugin = f"plugin: {', '.join(packages)}" if packages else library.adapter
     trip = f"\nround trip: {library.round_trip}" if library.round_trip else ""
-    return ("built in" if built_in else library.adapter) + trip
+    return ("built in" if built_in else plugin) + trip
 
 
 def _gpu(gpu: Gpu) -> str:

@@ -22,6 +22,8 @@ VARIABLES: Final = (
 )
 """The environment variables that change what streams do."""
 
+IN_USE: Final = "in use"
+
 _DRIVER: Final = Path("/proc/driver/nvidia/version")
 
 
@@ -50,7 +52,7 @@ class Machine:
 
     Attributes:
         interop: the version of interop.
-        extension: why interop's extension in C is not in use; empty if it is.
+        extension: ``"in use"``, or that interop's extension in C is not, and why.
         python: the version of Python.
         bindings: the version of cuda-bindings.
         driver: the version of the kernel driver; None if there is none, or it cannot be read.
@@ -98,7 +100,7 @@ def look(version: str) -> Machine:
         driver, runtime = 0, 0
     return Machine(
         interop=version,
-        extension="" if _extension.native else _extension.why_not,
+        extension=IN_USE if _extension.native else f"not in use: {_extension.why_not}",
         python=platform.python_version(),
         bindings=importlib.metadata.version("cuda-bindings"),
         driver=_kernel_driver(),

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from interop import _cudart, _watch
+from interop._text import counted
 from interop._where import user_frame, where
 from interop.ledger import report
 from interop.ledger.arrays import described, layout_of, of_tensor
@@ -65,9 +66,10 @@ class Ledger(_watch.Watcher):
 
     def __str__(self) -> str:
         """All that was found, and how much was looked at."""
-        lines = [f"{len(self.races)} races and {len(self.unknown)} unknown in {self.accesses} accesses"]
+        accesses = counted(self.accesses, "access", "accesses")
+        lines = [f"{counted(len(self.races), 'race')} and {len(self.unknown)} unknown in {accesses}"]
         if self.captured:
-            lines.append(f"{self.captured} calls on streams that captured a graph were left out")
+            lines.append(f"left out: {counted(self.captured, 'call')} on streams that captured a graph")
         for finding, count in sorted(self._findings.items(), key=lambda item: bool(item[0].doubt)):
             lines.append(f"{finding}" + (f"\n  Seen {count} times." if count > 1 else ""))
         return "\n".join(lines)

@@ -15,7 +15,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 except ModuleNotFoundError as error:
-    message = 'a heat map is drawn by matplotlib: pip install "cuda-stream-interop[plot]"'
+    message = "a heat map is drawn by matplotlib: pip install matplotlib"
     raise LibraryNotFoundError(message, name="matplotlib") from error
 
 if TYPE_CHECKING:

@@ -3,12 +3,16 @@
 import json
 from collections.abc import Iterator
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from interop.errors import LibraryNotFoundError, NoDeviceError
 from interop.matrix import BLOCKED, NONE, ORDERED, OURS, RACE, WHEN, measure
 from interop.matrix.libraries import LIBRARIES
+
+_OUTCOME = len("ValueError")
+"""The width of an outcome: "error: ValueError" takes two lines, so that there is room for names."""
 
 
 def main(*, as_json: bool, only: list[str] | None, console: Console | None = None) -> int:
@@ -28,10 +32,19 @@ def main(*, as_json: bool, only: list[str] | None, console: Console | None = Non
 
 
 def _table(rows: list[dict[str, str]]) -> Table:
-    heads = ("inside the writer's `with stream:`", "after it", "written in place, and back")
-    table = Table("from", "to", "by", *heads, title="Arrays, handed over")
+    """A row for each route; as narrow as it has to be, with nothing cut."""
+    caption = (
+        "inside: the array is taken inside the writer's `with stream:` block. after: once it has ended. back: the "
+        "reader writes in place, and the writer reads."
+    )
+    table = Table(title="Arrays, handed over", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for head in ("from", "to", "by"):
+        table.add_column(head, overflow="fold")
+    for head in WHEN:
+        table.add_column(head, overflow="fold", min_width=len(ORDERED), max_width=_OUTCOME)
     for row in rows:
-        table.add_row(row["producer"], row["consumer"], row["route"], *(_coloured(row[when]) for when in WHEN))
+        route = row["route"].removeprefix("interop.")
+        table.add_row(row["producer"], row["consumer"], route, *(_coloured(row[when]) for when in WHEN))
     return table
 
 

@@ -21,7 +21,7 @@ from interop.errors import LibraryNotFoundError
 try:
     import numpy as np  # noqa: F401  (the memory of simulated devices)
 except ModuleNotFoundError as error:
-    message = 'the simulator keeps its memory in NumPy: pip install "cuda-stream-interop[demo]"'
+    message = "the simulator keeps its memory in NumPy: pip install numpy"
     raise LibraryNotFoundError(message, name="numpy") from error
 
 from interop.sim.explore import Exploration, Failure, explore, replay

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interop import _cudart
+from interop._handles import described
 from interop._where import where
-from interop.errors import CudaError, InvalidStreamError, NoDeviceError, NotSupportedError
+from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
 from interop.ordering import Clock, Epoch, StreamKind
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
@@ -229,11 +230,12 @@ class SimulatedGPU:
                 Nothing was enqueued. Only with ``on_race="raise"``.
             CudaError: the stream is not one of this simulation, or a capture forbids it.
             InvalidStreamError: *stream* is no stream.
+            InvalidArrayError: one of *reads* or *writes* was not made by :meth:`array`.
         """
-        read_only = [array._memory.view() for array in reads]
+        read_only = [_memory_of(array).view() for array in reads]
         for view in read_only:
             view.flags.writeable = False
-        arguments = [*read_only, *(array._memory for array in writes)]
+        arguments = [*read_only, *map(_memory_of, writes)]
         work = Work(
             number=0,
             name=name or getattr(function, "__name__", None) or repr(function),
@@ -263,10 +265,12 @@ class SimulatedGPU:
         Raises:
             RaceError: work that writes *array* is not known to this host thread to be done, whether it is or not.
                 Only with ``on_race="raise"``.
+            InvalidArrayError: *array* was not made by :meth:`array`.
         """
         with self._machine.lock:
+            memory = _memory_of(array)
             self._access(array, writes=False)
-            return array._memory.copy()
+            return memory.copy()
 
     def write(self, array: SimulatedArray, values: ArrayLike) -> None:
         """Let the host write *values* into *array* now. Waits for nothing.
@@ -274,10 +278,12 @@ class SimulatedGPU:
         Raises:
             RaceError: work that touches *array* is not known to this host thread to be done, whether it is or not.
                 Nothing was written. Only with ``on_race="raise"``.
+            InvalidArrayError: *array* was not made by :meth:`array`.
         """
         with self._machine.lock:
+            memory = _memory_of(array)
             self._access(array, writes=True)
-            array._memory[...] = values
+            memory[...] = values
 
     def synchronize(self, device: int | None = None) -> None:
         """Block the host until the work of *device*, by default the current one, is done.
@@ -336,6 +342,13 @@ class SimulatedGPU:
     def _access(self, array: SimulatedArray, *, writes: bool) -> None:
         self._machine.check()
         self._machine.access(array, array.name, where(), writes=writes, raising=self._raising)
+
+
+def _memory_of(array: SimulatedArray) -> NDArray[Any]:
+    if not isinstance(array, SimulatedArray):
+        message = f"expected an array of this simulation, made by gpu.array(); got {described(array)}"
+        raise InvalidArrayError(message)
+    return array._memory
 
 
 def _handle_of(stream: object) -> int:

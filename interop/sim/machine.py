@@ -234,7 +234,7 @@ class Machine:
         thread = self.thread()
         known = self.clocks.of_thread(thread)
         verb = "write" if writes else "read"
-        party = Party(f"host {verb}", thread.thread.name, where, on_host=True)
+        party = Party("host", thread.thread.name, where, on_host=True)
         self._race(party, known, {array: name}, {array} if writes else set(), raising=raising)
         touched, nothing = frozenset([array]), frozenset[object]()
         self.scheduler.access(self.queue, nothing if writes else touched, touched if writes else nothing)

@@ -12,7 +12,7 @@ class Party:
     """Who accesses an array.
 
     Attributes:
-        name: the kernel's name, or what the host does.
+        name: the kernel's name, or "host".
         stream: the name of its stream, or of the host thread.
         where: ``file:line`` of the launch, or of the host's access.
         on_host: whether it is the host.
@@ -30,7 +30,7 @@ class Party:
     def __str__(self) -> str:
         """Who, and where, in one line."""
         if self.on_host:
-            return f"the {self.name} in thread {self.stream} ({self.where})"
+            return f"the host in thread {self.stream} ({self.where})"
         return f"kernel {self.name!r} on {self.stream} ({self.where})"
 
 
@@ -54,12 +54,14 @@ class Race:
 
     @property
     def fix(self) -> str:
-        """The line that would order the two, to be put before the later one."""
-        if self.later.on_host:
-            return f"{self.earlier.stream}.synchronize()"
+        """The line that would order the two, to be put before the later one; in words where a stream has no name."""
+        earlier, later = self.earlier.stream, self.later.stream
         if self.earlier.on_host:
-            return f"gpu.hear({self.earlier.stream}), once that thread has told this one that it is done"
-        return f"interop.as_stream({self.later.stream}).wait_stream({self.earlier.stream})"
+            hear = _line("gpu.hear({thread})", thread=earlier)
+            return f"{hear}, once that thread has told this one that it is done"
+        if self.later.on_host:
+            return _line("interop.as_stream({producer}).synchronize()", producer=earlier)
+        return _line("interop.as_stream({consumer}).wait_stream({producer})", consumer=later, producer=earlier)
 
     def __str__(self) -> str:
         """The report, in four lines."""
@@ -74,3 +76,11 @@ class Race:
     def error(self, others: Sequence["Race"] = ()) -> RaceError:
         """The error that reports this race, and *others* with it."""
         return RaceError("\n".join(str(race) for race in (self, *others)))
+
+
+def _line(code: str, **names: str) -> str:
+    """*code* with the names filled in, if they can be variables; else with a word for each, and what it stands for."""
+    if all(map(str.isidentifier, names.values())):
+        return code.format(**names)
+    meant = " and ".join(f"{word} is {name}" for word, name in names.items())
+    return f"{code.format(**{word: word for word in names})}, where {meant}"

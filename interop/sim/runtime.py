@@ -311,6 +311,15 @@ class Runtime(_Module):
         machine.reach(machine.clocks.of_event(found), f"{found.name}, recorded on {found.stream}")
         machine.clocks.synchronize_event(found, machine.thread())
 
+    def cudaPointerGetAttributes(self, ptr: SupportsInt) -> tuple[Any, ...]:
+        """Refuse: a simulated array is no address."""
+        del ptr
+        message = (
+            "arrays cannot be handed over in a simulation: it has one kind of array, which "
+            "gpu.launch(stream, function, reads=[x]) takes as it is"
+        )
+        raise NotSupportedError(message)
+
     @_answers("ms")
     def cudaEventElapsedTime(self, start: SupportsInt, end: SupportsInt) -> float:
         """Refuse."""

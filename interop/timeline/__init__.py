@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from interop import _cudart, _watch
+from interop._text import counted
 from interop.current import stream_in_use
 from interop.errors import InteropError
 from interop.stream import as_stream
@@ -203,9 +204,10 @@ class Timeline:
         if self._reading is not None:
             reading = self._reading
             simulated = "SIMULATED " if reading.unit == "steps" else ""
-            what = f"{len(reading.spans)} spans and {len(reading.arrows)} arrows on {len(reading.lanes)} streams"
-            return f"<{simulated}interop.Timeline: {what}>"
+            spans, arrows = counted(len(reading.spans), "span"), counted(len(reading.arrows), "arrow")
+            return f"<{simulated}interop.Timeline: {spans} and {arrows} on {counted(len(reading.lanes), 'stream')}>"
         if self._recorder is None:
             return "<interop.Timeline, not entered yet>"
         state = "not read yet" if self._recording is None else "recording"
-        return f"<interop.Timeline: {len(self._recorder)} spans and arrows so far, {state}>"
+        what = counted(len(self._recorder), "span or arrow", "spans and arrows")
+        return f"<interop.Timeline: {what} so far, {state}>"

@@ -18,7 +18,7 @@ try:
     from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
-    message = 'a timeline is drawn by matplotlib: pip install "cuda-stream-interop[plot]"'
+    message = "a timeline is drawn by matplotlib: pip install matplotlib"
     raise LibraryNotFoundError(message, name="matplotlib") from error
 
 if TYPE_CHECKING:

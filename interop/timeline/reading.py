@@ -1,8 +1,8 @@
 """What a timeline has recorded, as plain numbers: lanes, spans, arrows, and the table of them."""
 
-import io
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from interop._text import counted, drawn
 from interop.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Reading(NamedTuple):
         if self.unit == "steps":
             notes.append("SIMULATED: the order, not the time; a kernel is one step, and runs as soon as it may.")
         if self.skipped:
-            notes.append(f"{self.skipped} spans and waits are not shown: a graph was captured meanwhile.")
+            what = counted(self.skipped, "span or wait is", "spans and waits are")
+            notes.append(f"{what} not shown: a graph was captured meanwhile.")
         if self.error:
             notes.append(f"The clocks of the devices were compared to within {self.error:.3f} ms.")
         return notes
@@ -138,18 +139,18 @@ class Table(list[Row]):
         """The table, for rich."""
         rich = _rich()
         digits = 3 if self.unit == "ms" else 0
-        table: RichTable = rich.table.Table("what", "name", "stream", caption="\n".join(self.notes) or None)
+        table: RichTable = rich.table.Table(caption="\n".join(self.notes) or None, caption_justify="left")
+        for column in ("what", "name", "stream"):
+            table.add_column(column, overflow="fold")
         for column in ("start", "end", "length"):
-            table.add_column(f"{column} [{self.unit}]".replace("[", r"\["), justify="right")
+            table.add_column(f"{column}\n\\[{self.unit}]", justify="right")
         for row in self:
             table.add_row(*map(_plain, row[:3]), *(f"{number:.{digits}f}" for number in row[3:]))
         return table
 
     def __str__(self) -> str:
-        """The table as text."""
-        text = io.StringIO()
-        _rich().console.Console(file=text, width=120, color_system=None, force_jupyter=False).print(self)
-        return text.getvalue()
+        """The table as text, as wide as the terminal."""
+        return drawn(self.__rich__())
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:  # noqa: ANN401  (IPython's)
         bundle: dict[str, str] = self.__rich__()._repr_mimebundle_(**options)
@@ -163,9 +164,8 @@ def _plain(text: str) -> str:
 
 def _rich() -> Any:  # noqa: ANN401  (a module)
     try:
-        import rich.console  # noqa: PLC0415  (an extra)
-        import rich.table  # noqa: PLC0415
+        import rich.table  # noqa: PLC0415  (an extra)
     except ModuleNotFoundError as error:
-        message = 'a table is drawn by rich: pip install "cuda-stream-interop[plot]"'
+        message = "a table is drawn by rich: pip install rich"
         raise LibraryNotFoundError(message, name="rich") from error
     return rich

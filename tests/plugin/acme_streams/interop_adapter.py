@@ -8,7 +8,6 @@ class AcmeAdapter(Adapter):
     """acme_streams.Stream."""
 
     library = "acme_streams"
-    install = "pip install acme-streams"
     has_current_stream = True
 
     def stream_handle(self, stream: object) -> int | None:
