@@ -237,6 +237,15 @@ def _asyncio(path: Path) -> Iterator[str]:
     yield f"{entry['streams']} streams, awaited at once in one loop, took {share} ({_run(entry)})."
 
 
+def _doctor(path: Path) -> Iterator[str]:
+    entry = json.loads(path.read_text())["doctor"]
+    yield "```console"
+    yield from entry["shown"].splitlines()
+    yield "```"
+    yield ""
+    yield f"({_run(entry)}.)"
+
+
 SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
@@ -249,6 +258,7 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
     "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
     "asyncio": ("tests/gpu/measured.json#asyncio", "make gpu-test", _asyncio),
+    "doctor": ("tests/gpu/measured.json#doctor", "make gpu-test", _doctor),
 }
 """Of each part: the file that it is made from, and the entry in it, what writes that, and how the lines are made."""
 

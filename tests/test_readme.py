@@ -163,6 +163,21 @@ def test_what_the_gpu_tests_measured(tmp_path):
     ]
 
 
+def test_the_doctor_is_shown_as_it_was_printed(tmp_path):
+    (tmp_path / "tests" / "gpu").mkdir(parents=True)
+    entry = {"gpu": "GPU", "driver": "1", "date": "today", "shown": "interop doctor\n\n  driver  1"}
+    (tmp_path / "tests" / "gpu" / "measured.json").write_text(json.dumps({"doctor": entry}))
+    assert update.updated("<!-- doctor -->\n<!-- /doctor -->", tmp_path).splitlines()[1:-1] == [
+        "```console",
+        "interop doctor",
+        "",
+        "  driver  1",
+        "```",
+        "",
+        "(GPU, driver 1, today.)",
+    ]
+
+
 def test_a_quick_run_says_so(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     about = {"gpu": "a GPU", "gpus": 1, "driver": "1", "date": "today", "versions": {}}

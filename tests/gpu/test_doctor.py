@@ -11,6 +11,7 @@ import interop
 from interop.inspection import look_at
 from interop.testing import gate
 from tests.gpu.lab import STREAMS, call, native_stream, on_device, runtime
+from tests.gpu.record import measured
 
 # Which primary contexts are there, without making one.
 CONTEXTS = """
@@ -219,6 +220,20 @@ def test_probe_hands_a_stream_to_every_library():
     assert not [library for library in found["libraries"] if library["failure"]]
     assert set(trips.values()) <= {"ok", "takes no stream"}
     assert any(gpu["has_context"] for gpu in found["machine"]["gpus"])
+
+
+def test_what_the_page_shows(need):
+    need("cupy")
+    need("torch")
+    code = """
+import cupy, torch, interop
+cupy.zeros(1), torch.zeros(1, device="cuda")
+print(interop.doctor())
+"""
+    done = run(code, COLUMNS="120")
+    assert done.returncode == 0, done.stderr
+    assert "cupy, torch" in done.stdout  # both work on the legacy default stream
+    measured("doctor", shown=done.stdout.strip())
 
 
 def test_a_driver_and_nothing_installed():
