@@ -887,13 +887,13 @@ METHOD(do_stream_to)
 {
     Stream *stream = (Stream *)self;
 
-    if (names == NULL && count == 1 && stream->pool != NULL && stream->natives != NULL && PyUnicode_Check(args[0])) {
+    if (names == NULL && count == 1 && stream->pool != NULL && stream->natives != NULL &&
+        PyDict_Check(stream->natives) && PyUnicode_CheckExact(args[0])) {
         PyObject *native = PyDict_GetItemWithError(stream->natives, args[0]);
-        if (native != NULL) {
-            Py_INCREF(native);
+        if (native != NULL || PyErr_Occurred()) {
+            Py_XINCREF(native);
             return native;
         }
-        PyErr_Clear();
     }
     return PLAINLY(stream_to);
 }
@@ -1147,19 +1147,18 @@ static PyType_Slot loan_slots[] = {
 
 static PyType_Spec loan_spec = {"interop._native.LoanFields", sizeof(Loan), 0, BASE, loan_slots};
 
-/* Whether function(argument) is still what it was. */
+/* Whether function(argument) is still what it was; 0, with the exception, if that raises one, as Ctrl-C may. */
 static int
 is_still(PyObject *function, PyObject *argument, PyObject *expected)
 {
     PyObject *now = PyObject_CallFunctionObjArgs(function, argument, NULL);
-    int same = now != NULL && PyObject_RichCompareBool(now, expected, Py_EQ) == 1;
+    int same = now != NULL && PyObject_RichCompareBool(now, expected, Py_NE) == 0;
 
     Py_XDECREF(now);
-    PyErr_Clear();
     return same;
 }
 
-/* Whether the two ends of a loan are what they were; both are held by the caller. */
+/* Likewise whether the two ends of a loan are what they were; both are held by the caller. */
 static int
 is_unchanged(Loan *loan, PyObject *source, PyObject *view)
 {
@@ -1174,7 +1173,7 @@ alive(PyObject *reference)
     PyObject *object = reference == NULL ? NULL : PyWeakref_GetObject(reference);
 
     if (object == NULL || object == Py_None) {
-        PyErr_Clear();
+        PyErr_Clear(); /* it is no weak reference: nothing runs here that could raise anything else */
         return NULL;
     }
     Py_INCREF(object);
@@ -1188,7 +1187,8 @@ order_objects(PyObject *consumer, PyObject *producer)
            order((Stream *)consumer, (Stream *)producer);
 }
 
-/* The same hand-over once more. A new reference to the array that came of it; NULL if the plain way is to be gone. */
+/* The same hand-over once more. A new reference to the array that came of it; NULL if the plain way is to be gone,
+ * or with an exception. */
 static PyObject *
 lent_again(Loan *loan, PyObject *array)
 {
@@ -1205,7 +1205,8 @@ lent_again(Loan *loan, PyObject *array)
     return view;
 }
 
-/* The same way home once more. A new reference to the array that it came of; NULL if the plain way is to be gone. */
+/* The same way home once more. A new reference to the array that it came of; NULL if the plain way is to be gone, or
+ * with an exception. */
 static PyObject *
 home_again(Loan *loan, PyObject *array, PyObject *producer, PyObject *consumer, PyObject *into)
 {
@@ -1238,7 +1239,7 @@ found(PyObject *dictionary, PyObject *key)
 
     Py_XINCREF(value);
     Py_XDECREF(key);
-    PyErr_Clear();
+    PyErr_Clear(); /* of memory only: looking for numbers runs no code of anybody's */
     return value;
 }
 
@@ -1280,7 +1281,7 @@ METHOD(do_handoff)
             Py_DECREF(loan);
         }
     }
-    return result != NULL ? result : PLAINLY(handoff);
+    return result != NULL || PyErr_Occurred() ? result : PLAINLY(handoff);
 }
 
 FAST(handoff, handoff(array, consumer, *, producer=None, into=None), do_handoff)
