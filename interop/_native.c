@@ -253,6 +253,17 @@ bind(PyObject *module, PyObject *addresses)
     Py_RETURN_NONE;
 }
 
+/* Whether there is a driver to call; else an exception says that there is none. */
+static int
+is_bound(void)
+{
+    if (cuda.event_create == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "no driver is bound");
+        return 0;
+    }
+    return 1;
+}
+
 PyDoc_STRVAR(switch_context_doc,
 "switch_context(context, /)\n"
 "--\n\n"
@@ -264,7 +275,7 @@ switch_context(PyObject *module, PyObject *context)
     void *before, *after = pointer(PyLong_AsUnsignedLongLong(context));
 
     (void)module;
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred() || !is_bound()) {
         return NULL;
     }
     if (cuda.get_context(&before) != SUCCESS || (before != after && cuda.set_context(after) != SUCCESS)) {
@@ -494,7 +505,7 @@ event_finalize(PyObject *self)
     PyErr_Fetch(&type, &value, &traceback);
     done = PyObject_CallMethod(event->cuda, "event_discard", "K", event->handle);
     if (done == NULL) {
-        PyErr_WriteUnraisable(self);
+        PyErr_WriteUnraisable(event->cuda); /* and not self, to which there may be no reference any more */
     }
     Py_XDECREF(done);
     PyErr_Restore(type, value, traceback);
@@ -511,12 +522,50 @@ event_dealloc(PyObject *self)
 
 #define AT(type, member) offsetof(type, member)
 
+/* The pool of a stream or event: as any member in Python, but that it is a pool, or none. */
+static PyObject *
+get_pool(PyObject *self, void *offset)
+{
+    PyObject *pool = *(PyObject **)((char *)self + (uintptr_t)offset);
+
+    pool = pool == NULL ? Py_None : pool;
+    Py_INCREF(pool);
+    return pool;
+}
+
+static int
+set_pool(PyObject *self, PyObject *pool, void *offset)
+{
+    PyObject **member = (PyObject **)((char *)self + (uintptr_t)offset), *before = *member;
+
+    if (pool == NULL || pool == Py_None) {
+        pool = NULL;
+    }
+    else if (!PyObject_TypeCheck(pool, pool_type)) {
+        PyErr_SetString(PyExc_TypeError, "expected a Pool or None");
+        return -1;
+    }
+    Py_XINCREF(pool);
+    *member = pool;
+    Py_XDECREF(before);
+    return 0;
+}
+
+static PyGetSetDef stream_pool[] = {
+    {"_pool", get_pool, set_pool, NULL, (void *)AT(Stream, pool)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyGetSetDef event_pool[] = {
+    {"_pool", get_pool, set_pool, NULL, (void *)AT(Event, pool)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef stream_members[] = {
     {"_handle", T_ULONGLONG, AT(Stream, handle), 0, NULL},
     {"_context", T_ULONGLONG, AT(Stream, context), 0, NULL},
     {"_context_id", T_ULONGLONG, AT(Stream, context_id), 0, NULL},
     {"_needs", T_ULONGLONG, AT(Stream, needs), 0, NULL},
-    {"_pool", T_OBJECT, AT(Stream, pool), 0, NULL},
     {"_adapter", T_OBJECT, AT(Stream, adapter), 0, NULL},
     {"_cuda", T_OBJECT, AT(Stream, cuda), 0, NULL},
     {"_device", T_OBJECT, AT(Stream, device), 0, NULL},
@@ -534,7 +583,6 @@ static PyMemberDef event_members[] = {
     {"_owned", T_BOOL, AT(Event, owned), 0, NULL},
     {"_recorded", T_BOOL, AT(Event, recorded), 0, NULL},
     {"_exposed", T_BOOL, AT(Event, exposed), 0, NULL},
-    {"_pool", T_OBJECT, AT(Event, pool), 0, NULL},
     {"_adapter", T_OBJECT, AT(Event, adapter), 0, NULL},
     {"_cuda", T_OBJECT, AT(Event, cuda), 0, NULL},
     {"_device", T_OBJECT, AT(Event, device), 0, NULL},
@@ -546,6 +594,7 @@ static PyMemberDef event_members[] = {
 static PyType_Slot stream_slots[] = {
     {Py_tp_doc, "What an ExternalStream is made of."},
     {Py_tp_members, stream_members},
+    {Py_tp_getset, stream_pool},
     {Py_tp_traverse, stream_traverse},
     {Py_tp_clear, stream_clear},
     {Py_tp_dealloc, stream_dealloc},
@@ -555,6 +604,7 @@ static PyType_Slot stream_slots[] = {
 static PyType_Slot event_slots[] = {
     {Py_tp_doc, "What an Event is made of; goes to its pool, or is destroyed, with its last reference."},
     {Py_tp_members, event_members},
+    {Py_tp_getset, event_pool},
     {Py_tp_traverse, event_traverse},
     {Py_tp_clear, event_clear},
     {Py_tp_finalize, event_finalize},
@@ -573,7 +623,7 @@ static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0
  */
 
 static PyObject *foreign;      /* the stream, without its owner, that each other library's object is, by its address */
-static PyObject *event_class;  /* interop.Event */
+static PyTypeObject *stream_class, *event_class; /* interop.ExternalStream and interop.Event */
 static PyObject *plain_flags;  /* of an event without timing */
 
 /* Whether the stream can be used here and now, and captures nothing. */
@@ -693,7 +743,7 @@ record_new(Stream *stream)
     if (stream->pool == NULL || stream->pool->count == 0) {
         return NULL;
     }
-    made = PyType_GenericAlloc((PyTypeObject *)event_class, 0);
+    made = PyType_GenericAlloc(event_class, 0);
     if (made == NULL) {
         PyErr_Clear();
         return NULL;
@@ -707,7 +757,7 @@ record_new(Stream *stream)
     event->owned = 1;
     Py_INCREF((PyObject *)stream->pool);
     event->pool = stream->pool;
-    Py_INCREF(stream->cuda);
+    Py_XINCREF(stream->cuda);
     event->cuda = stream->cuda;
     Py_INCREF(plain_flags);
     event->flags = plain_flags;
@@ -1025,6 +1075,19 @@ accelerate_method(PyObject *class, const char *name, Method *method)
     return failed ? -1 : 0;
 }
 
+/* A function that stands before one in Python, and says that it is of the same module. */
+static PyObject *
+fast_function(PyObject *module, Method *method, const char *name, PyObject *plain)
+{
+    PyObject *place = PyObject_GetAttrString(plain, "__module__"), *fast = NULL;
+
+    if (place != NULL && !stand_before(method, name, plain)) {
+        fast = PyCFunction_NewEx(&method->definition, module, place);
+    }
+    Py_XDECREF(place);
+    return fast;
+}
+
 PyDoc_STRVAR(accelerate_doc,
 "accelerate(stream_class, event_class, as_stream, known, flags, /)\n"
 "--\n\n"
@@ -1038,31 +1101,36 @@ PyDoc_STRVAR(accelerate_doc,
 static PyObject *
 accelerate(PyObject *module, PyObject *arguments)
 {
-    PyObject *stream_class, *function, *known, *flags;
+    PyObject *streams, *events, *function, *known, *flags;
 
-    if (!PyArg_ParseTuple(arguments, "OOOO!O:accelerate", &stream_class, &event_class, &function, &PyDict_Type, &known,
-                          &flags)) {
+    if (!PyArg_ParseTuple(arguments, "O!O!OO!O:accelerate", &PyType_Type, &streams, &PyType_Type, &events, &function,
+                          &PyDict_Type, &known, &flags)) {
         return NULL;
     }
-    Py_INCREF(event_class);
+    if (!PyType_IsSubtype((PyTypeObject *)streams, stream_type) ||
+        !PyType_IsSubtype((PyTypeObject *)events, event_type)) {
+        PyErr_SetString(PyExc_TypeError, "expected subclasses of StreamFields and EventFields");
+        return NULL;
+    }
+    Py_INCREF(streams);
+    stream_class = (PyTypeObject *)streams;
+    Py_INCREF(events);
+    event_class = (PyTypeObject *)events;
     Py_INCREF(known);
     foreign = known;
     Py_INCREF(flags);
     plain_flags = flags;
     for (size_t i = 0; i < sizeof of_streams / sizeof *of_streams; i++) {
-        if (accelerate_method(stream_class, of_streams[i].name, of_streams[i].method)) {
+        if (accelerate_method(streams, of_streams[i].name, of_streams[i].method)) {
             return NULL;
         }
     }
     for (size_t i = 0; i < sizeof of_events / sizeof *of_events; i++) {
-        if (accelerate_method(event_class, of_events[i].name, of_events[i].method)) {
+        if (accelerate_method(events, of_events[i].name, of_events[i].method)) {
             return NULL;
         }
     }
-    if (stand_before(&as_stream, "as_stream", function)) {
-        return NULL;
-    }
-    return PyCFunction_NewEx(&as_stream.definition, module, NULL);
+    return fast_function(module, &as_stream, "as_stream", function);
 }
 
 /* -- hand-overs of arrays ------------------------------------------------------------------------------------------- */
@@ -1298,19 +1366,19 @@ PyDoc_STRVAR(accelerate_handoff_doc,
 static PyObject *
 accelerate_handoff(PyObject *module, PyObject *arguments)
 {
-    PyObject *function;
+    PyObject *function, *given, *by_view, *kept;
 
-    if (!PyArg_ParseTuple(arguments, "OO!O!O!:accelerate_handoff", &function, &PyDict_Type, &loans, &PyDict_Type,
-                          &loans_by_view, &PyDict_Type, &held)) {
+    if (!PyArg_ParseTuple(arguments, "OO!O!O!:accelerate_handoff", &function, &PyDict_Type, &given, &PyDict_Type,
+                          &by_view, &PyDict_Type, &kept)) {
         return NULL;
     }
-    Py_INCREF(loans);
-    Py_INCREF(loans_by_view);
-    Py_INCREF(held);
-    if (stand_before(&handoff, "handoff", function)) {
-        return NULL;
-    }
-    return PyCFunction_NewEx(&handoff.definition, module, NULL);
+    Py_INCREF(given);
+    loans = given;
+    Py_INCREF(by_view);
+    loans_by_view = by_view;
+    Py_INCREF(kept);
+    held = kept;
+    return fast_function(module, &handoff, "handoff", function);
 }
 
 PyDoc_STRVAR(create_events_doc,
@@ -1326,7 +1394,8 @@ create_events(PyObject *module, PyObject *arguments)
     PyObject *list;
 
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "nI:create_events", &count, &flags) || (list = PyList_New(0)) == NULL) {
+    if (!PyArg_ParseTuple(arguments, "nI:create_events", &count, &flags) || !is_bound() ||
+        (list = PyList_New(0)) == NULL) {
         return NULL;
     }
     while (count-- > 0) {

@@ -6,6 +6,7 @@ Its entry points are bound to functions that call the simulator, so that every f
 import ctypes
 import gc
 import inspect
+import pickle
 import sys
 
 import pytest
@@ -190,11 +191,51 @@ def test_the_methods_explain_themselves(name):
     assert list(inspect.signature(interop.as_stream).parameters) == ["obj", "device"]
 
 
+@pytest.mark.parametrize("function", [interop.as_stream, interop.handoff])
+def test_the_functions_are_of_the_modules_in_python(function):
+    assert function.__module__ in ("interop.stream", "interop.arrays")
+    assert pickle.loads(pickle.dumps(function)) is function
+
+
 def test_the_plain_way_can_be_chosen(python):
     code = "import json, interop, interop._extension as e; print(json.dumps([e.native is None, e.why_not]))"
     assert python(code, INTEROP_NATIVE="0") == [True, "INTEROP_NATIVE=0"]
     assert python(code, INTEROP_NATIVE="1") == [False, ""]
     assert python(code) == [False, ""]
+
+
+def failure(code):
+    return f"""import json
+try:
+    import interop
+{code}
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+@pytest.mark.parametrize("call", ["switch_context(1)", "create_events(1, 2)"])
+def test_without_a_driver_nothing_is_called(python, call):
+    said = python(failure(f"    from interop._native import *; {call}"), INTEROP_NATIVE="1")
+    assert said == ["RuntimeError", "no driver is bound"]
+
+
+def test_what_fails_when_the_last_reference_is_gone_is_reported(python):
+    code = """
+import json, sys
+from interop._native import EventFields
+class Broken:
+    def event_discard(self, event):
+        raise OSError
+told = []
+sys.unraisablehook = lambda what: told.append([type(what.object).__name__, what.exc_type.__name__])
+for _ in range(1000):
+    event = EventFields()
+    event._owned, event._handle, event._cuda = True, 0xE, Broken()
+    del event
+print(json.dumps(told))
+"""
+    assert python(code) == [["Broken", "OSError"]] * 1000
 
 
 # Interpreters inside this one, with a GIL of their own (from Python 3.12 on) or without.

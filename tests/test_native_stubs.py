@@ -272,6 +272,9 @@ def test_a_stream_of_ours_is_itself(world):
 def test_what_a_stream_was_told_as_is_found_unless_that_depends_on_the_device(world):
     world.p._natives = {"alpha": world}
     assert world.p.to("alpha") is world
+    world.p._natives = None
+    with pytest.raises(interop.errors.LibraryNotFoundError):
+        world.p.to("alpha")
     default = interop.ExternalStream(1, 0)
     default._natives = {"alpha": world}
     with pytest.raises(interop.errors.LibraryNotFoundError):
@@ -404,6 +407,77 @@ def test_the_modules_functions_refuse_what_they_cannot_use(driver, world, functi
     with pytest.raises((TypeError, OverflowError, IndexError)):
         getattr(native, function)(*arguments)
     assert driver.calls == []
+
+
+def test_what_stands_before_the_methods_is_changed_by_no_wrong_call(driver, world):
+    for wrong in (
+        (interop.ExternalStream, 5, len, {}, 2),
+        (5, interop.Event, len, {}, 2),
+        (interop.ExternalStream, interop.Event, len, None, 2),
+        (interop.ExternalStream, int, len, {}, 2),
+        (int, interop.Event, len, {}, 2),
+    ):
+        with pytest.raises(TypeError):
+            native.accelerate(*wrong)
+    assert type(world.p.record_event()) is interop.Event
+    assert driver.plain == []
+
+
+def test_a_pool_is_a_pool(driver, world):
+    for thing in (world.p, world.event):
+        pool = thing._pool
+        for wrong in (object(), 5, world.p, "x"):
+            with pytest.raises(TypeError, match="expected a Pool or None"):
+                thing._pool = wrong
+        assert thing._pool is pool
+    del world.p._pool
+    assert world.p._pool is None
+    world.event._pool = None
+    world.p.query()
+    assert driver.plain
+
+
+def test_a_stream_without_what_it_is_made_of(world):
+    del world.p._cuda
+    event = world.p.record_event()
+    assert event._cuda is None
+
+
+class Name(str):
+    """That of a library, which raises what it is told to when it is looked for, once."""
+
+    __slots__ = ("raises",)
+
+    def __hash__(self):
+        if self.raises:
+            error, self.raises = self.raises, None
+            raise error
+        return str.__hash__(self)
+
+    def __eq__(self, other):
+        hash(self)
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize("which", ["asked for", "known"])
+def test_ctrl_c_in_a_name_is_let_out(world, which):
+    name = Name("alpha")
+    name.raises = None
+    world.p._natives = {name: world}
+    assert world.p.to(name) is world.p.to("alpha") is world
+    name.raises = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        world.p.to(name if which == "asked for" else "alpha")
+    assert world.p.to(name) is world
+
+
+def test_a_name_that_cannot_be_looked_for_is_unknown(world):
+    name = Name("alpha")
+    name.raises = None
+    world.p._natives = {"alpha": world}
+    name.raises = TypeError()
+    with pytest.raises(interop.errors.LibraryNotFoundError):
+        world.p.to(name)
 
 
 def test_a_pool_refuses_what_is_no_handle(world):
