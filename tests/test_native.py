@@ -197,11 +197,14 @@ def test_the_functions_are_of_the_modules_in_python(function):
     assert pickle.loads(pickle.dumps(function)) is function
 
 
+EXTENSION = "import json, interop, interop._extension as e; print(json.dumps([e.native is None, e.why_not]))"
+NOT_BUILT = "it was not built: install a C compiler, then install interop again"
+
+
 def test_the_plain_way_can_be_chosen(python):
-    code = "import json, interop, interop._extension as e; print(json.dumps([e.native is None, e.why_not]))"
-    assert python(code, INTEROP_NATIVE="0") == [True, "INTEROP_NATIVE=0"]
-    assert python(code, INTEROP_NATIVE="1") == [False, ""]
-    assert python(code) == [False, ""]
+    assert python(EXTENSION, INTEROP_NATIVE="0") == [True, "INTEROP_NATIVE=0"]
+    assert python(EXTENSION, INTEROP_NATIVE="1") == [False, ""]
+    assert python(EXTENSION, INTEROP_NATIVE="") == [False, ""]
 
 
 def failure(code):
@@ -212,6 +215,37 @@ try:
 except Exception as error:
     print(json.dumps([type(error).__name__, str(error)]))
 """
+
+
+@pytest.mark.parametrize("value", ["false", "no", "off", "2", "yes", " 0"])
+def test_the_way_cannot_be_chosen_in_other_words(python, value):
+    said = f"INTEROP_NATIVE is 0, to leave interop's extension in C out, or 1, to insist on it; got {value!r}"
+    assert python(failure(""), INTEROP_NATIVE=value) == ["ValueError", said]
+
+
+def test_an_extension_that_was_not_built(python):
+    missing = "import sys; sys.modules['interop._native'] = None\n"
+    assert python(missing + EXTENSION, INTEROP_NATIVE="") == [True, NOT_BUILT]
+    kind, said = python(missing + failure(""), INTEROP_NATIVE="1")
+    assert kind == "ImportError"
+    assert said == f"INTEROP_NATIVE=1 insists on interop's extension in C, which is missing: {NOT_BUILT}"
+    free_threaded = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1\n"
+    assert python(missing + free_threaded + EXTENSION, INTEROP_NATIVE="") == [
+        True,
+        "it is not built for free-threaded Python, which has no stable ABI",
+    ]
+
+
+def test_an_extension_that_cannot_be_loaded(python):
+    code = """
+import importlib
+def broken(name, load=importlib.import_module):
+    if name == "interop._native":
+        raise ImportError("undefined symbol", name=name)
+    return load(name)
+importlib.import_module = broken
+"""
+    assert python(code + EXTENSION, INTEROP_NATIVE="") == [True, "undefined symbol"]
 
 
 @pytest.mark.parametrize("call", ["switch_context(1)", "create_events(1, 2)"])

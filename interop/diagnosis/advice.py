@@ -151,7 +151,7 @@ def _no_extension(facts: Facts) -> Iterator[Advice]:
             "note",
             "interop",
             f"its extension in C is not in use ({facts.machine.extension}): arrays cannot be given away by DLPack",
-            "install interop where there is a C compiler, and without INTEROP_NATIVE=0",
+            "install interop where there is a C compiler, for a Python with a GIL, and without INTEROP_NATIVE=0",
         )
 
 
