@@ -273,12 +273,20 @@ static PyObject *
 switch_context(PyObject *module, PyObject *context)
 {
     void *before, *after = pointer(PyLong_AsUnsignedLongLong(context));
+    int code;
 
     (void)module;
     if (PyErr_Occurred() || !is_bound()) {
         return NULL;
     }
-    if (cuda.get_context(&before) != SUCCESS || (before != after && cuda.set_context(after) != SUCCESS)) {
+    /* With the GIL: it is a look at what the calling thread is bound to, and to release it costs more than the look. */
+    code = cuda.get_context(&before);
+    if (code == SUCCESS && before != after) {
+        Py_BEGIN_ALLOW_THREADS
+        code = cuda.set_context(after);
+        Py_END_ALLOW_THREADS
+    }
+    if (code != SUCCESS) {
         Py_RETURN_NONE;
     }
     return PyLong_FromUnsignedLongLong((uintptr_t)before);
@@ -619,21 +627,43 @@ static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0
 
 /* -- the usual case ------------------------------------------------------------------------------------------------
  *
- * Each of these returns 1 if all is done, 0 if the plain way is to be gone, with nothing changed.
+ * Each of these returns 1 if all is done, 0 if the plain way is to be gone, with nothing changed. Where the GIL is
+ * released, other threads may change every object meanwhile: what is needed of them is read before.
  */
 
-static PyObject *foreign;      /* the stream, without its owner, that each other library's object is, by its address */
+static PyObject *foreign;                        /* by its address, the stream that an object of another library is */
 static PyTypeObject *stream_class, *event_class; /* interop.ExternalStream and interop.Event */
-static PyObject *plain_flags;  /* of an event without timing */
+static PyObject *plain_flags;                    /* of an event without timing */
 
-/* Whether the stream can be used here and now, and captures nothing. */
+enum { UNUSUAL = -1 }; /* in place of what the driver says: it was not asked, or the capture mode is lost */
+
+/* Most are of the class itself, which is told faster than that they are of a subclass. */
+static int
+is_stream(PyObject *object)
+{
+    return Py_TYPE(object) == stream_class || PyObject_TypeCheck(object, stream_type);
+}
+
+static int
+is_event(PyObject *object)
+{
+    return Py_TYPE(object) == event_class || PyObject_TypeCheck(object, event_type);
+}
+
+/* Whether the driver can be asked about the stream as it is, and nobody is to be told. */
 static int
 is_usual(Stream *stream)
 {
+    return stream->pool != NULL && !watched;
+}
+
+/* Whether a stream captures nothing. Without the GIL. */
+static int
+captures_nothing(unsigned long long stream)
+{
     int status;
 
-    return stream->pool != NULL && !watched && cuda.stream_is_capturing(pointer(stream->handle), &status) == SUCCESS &&
-           status == NOT_CAPTURING;
+    return cuda.stream_is_capturing(pointer(stream), &status) == SUCCESS && status == NOT_CAPTURING;
 }
 
 /* A new reference to the stream that an object is, of whatever library; NULL, without an exception, if it is unknown. */
@@ -642,13 +672,13 @@ stream_of(PyObject *object)
 {
     PyObject *key, *known;
 
-    if (PyObject_TypeCheck(object, stream_type)) {
+    if (is_stream(object)) {
         Py_INCREF(object);
         return (Stream *)object;
     }
     key = simulated ? NULL : PyLong_FromVoidPtr(object);
     if (key == NULL) {
-        PyErr_Clear();
+        PyErr_Clear(); /* of memory only: looking for a number runs no code of anybody's */
         return NULL;
     }
     known = PyDict_GetItemWithError(foreign, key);
@@ -670,32 +700,36 @@ is_same(Stream *one, Stream *other)
 static int
 order(Stream *consumer, Stream *producer)
 {
-    unsigned long long event;
-    int code;
+    unsigned long long waiting = consumer->handle, awaited = producer->handle, event;
+    Pool *pool = producer->pool;
+    int code = UNUSUAL;
 
-    if (producer->pool == NULL) {
+    if (pool == NULL) {
         return 0;
     }
     if (is_same(consumer, producer)) {
         return 1;
     }
-    if (!is_usual(consumer) || !(event = pool_take(producer->pool))) {
+    if (!is_usual(consumer) || !(event = pool_take(pool))) {
         return 0;
     }
+    Py_INCREF((PyObject *)pool);
     Py_BEGIN_ALLOW_THREADS
-    code = cuda.event_record(pointer(event), pointer(producer->handle));
-    if (code == SUCCESS) {
-        code = cuda.stream_wait_event(pointer(consumer->handle), pointer(event), 0);
+    if (captures_nothing(waiting)) {
+        code = cuda.event_record(pointer(event), pointer(awaited));
+        if (code == SUCCESS) {
+            code = cuda.stream_wait_event(pointer(waiting), pointer(event), 0);
+        }
     }
     Py_END_ALLOW_THREADS
-    if (code != SUCCESS) {
-        cuda.event_destroy(pointer(event)); /* it may stand for anything, or be no good at all */
-        return 0;
-    }
-    if (!pool_give(producer->pool, event)) {
+    /* After a failure too: the plain way takes it, fails likewise, says why, and destroys it. */
+    if (!pool_give(pool, event)) {
+        Py_BEGIN_ALLOW_THREADS
         cuda.event_destroy(pointer(event));
+        Py_END_ALLOW_THREADS
     }
-    return 1;
+    Py_DECREF((PyObject *)pool);
+    return code == SUCCESS;
 }
 
 /* Whether none of the streams captures: else the first wait could take the consumer into a capture, and the second one
@@ -703,27 +737,40 @@ order(Stream *consumer, Stream *producer)
 static int
 all_usual(Stream *consumer, PyObject *const *streams, Py_ssize_t count)
 {
-    for (Py_ssize_t i = 0; i < count; i++) {
+    unsigned long long *handles = PyMem_Malloc((size_t)count * sizeof *handles);
+    Py_ssize_t others = 0;
+    int usual = handles != NULL;
+
+    for (Py_ssize_t i = 0; usual && i < count; i++) {
         Stream *producer = stream_of(streams[i]);
-        int usual = producer != NULL && (is_same(consumer, producer) || is_usual(producer));
-        Py_XDECREF((PyObject *)producer);
-        if (!usual) {
-            return 0;
+        usual = producer != NULL && is_usual(producer);
+        if (usual && !is_same(consumer, producer)) {
+            handles[others++] = producer->handle;
         }
+        Py_XDECREF((PyObject *)producer);
     }
-    return 1;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; usual && i < others; i++) {
+        usual = captures_nothing(handles[i]);
+    }
+    Py_END_ALLOW_THREADS
+    PyMem_Free(handles);
+    return usual;
 }
 
 static int
 record(Stream *stream, Event *event)
 {
-    int code;
+    unsigned long long recorded = stream->handle, handle = event->handle;
+    int code = UNUSUAL;
 
-    if (event->handle == 0 || !event->owned || event->pool != stream->pool || !is_usual(stream)) {
+    if (handle == 0 || !event->owned || !is_usual(stream) || event->pool != stream->pool) {
         return 0;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = cuda.event_record(pointer(event->handle), pointer(stream->handle));
+    if (captures_nothing(recorded)) {
+        code = cuda.event_record(pointer(handle), pointer(recorded));
+    }
     Py_END_ALLOW_THREADS
     if (code != SUCCESS) {
         return 0;
@@ -737,26 +784,28 @@ record(Stream *stream, Event *event)
 static PyObject *
 record_new(Stream *stream)
 {
+    Pool *pool = stream->pool;
     PyObject *made;
     Event *event;
 
-    if (stream->pool == NULL || stream->pool->count == 0) {
+    if (pool == NULL || pool->count == 0) {
         return NULL;
     }
+    Py_INCREF((PyObject *)pool);
     made = PyType_GenericAlloc(event_class, 0);
     if (made == NULL) {
-        PyErr_Clear();
+        Py_DECREF((PyObject *)pool);
+        PyErr_Clear(); /* of memory only: what a collection runs raises nothing */
         return NULL;
     }
     event = (Event *)made;
-    event->handle = pool_take(stream->pool);
+    event->pool = pool;
+    event->handle = pool_take(pool);
     if (event->handle == 0) { /* allocating has set off a collection, which has used it */
         Py_DECREF(made);
         return NULL;
     }
     event->owned = 1;
-    Py_INCREF((PyObject *)stream->pool);
-    event->pool = stream->pool;
     Py_XINCREF(stream->cuda);
     event->cuda = stream->cuda;
     Py_INCREF(plain_flags);
@@ -778,32 +827,61 @@ stands_for_work(Event *event)
 static int
 wait(Stream *stream, Event *event)
 {
-    int code;
+    unsigned long long waiting = stream->handle, handle = event->handle;
+    int code = UNUSUAL;
 
     if (!stands_for_work(event) || !is_usual(stream)) {
         return 0;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = cuda.stream_wait_event(pointer(stream->handle), pointer(event->handle), 0);
+    if (captures_nothing(waiting)) {
+        code = cuda.stream_wait_event(pointer(waiting), pointer(handle), 0);
+    }
     Py_END_ALLOW_THREADS
     return code == SUCCESS;
 }
 
 /* Query or synchronise, without breaking the capture of some other stream: in the modes "global" and "thread local",
- * CUDA forbids every query and synchronise, related or not, and punishes one by invalidating the capture. */
+ * CUDA forbids every query and synchronise, related or not, and punishes one by invalidating the capture. Without the
+ * GIL. */
 static int
 ask(int (*call)(void *), unsigned long long handle)
 {
     int mode = RELAXED, code;
 
     if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
-        return -1;
+        return UNUSUAL;
     }
-    Py_BEGIN_ALLOW_THREADS
     code = call(pointer(handle));
-    Py_END_ALLOW_THREADS
-    if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
-        return -1;
+    return cuda.exchange_capture_mode(&mode) == SUCCESS ? code : UNUSUAL;
+}
+
+static int
+ask_stream(int (*call)(void *), Stream *stream)
+{
+    unsigned long long handle = stream->handle;
+    int code = UNUSUAL;
+
+    if (is_usual(stream)) {
+        Py_BEGIN_ALLOW_THREADS
+        if (captures_nothing(handle)) {
+            code = ask(call, handle);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    return code;
+}
+
+static int
+ask_event(int (*call)(void *), Event *event)
+{
+    unsigned long long handle = event->handle;
+    int code = UNUSUAL;
+
+    if (stands_for_work(event) && !watched) {
+        Py_BEGIN_ALLOW_THREADS
+        code = ask(call, handle);
+        Py_END_ALLOW_THREADS
     }
     return code;
 }
@@ -854,10 +932,8 @@ done:
 
 METHOD(do_stream_query)
 {
-    Stream *stream = (Stream *)self;
-
-    if (count == 0 && names == NULL && is_usual(stream)) {
-        int code = ask(cuda.stream_query, stream->handle);
+    if (count == 0 && names == NULL) {
+        int code = ask_stream(cuda.stream_query, (Stream *)self);
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
@@ -867,9 +943,7 @@ METHOD(do_stream_query)
 
 METHOD(do_stream_synchronize)
 {
-    Stream *stream = (Stream *)self;
-
-    if (count == 0 && names == NULL && is_usual(stream) && ask(cuda.stream_synchronize, stream->handle) == SUCCESS) {
+    if (count == 0 && names == NULL && ask_stream(cuda.stream_synchronize, (Stream *)self) == SUCCESS) {
         Py_RETURN_NONE;
     }
     return PLAINLY(stream_synchronize);
@@ -885,8 +959,7 @@ METHOD(do_stream_record_event)
             return made;
         }
     }
-    else if (names == NULL && count == 1 && PyObject_TypeCheck(args[0], event_type) &&
-             record(stream, (Event *)args[0])) {
+    else if (names == NULL && count == 1 && is_event(args[0]) && record(stream, (Event *)args[0])) {
         Py_INCREF(args[0]);
         return args[0];
     }
@@ -895,8 +968,7 @@ METHOD(do_stream_record_event)
 
 METHOD(do_stream_wait_event)
 {
-    if (names == NULL && count == 1 && PyObject_TypeCheck(args[0], event_type) &&
-        wait((Stream *)self, (Event *)args[0])) {
+    if (names == NULL && count == 1 && is_event(args[0]) && wait((Stream *)self, (Event *)args[0])) {
         Py_RETURN_NONE;
     }
     return PLAINLY(stream_wait_event);
@@ -950,10 +1022,8 @@ METHOD(do_stream_to)
 
 METHOD(do_event_query)
 {
-    Event *event = (Event *)self;
-
-    if (count == 0 && names == NULL && stands_for_work(event) && !watched) {
-        int code = ask(cuda.event_query, event->handle);
+    if (count == 0 && names == NULL) {
+        int code = ask_event(cuda.event_query, (Event *)self);
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
@@ -963,10 +1033,7 @@ METHOD(do_event_query)
 
 METHOD(do_event_synchronize)
 {
-    Event *event = (Event *)self;
-
-    if (count == 0 && names == NULL && stands_for_work(event) && !watched &&
-        ask(cuda.event_synchronize, event->handle) == SUCCESS) {
+    if (count == 0 && names == NULL && ask_event(cuda.event_synchronize, (Event *)self) == SUCCESS) {
         Py_RETURN_NONE;
     }
     return PLAINLY(event_synchronize);
@@ -1251,8 +1318,7 @@ alive(PyObject *reference)
 static int
 order_objects(PyObject *consumer, PyObject *producer)
 {
-    return PyObject_TypeCheck(consumer, stream_type) && PyObject_TypeCheck(producer, stream_type) &&
-           order((Stream *)consumer, (Stream *)producer);
+    return is_stream(consumer) && is_stream(producer) && order((Stream *)consumer, (Stream *)producer);
 }
 
 /* The same hand-over once more. A new reference to the array that came of it; NULL if the plain way is to be gone,
@@ -1401,8 +1467,11 @@ create_events(PyObject *module, PyObject *arguments)
     while (count-- > 0) {
         void *event;
         PyObject *handle;
-        int failed;
-        if (cuda.event_create(&event, flags) != SUCCESS) {
+        int code, failed;
+        Py_BEGIN_ALLOW_THREADS
+        code = cuda.event_create(&event, flags);
+        Py_END_ALLOW_THREADS
+        if (code != SUCCESS) {
             break;
         }
         handle = PyLong_FromVoidPtr(event);
