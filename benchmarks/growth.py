@@ -14,6 +14,8 @@ from benchmarks.operations import OURS, QUEUE, C, Calls, peers, statement
 STREAMS: Final = (1, 2, 4, 8, 16, 32, 64)
 THREADS: Final = (1, 2, 4, 8, 16)
 ARRAYS: Final = (1, 2, 4, 8)
+IN_THREADS: Final = "wait_stream, in many threads"
+"""The operation whose size is how many threads make it at once."""
 
 _FIRST_OF_THREADS: Final = 100
 """The streams of the threads have numbers of their own: the pairs of threads share nothing."""
@@ -65,7 +67,7 @@ def _threads(lab: Lab) -> Iterator[Operation]:
         rows: list[Row] = [Timed(C, "cudaEventRecord, cudaStreamWaitEvent, in threads", from_c)]
         for library, text in {OURS: "stream.wait_stream(producer)", **_IN_THREADS}.items():
             rows.append(Timed(library, f"{text}, in threads", partial(_in_threads, lab, library, text, consumers)))
-        yield Operation("wait_stream, in many threads", rows, _THREAD_CALLS, group="growth", size=count)
+        yield Operation(IN_THREADS, rows, _THREAD_CALLS, group="growth", size=count)
 
 
 def _in_threads(lab: Lab, library: str, text: str, consumers: Sequence[int]) -> Batch:

@@ -41,8 +41,7 @@ def _loop(told: str, indent: int) -> tuple[str, str]:
 
 LOOKS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "_native.c": (
-        ("stream->pool != NULL && !watched &&", "stream->pool != NULL &&"),
-        ("stands_for_work(event) && !watched &&", "stands_for_work(event) &&"),
+        ("stream->pool != NULL && !watched;", "stream->pool != NULL;"),
         ("stands_for_work(event) && !watched)", "stands_for_work(event))"),
         ("count == 2 && !watched &&", "count == 2 &&"),
     ),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from benchmarks import pingpong
+from benchmarks.growth import IN_THREADS
 from benchmarks.lab import LIBRARIES
 from benchmarks.operations import OURS, C
 from benchmarks.report import SHORT
@@ -41,7 +42,7 @@ def draw(results: Results, path: Path) -> None:
         _ping_pong(rounds, results)
         streams, threads, arrays = bottom.subplots(1, 3)
         _growth(streams, results, "wait_stream, of many streams", "wait_stream: streams waited for")
-        _growth(threads, results, "wait_stream, in many threads", "wait_stream: threads at once")
+        _growth(threads, results, IN_THREADS, "wait_stream: threads at once")
         _growth(arrays, results, "borrow, of many arrays", "borrow: arrays")
         machine = results.machine
         figure.suptitle(f"{machine.get('gpu')}, {machine.get('cpu')}, {machine.get('date')}")

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from benchmarks import goals
+from benchmarks import goals, missed
+from benchmarks.growth import IN_THREADS
 from benchmarks.lab import LIBRARIES
 from benchmarks.measure import Measured
 from benchmarks.operations import OURS, C
@@ -41,6 +42,11 @@ def report(results: Results) -> Iterator[str]:
     yield "## Goals"
     yield ""
     yield from goal_table(results)
+    yield from _missed(results)
+    yield ""
+    yield "## Where others are ahead"
+    yield ""
+    yield from _behind(results)
     yield from _failures(results)
 
 
@@ -153,13 +159,67 @@ def goal_table(results: Results) -> Iterator[str]:
     yield "| operation | goal | measured | |"
     yield "|---|---|---|---|"
     for goal, measured in (verdicts := goals.verdicts(Table(results.rows))):
-        limit = f"<= {goal.at_most:g} ns" if goal.against is None else f"<= {goal.at_most:g} x {goal.against}"
-        name = goal.operation if goal.label == OURS else f"{goal.operation}: {goal.label}"
         verdict = {True: "met", False: "**missed**", None: "not measured"}[goals.Verdict(goal, measured).met]
-        yield f"| {name} | {limit} | {_spread(measured, goal.against)} | {verdict} |"
+        yield f"| {_name(goal)} | {_limit(goal)} | {_spread(measured, goal.against)} | {verdict} |"
     met = sum(verdict.met is True for verdict in verdicts)
     yield ""
     yield f"{met} of {len(verdicts)} goals are met."
+
+
+def _name(goal: goals.Goal) -> str:
+    return goal.operation if goal.label == OURS else f"{goal.operation}: {goal.label}"
+
+
+def _limit(goal: goals.Goal) -> str:
+    return f"<= {goal.at_most:g} ns" if goal.against is None else f"<= {goal.at_most:g} x {goal.against}"
+
+
+def _missed(results: Results) -> Iterator[str]:
+    """Why, for each goal that is."""
+    found = [verdict.goal for verdict in goals.verdicts(Table(results.rows)) if verdict.met is False]
+    if found:
+        yield ""
+        yield missed.HOW
+    for goal in found:
+        yield ""
+        yield f"### {_name(goal)}, {_limit(goal)}"
+        yield ""
+        yield missed.WHY.get((goal.operation, goal.against), "Nobody has looked into it yet.")
+
+
+def _behind(results: Results) -> Iterator[str]:
+    """Where interop takes longer than a library does, and how it fares in threads."""
+    table = Table(results.rows)
+    yield f"| | {OURS} | faster |"
+    yield "|---|---|---|"
+    for operation in _names(results.rows, "call"):
+        ours = table.get(operation, OURS)
+        faster = []
+        for library in LIBRARIES:
+            # No other one waits for a foreign event: each one's wait for its own is what there is.
+            same = "wait_event" if operation == f"wait_event, {library}'s event" else operation
+            theirs = table.get(same, library)
+            if ours and theirs and (ns := table.ns(theirs).median) < table.ns(ours).median:
+                faster.append(f"{library} {_time(ns)}")
+        if ours and faster:
+            yield f"| {operation} | {_time(table.ns(ours).median)} | {', '.join(faster)} |"
+    yield ""
+    yield "A wait for another library's event is beside that library's own."
+    sizes = [row.size for row in results.rows if row.operation == IN_THREADS]
+    if sizes:
+        few, many = (
+            [table.get(IN_THREADS, label, size) for label in (C, OURS, *LIBRARIES)] for size in (sizes[0], sizes[-1])
+        )
+        times = ", ".join(
+            f"{one.label} {_time(table.ns(one).median)} and {_time(table.ns(other).median)}"
+            for one, other in zip(few, many, strict=True)
+            if one and other
+        )
+        yield ""
+        yield (
+            "In many threads, calls contend for the GIL, which each of them gives up and takes again, and which C does "
+            f"without. A `wait_stream` in {sizes[0]} thread and in {sizes[-1]}: {times}."
+        )
 
 
 def _failures(results: Results) -> Iterator[str]:

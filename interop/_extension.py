@@ -1,7 +1,8 @@
 """Whether the extension in C is there, and wanted.
 
-It is left out where there was no compiler at the time of installation, in an interpreter other than the main one, and
-with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it an error that it cannot be imported.
+It is left out where there was no compiler at the time of installation, in free-threaded builds of Python, which have no
+stable ABI, in an interpreter other than the main one, and with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it an
+error that it cannot be imported.
 """
 
 import importlib
@@ -9,18 +10,35 @@ import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-_WANTED: Final = os.environ.get("INTEROP_NATIVE", "")
+_NAME: Final = "interop._native"
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    if _WANTED == "0":
+    wanted = os.environ.get("INTEROP_NATIVE", "")
+    if wanted not in ("", "0", "1"):
+        message = f"INTEROP_NATIVE is 0, to leave interop's extension in C out, or 1, to insist on it; got {wanted!r}"
+        raise ValueError(message)
+    if wanted == "0":
         return None, "INTEROP_NATIVE=0"
     try:
-        return importlib.import_module("interop._native"), ""
+        return importlib.import_module(_NAME), ""
     except ImportError as error:
-        if _WANTED:
-            raise
-        return None, str(error)
+        why = _explained(error)
+        if wanted:
+            message = f"INTEROP_NATIVE=1 insists on interop's extension in C, which is missing: {why}"
+            raise ImportError(message, name=_NAME) from error
+        return None, why
+
+
+def _explained(error: ImportError) -> str:
+    """Why the extension cannot be imported, and what to do if there is something."""
+    if not isinstance(error, ModuleNotFoundError) or error.name != _NAME:
+        return str(error)
+    import sysconfig  # noqa: PLC0415  (only for the message)
+
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "it is not built for free-threaded Python, which has no stable ABI"
+    return "it was not built: install a C compiler, then install interop again"
 
 
 native, why_not = _load()

@@ -253,6 +253,17 @@ bind(PyObject *module, PyObject *addresses)
     Py_RETURN_NONE;
 }
 
+/* Whether there is a driver to call; else an exception says that there is none. */
+static int
+is_bound(void)
+{
+    if (cuda.event_create == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "no driver is bound");
+        return 0;
+    }
+    return 1;
+}
+
 PyDoc_STRVAR(switch_context_doc,
 "switch_context(context, /)\n"
 "--\n\n"
@@ -262,12 +273,20 @@ static PyObject *
 switch_context(PyObject *module, PyObject *context)
 {
     void *before, *after = pointer(PyLong_AsUnsignedLongLong(context));
+    int code;
 
     (void)module;
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred() || !is_bound()) {
         return NULL;
     }
-    if (cuda.get_context(&before) != SUCCESS || (before != after && cuda.set_context(after) != SUCCESS)) {
+    /* With the GIL: it is a look at what the calling thread is bound to, and to release it costs more than the look. */
+    code = cuda.get_context(&before);
+    if (code == SUCCESS && before != after) {
+        Py_BEGIN_ALLOW_THREADS
+        code = cuda.set_context(after);
+        Py_END_ALLOW_THREADS
+    }
+    if (code != SUCCESS) {
         Py_RETURN_NONE;
     }
     return PyLong_FromUnsignedLongLong((uintptr_t)before);
@@ -494,7 +513,7 @@ event_finalize(PyObject *self)
     PyErr_Fetch(&type, &value, &traceback);
     done = PyObject_CallMethod(event->cuda, "event_discard", "K", event->handle);
     if (done == NULL) {
-        PyErr_WriteUnraisable(self);
+        PyErr_WriteUnraisable(event->cuda); /* and not self, to which there may be no reference any more */
     }
     Py_XDECREF(done);
     PyErr_Restore(type, value, traceback);
@@ -511,12 +530,50 @@ event_dealloc(PyObject *self)
 
 #define AT(type, member) offsetof(type, member)
 
+/* The pool of a stream or event: as any member in Python, but that it is a pool, or none. */
+static PyObject *
+get_pool(PyObject *self, void *offset)
+{
+    PyObject *pool = *(PyObject **)((char *)self + (uintptr_t)offset);
+
+    pool = pool == NULL ? Py_None : pool;
+    Py_INCREF(pool);
+    return pool;
+}
+
+static int
+set_pool(PyObject *self, PyObject *pool, void *offset)
+{
+    PyObject **member = (PyObject **)((char *)self + (uintptr_t)offset), *before = *member;
+
+    if (pool == NULL || pool == Py_None) {
+        pool = NULL;
+    }
+    else if (!PyObject_TypeCheck(pool, pool_type)) {
+        PyErr_SetString(PyExc_TypeError, "expected a Pool or None");
+        return -1;
+    }
+    Py_XINCREF(pool);
+    *member = pool;
+    Py_XDECREF(before);
+    return 0;
+}
+
+static PyGetSetDef stream_pool[] = {
+    {"_pool", get_pool, set_pool, NULL, (void *)AT(Stream, pool)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyGetSetDef event_pool[] = {
+    {"_pool", get_pool, set_pool, NULL, (void *)AT(Event, pool)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef stream_members[] = {
     {"_handle", T_ULONGLONG, AT(Stream, handle), 0, NULL},
     {"_context", T_ULONGLONG, AT(Stream, context), 0, NULL},
     {"_context_id", T_ULONGLONG, AT(Stream, context_id), 0, NULL},
     {"_needs", T_ULONGLONG, AT(Stream, needs), 0, NULL},
-    {"_pool", T_OBJECT, AT(Stream, pool), 0, NULL},
     {"_adapter", T_OBJECT, AT(Stream, adapter), 0, NULL},
     {"_cuda", T_OBJECT, AT(Stream, cuda), 0, NULL},
     {"_device", T_OBJECT, AT(Stream, device), 0, NULL},
@@ -534,7 +591,6 @@ static PyMemberDef event_members[] = {
     {"_owned", T_BOOL, AT(Event, owned), 0, NULL},
     {"_recorded", T_BOOL, AT(Event, recorded), 0, NULL},
     {"_exposed", T_BOOL, AT(Event, exposed), 0, NULL},
-    {"_pool", T_OBJECT, AT(Event, pool), 0, NULL},
     {"_adapter", T_OBJECT, AT(Event, adapter), 0, NULL},
     {"_cuda", T_OBJECT, AT(Event, cuda), 0, NULL},
     {"_device", T_OBJECT, AT(Event, device), 0, NULL},
@@ -546,6 +602,7 @@ static PyMemberDef event_members[] = {
 static PyType_Slot stream_slots[] = {
     {Py_tp_doc, "What an ExternalStream is made of."},
     {Py_tp_members, stream_members},
+    {Py_tp_getset, stream_pool},
     {Py_tp_traverse, stream_traverse},
     {Py_tp_clear, stream_clear},
     {Py_tp_dealloc, stream_dealloc},
@@ -555,6 +612,7 @@ static PyType_Slot stream_slots[] = {
 static PyType_Slot event_slots[] = {
     {Py_tp_doc, "What an Event is made of; goes to its pool, or is destroyed, with its last reference."},
     {Py_tp_members, event_members},
+    {Py_tp_getset, event_pool},
     {Py_tp_traverse, event_traverse},
     {Py_tp_clear, event_clear},
     {Py_tp_finalize, event_finalize},
@@ -569,21 +627,43 @@ static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0
 
 /* -- the usual case ------------------------------------------------------------------------------------------------
  *
- * Each of these returns 1 if all is done, 0 if the plain way is to be gone, with nothing changed.
+ * Each of these returns 1 if all is done, 0 if the plain way is to be gone, with nothing changed. Where the GIL is
+ * released, other threads may change every object meanwhile: what is needed of them is read before.
  */
 
-static PyObject *foreign;      /* the stream, without its owner, that each other library's object is, by its address */
-static PyObject *event_class;  /* interop.Event */
-static PyObject *plain_flags;  /* of an event without timing */
+static PyObject *foreign;                        /* by its address, the stream that an object of another library is */
+static PyTypeObject *stream_class, *event_class; /* interop.ExternalStream and interop.Event */
+static PyObject *plain_flags;                    /* of an event without timing */
 
-/* Whether the stream can be used here and now, and captures nothing. */
+enum { UNUSUAL = -1 }; /* in place of what the driver says: it was not asked, or the capture mode is lost */
+
+/* Most are of the class itself, which is told faster than that they are of a subclass. */
+static int
+is_stream(PyObject *object)
+{
+    return Py_TYPE(object) == stream_class || PyObject_TypeCheck(object, stream_type);
+}
+
+static int
+is_event(PyObject *object)
+{
+    return Py_TYPE(object) == event_class || PyObject_TypeCheck(object, event_type);
+}
+
+/* Whether the driver can be asked about the stream as it is, and nobody is to be told. */
 static int
 is_usual(Stream *stream)
 {
+    return stream->pool != NULL && !watched;
+}
+
+/* Whether a stream captures nothing. Without the GIL. */
+static int
+captures_nothing(unsigned long long stream)
+{
     int status;
 
-    return stream->pool != NULL && !watched && cuda.stream_is_capturing(pointer(stream->handle), &status) == SUCCESS &&
-           status == NOT_CAPTURING;
+    return cuda.stream_is_capturing(pointer(stream), &status) == SUCCESS && status == NOT_CAPTURING;
 }
 
 /* A new reference to the stream that an object is, of whatever library; NULL, without an exception, if it is unknown. */
@@ -592,13 +672,13 @@ stream_of(PyObject *object)
 {
     PyObject *key, *known;
 
-    if (PyObject_TypeCheck(object, stream_type)) {
+    if (is_stream(object)) {
         Py_INCREF(object);
         return (Stream *)object;
     }
     key = simulated ? NULL : PyLong_FromVoidPtr(object);
     if (key == NULL) {
-        PyErr_Clear();
+        PyErr_Clear(); /* of memory only: looking for a number runs no code of anybody's */
         return NULL;
     }
     known = PyDict_GetItemWithError(foreign, key);
@@ -620,32 +700,36 @@ is_same(Stream *one, Stream *other)
 static int
 order(Stream *consumer, Stream *producer)
 {
-    unsigned long long event;
-    int code;
+    unsigned long long waiting = consumer->handle, awaited = producer->handle, event;
+    Pool *pool = producer->pool;
+    int code = UNUSUAL;
 
-    if (producer->pool == NULL) {
+    if (pool == NULL) {
         return 0;
     }
     if (is_same(consumer, producer)) {
         return 1;
     }
-    if (!is_usual(consumer) || !(event = pool_take(producer->pool))) {
+    if (!is_usual(consumer) || !(event = pool_take(pool))) {
         return 0;
     }
+    Py_INCREF((PyObject *)pool);
     Py_BEGIN_ALLOW_THREADS
-    code = cuda.event_record(pointer(event), pointer(producer->handle));
-    if (code == SUCCESS) {
-        code = cuda.stream_wait_event(pointer(consumer->handle), pointer(event), 0);
+    if (captures_nothing(waiting)) {
+        code = cuda.event_record(pointer(event), pointer(awaited));
+        if (code == SUCCESS) {
+            code = cuda.stream_wait_event(pointer(waiting), pointer(event), 0);
+        }
     }
     Py_END_ALLOW_THREADS
-    if (code != SUCCESS) {
-        cuda.event_destroy(pointer(event)); /* it may stand for anything, or be no good at all */
-        return 0;
-    }
-    if (!pool_give(producer->pool, event)) {
+    /* After a failure too: the plain way takes it, fails likewise, says why, and destroys it. */
+    if (!pool_give(pool, event)) {
+        Py_BEGIN_ALLOW_THREADS
         cuda.event_destroy(pointer(event));
+        Py_END_ALLOW_THREADS
     }
-    return 1;
+    Py_DECREF((PyObject *)pool);
+    return code == SUCCESS;
 }
 
 /* Whether none of the streams captures: else the first wait could take the consumer into a capture, and the second one
@@ -653,27 +737,40 @@ order(Stream *consumer, Stream *producer)
 static int
 all_usual(Stream *consumer, PyObject *const *streams, Py_ssize_t count)
 {
-    for (Py_ssize_t i = 0; i < count; i++) {
+    unsigned long long *handles = PyMem_Malloc((size_t)count * sizeof *handles);
+    Py_ssize_t others = 0;
+    int usual = handles != NULL;
+
+    for (Py_ssize_t i = 0; usual && i < count; i++) {
         Stream *producer = stream_of(streams[i]);
-        int usual = producer != NULL && (is_same(consumer, producer) || is_usual(producer));
-        Py_XDECREF((PyObject *)producer);
-        if (!usual) {
-            return 0;
+        usual = producer != NULL && is_usual(producer);
+        if (usual && !is_same(consumer, producer)) {
+            handles[others++] = producer->handle;
         }
+        Py_XDECREF((PyObject *)producer);
     }
-    return 1;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; usual && i < others; i++) {
+        usual = captures_nothing(handles[i]);
+    }
+    Py_END_ALLOW_THREADS
+    PyMem_Free(handles);
+    return usual;
 }
 
 static int
 record(Stream *stream, Event *event)
 {
-    int code;
+    unsigned long long recorded = stream->handle, handle = event->handle;
+    int code = UNUSUAL;
 
-    if (event->handle == 0 || !event->owned || event->pool != stream->pool || !is_usual(stream)) {
+    if (handle == 0 || !event->owned || !is_usual(stream) || event->pool != stream->pool) {
         return 0;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = cuda.event_record(pointer(event->handle), pointer(stream->handle));
+    if (captures_nothing(recorded)) {
+        code = cuda.event_record(pointer(handle), pointer(recorded));
+    }
     Py_END_ALLOW_THREADS
     if (code != SUCCESS) {
         return 0;
@@ -687,27 +784,29 @@ record(Stream *stream, Event *event)
 static PyObject *
 record_new(Stream *stream)
 {
+    Pool *pool = stream->pool;
     PyObject *made;
     Event *event;
 
-    if (stream->pool == NULL || stream->pool->count == 0) {
+    if (pool == NULL || pool->count == 0) {
         return NULL;
     }
-    made = PyType_GenericAlloc((PyTypeObject *)event_class, 0);
+    Py_INCREF((PyObject *)pool);
+    made = PyType_GenericAlloc(event_class, 0);
     if (made == NULL) {
-        PyErr_Clear();
+        Py_DECREF((PyObject *)pool);
+        PyErr_Clear(); /* of memory only: what a collection runs raises nothing */
         return NULL;
     }
     event = (Event *)made;
-    event->handle = pool_take(stream->pool);
+    event->pool = pool;
+    event->handle = pool_take(pool);
     if (event->handle == 0) { /* allocating has set off a collection, which has used it */
         Py_DECREF(made);
         return NULL;
     }
     event->owned = 1;
-    Py_INCREF((PyObject *)stream->pool);
-    event->pool = stream->pool;
-    Py_INCREF(stream->cuda);
+    Py_XINCREF(stream->cuda);
     event->cuda = stream->cuda;
     Py_INCREF(plain_flags);
     event->flags = plain_flags;
@@ -728,32 +827,61 @@ stands_for_work(Event *event)
 static int
 wait(Stream *stream, Event *event)
 {
-    int code;
+    unsigned long long waiting = stream->handle, handle = event->handle;
+    int code = UNUSUAL;
 
     if (!stands_for_work(event) || !is_usual(stream)) {
         return 0;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = cuda.stream_wait_event(pointer(stream->handle), pointer(event->handle), 0);
+    if (captures_nothing(waiting)) {
+        code = cuda.stream_wait_event(pointer(waiting), pointer(handle), 0);
+    }
     Py_END_ALLOW_THREADS
     return code == SUCCESS;
 }
 
 /* Query or synchronise, without breaking the capture of some other stream: in the modes "global" and "thread local",
- * CUDA forbids every query and synchronise, related or not, and punishes one by invalidating the capture. */
+ * CUDA forbids every query and synchronise, related or not, and punishes one by invalidating the capture. Without the
+ * GIL. */
 static int
 ask(int (*call)(void *), unsigned long long handle)
 {
     int mode = RELAXED, code;
 
     if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
-        return -1;
+        return UNUSUAL;
     }
-    Py_BEGIN_ALLOW_THREADS
     code = call(pointer(handle));
-    Py_END_ALLOW_THREADS
-    if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
-        return -1;
+    return cuda.exchange_capture_mode(&mode) == SUCCESS ? code : UNUSUAL;
+}
+
+static int
+ask_stream(int (*call)(void *), Stream *stream)
+{
+    unsigned long long handle = stream->handle;
+    int code = UNUSUAL;
+
+    if (is_usual(stream)) {
+        Py_BEGIN_ALLOW_THREADS
+        if (captures_nothing(handle)) {
+            code = ask(call, handle);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    return code;
+}
+
+static int
+ask_event(int (*call)(void *), Event *event)
+{
+    unsigned long long handle = event->handle;
+    int code = UNUSUAL;
+
+    if (stands_for_work(event) && !watched) {
+        Py_BEGIN_ALLOW_THREADS
+        code = ask(call, handle);
+        Py_END_ALLOW_THREADS
     }
     return code;
 }
@@ -804,10 +932,8 @@ done:
 
 METHOD(do_stream_query)
 {
-    Stream *stream = (Stream *)self;
-
-    if (count == 0 && names == NULL && is_usual(stream)) {
-        int code = ask(cuda.stream_query, stream->handle);
+    if (count == 0 && names == NULL) {
+        int code = ask_stream(cuda.stream_query, (Stream *)self);
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
@@ -817,9 +943,7 @@ METHOD(do_stream_query)
 
 METHOD(do_stream_synchronize)
 {
-    Stream *stream = (Stream *)self;
-
-    if (count == 0 && names == NULL && is_usual(stream) && ask(cuda.stream_synchronize, stream->handle) == SUCCESS) {
+    if (count == 0 && names == NULL && ask_stream(cuda.stream_synchronize, (Stream *)self) == SUCCESS) {
         Py_RETURN_NONE;
     }
     return PLAINLY(stream_synchronize);
@@ -835,8 +959,7 @@ METHOD(do_stream_record_event)
             return made;
         }
     }
-    else if (names == NULL && count == 1 && PyObject_TypeCheck(args[0], event_type) &&
-             record(stream, (Event *)args[0])) {
+    else if (names == NULL && count == 1 && is_event(args[0]) && record(stream, (Event *)args[0])) {
         Py_INCREF(args[0]);
         return args[0];
     }
@@ -845,8 +968,7 @@ METHOD(do_stream_record_event)
 
 METHOD(do_stream_wait_event)
 {
-    if (names == NULL && count == 1 && PyObject_TypeCheck(args[0], event_type) &&
-        wait((Stream *)self, (Event *)args[0])) {
+    if (names == NULL && count == 1 && is_event(args[0]) && wait((Stream *)self, (Event *)args[0])) {
         Py_RETURN_NONE;
     }
     return PLAINLY(stream_wait_event);
@@ -887,23 +1009,21 @@ METHOD(do_stream_to)
 {
     Stream *stream = (Stream *)self;
 
-    if (names == NULL && count == 1 && stream->pool != NULL && stream->natives != NULL && PyUnicode_Check(args[0])) {
+    if (names == NULL && count == 1 && stream->pool != NULL && stream->natives != NULL &&
+        PyDict_Check(stream->natives) && PyUnicode_CheckExact(args[0])) {
         PyObject *native = PyDict_GetItemWithError(stream->natives, args[0]);
-        if (native != NULL) {
-            Py_INCREF(native);
+        if (native != NULL || PyErr_Occurred()) {
+            Py_XINCREF(native);
             return native;
         }
-        PyErr_Clear();
     }
     return PLAINLY(stream_to);
 }
 
 METHOD(do_event_query)
 {
-    Event *event = (Event *)self;
-
-    if (count == 0 && names == NULL && stands_for_work(event) && !watched) {
-        int code = ask(cuda.event_query, event->handle);
+    if (count == 0 && names == NULL) {
+        int code = ask_event(cuda.event_query, (Event *)self);
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
@@ -913,10 +1033,7 @@ METHOD(do_event_query)
 
 METHOD(do_event_synchronize)
 {
-    Event *event = (Event *)self;
-
-    if (count == 0 && names == NULL && stands_for_work(event) && !watched &&
-        ask(cuda.event_synchronize, event->handle) == SUCCESS) {
+    if (count == 0 && names == NULL && ask_event(cuda.event_synchronize, (Event *)self) == SUCCESS) {
         Py_RETURN_NONE;
     }
     return PLAINLY(event_synchronize);
@@ -1025,6 +1142,19 @@ accelerate_method(PyObject *class, const char *name, Method *method)
     return failed ? -1 : 0;
 }
 
+/* A function that stands before one in Python, and says that it is of the same module. */
+static PyObject *
+fast_function(PyObject *module, Method *method, const char *name, PyObject *plain)
+{
+    PyObject *place = PyObject_GetAttrString(plain, "__module__"), *fast = NULL;
+
+    if (place != NULL && !stand_before(method, name, plain)) {
+        fast = PyCFunction_NewEx(&method->definition, module, place);
+    }
+    Py_XDECREF(place);
+    return fast;
+}
+
 PyDoc_STRVAR(accelerate_doc,
 "accelerate(stream_class, event_class, as_stream, known, flags, /)\n"
 "--\n\n"
@@ -1038,31 +1168,36 @@ PyDoc_STRVAR(accelerate_doc,
 static PyObject *
 accelerate(PyObject *module, PyObject *arguments)
 {
-    PyObject *stream_class, *function, *known, *flags;
+    PyObject *streams, *events, *function, *known, *flags;
 
-    if (!PyArg_ParseTuple(arguments, "OOOO!O:accelerate", &stream_class, &event_class, &function, &PyDict_Type, &known,
-                          &flags)) {
+    if (!PyArg_ParseTuple(arguments, "O!O!OO!O:accelerate", &PyType_Type, &streams, &PyType_Type, &events, &function,
+                          &PyDict_Type, &known, &flags)) {
         return NULL;
     }
-    Py_INCREF(event_class);
+    if (!PyType_IsSubtype((PyTypeObject *)streams, stream_type) ||
+        !PyType_IsSubtype((PyTypeObject *)events, event_type)) {
+        PyErr_SetString(PyExc_TypeError, "expected subclasses of StreamFields and EventFields");
+        return NULL;
+    }
+    Py_INCREF(streams);
+    stream_class = (PyTypeObject *)streams;
+    Py_INCREF(events);
+    event_class = (PyTypeObject *)events;
     Py_INCREF(known);
     foreign = known;
     Py_INCREF(flags);
     plain_flags = flags;
     for (size_t i = 0; i < sizeof of_streams / sizeof *of_streams; i++) {
-        if (accelerate_method(stream_class, of_streams[i].name, of_streams[i].method)) {
+        if (accelerate_method(streams, of_streams[i].name, of_streams[i].method)) {
             return NULL;
         }
     }
     for (size_t i = 0; i < sizeof of_events / sizeof *of_events; i++) {
-        if (accelerate_method(event_class, of_events[i].name, of_events[i].method)) {
+        if (accelerate_method(events, of_events[i].name, of_events[i].method)) {
             return NULL;
         }
     }
-    if (stand_before(&as_stream, "as_stream", function)) {
-        return NULL;
-    }
-    return PyCFunction_NewEx(&as_stream.definition, module, NULL);
+    return fast_function(module, &as_stream, "as_stream", function);
 }
 
 /* -- hand-overs of arrays ------------------------------------------------------------------------------------------- */
@@ -1147,19 +1282,18 @@ static PyType_Slot loan_slots[] = {
 
 static PyType_Spec loan_spec = {"interop._native.LoanFields", sizeof(Loan), 0, BASE, loan_slots};
 
-/* Whether function(argument) is still what it was. */
+/* Whether function(argument) is still what it was; 0, with the exception, if that raises one, as Ctrl-C may. */
 static int
 is_still(PyObject *function, PyObject *argument, PyObject *expected)
 {
     PyObject *now = PyObject_CallFunctionObjArgs(function, argument, NULL);
-    int same = now != NULL && PyObject_RichCompareBool(now, expected, Py_EQ) == 1;
+    int same = now != NULL && PyObject_RichCompareBool(now, expected, Py_NE) == 0;
 
     Py_XDECREF(now);
-    PyErr_Clear();
     return same;
 }
 
-/* Whether the two ends of a loan are what they were; both are held by the caller. */
+/* Likewise whether the two ends of a loan are what they were; both are held by the caller. */
 static int
 is_unchanged(Loan *loan, PyObject *source, PyObject *view)
 {
@@ -1174,7 +1308,7 @@ alive(PyObject *reference)
     PyObject *object = reference == NULL ? NULL : PyWeakref_GetObject(reference);
 
     if (object == NULL || object == Py_None) {
-        PyErr_Clear();
+        PyErr_Clear(); /* it is no weak reference: nothing runs here that could raise anything else */
         return NULL;
     }
     Py_INCREF(object);
@@ -1184,11 +1318,11 @@ alive(PyObject *reference)
 static int
 order_objects(PyObject *consumer, PyObject *producer)
 {
-    return PyObject_TypeCheck(consumer, stream_type) && PyObject_TypeCheck(producer, stream_type) &&
-           order((Stream *)consumer, (Stream *)producer);
+    return is_stream(consumer) && is_stream(producer) && order((Stream *)consumer, (Stream *)producer);
 }
 
-/* The same hand-over once more. A new reference to the array that came of it; NULL if the plain way is to be gone. */
+/* The same hand-over once more. A new reference to the array that came of it; NULL if the plain way is to be gone,
+ * or with an exception. */
 static PyObject *
 lent_again(Loan *loan, PyObject *array)
 {
@@ -1205,7 +1339,8 @@ lent_again(Loan *loan, PyObject *array)
     return view;
 }
 
-/* The same way home once more. A new reference to the array that it came of; NULL if the plain way is to be gone. */
+/* The same way home once more. A new reference to the array that it came of; NULL if the plain way is to be gone, or
+ * with an exception. */
 static PyObject *
 home_again(Loan *loan, PyObject *array, PyObject *producer, PyObject *consumer, PyObject *into)
 {
@@ -1238,7 +1373,7 @@ found(PyObject *dictionary, PyObject *key)
 
     Py_XINCREF(value);
     Py_XDECREF(key);
-    PyErr_Clear();
+    PyErr_Clear(); /* of memory only: looking for numbers runs no code of anybody's */
     return value;
 }
 
@@ -1280,7 +1415,7 @@ METHOD(do_handoff)
             Py_DECREF(loan);
         }
     }
-    return result != NULL ? result : PLAINLY(handoff);
+    return result != NULL || PyErr_Occurred() ? result : PLAINLY(handoff);
 }
 
 FAST(handoff, handoff(array, consumer, *, producer=None, into=None), do_handoff)
@@ -1297,19 +1432,19 @@ PyDoc_STRVAR(accelerate_handoff_doc,
 static PyObject *
 accelerate_handoff(PyObject *module, PyObject *arguments)
 {
-    PyObject *function;
+    PyObject *function, *given, *by_view, *kept;
 
-    if (!PyArg_ParseTuple(arguments, "OO!O!O!:accelerate_handoff", &function, &PyDict_Type, &loans, &PyDict_Type,
-                          &loans_by_view, &PyDict_Type, &held)) {
+    if (!PyArg_ParseTuple(arguments, "OO!O!O!:accelerate_handoff", &function, &PyDict_Type, &given, &PyDict_Type,
+                          &by_view, &PyDict_Type, &kept)) {
         return NULL;
     }
-    Py_INCREF(loans);
-    Py_INCREF(loans_by_view);
-    Py_INCREF(held);
-    if (stand_before(&handoff, "handoff", function)) {
-        return NULL;
-    }
-    return PyCFunction_NewEx(&handoff.definition, module, NULL);
+    Py_INCREF(given);
+    loans = given;
+    Py_INCREF(by_view);
+    loans_by_view = by_view;
+    Py_INCREF(kept);
+    held = kept;
+    return fast_function(module, &handoff, "handoff", function);
 }
 
 PyDoc_STRVAR(create_events_doc,
@@ -1325,14 +1460,18 @@ create_events(PyObject *module, PyObject *arguments)
     PyObject *list;
 
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "nI:create_events", &count, &flags) || (list = PyList_New(0)) == NULL) {
+    if (!PyArg_ParseTuple(arguments, "nI:create_events", &count, &flags) || !is_bound() ||
+        (list = PyList_New(0)) == NULL) {
         return NULL;
     }
     while (count-- > 0) {
         void *event;
         PyObject *handle;
-        int failed;
-        if (cuda.event_create(&event, flags) != SUCCESS) {
+        int code, failed;
+        Py_BEGIN_ALLOW_THREADS
+        code = cuda.event_create(&event, flags);
+        Py_END_ALLOW_THREADS
+        if (code != SUCCESS) {
             break;
         }
         handle = PyLong_FromVoidPtr(event);

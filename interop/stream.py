@@ -57,7 +57,8 @@ class ExternalStream(StreamFields):
     address, keeping the stream alive is the caller's business. Usable from every thread and whichever device is
     current, which stays as it was; only the per-thread default stream belongs to the thread that borrowed it.
 
-    Nothing here blocks the host except :meth:`synchronize`. Every CUDA call releases the GIL.
+    Nothing here blocks the host except :meth:`synchronize`. Every CUDA call releases the GIL, but for the look at which
+    context is current in the calling thread.
 
     Args:
         stream_ptr: the address of the ``cudaStream_t``. 1 is the legacy default stream, 2 the per-thread default
@@ -314,7 +315,7 @@ class ExternalStream(StreamFields):
         """Make all future work of this stream wait for the work submitted to other streams so far; returns at once.
 
         In the steady state this is one ``cudaEventRecord`` and one ``cudaStreamWaitEvent`` a stream: the events are
-        kept, per thread and context. For the stream itself there is nothing to do, and nothing is done.
+        kept, per context. For the stream itself there is nothing to do, and nothing is done.
 
         Args:
             streams: any number of streams, of any library and any device; anything that :func:`as_stream` takes.

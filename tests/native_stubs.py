@@ -69,6 +69,11 @@ class Driver:
         """Answer *codes* to the next calls, and the last of them to all later ones."""
         self._answers[KINDS.index(kind)][:] = [*codes, *codes[-1:] * (4 - len(codes))]
 
+    def fail_events(self, code: int) -> None:
+        """Answer *code* to all that is done with events, as after a fault of the device."""
+        for kind in ("cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy"):
+            self.fail(kind, code)
+
     def fail_for(self, stream: int, kind: str, code: int) -> None:
         """Answer *code*, but only to calls on one stream."""
         ctypes.c_uint64.in_dll(self.library, "only").value = stream
@@ -186,8 +191,8 @@ class World:
             self.p.record_event(self.fresh)  # it has a handle now, and was never recorded
         driver.reset()
 
-    def emptied(self) -> "World":
-        """Without spare events."""
-        while event := self.pool.take():
-            self.aside.append(event)
+    def emptied(self, left: int = 0) -> "World":
+        """Without spare events, but for so many."""
+        while len(spare(self.pool)) > left:
+            self.aside.append(self.pool.take())
         return self

@@ -17,7 +17,20 @@ import pytest
 
 import interop
 from benchmarks import __main__ as command
-from benchmarks import baseline, compare, goals, growth, instructions, ledger, pingpong, plot, process, report, startup
+from benchmarks import (
+    baseline,
+    compare,
+    goals,
+    growth,
+    instructions,
+    ledger,
+    missed,
+    pingpong,
+    plot,
+    process,
+    report,
+    startup,
+)
 from benchmarks.lab import Lab
 from benchmarks.measure import Measured, Operation, Statement, Timed, measure
 from benchmarks.operations import _MODULES, OURS, C, Calls
@@ -472,6 +485,39 @@ def test_goals():
     assert met("to(torch) again", None) is False  # 150 ns of 100
     assert met("CuPy <-> Numba", pingpong.SHARED) is False
     assert "| to(torch) again | <= 100 ns | 150 ns (150-150) | **missed** |" in report.goal_table(made_up())
+
+
+def test_a_missed_goal_is_explained():
+    results = Results.read(command.FOLDER / "results.json")
+    unmet = {
+        (g.operation, g.against)
+        for g, measured in goals.verdicts(Table(results.rows))
+        if goals.Verdict(g, measured).met is False
+    }
+    assert unmet <= set(missed.WHY) <= {(goal.operation, goal.against) for goal in goals.GOALS}
+    text = "\n".join(report.report(results))
+    for operation, against in unmet:
+        assert missed.WHY[operation, against] in text
+    text = "\n".join(report.report(made_up()))
+    assert "### to(torch) again, <= 100 ns\n\nNobody has looked into it yet." in text
+    assert "### query" not in text  # met
+
+
+def test_where_others_are_ahead():
+    times = {
+        "wait_event": {C: 100, OURS: 120, "CuPy": 130},
+        "wait_event, CuPy's event": {C: 100, OURS: 500},
+        "synchronize": {OURS: 120, "torch": 119, "CuPy": 121},
+    }
+    rows = [row(name, label, [ns]) for name, of in times.items() for label, ns in of.items()]
+    for size, ns in (1, 60), (16, 600):
+        found = (row(growth.IN_THREADS, label, [ns * times]) for label, times in ((C, 1), (OURS, 2)))
+        rows += [replace(one, size=size, group="growth") for one in found]
+    text = "\n".join(report.report(Results(rows=rows))).partition("## Where others are ahead")[2]
+    assert "| wait_event, CuPy's event | 500 ns | CuPy 130 ns |" in text
+    assert "| synchronize | 120 ns | torch 119 ns |" in text
+    assert "| wait_event |" not in text
+    assert "A `wait_stream` in 1 thread and in 16: C 60 ns and 600 ns, interop 120 ns and 1,200 ns." in text
 
 
 def test_every_goal_is_about_something_that_is_measured(tmp_path):

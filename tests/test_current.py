@@ -275,6 +275,47 @@ def test_current_stream(gpu, libraries):
         assert interop.current_stream("alpha").owner is libraries[0].current_stream()
 
 
+@pytest.fixture
+def looked_up(monkeypatch):
+    """The names that an adapter was looked for by."""
+    names = []
+    real = adapters.adapter_named
+    monkeypatch.setattr(adapters, "adapter_named", lambda name: names.append(name) or real(name))
+    return names
+
+
+def test_a_named_library_is_looked_up_once(gpu, libraries, looked_up):
+    stream = interop.new_stream()
+    for _ in range(3):
+        with interop.use(stream, "alpha"):
+            assert interop.current_stream("alpha") == stream
+    assert looked_up == ["alpha"]
+
+
+def test_a_named_library_that_is_another_one_by_now_is_looked_up_again(gpu, libraries, looked_up, monkeypatch):
+    stream = interop.new_stream()
+    interop.use(stream, "alpha")
+    monkeypatch.delitem(sys.modules, "alpha")
+    with pytest.raises(LibraryNotFoundError):
+        interop.use(stream, "alpha")
+    with interop.use(stream):
+        assert handles(libraries) == [None, stream.cuda_stream]
+    monkeypatch.setitem(sys.modules, "alpha", types.ModuleType("alpha"))
+    looked_up.clear()
+    for _ in range(2):
+        interop.use(stream, "alpha")
+    assert looked_up == ["alpha"]
+
+
+def test_a_library_that_is_not_ready_when_it_is_named_is_left_alone_by_others(gpu, libraries, monkeypatch):
+    stream = interop.new_stream()
+    monkeypatch.setattr(libraries[0], "usable", lambda: False)
+    sys.modules["beta"].__spec__ = types.SimpleNamespace(_initializing=True)
+    interop.use(stream, "alpha", "beta")
+    with interop.use(stream):
+        assert handles(libraries) == [None, None]
+
+
 @pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm"])
 def test_a_library_without_a_current_stream_says_what_to_do(gpu, library, need):
     need(library)

@@ -416,6 +416,43 @@ def test_a_producer_that_is_another_stream_by_now_on_the_way_home(gpu, library, 
     touch(gpu, p, memory)
 
 
+# -- exceptions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("way", "question", "end"),
+    [
+        ("there", "layout", "array"),
+        ("there", "layout", "view"),
+        ("there", "stream_mark", "array"),
+        ("home", "layout", "array"),
+        ("home", "layout", "view"),
+    ],
+)
+def test_ctrl_c_in_an_adapter_is_let_out(gpu, library, streams, monkeypatch, way, question, end):
+    p, c = streams
+    library.current = Stream(p.cuda_stream)
+    interrupted = []
+    ask = getattr(library, question)
+
+    def asked(array):
+        if any(array is one for one in interrupted):
+            interrupted.clear()
+            raise KeyboardInterrupt
+        return ask(array)
+
+    monkeypatch.setattr(library, question, asked)
+    source = Array()
+    view = interop.handoff(source, c)
+    given, taker, result = (source, c, view) if way == "there" else (view, p, source)
+    for _ in range(2):
+        assert interop.handoff(given, taker) is result
+    interrupted.append(source if end == "array" else view)
+    with pytest.raises(KeyboardInterrupt):
+        interop.handoff(given, taker)
+    assert interop.handoff(given, taker) is result
+
+
 # -- no leak -------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Its entry points are bound to functions that call the simulator, so that every f
 import ctypes
 import gc
 import inspect
+import pickle
 import sys
 
 import pytest
@@ -190,11 +191,85 @@ def test_the_methods_explain_themselves(name):
     assert list(inspect.signature(interop.as_stream).parameters) == ["obj", "device"]
 
 
+@pytest.mark.parametrize("function", [interop.as_stream, interop.handoff])
+def test_the_functions_are_of_the_modules_in_python(function):
+    assert function.__module__ in ("interop.stream", "interop.arrays")
+    assert pickle.loads(pickle.dumps(function)) is function
+
+
+EXTENSION = "import json, interop, interop._extension as e; print(json.dumps([e.native is None, e.why_not]))"
+NOT_BUILT = "it was not built: install a C compiler, then install interop again"
+
+
 def test_the_plain_way_can_be_chosen(python):
-    code = "import json, interop, interop._extension as e; print(json.dumps([e.native is None, e.why_not]))"
-    assert python(code, INTEROP_NATIVE="0") == [True, "INTEROP_NATIVE=0"]
-    assert python(code, INTEROP_NATIVE="1") == [False, ""]
-    assert python(code) == [False, ""]
+    assert python(EXTENSION, INTEROP_NATIVE="0") == [True, "INTEROP_NATIVE=0"]
+    assert python(EXTENSION, INTEROP_NATIVE="1") == [False, ""]
+    assert python(EXTENSION, INTEROP_NATIVE="") == [False, ""]
+
+
+def failure(code):
+    return f"""import json
+try:
+    import interop
+{code}
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+@pytest.mark.parametrize("value", ["false", "no", "off", "2", "yes", " 0"])
+def test_the_way_cannot_be_chosen_in_other_words(python, value):
+    said = f"INTEROP_NATIVE is 0, to leave interop's extension in C out, or 1, to insist on it; got {value!r}"
+    assert python(failure(""), INTEROP_NATIVE=value) == ["ValueError", said]
+
+
+def test_an_extension_that_was_not_built(python):
+    missing = "import sys; sys.modules['interop._native'] = None\n"
+    assert python(missing + EXTENSION, INTEROP_NATIVE="") == [True, NOT_BUILT]
+    kind, said = python(missing + failure(""), INTEROP_NATIVE="1")
+    assert kind == "ImportError"
+    assert said == f"INTEROP_NATIVE=1 insists on interop's extension in C, which is missing: {NOT_BUILT}"
+    free_threaded = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1\n"
+    assert python(missing + free_threaded + EXTENSION, INTEROP_NATIVE="") == [
+        True,
+        "it is not built for free-threaded Python, which has no stable ABI",
+    ]
+
+
+def test_an_extension_that_cannot_be_loaded(python):
+    code = """
+import importlib
+def broken(name, load=importlib.import_module):
+    if name == "interop._native":
+        raise ImportError("undefined symbol", name=name)
+    return load(name)
+importlib.import_module = broken
+"""
+    assert python(code + EXTENSION, INTEROP_NATIVE="") == [True, "undefined symbol"]
+
+
+@pytest.mark.parametrize("call", ["switch_context(1)", "create_events(1, 2)"])
+def test_without_a_driver_nothing_is_called(python, call):
+    said = python(failure(f"    from interop._native import *; {call}"), INTEROP_NATIVE="1")
+    assert said == ["RuntimeError", "no driver is bound"]
+
+
+def test_what_fails_when_the_last_reference_is_gone_is_reported(python):
+    code = """
+import json, sys
+from interop._native import EventFields
+class Broken:
+    def event_discard(self, event):
+        raise OSError
+told = []
+sys.unraisablehook = lambda what: told.append([type(what.object).__name__, what.exc_type.__name__])
+for _ in range(1000):
+    event = EventFields()
+    event._owned, event._handle, event._cuda = True, 0xE, Broken()
+    del event
+print(json.dumps(told))
+"""
+    assert python(code) == [["Broken", "OSError"]] * 1000
 
 
 # Interpreters inside this one, with a GIL of their own (from Python 3.12 on) or without.

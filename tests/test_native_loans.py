@@ -48,6 +48,16 @@ def test_nothing_of_it_is_python(gpu, library, streams, monkeypatch):
     assert made == ["cuEventRecord", "cuStreamWaitEvent"] * 2
 
 
+def test_what_stands_before_the_handoff_is_changed_by_no_wrong_call(gpu, library, streams, monkeypatch):
+    p, c = streams
+    source = Array()
+    view = interop.handoff(source, c, producer=p)
+    with pytest.raises(TypeError):
+        native.accelerate_handoff(interop.handoff, {}, {}, None)
+    monkeypatch.setattr(_loans.Loan, "again", lambda *_: pytest.fail("the plain way"))
+    assert interop.handoff(source, c, producer=p) is view
+
+
 def test_nothing_is_left_of_thousands(gpu, library, streams, quiet):  # noqa: F811
     p, c = streams
     source = Array()

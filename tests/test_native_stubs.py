@@ -43,6 +43,7 @@ OPERATIONS = {
     "wait_event, never recorded": lambda w: w.c.wait_event(w.fresh),
     "wait_stream": lambda w: w.c.wait_stream(w.p),
     "wait_stream, no spare event": lambda w: w.emptied().c.wait_stream(w.p),
+    "wait_stream, one spare event": lambda w: w.emptied(1).c.wait_stream(w.p),
     "wait_stream, itself": lambda w: w.p.wait_stream(w.p),
     "wait_stream, none": lambda w: w.p.wait_stream(),
     "wait_stream, several": lambda w: w.c.wait_stream(w.p, w.q),
@@ -60,7 +61,7 @@ SLOW = {
     "cuEventQuery": ["event.query"],
     "cuEventSynchronize": ["event.synchronize"],
 }
-"""The calls that release the GIL, and the operations that make them."""
+"""The calls that may take their time, and the operations that make them."""
 ASKING = ["cuStreamQuery", "cuStreamSynchronize", "cuEventQuery", "cuEventSynchronize"]
 EXCHANGE = "cuThreadExchangeStreamCaptureMode"
 FAILING = [*SLOW, "cuStreamIsCapturing", EXCHANGE, "cuEventCreate"]
@@ -71,6 +72,7 @@ CONDITIONS = {
     "p captures": [("capture", P)],
     "c captures": [("capture", C)],
     **{f"{kind} fails": [("fail", kind, code) for code in CODES] for kind in FAILING},
+    "events cannot be used any more": [("fail_events", code) for code in CODES],
     "the capture mode cannot be put back": [("fail", EXCHANGE, 0, code) for code in CODES],
     "q cannot be recorded": [("fail_for", Q, "cuEventRecord", code) for code in CODES],
     "q cannot be asked": [("fail_for", Q, "cuStreamIsCapturing", code) for code in CODES],
@@ -107,7 +109,7 @@ def tried(driver, operation, condition, *settings):
         assert driver.library.capture_mode() == THREAD_LOCAL or EXCHANGE in settings
         stands_for, waits, useless = {world.event._handle: P}, set(), set()
         for call in driver.calls:
-            assert not (call.name in SLOW and call.gil_held)
+            assert not call.gil_held
             assert call.name not in ASKING or call.mode == RELAXED
             if call.name == "cuEventRecord":
                 stands_for[call.first] = None if call.answer else call.second
@@ -118,7 +120,8 @@ def tried(driver, operation, condition, *settings):
                 useless.add(call.first if call.name == "cuEventRecord" else call.second)
         made = set(range(first + 16, driver.number("last_event").value + 16, 16))
         gone = [event for _, event, _ in driver.made("cuEventDestroy")]
-        assert useless <= {*gone} or not operation.startswith("wait_stream"), "what failed is used again"
+        if operation.startswith("wait_stream") and said is not None:
+            assert useless <= {*gone}, "what failed, both ways, is used again"
         kept = [event for pool in cuda._pools.values() for event in spare(pool)]
         assert sorted([*gone, *kept, *world.aside, world.event._handle, world.fresh._handle]) == sorted(made)
         return [said, masked(repr(world.event)), masked(repr(world.fresh)), [list(wait) for wait in sorted(waits)]]
@@ -272,6 +275,9 @@ def test_a_stream_of_ours_is_itself(world):
 def test_what_a_stream_was_told_as_is_found_unless_that_depends_on_the_device(world):
     world.p._natives = {"alpha": world}
     assert world.p.to("alpha") is world
+    world.p._natives = None
+    with pytest.raises(interop.errors.LibraryNotFoundError):
+        world.p.to("alpha")
     default = interop.ExternalStream(1, 0)
     default._natives = {"alpha": world}
     with pytest.raises(interop.errors.LibraryNotFoundError):
@@ -358,6 +364,7 @@ def test_an_event_for_which_there_is_no_room_is_destroyed(driver, world):
 
     run_while_it_is_held(driver, "cuStreamWaitEvent", lambda: world.c.wait_stream(world.p), fill)
     assert driver.made("cuEventDestroy") == [("cuEventDestroy", newest, 0)]
+    assert not any(call.gil_held for call in driver.calls)
     del world.event
     assert driver.made("cuEventDestroy")[1:] == [("cuEventDestroy", event, 0)]
     assert len(spare(world.pool)) == 256
@@ -373,12 +380,29 @@ def test_control_a_call_that_holds_the_gil_is_seen(driver):
     assert [call.gil_held for call in driver.calls] == [1, 0]
 
 
+QUICK = {
+    "cuStreamIsCapturing": ["query", "record_event", "wait_event", "wait_stream, several", "wait_stream"],
+    EXCHANGE: ["query", "synchronize", "event.query", "event.synchronize"],
+}
+"""What is asked before and after them."""
+
+
 @pytest.mark.parametrize(
-    ("kind", "operation"), [(kind, operation) for kind, operations in SLOW.items() for operation in operations]
+    ("kind", "operation"),
+    [(kind, operation) for kinds in (SLOW, QUICK) for kind, operations in kinds.items() for operation in operations],
 )
 def test_other_threads_run_while_the_driver_is_busy(driver, world, kind, operation):
     run_while_it_is_held(driver, kind, lambda: OPERATIONS[operation](world))
     assert driver.plain == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "arguments"),
+    [("cuCtxSetCurrent", "switch_context", (OWN,)), ("cuEventCreate", "create_events", (2, 2))],
+)
+def test_other_threads_run_in_the_functions_of_the_module(driver, world, kind, function, arguments):
+    run_while_it_is_held(driver, kind, lambda: getattr(native, function)(*arguments))
+    assert driver.made(kind)
 
 
 # -- the functions of the module -------------------------------------------------------------------------------------
@@ -404,6 +428,77 @@ def test_the_modules_functions_refuse_what_they_cannot_use(driver, world, functi
     with pytest.raises((TypeError, OverflowError, IndexError)):
         getattr(native, function)(*arguments)
     assert driver.calls == []
+
+
+def test_what_stands_before_the_methods_is_changed_by_no_wrong_call(driver, world):
+    for wrong in (
+        (interop.ExternalStream, 5, len, {}, 2),
+        (5, interop.Event, len, {}, 2),
+        (interop.ExternalStream, interop.Event, len, None, 2),
+        (interop.ExternalStream, int, len, {}, 2),
+        (int, interop.Event, len, {}, 2),
+    ):
+        with pytest.raises(TypeError):
+            native.accelerate(*wrong)
+    assert type(world.p.record_event()) is interop.Event
+    assert driver.plain == []
+
+
+def test_a_pool_is_a_pool(driver, world):
+    for thing in (world.p, world.event):
+        pool = thing._pool
+        for wrong in (object(), 5, world.p, "x"):
+            with pytest.raises(TypeError, match="expected a Pool or None"):
+                thing._pool = wrong
+        assert thing._pool is pool
+    del world.p._pool
+    assert world.p._pool is None
+    world.event._pool = None
+    world.p.query()
+    assert driver.plain
+
+
+def test_a_stream_without_what_it_is_made_of(world):
+    del world.p._cuda
+    event = world.p.record_event()
+    assert event._cuda is None
+
+
+class Name(str):
+    """That of a library, which raises what it is told to when it is looked for, once."""
+
+    __slots__ = ("raises",)
+
+    def __hash__(self):
+        if self.raises:
+            error, self.raises = self.raises, None
+            raise error
+        return str.__hash__(self)
+
+    def __eq__(self, other):
+        hash(self)
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize("which", ["asked for", "known"])
+def test_ctrl_c_in_a_name_is_let_out(world, which):
+    name = Name("alpha")
+    name.raises = None
+    world.p._natives = {name: world}
+    assert world.p.to(name) is world.p.to("alpha") is world
+    name.raises = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        world.p.to(name if which == "asked for" else "alpha")
+    assert world.p.to(name) is world
+
+
+def test_a_name_that_cannot_be_looked_for_is_unknown(world):
+    name = Name("alpha")
+    name.raises = None
+    world.p._natives = {"alpha": world}
+    name.raises = TypeError()
+    with pytest.raises(interop.errors.LibraryNotFoundError):
+        world.p.to(name)
 
 
 def test_a_pool_refuses_what_is_no_handle(world):

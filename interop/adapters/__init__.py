@@ -212,6 +212,8 @@ def current_stream_adapter(library: str) -> Adapter:
     if not adapter.has_current_stream:
         message = f"{library} has no current stream; {adapter.instead or 'pass the stream to each call'}"
         raise NotSupportedError(message)
+    if is_loaded(library) and adapter.usable():
+        _switched[library] = sys.modules[library], adapter
     return adapter
 
 

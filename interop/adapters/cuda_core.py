@@ -22,8 +22,7 @@ class CudaCoreAdapter(Adapter):
         """Its default streams are spelled 1 and 2; a 0 means what it means to cuda.bindings."""
         if not isinstance(stream, Stream):
             return None
-        default = PER_THREAD if per_thread_by_default() else LEGACY
-        return int(stream.__cuda_stream__()[1]) or default
+        return int(stream.__cuda_stream__()[1]) or (PER_THREAD if per_thread_by_default() else LEGACY)
 
     def make_stream(self, source: Source) -> object:
         """Through the device: ``Stream.from_handle`` would keep nothing alive."""

@@ -152,7 +152,7 @@ def _no_extension(facts: Facts) -> Iterator[Advice]:
             "note",
             "interop",
             f"arrays cannot be given away by DLPack: its extension in C is {facts.machine.extension}",
-            "install interop where there is a C compiler, and without INTEROP_NATIVE=0",
+            "install interop where there is a C compiler, for a Python with a GIL, and without INTEROP_NATIVE=0",
         )
 
 
