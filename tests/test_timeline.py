@@ -660,8 +660,10 @@ def test_the_trace(timeline, tmp_path):
     names = [event["name"] for event in events if event["ph"] == "M"]
     assert names == ["process_name", *["thread_name", "thread_sort_index"] * 3]
     spans = [event for event in events if event["ph"] == "X" and event["cat"] == "span"]
+    # Stream by stream, and from the outside in.
     assert [(e["name"], e["ts"], e["dur"]) for e in spans] == [
-        (s.name, pytest.approx(1000 * s.start), pytest.approx(1000 * (s.end - s.start))) for s in timeline.spans
+        (s.name, pytest.approx(1000 * s.start), pytest.approx(1000 * (s.end - s.start)))
+        for s in sorted(timeline.spans, key=lambda s: (s.lane, s.start))
     ]
     slices = {(e["pid"], e["tid"], e["ts"]) for e in events if e["ph"] == "X"}
     starts, ends = ({e["id"]: e for e in events if e["ph"] == phase} for phase in "sf")
