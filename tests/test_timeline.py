@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
@@ -72,6 +72,7 @@ NUMBERS = st.integers(0, 2)
 KINDS = st.sampled_from(["join", "record", "wait", "work", "foreign join", "foreign record"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(KINDS, NUMBERS, NUMBERS), max_size=12))
 def test_an_arrow_for_every_wait_that_interop_makes_and_no_other(steps):
     """The oracle: which streams' work the calls that reach CUDA order, whatever interop says of itself."""
@@ -346,11 +347,68 @@ def test_nothing_waits_until_it_is_read(clock, gpu, streams):
     assert "2 spans and arrows so far, not read yet" in repr(timeline)
     assert clock.waited_for == []
     timeline.table()
-    # Once for the last record of each stream, and not again.
-    assert len(clock.waited_for) == 2
+    # Once for each record that is read, and not again.
+    assert len(clock.waited_for) == len(set(clock.waited_for)) == 4
     timeline.figure()
-    assert len(clock.waited_for) == 2
+    assert len(clock.waited_for) == 4
     assert asked == []
+
+
+@pytest.fixture
+def behind(clock, gpu):
+    """A GPU that is behind the host: it knows no times of what is later on its stream than what was waited for."""
+    runtime, order = gpu.runtime, {}
+    record, elapsed = runtime.cudaEventRecord, runtime.cudaEventElapsedTime
+
+    def record_it(event, stream):
+        result = record(event, stream)
+        order[int(event)] = int(stream), len(order)
+        return result
+
+    def elapsed_it(*events):
+        for event in events:
+            stream, place = order[int(event)]
+            if place > max((order[e][1] for e in clock.waited_for if order[e][0] == stream), default=-1):
+                return runtime.cudaError_t(600), 0.0
+        return elapsed(*events)
+
+    runtime.cudaEventRecord, runtime.cudaEventElapsedTime = record_it, elapsed_it
+    return runtime
+
+
+def test_two_threads_on_one_stream(behind, streams):
+    record = behind.cudaEventRecord
+
+    def work():
+        with timeline.span("other", streams[0]):
+            pass
+
+    def overtaken(event, stream):
+        result = record(event, stream)
+        behind.cudaEventRecord = record
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return result
+
+    with interop.Timeline() as timeline, timeline.span("one", streams[0]):
+        behind.cudaEventRecord = overtaken
+    assert [span.name for span in timeline.spans] == ["other", "one"]
+
+
+def test_a_span_that_is_left_while_the_timeline_is_read(behind, streams):
+    class Spans(list):
+        def __iter__(self):
+            if len(self) == 1:
+                with timeline.span("other", streams[0]):
+                    pass
+            return super().__iter__()
+
+    with interop.Timeline() as timeline:
+        timeline._recorder._spans = Spans()
+        with timeline.span("one", streams[0]):
+            pass
+        assert [span.name for span in timeline.spans] == ["one", "other"]
 
 
 def test_events_come_from_the_spare_ones(clock, gpu, streams):
