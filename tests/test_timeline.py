@@ -1,6 +1,7 @@
 """The timeline: on the simulator, and on a simulator whose events have been given times."""
 
 import gc
+import itertools
 import json
 import sys
 import threading
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import interop
 from interop import _cudart, _watch
 from interop.errors import InteropError, InvalidStreamError, LibraryNotFoundError, NotSupportedError
+from interop.timeline.reading import Lane, Reading, Span
 from tests.test_watch import Notes
 
 RELAXED = 2
@@ -670,6 +672,76 @@ def test_no_two_names_look_alike_even_in_greyscale(clock, streams):
     grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for (r, g, b, _), _ in looks]
     for one, other, this, that in zip(grey, grey[1:], looks, looks[1:], strict=False):
         assert abs(one - other) > 0.08 or this[1] != that[1]
+
+
+def test_of_more_names_than_there_are_looks_the_rest_is_counted(clock, streams):
+    with interop.Timeline() as timeline:
+        for number in range(1000):
+            with timeline.span(f"kernel {number}", streams[0]):
+                clock.pass_(1)
+    figure = timeline.figure()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [*(f"kernel {number}" for number in range(40)), "and 960 more"]
+    boxes = [patch for patch in figure.axes[0].patches if patch.get_zorder() == 2]
+    looks = [(box.get_facecolor(), box.get_hatch()) for box in boxes]
+    assert len(set(looks)) == 41
+    assert len(set(looks[40:])) == 1
+    assert figure.get_figheight() < 4
+
+
+@pytest.mark.parametrize("spans", [[(0, 2), (1, 3)], [(0, 2), (1, 3), (2, 4)], [(0, 2), (1, 3), (1, 4), (1.5, 1.75)]])
+def test_of_spans_that_partly_overlap_each_is_seen(spans):
+    lane = Lane(0, "interop", "a", 0)
+    reading = Reading("ms", (lane,), tuple(Span(str(i), lane, *span) for i, span in enumerate(spans)), (), 0, 0.0)
+    from matplotlib.transforms import Bbox
+
+    from interop.timeline.picture import draw
+
+    boxes = [patch for patch in draw(reading).axes[0].patches if patch.get_zorder() >= 2]
+    assert [(box.get_x(), box.get_x() + box.get_width()) for box in boxes] == spans
+    for one, other in itertools.combinations(boxes, 2):
+        shared = Bbox.intersection(one.get_bbox(), other.get_bbox())
+        if shared is not None and shared.width > 1e-9 and shared.height > 1e-9:
+            outer, inner = sorted((one, other), key=lambda box: box.get_zorder())
+            assert outer.get_zorder() < inner.get_zorder()
+            assert outer.get_height() > inner.get_height()
+            assert shared.width == inner.get_width()
+
+
+STRANGE = [r"\[/red]", r"a\[red]b", "a[b]", ":warning:", r"$\foo$", "cost $5 to $6", "_private", ""]
+
+
+def test_names_are_shown_as_they_are(clock, streams, tmp_path):
+    with interop.Timeline() as timeline:
+        for name in STRANGE:
+            with timeline.span(name, streams[0]):
+                clock.pass_(1)
+    lines = str(timeline.table()).splitlines()[3:]
+    assert [line.split("│")[2].strip() for line in lines[: len(STRANGE)]] == STRANGE
+    figure = timeline.figure()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == STRANGE
+    texts = [*figure.legends[0].get_texts(), *figure.axes[0].texts, *figure.axes[0].get_yticklabels()]
+    assert {text.get_parse_math() for text in texts} == {False}
+    timeline.save(tmp_path / "x.png")
+
+
+def test_long_names_are_shortened(gpu):
+    stage, stream = "a stage of work with a name that goes on for ever: number {}", gpu.stream("stream " * 20 + "1")
+    with interop.Timeline() as timeline:
+        for number in range(2):
+            with timeline.span(stage.format(number), stream):
+                gpu.launch(stream, nothing)
+        with timeline.span("two\nlines", stream):
+            gpu.launch(stream, nothing)
+    figure = timeline.figure()
+    figure.draw_without_rendering()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["a stage of work with a …er: number 0", "a stage of work with a …er: number 1", "two lines"]
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["SIMULATED\nstream stream s…stream 1, device 0"]
+    for text in (axes.xaxis.label, *axes.get_yticklabels(), *figure.legends[0].get_texts()):
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_a_picture_of_nothing(gpu):
