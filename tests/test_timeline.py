@@ -453,6 +453,19 @@ def test_a_span_outlives_an_error(gpu, streams):
     assert [span.name for span in timeline.spans] == ["fails"]
 
 
+def test_a_span_that_is_open_is_not_entered_again(gpu, streams):
+    with interop.Timeline() as timeline:
+        span = timeline.span("work", streams[0])
+        with span:
+            gpu.launch(streams[0], nothing)
+            with pytest.raises(InteropError, match="span 'work' is open already"):
+                span.__enter__()
+            gpu.launch(streams[0], nothing)
+        with span:
+            gpu.launch(streams[0], nothing)
+    assert [(s.name, s.start, s.end) for s in timeline.spans] == [("work", 0, 2), ("work", 2, 3)]
+
+
 def test_a_span_on_the_stream_in_use(gpu, streams):
     with interop.Timeline() as timeline, interop.use(streams[1]), timeline.span("work"):
         pass
@@ -468,7 +481,7 @@ def test_a_timeline_that_is_still_open(gpu, streams):
             with timeline.span("one", a):
                 gpu.launch(a, nothing)
             assert [span.name for span in timeline.spans] == ["one"]
-            assert "recording" in repr(timeline)
+            assert repr(timeline) == "<SIMULATED interop.Timeline: 1 spans and arrows so far, recording>"
             b.wait_stream(a)
         assert [span.name for span in timeline.spans] == ["one", "outer"]
     assert len(timeline.arrows) == 1

@@ -41,6 +41,7 @@ class _Open:
         self._timeline = timeline
         self._name = name
         self._stream = stream
+        self._start: int | None = None
 
     def __enter__(self) -> None:
         recorder = self._timeline._recording
@@ -49,14 +50,19 @@ class _Open:
                 f"span {self._name!r} is outside of its timeline: put it into `with interop.Timeline() as timeline:`"
             )
             raise InteropError(message)
+        if self._start is not None:
+            message = f"span {self._name!r} is open already: mark what is inside of it by another timeline.span(...)"
+            raise InteropError(message)
         self._recorder = recorder
         self._start = recorder.tick(self._stream)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        start, self._start = self._start, None
+        assert start is not None  # for mypy
         if self._timeline._recording is not None:
-            self._recorder.span(self._name, self._stream, self._start, self._recorder.tick(self._stream))
+            self._recorder.span(self._name, self._stream, start, self._recorder.tick(self._stream))
 
 
 class Timeline:
@@ -208,4 +214,5 @@ class Timeline:
         if self._recorder is None:
             return "<interop.Timeline, not entered yet>"
         state = "not read yet" if self._recording is None else "recording"
-        return f"<interop.Timeline: {len(self._recorder)} spans and arrows so far, {state}>"
+        simulated = "SIMULATED " if self._recorder.simulated else ""
+        return f"<{simulated}interop.Timeline: {len(self._recorder)} spans and arrows so far, {state}>"
