@@ -133,7 +133,7 @@ class Timeline:
                 ``with interop.use(stream):`` around it.
 
         Raises:
-            InteropError: the timeline is not open.
+            InteropError: the timeline is not open; or this span is, and is entered again.
             InvalidStreamError: *stream* is no stream; or none was given, and no ``with`` block says which.
             NotSupportedError: the stream is of another GPU or simulation than the one that the timeline was entered on.
         """
