@@ -236,7 +236,9 @@ def test_two_spans_that_start_together_as_read():
 def test_two_spans_that_end_together_as_read():
     lane = Lane(0, "interop", "a", 0)
     spans = (Span("outer", lane, 0.4e-6, 2000.6e-6), Span("inner", lane, 1.6e-6, 2000.6e-6))
-    check_as_read(trace_text(Reading("ms", (lane,), spans, (), 0, 0.0)))
+    text = trace_text(Reading("ms", (lane,), spans, (), 0, 0.0))
+    check_as_read(text)
+    assert len(slices_of(events_of(text))) == 1
 
 
 def test_two_spans_of_two_threads_on_one_stream_as_read():

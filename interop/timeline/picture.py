@@ -204,7 +204,7 @@ def _draw_legend(figure: Figure, entries: list[tuple["Artist", str]], columns: i
     handles, labels = zip(*entries, strict=True)
     legend = figure.legend(
         handles=handles,
-        # Put in afterwards: here matplotlib would leave out those that begin with an underscore.
+        # Put in afterwards: matplotlib 3.8 leaves out those that begin with an underscore here.
         labels=["…"] * len(labels),
         loc="outside upper left",
         ncols=min(columns, len(entries)),
