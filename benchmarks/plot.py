@@ -1,13 +1,13 @@
 """The picture of a run: each library's ratio to C, the rounds of ping-pong, and growth with streams and threads."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from benchmarks import pingpong
 from benchmarks.growth import IN_THREADS
@@ -16,7 +16,7 @@ from benchmarks.operations import OURS, C
 from benchmarks.report import SHORT
 from benchmarks.results import Results, Table
 
-TICKS: Final = (1, 1.5, 2, 3, 5, 10, 20, 30, 50)
+TICKS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 # Okabe and Ito's colours, which can be told apart with any colour vision; and a marker each, for those who print.
 STYLES: Final = {
@@ -28,6 +28,8 @@ STYLES: Final = {
     "Numba": ("#E69F00", "v"),
     "cuda.bindings": ("#0072B2", "P"),
 }
+# A ring around the others: interop's values are often those of another library.
+RING: Final[dict[str, Any]] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 2, "zorder": 3}
 
 
 def draw(results: Results, path: Path) -> None:
@@ -59,10 +61,12 @@ def _calls(axes: Axes, table: Table) -> None:
             middle = [ratio.median for _, ratio in ratios]
             error = [[r.median - r.low for _, r in ratios], [r.high - r.median for _, r in ratios]]
             at = [place for place, _ in ratios]
-            axes.errorbar(middle, at, xerr=error, fmt=marker, color=colour, label=label, markersize=7, alpha=0.9)
+            look = RING if label == OURS else {"markersize": 7, "alpha": 0.9}
+            axes.errorbar(middle, at, xerr=error, fmt=marker, color=colour, label=label, **look)
     axes.axvline(1, color=STYLES[C][0], linewidth=1, marker=STYLES[C][1], label=C)
     axes.set_xscale("log")
-    axes.set_xticks(TICKS, map(str, TICKS))
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("times what the same CUDA calls take from C (median, middle half)")
     axes.set_yticks(places, [name.replace(", ", ",\n") for name in SHORT])
@@ -97,7 +101,8 @@ def _growth(axes: Axes, results: Results, operation: str, what: str) -> None:
         mine = [row for row in rows if row.label == label]
         colour, marker = STYLES[label]
         times = [table.ns(row).median / 1e3 for row in mine]
-        axes.plot([row.size or 0 for row in mine], times, color=colour, marker=marker, label=label)
+        look = RING if label == OURS else {}
+        axes.plot([row.size or 0 for row in mine], times, color=colour, marker=marker, label=label, **look)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")

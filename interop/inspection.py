@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from interop import _cudart
 from interop.errors import CaptureError, InteropError
 from interop.event import is_binding
-from interop.stream import ExternalStream
+from interop.stream import ExternalStream, _Handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class StreamFacts:
 
     Attributes:
         address: the handle; 1 for the legacy default stream, 2 for the per-thread one.
-        library: import path of the library that it was borrowed from.
+        library: import path of the library that it was borrowed from, or ``"interop"`` if interop made it.
         device: ordinal of its device.
         id: CUDA's own number of the stream, never used twice.
         blocking: whether it waits for the legacy default stream, and holds it up.
@@ -72,7 +72,9 @@ class StreamFacts:
 def look_at(stream: ExternalStream) -> StreamFacts:
     """Ask CUDA what is safe to ask about *stream*. Creates no context, breaks no capture, raises no error of ours."""
     cuda = stream._cuda
-    facts = StreamFacts(stream.cuda_stream, stream._adapter.library if stream._adapter else None, stream._device)
+    made_here = "interop" if isinstance(stream.owner, _Handle) else None
+    library = stream._adapter.library if stream._adapter else made_here
+    facts = StreamFacts(stream.cuda_stream, library, stream._device)
     if cuda.was_forked:
         return replace(facts, not_asked="not asked: CUDA does not work in a process that was forked")
     if not is_kept_alive(stream):

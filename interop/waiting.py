@@ -119,10 +119,10 @@ def call_when_done(
     """Call *callback* in the running loop, or in *executor*, once the event that *mark* gives now is done.
 
     Raises:
-        TypeError: *callback* cannot be called, or is a coroutine function. Nothing was marked.
+        TypeError: *callback* cannot be called, or calling it makes a coroutine. Nothing was marked.
         NotSupportedError: no asyncio loop runs in this thread. Nothing was marked.
     """
-    if not callable(callback) or inspect.iscoroutinefunction(callback):
+    if not callable(callback) or _makes_a_coroutine(callback):
         message = f"a callback is a plain function; got {described(callback)}. In a coroutine, `await` the stream"
         raise TypeError(message)
     loop = _running_loop()
@@ -135,6 +135,13 @@ def call_when_done(
         return await loop.run_in_executor(executor, functools.partial(callback, *arguments))
 
     return loop.create_task(call(), name=f"interop: {getattr(callback, '__qualname__', 'callback')} when done")
+
+
+def _makes_a_coroutine(callback: Callable[..., object]) -> bool:
+    """Whether *callback* is a coroutine function, an object with such a ``__call__``, or a partial of one of them."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -418,7 +418,24 @@ async def coroutine():
     pass
 
 
-@pytest.mark.parametrize("callback", [None, 1, coroutine])
+class Coroutine:
+    async def __call__(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        None,
+        1,
+        coroutine,
+        Coroutine(),
+        Coroutine().__call__,
+        functools.partial(coroutine),
+        functools.partial(Coroutine()),
+    ],
+    ids=["None", "int", "function", "object", "method", "partial function", "partial object"],
+)
 @in_a_loop
 async def test_what_is_no_callback(gpu, callback):
     with pytest.raises(TypeError, match="a callback is a plain function; got"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from matplotlib.figure import Figure
 
 import interop
 from benchmarks import __main__ as command
@@ -533,6 +534,21 @@ def test_the_picture(tmp_path):
         plot.draw(made_up(), tmp_path / name)
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_interop_is_seen_in_the_picture_where_others_are_as_fast():
+    calls, streams = Figure().subplots(1, 2)
+    plot._calls(calls, Table(made_up(0.5).rows))
+    plot._growth(streams, made_up(), "wait_stream, of many streams", "")
+    drawn = {container.get_label(): container.lines[0] for container in calls.containers}
+    others = [drawn["torch"].get_zorder(), *(line.get_zorder() for line in streams.lines if line.get_label() != OURS)]
+    for ours in (drawn[OURS], *(line for line in streams.lines if line.get_label() == OURS)):
+        assert ours.get_zorder() > max(others)
+        assert ours.get_markerfacecolor() == "none"
+    # And there is something to read it from where it is faster than C.
+    low, high = calls.get_xlim()
+    assert low < 0.6 < high < 20
+    assert {0.5, 1, 2, 5, 10} <= set(calls.get_xticks())
 
 
 def test_the_picture_of_hardly_anything(tmp_path):

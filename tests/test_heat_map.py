@@ -50,5 +50,35 @@ def test_no_two_outcomes_look_alike():
     assert len({(box.get_facecolor(), box.get_hatch()) for box in boxes}) == len(OUTCOMES)
 
 
+def test_what_the_lines_of_a_cell_are():
+    rows = [
+        {"producer": "numba", "consumer": consumer, "route": route, **dict.fromkeys(WHEN, ORDERED)}
+        for consumer, routes in {"cupy": ("one way", "another"), "torch": ("a third",)}.items()
+        for route in (*routes, *OURS)
+    ]
+    text = draw(rows).legends[0].get_title().get_text().replace("\n", " ")
+    assert "lines of a cell: by default, to CuPy by one way and another, to PyTorch by a third; " in text
+    assert text.endswith("; through interop, interop.handoff and interop.borrow")
+
+
+@pytest.mark.parametrize("names", [["numba"], ["cupy", "torch"], ["jax", "torch", "numba"]], ids=", ".join)
+def test_nothing_is_cut(names):
+    outcomes = itertools.cycle(OUTCOMES)
+    row = {"producer": "numba", "route": "an.unusually.long_name_of_a_route", **dict.fromkeys(WHEN, ORDERED)}
+    rows = [{**row, "consumer": name, when: next(outcomes)} for name in names for when in WHEN] * 2
+    figure = draw(rows)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    for text in (legend.get_title(), *legend.get_texts(), *figure.axes[0].get_yticklabels()):
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+
+
+def test_no_rows():
+    with pytest.raises(ValueError, match="no rows, nothing to draw"):
+        png([])
+
+
 def test_as_a_file(rows):
     assert png(rows).startswith(b"\x89PNG")

@@ -78,11 +78,13 @@ def test_repr_says_a_priority_once_it_was_asked(gpu):
 def test_a_stream_in_a_notebook(gpu):
     stream = interop.new_stream(1, priority=-2)
     shown = stream._repr_html_()
-    for text in ("SIMULATED interop.ExternalStream", f"{stream.cuda_stream:#x}", "-2", "non-blocking", "no"):
+    for text in ("SIMULATED interop.ExternalStream", "interop", f"{stream.cuda_stream:#x}", "-2", "non-blocking", "no"):
         assert f">{text}<" in shown
     facts = look_at(stream)
     assert (facts.device, facts.priority, facts.blocking, facts.capturing) == (1, -2, False, False)
     assert facts.id == stream.stream_id
+    assert facts.library == "interop"
+    assert look_at(interop.as_stream(gpu.stream())).library is None
     assert look_at(interop.new_stream(non_blocking=False)).blocking is True
 
 

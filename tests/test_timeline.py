@@ -1,17 +1,19 @@
 """The timeline: on the simulator, and on a simulator whose events have been given times."""
 
 import gc
+import itertools
 import json
 import sys
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
 from interop import _cudart, _watch
 from interop.errors import InteropError, InvalidStreamError, LibraryNotFoundError, NotSupportedError
+from interop.timeline.reading import Lane, Reading, Span
 from tests.test_watch import Notes
 
 RELAXED = 2
@@ -72,6 +74,7 @@ NUMBERS = st.integers(0, 2)
 KINDS = st.sampled_from(["join", "record", "wait", "work", "foreign join", "foreign record"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(KINDS, NUMBERS, NUMBERS), max_size=12))
 def test_an_arrow_for_every_wait_that_interop_makes_and_no_other(steps):
     """The oracle: which streams' work the calls that reach CUDA order, whatever interop says of itself."""
@@ -346,11 +349,68 @@ def test_nothing_waits_until_it_is_read(clock, gpu, streams):
     assert "2 spans and arrows so far, not read yet" in repr(timeline)
     assert clock.waited_for == []
     timeline.table()
-    # Once for the last record of each stream, and not again.
-    assert len(clock.waited_for) == 2
+    # Once for each record that is read, and not again.
+    assert len(clock.waited_for) == len(set(clock.waited_for)) == 4
     timeline.figure()
-    assert len(clock.waited_for) == 2
+    assert len(clock.waited_for) == 4
     assert asked == []
+
+
+@pytest.fixture
+def behind(clock, gpu):
+    """A GPU that is behind the host: it knows no times of what is later on its stream than what was waited for."""
+    runtime, order = gpu.runtime, {}
+    record, elapsed = runtime.cudaEventRecord, runtime.cudaEventElapsedTime
+
+    def record_it(event, stream):
+        result = record(event, stream)
+        order[int(event)] = int(stream), len(order)
+        return result
+
+    def elapsed_it(*events):
+        for event in events:
+            stream, place = order[int(event)]
+            if place > max((order[e][1] for e in clock.waited_for if order[e][0] == stream), default=-1):
+                return runtime.cudaError_t(600), 0.0
+        return elapsed(*events)
+
+    runtime.cudaEventRecord, runtime.cudaEventElapsedTime = record_it, elapsed_it
+    return runtime
+
+
+def test_two_threads_on_one_stream(behind, streams):
+    record = behind.cudaEventRecord
+
+    def work():
+        with timeline.span("other", streams[0]):
+            pass
+
+    def overtaken(event, stream):
+        result = record(event, stream)
+        behind.cudaEventRecord = record
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return result
+
+    with interop.Timeline() as timeline, timeline.span("one", streams[0]):
+        behind.cudaEventRecord = overtaken
+    assert [span.name for span in timeline.spans] == ["other", "one"]
+
+
+def test_a_span_that_is_left_while_the_timeline_is_read(behind, streams):
+    class Spans(list):
+        def __iter__(self):
+            if len(self) == 1:
+                with timeline.span("other", streams[0]):
+                    pass
+            return super().__iter__()
+
+    with interop.Timeline() as timeline:
+        timeline._recorder._spans = Spans()
+        with timeline.span("one", streams[0]):
+            pass
+        assert [span.name for span in timeline.spans] == ["one", "other"]
 
 
 def test_events_come_from_the_spare_ones(clock, gpu, streams):
@@ -393,6 +453,19 @@ def test_a_span_outlives_an_error(gpu, streams):
     assert [span.name for span in timeline.spans] == ["fails"]
 
 
+def test_a_span_that_is_open_is_not_entered_again(gpu, streams):
+    with interop.Timeline() as timeline:
+        span = timeline.span("work", streams[0])
+        with span:
+            gpu.launch(streams[0], nothing)
+            with pytest.raises(InteropError, match="span 'work' is open already"):
+                span.__enter__()
+            gpu.launch(streams[0], nothing)
+        with span:
+            gpu.launch(streams[0], nothing)
+    assert [(s.name, s.start, s.end) for s in timeline.spans] == [("work", 0, 2), ("work", 2, 3)]
+
+
 def test_a_span_on_the_stream_in_use(gpu, streams):
     with interop.Timeline() as timeline, interop.use(streams[1]), timeline.span("work"):
         pass
@@ -408,7 +481,7 @@ def test_a_timeline_that_is_still_open(gpu, streams):
             with timeline.span("one", a):
                 gpu.launch(a, nothing)
             assert [span.name for span in timeline.spans] == ["one"]
-            assert "recording" in repr(timeline)
+            assert repr(timeline) == "<SIMULATED interop.Timeline: 1 span or arrow so far, recording>"
             b.wait_stream(a)
         assert [span.name for span in timeline.spans] == ["one", "outer"]
     assert len(timeline.arrows) == 1
@@ -638,6 +711,76 @@ def test_no_two_names_look_alike_even_in_greyscale(clock, streams):
         assert abs(one - other) > 0.08 or this[1] != that[1]
 
 
+def test_of_more_names_than_there_are_looks_the_rest_is_counted(clock, streams):
+    with interop.Timeline() as timeline:
+        for number in range(1000):
+            with timeline.span(f"kernel {number}", streams[0]):
+                clock.pass_(1)
+    figure = timeline.figure()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [*(f"kernel {number}" for number in range(40)), "and 960 more"]
+    boxes = [patch for patch in figure.axes[0].patches if patch.get_zorder() == 2]
+    looks = [(box.get_facecolor(), box.get_hatch()) for box in boxes]
+    assert len(set(looks)) == 41
+    assert len(set(looks[40:])) == 1
+    assert figure.get_figheight() < 4
+
+
+@pytest.mark.parametrize("spans", [[(0, 2), (1, 3)], [(0, 2), (1, 3), (2, 4)], [(0, 2), (1, 3), (1, 4), (1.5, 1.75)]])
+def test_of_spans_that_partly_overlap_each_is_seen(spans):
+    lane = Lane(0, "interop", "a", 0)
+    reading = Reading("ms", (lane,), tuple(Span(str(i), lane, *span) for i, span in enumerate(spans)), (), 0, 0.0)
+    from matplotlib.transforms import Bbox
+
+    from interop.timeline.picture import draw
+
+    boxes = [patch for patch in draw(reading).axes[0].patches if patch.get_zorder() >= 2]
+    assert [(box.get_x(), box.get_x() + box.get_width()) for box in boxes] == spans
+    for one, other in itertools.combinations(boxes, 2):
+        shared = Bbox.intersection(one.get_bbox(), other.get_bbox())
+        if shared is not None and shared.width > 1e-9 and shared.height > 1e-9:
+            outer, inner = sorted((one, other), key=lambda box: box.get_zorder())
+            assert outer.get_zorder() < inner.get_zorder()
+            assert outer.get_height() > inner.get_height()
+            assert shared.width == inner.get_width()
+
+
+STRANGE = [r"\[/red]", r"a\[red]b", "a[b]", ":warning:", r"$\foo$", "cost $5 to $6", "_private", ""]
+
+
+def test_names_are_shown_as_they_are(clock, streams, tmp_path):
+    with interop.Timeline() as timeline:
+        for name in STRANGE:
+            with timeline.span(name, streams[0]):
+                clock.pass_(1)
+    lines = str(timeline.table()).splitlines()[4:]  # under heads of two lines
+    assert [line.split("│")[2].strip() for line in lines[: len(STRANGE)]] == STRANGE
+    figure = timeline.figure()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == STRANGE
+    texts = [*figure.legends[0].get_texts(), *figure.axes[0].texts, *figure.axes[0].get_yticklabels()]
+    assert {text.get_parse_math() for text in texts} == {False}
+    timeline.save(tmp_path / "x.png")
+
+
+def test_long_names_are_shortened(gpu):
+    stage, stream = "a stage of work with a name that goes on for ever: number {}", gpu.stream("stream " * 20 + "1")
+    with interop.Timeline() as timeline:
+        for number in range(2):
+            with timeline.span(stage.format(number), stream):
+                gpu.launch(stream, nothing)
+        with timeline.span("two\nlines", stream):
+            gpu.launch(stream, nothing)
+    figure = timeline.figure()
+    figure.draw_without_rendering()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["a stage of work with a …er: number 0", "a stage of work with a …er: number 1", "two lines"]
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["SIMULATED\nstream stream s…stream 1, device 0"]
+    for text in (axes.xaxis.label, *axes.get_yticklabels(), *figure.legends[0].get_texts()):
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
 def test_a_picture_of_nothing(gpu):
     with interop.Timeline() as timeline:
         pass
@@ -684,8 +827,10 @@ def test_the_trace(timeline, tmp_path):
     names = [event["name"] for event in events if event["ph"] == "M"]
     assert names == ["process_name", *["thread_name", "thread_sort_index"] * 3]
     spans = [event for event in events if event["ph"] == "X" and event["cat"] == "span"]
+    # Stream by stream, and from the outside in.
     assert [(e["name"], e["ts"], e["dur"]) for e in spans] == [
-        (s.name, pytest.approx(1000 * s.start), pytest.approx(1000 * (s.end - s.start))) for s in timeline.spans
+        (s.name, pytest.approx(1000 * s.start), pytest.approx(1000 * (s.end - s.start)))
+        for s in sorted(timeline.spans, key=lambda s: (s.lane, s.start))
     ]
     slices = {(e["pid"], e["tid"], e["ts"]) for e in events if e["ph"] == "X"}
     starts, ends = ({e["id"]: e for e in events if e["ph"] == phase} for phase in "sf")

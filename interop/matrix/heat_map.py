@@ -4,7 +4,8 @@ Every outcome has a colour, a hatch and a letter, so that the picture holds in g
 """
 
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from interop.errors import LibraryNotFoundError
@@ -33,6 +34,10 @@ _LETTERS: Final = {ORDERED: "o", BLOCKED: "B", FAILED: "e", RACE: "R", NONE: "â€
 _NAMES: Final = {ORDERED: "ordered", BLOCKED: "host blocked", FAILED: "error", RACE: "RACE", NONE: "has no such thing"}
 _CELL: Final = 0.9
 """The part of a cell that is filled; the rest parts it from its neighbours."""
+_NARROWEST: Final = 6.6
+"""Inches; room for the five outcomes side by side."""
+_LETTER: Final = 0.068
+"""The width of a letter under the picture, in inches."""
 
 
 def png(rows: Sequence[dict[str, str]]) -> bytes:
@@ -46,8 +51,14 @@ def draw(rows: Sequence[dict[str, str]]) -> Figure:
     """Draw the rows of :func:`interop.matrix.measure`: on the left what libraries do by default, on the right ours.
 
     A cell has a line for each route from its producer to its consumer, in the order of the rows, and a column for each
-    of :data:`interop.matrix.WHEN`.
+    of :data:`interop.matrix.WHEN`. Which routes those are is written under the picture.
+
+    Raises:
+        ValueError: there are no rows.
     """
+    if not rows:
+        message = "no rows, nothing to draw: it takes two libraries, or Numba, which hands its arrays to itself too"
+        raise ValueError(message)
     producers, consumers = (
         [name for name in LIBRARIES if any(row[role] == name for row in rows)] for role in ("producer", "consumer")
     )
@@ -55,7 +66,9 @@ def draw(rows: Sequence[dict[str, str]]) -> Figure:
         "by default": [row for row in rows if row["route"] not in OURS],
         "through interop": [row for row in rows if row["route"] in OURS],
     }
-    figure = Figure(figsize=(2.4 + 1.7 * len(consumers), 1.5 + 0.62 * len(producers)), dpi=110)
+    width = max(2.4 + 1.7 * len(consumers), _NARROWEST)
+    told = [line for text in _texts(panels, consumers) for line in textwrap.wrap(text, int(width / _LETTER))]
+    figure = Figure(figsize=(width, 1.35 + 0.62 * len(producers) + 0.15 * len(told)), dpi=110)
     figure.set_layout_engine("constrained")
     for axes, (title, shown) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
         axes.set_title(title, fontsize=10, fontweight="bold")
@@ -78,10 +91,9 @@ def draw(rows: Sequence[dict[str, str]]) -> Figure:
         for outcome, style in _STYLES.items()
         if outcome in there
     ]
-    title = "columns of a cell: inside the writer's `with stream:`, after it, written in place and given back"
     figure.legend(
         handles=handles,
-        title=title,
+        title="\n".join(told),
         loc="outside lower center",
         ncols=len(_STYLES),
         fontsize=8.5,
@@ -89,6 +101,21 @@ def draw(rows: Sequence[dict[str, str]]) -> Figure:
         frameon=False,
     )
     return figure
+
+
+def _texts(panels: dict[str, list[dict[str, str]]], consumers: list[str]) -> Iterator[str]:
+    yield "columns of a cell: inside the writer's `with stream:`, after it, written in place and given back"
+    theirs, ours = panels.values()
+    ways = [
+        f"to {_title(name)} by {routes}"
+        for name in consumers
+        if (routes := _routes(row for row in theirs if row["consumer"] == name))
+    ]
+    yield f"lines of a cell: by default, {', '.join(ways)}; through interop, {_routes(ours)}"
+
+
+def _routes(rows: Iterable[dict[str, str]]) -> str:
+    return " and ".join(dict.fromkeys(row["route"] for row in rows))
 
 
 def _title(name: str) -> str:

@@ -42,6 +42,7 @@ class _Open:
         self._timeline = timeline
         self._name = name
         self._stream = stream
+        self._start: int | None = None
 
     def __enter__(self) -> None:
         recorder = self._timeline._recording
@@ -50,14 +51,19 @@ class _Open:
                 f"span {self._name!r} is outside of its timeline: put it into `with interop.Timeline() as timeline:`"
             )
             raise InteropError(message)
+        if self._start is not None:
+            message = f"span {self._name!r} is open already: mark what is inside of it by another timeline.span(...)"
+            raise InteropError(message)
         self._recorder = recorder
         self._start = recorder.tick(self._stream)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        start, self._start = self._start, None
+        assert start is not None  # for mypy
         if self._timeline._recording is not None:
-            self._recorder.span(self._name, self._stream, self._start, self._recorder.tick(self._stream))
+            self._recorder.span(self._name, self._stream, start, self._recorder.tick(self._stream))
 
 
 class Timeline:
@@ -128,7 +134,7 @@ class Timeline:
                 ``with interop.use(stream):`` around it.
 
         Raises:
-            InteropError: the timeline is not open.
+            InteropError: the timeline is not open; or this span is, and is entered again.
             InvalidStreamError: *stream* is no stream; or none was given, and no ``with`` block says which.
             NotSupportedError: the stream is of another GPU or simulation than the one that the timeline was entered on.
         """
@@ -209,5 +215,6 @@ class Timeline:
         if self._recorder is None:
             return "<interop.Timeline, not entered yet>"
         state = "not read yet" if self._recording is None else "recording"
+        simulated = "SIMULATED " if self._recorder.simulated else ""
         what = counted(len(self._recorder), "span or arrow", "spans and arrows")
-        return f"<interop.Timeline: {what} so far, {state}>"
+        return f"<{simulated}interop.Timeline: {what} so far, {state}>"

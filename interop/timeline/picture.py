@@ -1,14 +1,16 @@
 """A timeline drawn by matplotlib: a lane for each stream, spans as bars, waits as arrows.
 
 Nothing is told by colour alone: bars have a hatch and a name too, so that the picture holds in greyscale and for
-every kind of colour vision.
+every kind of colour vision. Nor is anything in a name taken for mathematics.
 """
 
 import io
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from interop.errors import LibraryNotFoundError
+from interop.timeline.nesting import Place, places
 from interop.timeline.reading import Arrow, Lane, Reading, Span
 
 try:
@@ -22,11 +24,18 @@ except ModuleNotFoundError as error:
     raise LibraryNotFoundError(message, name="matplotlib") from error
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 # The palette of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that neighbours differ in brightness too.
 _COLOURS: Final = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#009e73", "#cc79a7")
 _HATCHES: Final = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo", "||||")
+_STYLED: Final = 40
+"""The names that have a look of their own, and a place in the legend; no two of so many look alike."""
+_PLAIN: Final[dict[str, Any]] = {"facecolor": "white", "hatch": ""}
+"""The look of all others."""
+_LONGEST: Final = 36
+"""The letters of a name that are shown; of a stream's, two thirds."""
 _LINES: Final[dict[str, Any]] = {"wait": "-", "event": (0, (4, 2)), "hand-over": (0, (1, 1.2))}
 _MARKERS: Final = {"wait": "o", "event": "s", "hand-over": "D"}
 _KINDS: Final = {"wait": "waits for", "event": "waits for an event", "hand-over": "is handed an array"}
@@ -55,9 +64,18 @@ def draw(reading: Reading) -> Figure:
     names = list(dict.fromkeys(span.name for span in sorted(reading.spans, key=lambda span: (span.start, -span.end))))
     styles = {
         name: {"facecolor": _COLOURS[i % len(_COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
-        for i, name in enumerate(names)
+        for i, name in enumerate(names[:_STYLED])
     }
-    height = 1.4 + _ROW * max(len(reading.lanes), 1) + 0.18 * len(reading.notes) + 0.04 * len(names)
+    entries: list[tuple[Artist, str]] = [(_box(style), _short(name)) for name, style in styles.items()]
+    if len(names) > _STYLED:
+        entries.append((_box(_PLAIN), f"and {len(names) - _STYLED} more"))
+    entries += [(_line(kind), _KINDS[kind]) for kind in dict.fromkeys(arrow.kind for arrow in reading.arrows)]
+    columns = max(1, int(_WIDTH / (0.6 + _LETTER * max((len(label) for _, label in entries), default=0))))
+    bars = [[span for span in reading.spans if span.lane == lane] for lane in reading.lanes]
+    placed = [places(spans) for spans in bars]
+    most = 1 + max((row for found in placed for row, _ in found), default=0)
+    height = 1.25 + 0.17 * math.ceil(len(entries) / columns) + 0.18 * len(reading.notes)
+    height += _ROW * max(len(reading.lanes), 1) * (1 + most) / 2
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
@@ -65,7 +83,7 @@ def draw(reading: Reading) -> Figure:
     end = max(ends + [at for arrow in reading.arrows for at in (arrow.recorded, arrow.waited)], default=0.0) or 1.0
     axes.set_xlim(-0.01 * end, 1.01 * end)
     axes.set_ylim(len(reading.lanes) - 0.45, -0.55)
-    axes.set_yticks(range(len(reading.lanes)), [_label(lane) for lane in reading.lanes])
+    axes.set_yticks(range(len(reading.lanes)), [_label(lane) for lane in reading.lanes], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=8.5)
     axes.grid(visible=True, axis="x", color="0.85", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -77,11 +95,12 @@ def draw(reading: Reading) -> Figure:
         axes.set_xlabel("steps of the simulator: the order, not the time")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title("SIMULATED", loc="right", fontsize=9, fontweight="bold")
-    for lane in reading.lanes:
-        _draw_lane(axes, lane, [span for span in reading.spans if span.lane == lane], styles, end)
+    for lane, spans, found in zip(reading.lanes, bars, placed, strict=True):
+        _draw_lane(axes, lane, spans, found, styles, end)
     for arrow in reading.arrows:
         _draw_arrow(axes, arrow, size=0.5 if len(reading.arrows) > _MANY else 1.0)
-    _draw_legend(figure, reading, styles)
+    if entries:
+        _draw_legend(figure, entries, columns)
     if not reading.lanes:
         axes.text(0.5, 0.5, "nothing was recorded", transform=axes.transAxes, ha="center", va="center", color="0.4")
     if reading.notes:
@@ -89,50 +108,55 @@ def draw(reading: Reading) -> Figure:
     return figure
 
 
+def _short(text: str, longest: int = _LONGEST) -> str:
+    """*text* on one line, with an ellipsis if it is long: not at its end, at which names differ most often."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest * 2 // 3 - 1]}…{line[-longest // 3 :]}"
+
+
 def _label(lane: Lane) -> str:
-    return f"{lane.library or 'stream'}\n{lane.name}, device {lane.device}"
+    longest = _LONGEST * 2 // 3
+    return f"{_short(lane.library, longest) or 'stream'}\n{_short(lane.name, longest)}, device {lane.device}"
 
 
-def _draw_lane(axes: "Axes", lane: Lane, spans: list[Span], styles: dict[str, dict[str, Any]], end: float) -> None:
+def _draw_lane(
+    axes: "Axes",
+    lane: Lane,
+    spans: list[Span],
+    placed: list[Place],
+    styles: dict[str, dict[str, Any]],
+    end: float,
+) -> None:
     axes.axhspan(lane.number - _BAR, lane.number + _BAR, color="0.95", zorder=0)
-    depths = _depths(spans)
-    rows = 1 + max(depths, default=0)
-    for span, depth in zip(spans, depths, strict=True):
-        # A span inside another one is drawn in its lower part.
-        top = lane.number - _BAR + 2 * _BAR * depth / rows
-        height = lane.number + _BAR - top
+    levels = [0] * (1 + max((row for row, _ in placed), default=0))
+    for row, depth in placed:
+        levels[row] = max(levels[row], 1 + depth)
+    for span, (row, depth) in zip(spans, placed, strict=True):
+        # The rows of a lane lie below each other. A span inside another one is drawn in its lower part.
+        step = 2 * _BAR / len(levels) / levels[row]
+        bottom = lane.number - _BAR + 2 * _BAR * (row + 1) / len(levels)
+        height = step * (levels[row] - depth)
         length = max(span.end - span.start, 0.0)
+        style = styles.get(span.name, _PLAIN)
         box = Rectangle(
-            (span.start, top), length, height, edgecolor="black", linewidth=0.8, zorder=2 + depth, **styles[span.name]
+            (span.start, bottom - height), length, height, edgecolor="black", linewidth=0.8, zorder=2 + depth, **style
         )
         axes.add_patch(box)
-        if length / end * 0.78 * _WIDTH > _LETTER * len(span.name):
+        label = _short(span.name)
+        if length / end * 0.78 * _WIDTH > _LETTER * len(label):
             axes.text(
                 span.start + length / 2,
-                top + height / 2 / (rows - depth),
-                span.name,
+                bottom - height + step / 2,
+                label,
                 ha="center",
                 va="center",
                 fontsize=8,
                 zorder=8,
+                parse_math=False,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2},
             )
     for start, stop in _gaps(spans):
         axes.plot([start, stop], [lane.number] * 2, color="0.45", linewidth=1.0, linestyle=":", zorder=1)
-
-
-def _depths(spans: list[Span]) -> list[int]:
-    """How many other spans each one lies in."""
-    # Of two with the same ends, the one that was left later is the outer one.
-    order = sorted(range(len(spans)), key=lambda i: (spans[i].start, -spans[i].end, -i))
-    depths = [0] * len(spans)
-    inside: list[Span] = []
-    for i in order:
-        while inside and not spans[i].end <= inside[-1].end:
-            inside.pop()
-        depths[i] = len(inside)
-        inside.append(spans[i])
-    return depths
 
 
 def _gaps(spans: list[Span]) -> Iterator[tuple[float, float]]:
@@ -167,32 +191,26 @@ def _draw_arrow(axes: "Axes", arrow: Arrow, size: float) -> None:
     axes.plot(*start, marker=_MARKERS[arrow.kind], markersize=4 * size, color="black", zorder=7, path_effects=halo)
 
 
-def _draw_legend(figure: Figure, reading: Reading, styles: dict[str, dict[str, Any]]) -> None:
-    handles: list[Patch | Line2D] = [
-        Patch(edgecolor="black", linewidth=0.8, label=name, **style) for name, style in styles.items()
-    ]
-    handles += [
-        Line2D(
-            [],
-            [],
-            color="black",
-            linewidth=1.3,
-            linestyle=_LINES[kind],
-            marker=_MARKERS[kind],
-            markersize=4,
-            markevery=[0],
-            label=_KINDS[kind],
-        )
-        for kind in dict.fromkeys(arrow.kind for arrow in reading.arrows)
-    ]
-    if handles:
-        widest = max(len(str(handle.get_label())) for handle in handles)
-        columns = int(_WIDTH / (0.6 + _LETTER * widest))
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=max(1, min(columns, len(handles))),
-            fontsize=8,
-            frameon=False,
-            handlelength=2.4,
-        )
+def _box(style: dict[str, Any]) -> Patch:
+    return Patch(edgecolor="black", linewidth=0.8, **style)
+
+
+def _line(kind: str) -> Line2D:
+    style: dict[str, Any] = {"linestyle": _LINES[kind], "marker": _MARKERS[kind], "markersize": 4, "markevery": [0]}
+    return Line2D([], [], color="black", linewidth=1.3, **style)
+
+
+def _draw_legend(figure: Figure, entries: list[tuple["Artist", str]], columns: int) -> None:
+    handles, labels = zip(*entries, strict=True)
+    legend = figure.legend(
+        handles=handles,
+        # Put in afterwards: matplotlib 3.8 leaves out those that begin with an underscore here.
+        labels=["…"] * len(labels),
+        loc="outside upper left",
+        ncols=min(columns, len(entries)),
+        fontsize=8,
+        frameon=False,
+        handlelength=2.4,
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set(text=label, parse_math=False)

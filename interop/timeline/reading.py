@@ -143,9 +143,10 @@ class Table(list[Row]):
         for column in ("what", "name", "stream"):
             table.add_column(column, overflow="fold")
         for column in ("start", "end", "length"):
-            table.add_column(f"{column}\n\\[{self.unit}]", justify="right")
+            table.add_column(rich.text.Text(f"{column}\n[{self.unit}]"), justify="right")
         for row in self:
-            table.add_row(*map(_plain, row[:3]), *(f"{number:.{digits}f}" for number in row[3:]))
+            # As Text, nothing in a name is taken for markup.
+            table.add_row(*map(rich.text.Text, row[:3]), *(f"{number:.{digits}f}" for number in row[3:]))
         return table
 
     def __str__(self) -> str:
@@ -157,14 +158,10 @@ class Table(list[Row]):
         return bundle
 
 
-def _plain(text: str) -> str:
-    """*text*, with nothing in it taken for markup."""
-    return text.replace("[", r"\[")
-
-
 def _rich() -> Any:  # noqa: ANN401  (a module)
     try:
         import rich.table  # noqa: PLC0415  (an extra)
+        import rich.text  # noqa: PLC0415
     except ModuleNotFoundError as error:
         message = "a table is drawn by rich: pip install rich"
         raise LibraryNotFoundError(message, name="rich") from error

@@ -45,7 +45,6 @@ class Recorder(Watcher):
         self._lanes: dict[ExternalStream, Lane] = {}
         # Taken again by a finaliser that comes in the middle and makes a wait of its own.
         self._lock = threading.RLock()
-        self._last: dict[ExternalStream, int] = {}
         self._spans: list[tuple[str, Lane, int, int]] = []
         self._waits: list[_Wait] = []
         self._records: dict[int, _Record] = {}
@@ -83,11 +82,9 @@ class Recorder(Watcher):
                 return 0
         except CaptureError:  # the capture is broken, or the legacy stream would join one
             return 0
-        if stream not in self._last:
-            self._lane(stream)
-            self._ticks.contexts[stream._context_id] = context
-        tick = self._last[stream] = self._ticks.record(stream._handle, stream._needs, context, stream._context_id)
-        return tick
+        self._lane(stream)  # they are numbered as they are first used
+        self._ticks.contexts[stream._context_id] = context
+        return self._ticks.record(stream._handle, stream._needs, context, stream._context_id)
 
     def span(self, name: str, stream: "ExternalStream", start: int, end: int) -> None:
         """Note a span that has been left, with its two ticks."""
@@ -149,10 +146,11 @@ class Recorder(Watcher):
 
     def read(self) -> Reading:
         """Wait for the device, and read where everything was."""
-        last, spans, waits = list(self._last.values()), list(self._spans), list(self._waits)
+        # Other threads may go on: what is read from here on is what there was at this moment.
+        spans, waits = list(self._spans), list(self._waits)
         ticks = [tick for *_, start, end in spans for tick in (start, end)]
         ticks += [tick for wait in waits for tick in (wait.recorded, wait.waited)]
-        at, error = self._ticks.read(ticks, last)
+        at, error = self._ticks.read(ticks)
         return Reading(
             unit="steps" if self.simulated else "ms",
             lanes=tuple(sorted(self._lanes.values())),

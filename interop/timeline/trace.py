@@ -1,17 +1,19 @@
 """A timeline as a trace that Perfetto and ``chrome://tracing`` open.
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU. In it a device is a
-process, and a stream a thread. The ends of an arrow are slices of no length, because viewers draw flows between slices
-only.
+process, and a stream a thread; another one of the same name where its spans partly overlap. The ends of an arrow are
+slices of no length, because viewers draw flows between slices only.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
+from interop.timeline.nesting import outer_first, places
 from interop.timeline.reading import Arrow, Lane, Reading
 
-_MICROSECONDS: Final = 1000.0
+_NANOSECONDS: Final = 1e6
 """In a millisecond; and for a step of the simulator."""
 
 
@@ -25,33 +27,64 @@ def trace_text(reading: Reading) -> str:
 def _events(reading: Reading) -> Iterator[dict[str, Any]]:
     simulated = " (SIMULATED: a step of 1 ms is a kernel)" if reading.unit == "steps" else ""
     for device in sorted({lane.device for lane in reading.lanes}):
-        yield _named("process_name", device, 0, name=f"device {device}{simulated}")
+        yield _named("process_name", _process(device), 0, name=f"device {device}{simulated}")
+    slices = []
     for lane in reading.lanes:
-        yield _named("thread_name", lane.device, _thread(lane), name=f"{lane.library} {lane.name}".lstrip())
-        yield _named("thread_sort_index", lane.device, _thread(lane), sort_index=lane.number)
-    for name, lane, start, end in reading.spans:
-        yield _slice(name, "span", lane, start, end - start)
+        # Rounded before it is asked what lies in what: so nothing overlaps afterwards that did not before.
+        spans = [
+            span._replace(start=_rounded(span.start), end=_rounded(span.end))
+            for span in reading.spans
+            if span.lane == lane
+        ]
+        rows = [row for row, _ in places(spans)]
+        for row in range(1 + max(rows, default=0)):
+            # The first row of every lane comes before the second one of any.
+            thread = _thread(lane) + row * len(reading.lanes)
+            yield _named("thread_name", _process(lane.device), thread, name=f"{lane.library} {lane.name}".lstrip())
+            yield _named("thread_sort_index", _process(lane.device), thread, sort_index=lane.number)
+        # chrome://tracing takes the first in the file for the outer one.
+        for i in outer_first(spans):
+            name, _, start, end = spans[i]
+            thread = _thread(lane) + rows[i] * len(reading.lanes)
+            slices.append(_slice(name, "span", lane.device, thread, int(start), int(end)))
+    yield from slices
     for number, arrow in enumerate(reading.arrows, 1):
         yield from _flow(arrow, number)
 
 
+# Process 0 and thread 0 are those of an idle processor to some viewers, which hide them.
+def _process(device: int) -> int:
+    return device + 1
+
+
 def _thread(lane: Lane) -> int:
-    return lane.number + 1  # thread 0 is the idle thread to some viewers
+    return lane.number + 1
+
+
+def _rounded(at: float) -> int:
+    """A position in nanoseconds, which is as finely as Perfetto reads."""
+    return round(at * _NANOSECONDS)
+
+
+def _microseconds(nanoseconds: int) -> float:
+    """What is written in the file. Perfetto multiplies it by 1000, and cuts off what comes after the point."""
+    found = nanoseconds / 1000
+    return found if found * 1000 >= nanoseconds else math.nextafter(found, math.inf)
 
 
 def _named(what: str, process: int, thread: int, **args: object) -> dict[str, Any]:
     return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": args}
 
 
-def _slice(name: str, category: str, lane: Lane, at: float, length: float, **args: object) -> dict[str, Any]:
+def _slice(name: str, category: str, device: int, thread: int, start: int, end: int, **args: object) -> dict[str, Any]:
     return {
         "ph": "X",
         "name": name,
         "cat": category,
-        "pid": lane.device,
-        "tid": _thread(lane),
-        "ts": at * _MICROSECONDS,
-        "dur": max(length, 0.0) * _MICROSECONDS,
+        "pid": _process(device),
+        "tid": thread,
+        "ts": _microseconds(start),
+        "dur": _microseconds(max(end - start, 0)),
         "args": args,
     }
 
@@ -64,15 +97,16 @@ def _flow(arrow: Arrow, number: int) -> Iterator[dict[str, Any]]:
         ("s", {}, f"record, for {arrow.consumer}", arrow.producer, recorded),
         ("f", {"bp": "e"}, f"{arrow.kind}, for {arrow.producer}", arrow.consumer, arrow.waited),
     )
-    for phase, binding, name, lane, at in ends:
-        yield _slice(name, arrow.kind, lane, at, 0.0, **args)
+    for phase, binding, name, lane, position in ends:
+        at = _rounded(position)
+        yield _slice(name, arrow.kind, lane.device, _thread(lane), at, at, **args)
         yield {
             "ph": phase,
             "name": arrow.kind,
             "cat": "order",
             "id": number,
-            "pid": lane.device,
+            "pid": _process(lane.device),
             "tid": _thread(lane),
-            "ts": at * _MICROSECONDS,
+            "ts": _microseconds(at),
             **binding,
         }
