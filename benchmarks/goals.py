@@ -61,6 +61,8 @@ def _goals() -> Iterator[Goal]:
     yield Goal("enter and leave, CuPy and torch together (torch: alone)", "torch", 1.0)
     yield Goal("CuPy <-> Numba", pingpong.DEFAULT, 0.5, pingpong.BY_WAIT)
     yield Goal("CuPy <-> Numba", pingpong.SHARED, 1.1, pingpong.BY_WAIT)
+    yield Goal("CuPy <-> Numba", pingpong.DEFAULT, 0.555, pingpong.BY_KEPT_HANDOFF)
+    yield Goal("CuPy <-> Numba", pingpong.SHARED, 1.25, pingpong.BY_KEPT_HANDOFF)
 
 
 GOALS: Final = tuple(_goals())

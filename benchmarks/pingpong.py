@@ -20,6 +20,7 @@ HOST: Final = "host synchronises"
 DEFAULT: Final = "each reads the other's array interface"
 BY_WAIT: Final = "interop, wait_stream"
 BY_HANDOFF: Final = "interop, handoff"
+BY_KEPT_HANDOFF: Final = "interop, handoff, views kept"
 BY_NEW_HANDOFF: Final = "interop, handoff, new each round"
 
 _FIRST_STREAM: Final = 50
@@ -39,6 +40,8 @@ class Player(Protocol):
     """The stream, as the library's own object."""
     view: Any
     """Of the memory that all share."""
+    kept: dict[str, Any]
+    """What was handed to each library, from one batch to the next."""
 
     def launch(self, view: Any) -> None:
         """Add one to each element, on the stream."""
@@ -62,6 +65,7 @@ class _Base:
         self.stream = lab.owned(number)
         self.native = lab.lasting(self.name, number)
         self.view = interop.handoff(base, self.stream, producer=self.stream, into=self.library)
+        self.kept: dict[str, Any] = {}
 
     def synchronize(self) -> None:
         self.native.synchronize()
@@ -168,7 +172,16 @@ def by_wait(players: Sequence[Player], n: int) -> None:
 
 def by_handoff(players: Sequence[Player], n: int) -> None:
     """The array is handed around; the views are kept for the next round, where it is the same hand-over again."""
-    first, kept = players[0], {}
+    _hand_around(players, n, {})
+
+
+def by_kept_handoff(players: Sequence[Player], n: int) -> None:
+    """Likewise, with the views kept from the rounds before: no array is converted."""
+    _hand_around(players, n, players[0].kept)
+
+
+def _hand_around(players: Sequence[Player], n: int, kept: dict[str, Any]) -> None:
+    first = players[0]
     for _ in range(n):
         view = first.view
         first.launch(view)
@@ -200,6 +213,7 @@ WAYS: Final[dict[str, Callable[[Sequence[Player], int], None]]] = {
     DEFAULT: default,
     BY_WAIT: by_wait,
     BY_HANDOFF: by_handoff,
+    BY_KEPT_HANDOFF: by_kept_handoff,
     BY_NEW_HANDOFF: by_new_handoff,
 }
 

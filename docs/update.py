@@ -135,7 +135,13 @@ def _goals(path: Path) -> Iterator[str]:
     """How many goals are missed, and by how much."""
     verdicts = goals.verdicts(Table(Results.read(path).rows))
     missed = [_missed(*verdict) for verdict in verdicts if verdict.met is False]
-    count = f"Of the {len(verdicts)} goals in [benchmarks/results.md](benchmarks/results.md), {len(missed)} are missed"
+    unknown = sum(verdict.met is None for verdict in verdicts)
+    count = f"Of the {len(verdicts)} goals in [benchmarks/results.md](benchmarks/results.md), "
+    count += (
+        f"{unknown} were not measured in that run, and {len(missed)} are missed"
+        if unknown
+        else f"{len(missed)} are missed"
+    )
     yield f"{count}: {'; '.join(missed)}." if missed else f"{count}."
 
 

@@ -410,6 +410,7 @@ def test_the_hand_overs_of_ping_pong(monkeypatch):
         def __init__(self, name):
             self.stream = self.library = name
             self.view = "base"
+            self.kept = {}
 
         def launch(self, view):
             log.append(f"{self.stream} writes {getattr(view, 'name', view)}")
@@ -422,6 +423,11 @@ def test_the_hand_overs_of_ping_pong(monkeypatch):
     pingpong.by_handoff([Player("a"), Player("b"), Player("c")], 2)
     assert [line for line in log if not line.endswith("goes")] == 2 * [*there, "c -> a"]
     assert not alive
+    log.clear()
+    team = [Player("a"), Player("b"), Player("c")]
+    pingpong.by_kept_handoff(team, 2)
+    assert [line for line in log if not line.endswith("goes")] == 2 * [*there, "c -> a"]
+    assert {*team[0].kept} == {"a", "b", "c"}  # so the next batch has them again
 
 
 def test_a_stream_of_no_known_library_is_borrowed_anew(tmp_path):
