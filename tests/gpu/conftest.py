@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from interop._extension import native
 from tests.gpu.record import described_run, interop_sha256
 
 RECORD = Path(__file__).with_name("last_run.json")
@@ -69,6 +70,7 @@ def pytest_sessionfinish(session, exitstatus):
     count_of = {kind: len(stats.get(kind, [])) for kind in ("passed", "failed", "skipped", "error")}
     record = {
         **machine,
+        "extension_in_c": native is not None,
         "required": config.getoption("interop_require"),
         "passed": count_of["passed"],
         "failed": count_of["failed"] + count_of["error"],

@@ -335,6 +335,37 @@ def test_control_the_view_still_there_orders_nothing_back(streams, need):
     del view
 
 
+@pytest.mark.parametrize("dropped", [True, False], ids=["dropped", "the control"])
+@pytest.mark.parametrize("last_first", [True, False])
+def test_the_ways_back_of_a_chain(streams, need, last_first, dropped):
+    need("cupy")
+    need("torch")
+    p, c = streams
+    d, array, reader = interop.new_stream(), cupy_array(p), Core()
+
+    def hand_on():
+        view = interop.handoff(array, c, producer=p, into="torch")
+        return [view, interop.handoff(view, d, producer=c, into="cuda.core")]
+
+    hand_on()  # everything is loaded now
+    call(runtime.cudaDeviceSynchronize())
+    interop.release()
+    reset(array)
+    with gate(d) as shut:
+        chain = hand_on()
+        reader.read(chain[1], d)
+        if last_first:
+            chain.reverse()
+        while dropped and chain:
+            del chain[0]
+        memset(address_of(array), AGAIN, p)  # as the pool's next owner would
+        if not dropped:
+            p.synchronize()
+        assert not shut.is_open, "the host was blocked"
+    call(runtime.cudaDeviceSynchronize())
+    assert set(reader.seen()) == {STALE if dropped else AGAIN}
+
+
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
 def test_the_current_stream_is_the_producer(library, need):
     need(library)
