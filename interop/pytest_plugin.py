@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -79,6 +80,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         names += [name for mark in item.iter_markers("needs") for name in mark.args]
     if names:
         _demand(item.config, names)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Fail a test at whose end a gate is found that had to open itself, and that somebody keeps."""
+    yield
+    if gates := sys.modules.get("interop.testing.gate"):  # else there are none, and a run pays for nothing
+        late = gates.forgotten()
+        for each in late:
+            each.let_pass()
+        _fail_if_late(late)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -166,11 +178,7 @@ def gate() -> "Iterator[Callable[..., Gate]]":
     late = [gate for gate in gates if gate.is_overdue]
     for each in gates:
         each.let_pass()
-    if late:
-        pytest.fail(
-            "\n".join(f"{each!r} had to open itself: nobody did within {each.timeout} s" for each in late),
-            pytrace=False,
-        )
+    _fail_if_late(late)
 
 
 @pytest.fixture
@@ -189,6 +197,12 @@ def gpu_lock() -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed, or the process is gone
         yield
+
+
+def _fail_if_late(gates: "list[Gate]") -> None:
+    if gates:
+        said = (f"{each!r} had to open itself: nobody did within {each.timeout} s" for each in gates)
+        pytest.fail("\n".join(said), pytrace=False)
 
 
 # -- what is missing -----------------------------------------------------------------------------------------------

@@ -92,6 +92,25 @@ def test_a_gate_that_had_to_open_itself_fails_the_test(tmp_path, run_tests):
     assert "had to open itself: nobody did within 0.05 s" in done.stdout
 
 
+def test_a_gate_that_is_kept_and_forgotten_fails_the_test_that_finds_it_open(tmp_path, run_tests):
+    code = """
+from interop import testing
+
+kept = []
+
+def test_keeps_it(held):
+    kept.append(testing.gate(held, timeout=0.05))
+
+def test_finds_it():
+    wait(kept[0])
+
+def test_later(): pass
+"""
+    done = run_tests(tmp_path, HELD + code, "-k", "keeps or finds or later")
+    assert counts(done) == {"passed": 3, "error": 1, "deselected": 3}
+    assert "ERROR test_it.py::test_finds_it - Failed: <interop.testing.Gate" in done.stdout
+
+
 LIBRARIES = """
 import sys, types
 import interop

@@ -4,6 +4,7 @@
 
 import gc
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from interop.testing import (
     poison,
     slow,
 )
+from interop.testing.gate import forgotten
 from interop.testing.poison import memory_of
 from tests.programs import PAIRS, STREAMS, expected, programs, replay
 
@@ -375,6 +377,61 @@ def test_an_orphan_is_opened(paper, keeper):
         keeper()._process.wait(30)
         assert value_at(keeper, waits[0]) == waits[0][2]
         assert keeper()._process.returncode == 0
+
+
+IN_A_GROUP_OF_ITS_OWN = """
+import importlib, json, os, signal, sys, time
+from interop import _cudart
+gates = importlib.import_module("interop.testing.gate")
+_cudart.GPU.host_register = lambda address, size: 0
+os.setpgrp()  # as a shell's job has
+signal.signal(signal.SIGINT, lambda *_: None)  # and goes on
+slot = gates._Slot(0.2)
+keeper = slot._keeper._process
+"""
+
+
+def test_ctrl_c_leaves_the_keeper_alone(python):
+    code = """
+time.sleep(0.1)  # until the keeper has started
+os.killpg(0, signal.SIGINT)
+until = time.monotonic() + 10
+while not slot.is_open and keeper.poll() is None and time.monotonic() < until:
+    time.sleep(0.001)
+print(json.dumps([slot.is_open, keeper.poll()]))
+"""
+    assert python(IN_A_GROUP_OF_ITS_OWN + code) == [True, None]
+
+
+def test_the_keeper_ends_with_its_parent(python):
+    code = "print(keeper.pid, flush=True); os._exit(0)"  # at which nothing is cleaned up
+    running = Path(f"/proc/{python(IN_A_GROUP_OF_ITS_OWN + code)}/cmdline")
+    until = time.monotonic() + 10
+    while running.exists() and running.read_bytes():  # that of a process which has ended is empty
+        assert time.monotonic() < until, "it goes on"
+        time.sleep(0.001)
+
+
+def test_a_gate_that_is_kept_and_forgotten_collects_garbage_again_when_it_has_opened_itself(paper, keeper):
+    stream, _ = paper
+    with gate(stream, 30):
+        shut = gate(stream, 0.05)
+        opened_by_now(shut)
+        time.sleep(0.2)
+        assert not gc.isenabled()  # the other one is shut
+    assert gc.isenabled()
+    again = gate(stream, 0.05)
+    opened_by_now(again)
+    until = time.monotonic() + 10
+    while not gc.isenabled():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    for each in (shut, again):
+        assert each in forgotten()
+        with pytest.raises(AssertionError, match="open itself"):
+            each.open()
+        assert each not in forgotten()
+    assert gc.isenabled()
 
 
 # -- delays --------------------------------------------------------------------------------------------------------
