@@ -423,6 +423,23 @@ def test_strided_views_by_their_bytes(gpu):
     assert len(ledger.races) == 1
 
 
+def test_memory_that_one_stream_has_left(gpu):
+    a, b, c = gpu.stream("a"), gpu.stream("b"), gpu.stream("c")
+    x = Interface(1 << 40)
+    with check(raises=False) as ledger:
+        ledger.reads(x, a)
+        ledger.reads(x, b)
+        ledger.is_left(Layout.of(1 << 40, (16,), None, 1), interop.as_stream(a))
+        ledger.writes(x, c)
+    assert {(race.earlier.stream, race.later.stream) for race in ledger.races} == {("a", "c"), ("b", "c")}
+    with check(raises=False) as ledger:
+        ledger.reads(x, a)
+        ledger.reads(x, b)
+        ledger.is_left(Layout.of(1 << 40, (32,), None, 1), interop.as_stream(a))
+        ledger.writes(x, c)
+    assert [race.earlier.stream for race in ledger.races] == ["b"]
+
+
 def test_what_is_too_hard_to_say_is_unknown(gpu, monkeypatch):
     monkeypatch.setattr("interop.ledger.memory._EFFORT", 1)
     a, b = gpu.stream(), gpu.stream()

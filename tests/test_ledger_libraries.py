@@ -1,6 +1,7 @@
 """What the ledger sees of the libraries, without a GPU: their real classes, with the calls to CUDA taken out."""
 
 import contextlib
+import copy
 import importlib
 import threading
 import types
@@ -129,10 +130,173 @@ def test_torch_waits_that_are_seen_order(torch):
     assert not pairs(ledger)
 
 
-def test_torch_copies_to_the_host_wait_unless_they_are_asked_not_to(torch, monkeypatch):
-    x, y = torch.torch.zeros(4), torch.torch.zeros(4)
+@pytest.fixture
+def host(torch, monkeypatch):
+    """A tensor of the host; all others are the device's."""
     host = torch.torch.zeros(4)
     monkeypatch.setattr(torch.eyes, "on_gpu", lambda tensor: tensor.data_ptr() != host.data_ptr())
+    return host
+
+
+def waits(torch, act):
+    """Whether *act*, on stream a, is known to wait for what was done there before."""
+    x = torch.torch.zeros(4)
+    torch.streams.now = torch.streams.a
+    with operators(torch) as ledger:
+        x.add_(1)
+        act()
+        torch.streams.now = torch.streams.b
+        x.add_(1)
+    assert not ledger.unknown
+    return not ledger.races
+
+
+def test_torch_indexing_waits_for_masks_of_the_device_and_copies_of_the_host(torch, host):
+    x, index = torch.torch.zeros(4), torch.torch.tensor([0, 1, 2, 3])
+    mask, values = index < 2, torch.torch.ones(2)
+    assert waits(torch, lambda: x[mask])
+    assert not waits(torch, lambda: x[index])
+    assert not waits(torch, lambda: x[None, index])
+    assert waits(torch, lambda: x.index_put_((mask,), values))
+    assert not waits(torch, lambda: x.index_put_((index,), torch.torch.ones(4)))
+    assert waits(torch, lambda: x.index_put_((index,), host))
+    assert not waits(torch, lambda: x.index_put_((mask,), host[:1]))  # a fill
+    assert waits(torch, lambda: x[host.view(torch.torch.int32)])
+    assert not waits(torch, lambda: x[host.view(torch.torch.bool)[:4]])  # it was counted without the device
+
+
+def test_torch_operators_that_are_told_the_size_of_what_comes_of_them_need_not_wait(torch):
+    counts = torch.torch.tensor([1, 1])
+    assert waits(torch, lambda: torch.torch.repeat_interleave(counts))
+    assert not waits(torch, lambda: torch.torch.repeat_interleave(counts, output_size=2))
+
+
+def test_torch_operators_that_look_at_data(torch):
+    x = torch.torch.eye(3)
+    for act in (torch.torch.nonzero, torch.torch.unique, torch.torch.linalg.inv, lambda x: torch.torch.equal(x, x)):
+        assert waits(torch, lambda act=act: act(x)), act
+    for act in (torch.torch.linalg.inv_ex, torch.torch.sum, lambda x: torch.torch.is_same_size(x, x)):
+        assert not waits(torch, lambda act=act: act(x)), act
+
+
+def test_torch_copies_from_the_host_wait_unless_they_are_asked_not_to(torch, host):
+    x = torch.torch.zeros(4)
+    assert waits(torch, lambda: x.copy_(host))
+    assert not waits(torch, lambda: x.copy_(host, non_blocking=True))
+    assert waits(torch, lambda: torch.torch.ops.aten._to_copy(host, dtype=torch.torch.float64))
+    assert not waits(torch, lambda: torch.torch.ops.aten._to_copy(host, dtype=torch.torch.int32, non_blocking=True))
+    assert not waits(torch, lambda: x.copy_(torch.torch.zeros(4)))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: x.t_(),
+        lambda x: x.unsqueeze_(0),
+        lambda x: x.squeeze_(),
+        lambda x: x.transpose_(0, 1),
+        lambda x: x.as_strided_((2, 2), (1, 2)),
+        lambda x: x.resize_(2),
+        lambda x: x.is_same_size(x),
+        copy.copy,
+    ],
+)
+def test_torch_views_in_place_touch_nothing(torch, act):
+    x = torch.torch.zeros(4, 4)
+    with operators(torch) as ledger:
+        x.add_(1)
+        torch.streams.now = torch.streams.b
+        act(x)
+    assert not pairs(ledger)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_torch_memory_that_was_recorded_on_a_stream_is_given_again_when_that_is_done(torch, monkeypatch, recorded):
+    block = np.zeros(8, dtype=np.float32)
+    empty = torch.torch.library.Library("interop_test", "DEF")
+    empty.define("again() -> Tensor")
+    empty.impl("again", lambda: torch.torch.from_numpy(block), "CompositeExplicitAutograd")
+    record = torch.torch.library.Library("aten", "IMPL", "CPU")
+    record.impl("record_stream", nothing)
+    monkeypatch.setattr(torch.eyes, "as_stream", lambda _stream: torch.streams.b)
+    y = torch.torch.zeros(4)
+    with operators(torch) as ledger:
+        x = torch.torch.ops.interop_test.again()
+        x.add_(1)
+        torch.streams.b.wait_stream(torch.streams.a)
+        if recorded:
+            x[4:].record_stream(torch.torch.Stream(device="cpu"))
+        torch.streams.now = torch.streams.b
+        y.copy_(x[:4])
+        torch.streams.now = torch.streams.a
+        torch.torch.zeros(4)  # elsewhere
+        again = torch.torch.ops.interop_test.again()
+        assert bool(ledger.races) is not recorded
+        torch.streams.now = torch.streams.b
+        y.copy_(again[:4])  # which nobody has recorded
+        torch.streams.now = torch.streams.a
+        torch.torch.ops.interop_test.again()
+    assert ledger.races
+    empty._destroy()
+    record._destroy()
+
+
+def test_torch_operators_that_call_functions_run_and_are_unknown(torch):
+    x, yes = torch.torch.zeros(2), torch.torch.ones(()).bool()
+    with operators(torch) as ledger:
+        x.add_(1)
+        torch.streams.now = torch.streams.b
+        y = torch.torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (x,))
+        torch.streams.now = torch.streams.a
+        y.add_(1)
+    assert y.tolist() == [3.0, 3.0]
+    assert not ledger.races
+    assert {unknown.later.by for unknown in ledger.unknown} == {"PyTorch's cond", "PyTorch's aten::add_"}
+    assert all("cannot be seen" in unknown.doubt for unknown in ledger.unknown)
+
+
+def test_which_tensors_of_torch_are_seen(need):
+    need("torch")
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    eyes = importlib.import_module("interop.ledger.torch")
+
+    class Mine(torch.Tensor):
+        pass
+
+    plain, mine = torch.zeros(2), torch.zeros(2).as_subclass(Mine)
+    with FakeTensorMode():
+        fake = torch.zeros(2, device="cuda")
+    for tensor in (plain, mine, torch.nn.Parameter(plain)):
+        assert eyes._is_plain(type(tensor))
+    for tensor in (fake, TwoTensor(plain, plain)):
+        assert not eyes._is_plain(type(tensor))
+    assert fake.is_cuda
+    assert not any(map(eyes.on_gpu, (plain, mine, fake)))
+
+
+def test_torch_tensors_that_wrap_others_are_seen_by_what_they_do_to_these(torch, monkeypatch):
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    monkeypatch.setattr(torch.eyes, "on_gpu", lambda tensor: torch.eyes._is_plain(type(tensor)))
+    x, y = torch.torch.zeros(2), torch.torch.zeros(2)
+    with operators(torch) as ledger:
+        TwoTensor(x, y).add_(1)
+        torch.streams.now = torch.streams.b
+        y.add_(1)
+    assert y.tolist() == [2.0, 2.0]
+    assert [race.earlier.by for race in ledger.races] == ["PyTorch's aten::add_"]
+
+
+def test_torch_nested_tensors_are_left_out(torch, monkeypatch):
+    monkeypatch.undo()
+    assert not torch.eyes.on_gpu(types.SimpleNamespace(is_cuda=True, is_nested=True))
+
+
+def test_torch_copies_to_the_host_wait_unless_they_are_asked_not_to(torch, host):
+    x, y = torch.torch.zeros(4), torch.torch.zeros(4)
     for non_blocking in (False, True):
         torch.streams.now = torch.streams.a
         with operators(torch) as ledger:
@@ -411,6 +575,20 @@ def test_numba_launches(numba, notes, address):
     assert stream.cuda_stream == address
     assert stream.owner is SEEN
     assert touched == [(array, Layout.of(1 << 40, (8,), None, 8), Kind.MAYBE)]
+
+
+def test_numba_launches_with_tuples_of_arrays(numba, notes, address):
+    arrays = [
+        types.SimpleNamespace(
+            __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (at << 40, False)}
+        )
+        for at in (1, 2)
+    ]
+    kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
+    stream = numba.driver.Stream(address, external=True)
+    with numba.eyes.watch(notes):
+        numba.dispatcher._Kernel.launch(kernel, (arrays[0], (3, (arrays[1],))), (1, 1, 1), (1, 1, 1), stream, 0)
+    assert [touched[0] for touched in notes.told[0][2]] == arrays
 
 
 def test_numba_copies(numba, notes, address):

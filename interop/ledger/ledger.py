@@ -243,6 +243,11 @@ class Ledger(_watch.Watcher):
         """Memory comes from the driver: whatever was there before, the driver has waited for."""
         self._do(lambda: self._history.memory.forget(layout))
 
+    def is_left(self, layout: Layout, stream: ExternalStream) -> None:
+        """A memory pool gives memory again: it has waited for what *stream* did to it."""
+        if (found := self._line(stream)) is not None:
+            self._do(lambda: self._history.memory.leave(layout, found.key))
+
     def device_is_done(self, cuda: _cudart.Cuda, context: int) -> None:
         """The host has waited for all work of a context."""
         key, thread = (cuda, cuda.context_id(context)), threading.current_thread()

@@ -68,7 +68,7 @@ class _Keeper:
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(file)],
             stdin=subprocess.PIPE,
             pass_fds=[file],
-            start_new_session=True,  # Ctrl-C goes to all processes of the terminal's group, and is not meant for this one
+            start_new_session=True,  # Ctrl-C goes to every process of the terminal's group
         )
         os.close(file)
         atexit.register(self._process.communicate)
