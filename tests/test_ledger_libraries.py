@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib
+import sys
 import threading
 import types
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 import interop
+from interop import _cudart
 from interop.errors import NotSupportedError
-from interop.ledger import watched
+from interop.ledger import watch, watched
 from interop.ledger.ledger import SEEN, WATCHED
 from interop.ledger.memory import Kind, Layout
+from interop.ledger.patch import told
 from interop.ordering import check
 from interop.stream import ExternalStream
 
@@ -362,6 +365,63 @@ def test_torch_streams_and_events(notes, monkeypatch, address, need):
     assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
 
 
+def test_torchs_events_of_any_device(notes, monkeypatch, address, need):
+    need("torch")
+    import torch
+
+    class Event:
+        def __init__(self, kind="cuda", event_id=address):
+            self.device, self.event_id = types.SimpleNamespace(type=kind), event_id
+
+        def record(self, stream=None):
+            pass
+
+        def wait(self, stream=None):
+            pass
+
+        def synchronize(self):
+            pass
+
+        def query(self):
+            return True
+
+    eyes = importlib.import_module("interop.ledger.torch")
+    stream = ExternalStream(address)
+    monkeypatch.setattr(eyes, "_seen", lambda given: given)
+    monkeypatch.setattr(eyes, "_stream", lambda given: given or stream)
+    monkeypatch.setattr(torch, "Event", Event)
+    old = Event()
+    with eyes.watch(notes):
+        assert isinstance(old, torch.Event)
+        for event in (torch.Event(), torch.Event("cpu"), torch.Event(event_id=0)):
+            event.record()
+            event.wait("other")
+            event.synchronize()
+            assert event.query()
+    assert torch.Event is Event
+    assert [told[:-1] for told in notes.told] == [
+        ("recorded", stream),
+        ("waited", "other"),
+        ("finished",),
+        ("finished",),
+    ]
+    assert {told[-1].cuda_event for told in notes.told} == {address}
+
+
+def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):
+    compiled = []
+
+    def backend(module, _inputs):
+        compiled.append(module)
+        return module
+
+    add = torch.torch.compile(lambda x: x.add_(1), backend=backend, fullgraph=True)
+    with operators(torch) as ledger:
+        add(torch.torch.zeros(2))
+    assert len(compiled) == 1
+    assert ledger.accesses
+
+
 def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, need):
     need("torch")
     import torch
@@ -413,7 +473,8 @@ def cupy(monkeypatch, need):
     monkeypatch.setattr(_BaseStream, "record", lambda _self, event=None: event)
     for cls in (_BaseStream, cupy.cuda.Event):
         monkeypatch.setattr(cls, "done", property(lambda _self: True))
-    monkeypatch.setattr(cupy.cuda.runtime, "deviceSynchronize", nothing)
+    for name in ("deviceSynchronize", "eventRecord", "streamWaitEvent", "streamSynchronize", "eventSynchronize"):
+        monkeypatch.setattr(cupy.cuda.runtime, name, nothing)
     return cupy
 
 
@@ -441,6 +502,23 @@ def test_cupy_streams_and_events(cupy, notes, address):
         assert arguments[0].cuda_stream == address if isinstance(arguments[0], ExternalStream) else True
         assert getattr(arguments[-1], "owner", None) in (event, stream)
     event.ptr = 0  # there is nothing to be destroyed
+
+
+def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
+    eyes = importlib.import_module("interop.ledger.cupy")
+    monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
+    with eyes.watch(notes):
+        cupy.cuda.runtime.eventRecord(address + 16, address)
+        cupy.cuda.runtime.streamWaitEvent(0, address + 16)
+        cupy.cuda.runtime.streamSynchronize(address)
+        cupy.cuda.runtime.eventSynchronize(address + 16)
+    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.told] == [
+        ("recorded", address, address + 16),
+        ("waited", 1, address + 16),
+        ("finished", address),
+        ("finished", address + 16),
+    ]
+    assert all(told[1].owner is SEEN for told in notes.told[:3])
 
 
 def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
@@ -666,31 +744,63 @@ def test_the_host_may_have_waited_for_a_stream_whose_waits_cannot_be_seen(unwatc
     assert len(ledger.unknown) == 1
 
 
-def test_waits_through_cuda_bindings(notes, monkeypatch, address):
-    from cuda.bindings import driver, runtime
+CALLS = {
+    "runtime": [
+        "cudaDeviceSynchronize",
+        "cudaStreamSynchronize",
+        "cudaStreamQuery",
+        "cudaStreamWaitEvent",
+        "cudaEventRecord",
+        "cudaEventRecordWithFlags",
+        "cudaEventSynchronize",
+        "cudaEventQuery",
+    ],
+    "driver": [
+        "cuCtxSynchronize",
+        "cuStreamSynchronize",
+        "cuStreamQuery",
+        "cuStreamWaitEvent",
+        "cuEventRecord",
+        "cuEventRecordWithFlags",
+        "cuEventSynchronize",
+        "cuEventQuery",
+    ],
+}
 
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("module", CALLS)
+def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status):
+    bindings = importlib.import_module(f"cuda.bindings.{module}")
     eyes = importlib.import_module("interop.ledger.bindings")
     monkeypatch.setattr(eyes._cudart, "GPU", types.SimpleNamespace(current_context=lambda: 3))
-    status = 0
-    for module, name in (
-        (runtime, "cudaDeviceSynchronize"),
-        (runtime, "cudaStreamSynchronize"),
-        (driver, "cuCtxSynchronize"),
-        (driver, "cuStreamSynchronize"),
-    ):
-        monkeypatch.setattr(module, name, lambda *_arguments: (status,))
-    before = runtime.cudaDeviceSynchronize, driver.cuStreamSynchronize
+    for name in CALLS[module]:
+        monkeypatch.setattr(bindings, name, lambda *_arguments: (status,))
+    before = everything_of(bindings)
     with eyes.watch(notes):
-        runtime.cudaDeviceSynchronize()
-        driver.cuCtxSynchronize()
-        runtime.cudaStreamSynchronize(address)
-        driver.cuStreamSynchronize(driver.CUstream(address))
-        status = 1
-        runtime.cudaDeviceSynchronize()
-        runtime.cudaStreamSynchronize(address)
-    assert (runtime.cudaDeviceSynchronize, driver.cuStreamSynchronize) == before
-    assert notes.names == ["device_is_done", "device_is_done", "finished", "finished"]
-    assert [told[1].cuda_stream for told in notes.told[2:]] == [address, address]
+        device_done, stream_done, stream_asked, wait, record, record_with, event_done, event_asked = (
+            getattr(bindings, name) for name in CALLS[module]
+        )
+        stream = bindings.cudaStream_t(address) if module == "runtime" else bindings.CUstream(address)
+        event = bindings.cudaEvent_t(address + 16) if module == "runtime" else bindings.CUevent(address + 16)
+        device_done()
+        stream_done(address)
+        stream_asked(stream)
+        wait(address, event, 0)
+        record(event, stream)
+        record_with(event, stream, 0)
+        event_done(event)
+        event_asked(address + 16)
+    assert everything_of(bindings) == before
+    if status:
+        assert not notes.told
+    else:
+        assert notes.names == ["device_is_done", *["finished"] * 2, "waited", *["recorded"] * 2, *["finished"] * 2]
+        assert [[at.ptr for at in told[1:]] for told in notes.told[1:]] == [
+            *[[address]] * 2,
+            *[[address, address + 16]] * 3,
+            *[[address + 16]] * 2,
+        ]
 
 
 def test_of_cuda_bindings_nothing_else_is_seen(notes):
@@ -699,7 +809,91 @@ def test_of_cuda_bindings_nothing_else_is_seen(notes):
     before = everything_of(driver, runtime)
     with importlib.import_module("interop.ledger.bindings").watch(notes):
         replaced = {key[1] for key, value in everything_of(driver, runtime).items() if value is not before[key]}
-    assert replaced == {"cudaDeviceSynchronize", "cudaStreamSynchronize", "cuCtxSynchronize", "cuStreamSynchronize"}
+    assert replaced == {*CALLS["runtime"], *CALLS["driver"]}
+
+
+def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypatch, address):
+    from cuda.bindings import driver, runtime
+
+    for name in CALLS["runtime"]:
+        monkeypatch.setattr(runtime, name, lambda *_arguments: (0,))
+    monkeypatch.setattr(runtime, "cudaThreadExchangeStreamCaptureMode", lambda mode: (0, mode))
+    cuda = _cudart.Cuda(lambda: (runtime, driver), lambda _: True)
+    cuda._runtime = runtime
+    with importlib.import_module("interop.ledger.bindings").watch(notes):
+        cuda.event_record(address, address)
+        cuda.stream_wait_event(address, address)
+        cuda.stream_synchronize(address)
+        cuda.event_query(address)
+        assert not notes.told
+        runtime.cudaEventRecord(address, address)
+    assert notes.names == ["recorded"]
+
+
+def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
+    class Driver:
+        def wait(self):
+            pass
+
+    class Stream:
+        def synchronize(self):
+            Driver().wait()
+
+    with told(Driver, "wait", notes.inner), told(Stream, "synchronize", notes.outer):
+        Stream().synchronize()
+        Driver().wait()
+    assert notes.names == ["outer", "inner"]
+
+
+def test_cuda_cores_wait_for_a_device(notes, monkeypatch, need):
+    need("cuda.core")
+    from cuda.core import Device
+
+    eyes = importlib.import_module("interop.ledger.cuda_core")
+    cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
+    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    monkeypatch.setattr(Device, "sync", nothing)
+    with eyes.watch(notes):
+        Device.sync(types.SimpleNamespace(device_id=5))
+    assert Device.sync is nothing
+    assert notes.told == [("device_is_done", cuda, 15)]
+
+
+def test_warps_waits_of_the_host(notes, monkeypatch):
+    class Stream:
+        pass
+
+    def device(name):
+        is_cuda = name != "cpu"
+        return types.SimpleNamespace(is_cuda=is_cuda, ordinal=name, stream=f"stream of {name}")
+
+    warp = types.ModuleType("warp")
+    for name in ("synchronize", "synchronize_device", "synchronize_stream", "synchronize_event"):
+        setattr(warp, name, nothing)
+    warp.Stream = Stream
+    warp.get_device = lambda given: given if isinstance(given, types.SimpleNamespace) else device(given or 0)
+    warp.get_cuda_devices = lambda: [device(0), device(1)]
+    monkeypatch.setitem(sys.modules, "warp", warp)
+    monkeypatch.delitem(sys.modules, "interop.ledger.warp", raising=False)
+    eyes = importlib.import_module("interop.ledger.warp")
+    cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
+    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    for name in ("as_stream", "as_event"):
+        monkeypatch.setattr(eyes, name, lambda given: given)
+    stream = Stream()
+    with eyes.watch(notes):
+        warp.synchronize()
+        warp.synchronize_device()
+        warp.synchronize_device("cpu")
+        warp.synchronize_stream(stream)
+        warp.synchronize_stream(1)
+        warp.synchronize_event("event")
+    assert warp.synchronize is nothing
+    assert notes.told == [
+        *[("device_is_done", cuda, context) for context in (10, 11, 10)],
+        *[("finished", what) for what in (stream, "stream of 1", "event")],
+    ]
+    del sys.modules["interop.ledger.warp"]
 
 
 @pytest.mark.parametrize("through_interop", [False, True])
@@ -729,6 +923,41 @@ def test_whom_to_doubt(address, need):
     owned._natives = {"rmm": object()}
     assert "rmm" in ledger._doubt_about(owned)
     assert not any(ledger._doubt_of(library) for library in WATCHED)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_an_event_is_known_by_its_object_and_by_its_address(made):
+    with interop.sim.simulate() as gpu:
+        x, a, b = gpu.array([0.0]), interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
+        event = interop.Event()
+        address = event.cuda_event
+        with check(raises=False) as ledger:
+            if made:
+                ledger.made(event)
+            ledger.writes(x, a)
+            a.record_event(address)
+            b.wait_event(event)
+            ledger.reads(x, b)
+    assert not ledger.races
+    assert bool(ledger.unknown) is not made
+
+
+def test_ledgers_are_closed_in_any_order(need):
+    need("torch")
+    import torch
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    before = everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda)
+    with contextlib.ExitStack() as one, contextlib.ExitStack() as other:
+        first = one.enter_context(check())
+        second = other.enter_context(check())
+        one.close()
+        watch._all._count_capture()
+        assert (first.captured, second.captured) == (0, 1)
+        assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) != before
+        other.close()
+        assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
+        assert not _get_current_dispatch_mode_stack()
 
 
 def test_one_thread_at_a_time_replaces_methods():

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from interop import _cudart, _watch
 from interop._where import user_frame, where
+from interop.event import as_event
 from interop.ledger import report
 from interop.ledger.arrays import described, layout_of, of_tensor
-from interop.ledger.events import Events, Unrecorded
+from interop.ledger.events import Events, Token
 from interop.ledger.history import History, Line
 from interop.ledger.memory import Kind, Layout
 from interop.ledger.report import Finding, Party
@@ -119,12 +120,13 @@ class Ledger(_watch.Watcher):
         if found is None:
             return
         thread = threading.current_thread()
-        surely_ours = event._owned or event._cuda.simulation is not None
-        doubt = "" if surely_ours else self._doubt_of(event._adapter.library if event._adapter else None)
+        # A watched library's event at a bare address is one whose records are seen, too.
+        seen = event._owned or event._cuda.simulation is not None or stream.owner is SEEN
+        doubt = "" if seen else self._doubt_of(event._adapter.library if event._adapter else None)
 
         def step() -> None:
             line, token = self._history.line(found), self._events.token(event)
-            if not self._history.wait(line, token, thread) and not isinstance(token, Unrecorded):
+            if not self._history.wait(line, token, thread) and not token.is_unrecorded:
                 self._history.suppose(line, "it has waited for an event whose record was not seen")
             elif doubt:
                 self._history.suppose(line, doubt)
@@ -147,7 +149,7 @@ class Ledger(_watch.Watcher):
 
             def step() -> None:
                 token = self._events.token(what)
-                if not isinstance(token, Unrecorded):
+                if not token.is_unrecorded:
                     self._history.host_knows_event(token, thread)
 
             self._do(step)
@@ -259,7 +261,9 @@ class Ledger(_watch.Watcher):
 
     def made(self, event: object) -> None:
         """A library has made an event. Until somebody records it, a wait for it orders nothing, for sure."""
-        self._do(lambda: self._events.remember(event, Unrecorded()))
+        known = as_event(event)
+        handle = known._existing()
+        self._do(lambda: self._events.made(known, handle))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -335,7 +339,7 @@ class Ledger(_watch.Watcher):
             return "waits that are made with a bare address, or by a library that interop does not know, cannot be seen"
         return "" if library in WATCHED else f"{library}'s own waits cannot be seen"
 
-    def _forget(self, number: int, reference: object, token: object) -> None:
+    def _forget(self, number: int, reference: object, token: Token) -> None:
         def step() -> None:
             self._events.remove(number, reference)
             self._history.forget(token)

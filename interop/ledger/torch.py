@@ -11,8 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from interop import _cudart
 from interop.event import as_event
+from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import told
+from interop.ledger.patch import replaced, stand_in, told
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ _CHECKS: Final = ("aten::_linalg_check_errors",)
 """Operators without such a tag that look at data on the host: they wait, too."""
 _INDEXING: Final = ("aten::index", "aten::index_put", "aten::index_put_")
 _MASKS: Final = (torch.bool, torch.uint8)
-_LEAVES_ALONE: Final = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
+_LEAVES_ALONE: Final = frozenset(
+    {"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"}
+)
 """Operators that write nothing into what they return."""
 _READS_SHAPE: Final = ("new_", "_like", "is_same_size")
 """In the names of operators that look at their argument's shape only."""
@@ -45,6 +48,17 @@ def watch(ledger: "Ledger") -> Iterator[None]:
             told(torch.cuda.Stream, "synchronize", eyes.stream_done),
             told(torch.cuda.Stream, "query", eyes.stream_asked),
             told(torch.cuda, "synchronize", eyes.device_done),
+            replaced(
+                torch,
+                "Event",
+                stand_in(
+                    torch.Event,
+                    record=eyes.address_recorded,
+                    wait=eyes.address_waited,
+                    synchronize=eyes.address_done,
+                    query=eyes.address_asked,
+                ),
+            ),
             Operators(ledger),
         ):
             undo.enter_context(change)
@@ -54,6 +68,26 @@ def watch(ledger: "Ledger") -> Iterator[None]:
 class _Eyes:
     def __init__(self, ledger: "Ledger") -> None:
         self.ledger = ledger
+
+    # torch.Event, which interop knows by its address only.
+
+    def address_recorded(self, _result: None, event: Any, stream: Any = None) -> None:  # noqa: ANN401
+        if address := _address(event):
+            self.ledger.recorded(_seen(_stream(stream)), as_event(address))
+
+    def address_waited(self, _result: None, event: Any, stream: Any = None) -> None:  # noqa: ANN401
+        if address := _address(event):
+            self.ledger.waited(_seen(_stream(stream)), as_event(address))
+
+    def address_done(self, _result: None, event: Any) -> None:  # noqa: ANN401
+        if address := _address(event):
+            self.ledger.finished(as_event(address))
+
+    def address_asked(self, done: object, event: Any) -> None:  # noqa: ANN401
+        if done:
+            self.address_done(None, event)
+
+    # torch.cuda.Event and torch.cuda.Stream.
 
     def recorded(self, _result: None, event: Any, stream: Any = None) -> None:  # noqa: ANN401
         self.ledger.recorded(_stream(stream), as_event(event))
@@ -82,10 +116,25 @@ class _Eyes:
         self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(index))
 
 
+def _seen(stream: ExternalStream) -> ExternalStream:
+    """As one whose events' records are seen, though they are addresses."""
+    return ExternalStream(stream.cuda_stream, stream.device, owner=SEEN)
+
+
+def _address(event: Any) -> int:  # noqa: ANN401
+    """Of a ``torch.Event``; 0 as long as it was not recorded, or is not a GPU's."""
+    return int(event.event_id) if event.device.type == "cuda" else 0
+
+
 class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells a ledger of each operator that touches memory of a GPU."""
 
     supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let code be compiled as it would be without us: PyTorch would run it uncompiled, or refuse to."""
+        return True
 
     def __init__(self, ledger: "Ledger") -> None:
         """Tell *ledger*."""
