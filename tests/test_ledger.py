@@ -104,6 +104,19 @@ def test_strict_raises_at_once_and_adds_nothing(gpu):
     assert len(ledger.races) == 1
 
 
+def test_a_check_can_be_used_again(gpu):
+    x = gpu.array([0.0], name="x")
+    a, b = gpu.stream(), gpu.stream()
+    watching = check(raises=False)
+    with watching as outer:
+        outer.writes(x, a)
+        with watching as inner:
+            inner.writes(x, b)
+        outer.writes(x, b)
+    assert (len(inner.races), len(outer.races)) == (0, 1)
+    assert not _watch.watchers
+
+
 def test_a_loop_is_reported_once(gpu):
     x = gpu.array([0.0])
     a, b = gpu.stream(), gpu.stream()

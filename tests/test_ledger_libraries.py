@@ -13,7 +13,7 @@ import pytest
 import interop
 from interop import _cudart
 from interop.errors import NotSupportedError
-from interop.ledger import watch, watched
+from interop.ledger import watch
 from interop.ledger.ledger import SEEN, WATCHED
 from interop.ledger.memory import Kind, Layout
 from interop.ledger.patch import told
@@ -964,7 +964,7 @@ def test_one_thread_at_a_time_replaces_methods():
     opened, close = threading.Event(), threading.Event()
 
     def other():
-        with watched(strict=False, raises=False):
+        with check():
             opened.set()
             close.wait()
 

@@ -19,6 +19,7 @@ from interop.errors import (
     NotSupportedError,
     RaceError,
 )
+from interop.ordering import check
 from interop.testing import (
     POISON,
     assert_host_free,
@@ -166,6 +167,66 @@ def test_a_verdict_comes_at_the_end(pair):
     with is_ordered(*pair) as verdict, pytest.raises(RuntimeError, match="when the `with` block has ended"):
         bool(verdict)
     assert not verdict
+
+
+@by_both
+def test_the_producers_work_is_what_was_there_before_the_block(gpu, pair, by):
+    p, c = pair
+    data = gpu.array([0.0], name="data")
+    with assert_ordered(p, c, by=by):
+        event = p.record_event()
+        gpu.launch(p, lambda _: None, writes=[data])
+        c.wait_event(event)
+    event = p.record_event()
+    gpu.launch(p, lambda _: None, writes=[data])
+    with assert_not_ordered(p, c, by="gate"):  # the same, found
+        c.wait_event(event)
+    with check(raises=False) as ledger:
+        event = p.record_event()
+        ledger.writes(data, p)
+        c.wait_event(event)
+        ledger.reads(data, c)
+    assert len(ledger.races) == 1
+
+
+def test_a_consumer_that_is_held_up_before_the_block_gives_no_verdict(gpu, pair):
+    p, c = pair
+    for prove in (assert_ordered, assert_not_ordered):
+        with pytest.raises(AssertionError, match=r"no verdict: .* before the block"), gate(c), prove(p, c, by="gate"):
+            pass
+    gpu.launch(c, lambda: None)  # work that gets done in time does not matter
+    with assert_ordered(p, c, by="gate"):
+        c.wait_stream(p)
+    with gate(c), is_ordered(c, p, by="gate") as verdict:
+        pass
+    assert not verdict
+
+
+@by_both
+def test_what_asserts_can_be_used_again(pair, by):
+    p, c = pair
+    ordered, free = assert_ordered(p, c, by=by), assert_host_free(p)
+    for _ in range(2):
+        with ordered:
+            c.wait_stream(p)
+        with pytest.raises(AssertionError, match="not ordered"), ordered:
+            pass
+        with free:
+            c.wait_stream(p)
+        with pytest.raises(AssertionError, match="not host-free"), free:
+            p.synchronize()
+
+
+def test_two_proofs_at_once_point_to_the_gate(pair):
+    p, c = pair
+    other = interop.new_stream()
+    with pytest.raises(CaptureError, match='by="gate"'), assert_ordered(p, c), assert_ordered(p, other):
+        pass
+    with pytest.raises(CaptureError) as raised, assert_ordered(p, c), assert_ordered(other, c):
+        c.wait_stream(p, other)
+    assert any('by="gate"' in note for note in raised.value.__notes__)
+    with assert_ordered(p, c, by="gate"), assert_ordered(other, c, by="gate"):
+        c.wait_stream(p, other)
 
 
 @by_both

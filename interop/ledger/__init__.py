@@ -59,6 +59,6 @@ counts them. Launches of graphs are not seen.
 from interop.ledger.ledger import Ledger
 from interop.ledger.memory import Kind
 from interop.ledger.report import Finding, Party
-from interop.ledger.watch import watched
+from interop.ledger.watch import Watched
 
-__all__ = ["Finding", "Kind", "Ledger", "Party", "watched"]
+__all__ = ["Finding", "Kind", "Ledger", "Party", "Watched"]

@@ -1,10 +1,12 @@
 """A ledger, open for the length of a block, and told of what the libraries that are there do."""
 
 import contextlib
+import functools
 import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Final
 
 from interop import _cudart, _watch
@@ -15,9 +17,30 @@ _EYES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "
 """Those who look at libraries, by a module of that name here; and what is imported when there is something to see."""
 
 
+class Watched(contextlib.AbstractContextManager[Ledger]):
+    """Watches what the block does; see :func:`interop.ordering.check`. Each block has a ledger of its own."""
+
+    def __init__(self, *, strict: bool, raises: bool) -> None:
+        """Watch nothing yet."""
+        self._new = functools.partial(_watched, strict=strict, raises=raises)
+        self._blocks: list[contextlib.AbstractContextManager[Ledger]] = []
+
+    def __enter__(self) -> Ledger:
+        """Open a ledger."""
+        block = self._new()
+        ledger = block.__enter__()
+        self._blocks.append(block)
+        return ledger
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Close the one that was opened last."""
+        return self._blocks.pop().__exit__(kind, error, trace)
+
+
 @contextlib.contextmanager
-def watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
-    """Watch what the block does; see :func:`interop.ordering.check`."""
+def _watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
     ledger = Ledger(strict=strict)
     with contextlib.ExitStack() as undo:
         if _cudart.active().simulation is None:
