@@ -293,9 +293,7 @@ class Ledger(_watch.Watcher):
         for party, layout in touches:
             for old, doubt in self._history.conflicts(line, party.kind, layout, thread):
                 producer = self._history.lines[old.epoch.line]
-                names = [report.name_in(frame, it.native) or f"<{it.label}>" for it in (line, producer)]
-                fix = f"interop.as_stream({names[0]}).wait_stream({names[1]})"
-                found[Finding(old.party, party, fix, doubt)] = None
+                found[Finding(old.party, party, report.fix(frame, line, producer), doubt)] = None
         return found
 
     def _line(self, stream: ExternalStream) -> Line | None:
@@ -305,13 +303,15 @@ class Ledger(_watch.Watcher):
         context, native = (cuda, stream._context_id), report.native_of(stream)
         if handle == _cudart.LEGACY:
             label = "the legacy default stream" + _on_device(stream)
-            return Line((context, handle), context, StreamKind.LEGACY, label, native)
+            expression = f"{handle}, device={stream.device}"
+            return Line((context, handle), context, StreamKind.LEGACY, label, native, expression)
         if stream.is_capturing():
             self._do(self._count_capture)
             return None
         if handle == _cudart.PER_THREAD:
             label = f"the per-thread default stream of {threading.current_thread().name}{_on_device(stream)}"
-            return Line((context, stream._thread), context, StreamKind.BLOCKING, label, native)
+            expression = f"{handle}, device={stream.device}"
+            return Line((context, stream._thread), context, StreamKind.BLOCKING, label, native, expression)
         key = (cuda, stream.stream_id)
         known = self._history.lines.get(key)
         if known is not None:
@@ -319,7 +319,7 @@ class Ledger(_watch.Watcher):
         else:
             kind = StreamKind.BLOCKING if cuda.stream_blocks(handle) else StreamKind.NON_BLOCKING
             label = _label(stream)
-        return Line(key, context, kind, label, native, self._doubt_about(stream))
+        return Line(key, context, kind, label, native, f"{handle:#x}", self._doubt_about(stream))
 
     def _count_capture(self) -> None:
         self.captured += 1
