@@ -235,11 +235,14 @@ def test_torch_memory_that_was_recorded_on_a_stream_is_given_again_when_that_is_
         torch.torch.zeros(4)  # elsewhere
         again = torch.torch.ops.interop_test.again()
         assert bool(ledger.races) is not recorded
+        before = len(ledger.races)
+        torch.streams.b.wait_stream(torch.streams.a)
         torch.streams.now = torch.streams.b
-        y.copy_(again[:4])  # which nobody has recorded
+        y.copy_(again[:4])
+        assert len(ledger.races) == before
         torch.streams.now = torch.streams.a
-        torch.torch.ops.interop_test.again()
-    assert ledger.races
+        torch.torch.ops.interop_test.again()  # and this time nobody has recorded it
+    assert len(ledger.races) == before + 1
     empty._destroy()
     record._destroy()
 
