@@ -389,26 +389,26 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, need):
             return True
 
     eyes = importlib.import_module("interop.ledger.torch")
-    stream = ExternalStream(address)
-    monkeypatch.setattr(eyes, "_seen", lambda given: given)
-    monkeypatch.setattr(eyes, "_stream", lambda given: given or stream)
+    current, other = (types.SimpleNamespace(cuda_stream=at, device=None) for at in (address, address + 16))
+    monkeypatch.setattr(eyes, "_stream_of", lambda _device: current)
+    monkeypatch.setattr(eyes, "as_stream", lambda given: given)
     monkeypatch.setattr(torch, "Event", Event)
     old = Event()
     with eyes.watch(notes):
         assert isinstance(old, torch.Event)
         for event in (torch.Event(), torch.Event("cpu"), torch.Event(event_id=0)):
             event.record()
-            event.wait("other")
+            event.wait(other)
             event.synchronize()
             assert event.query()
     assert torch.Event is Event
-    assert [told[:-1] for told in notes.told] == [
-        ("recorded", stream),
-        ("waited", "other"),
-        ("finished",),
-        ("finished",),
+    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.told] == [
+        ("recorded", address, address),
+        ("waited", address + 16, address),
+        ("finished", address),
+        ("finished", address),
     ]
-    assert {told[-1].cuda_event for told in notes.told} == {address}
+    assert all(told[1].owner is SEEN for told in notes.told[:2])
 
 
 def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):

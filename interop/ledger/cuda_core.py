@@ -20,5 +20,7 @@ def watch(ledger: "Ledger") -> Iterator[None]:
     def device_done(_result: None, device: Any) -> None:  # noqa: ANN401
         ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(device.device_id))
 
-    with told(Device, "sync", device_done):
+    with contextlib.ExitStack() as undo:
+        with contextlib.suppress(TypeError):  # of a version in which this class is compiled, too
+            undo.enter_context(told(Device, "sync", device_done))
         yield

@@ -73,11 +73,11 @@ class _Eyes:
 
     def address_recorded(self, _result: None, event: Any, stream: Any = None) -> None:  # noqa: ANN401
         if address := _address(event):
-            self.ledger.recorded(_seen(_stream(stream)), as_event(address))
+            self.ledger.recorded(_seen(event, stream), as_event(address))
 
     def address_waited(self, _result: None, event: Any, stream: Any = None) -> None:  # noqa: ANN401
         if address := _address(event):
-            self.ledger.waited(_seen(_stream(stream)), as_event(address))
+            self.ledger.waited(_seen(event, stream), as_event(address))
 
     def address_done(self, _result: None, event: Any) -> None:  # noqa: ANN401
         if address := _address(event):
@@ -116,9 +116,10 @@ class _Eyes:
         self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(index))
 
 
-def _seen(stream: ExternalStream) -> ExternalStream:
-    """As one whose events' records are seen, though they are addresses."""
-    return ExternalStream(stream.cuda_stream, stream.device, owner=SEEN)
+def _seen(event: Any, stream: Any) -> ExternalStream:  # noqa: ANN401
+    """What a ``torch.Event`` is recorded on, or waited for by: a stream whose events are seen, though by address."""
+    found = _stream_of(event.device) if stream is None else as_stream(stream)
+    return ExternalStream(found.cuda_stream, found.device, owner=SEEN)
 
 
 def _address(event: Any) -> int:  # noqa: ANN401
