@@ -358,6 +358,6 @@ def check(*, strict: bool = False, raises: bool = True) -> "contextlib.AbstractC
     Raises:
         RaceError: two accesses of one array, at least one a write, are ordered by nothing.
     """
-    from interop.ledger import watched  # noqa: PLC0415  (most programs use the clocks or nothing of this module)
+    from interop.ledger import Watched  # noqa: PLC0415  (most programs use the clocks or nothing of this module)
 
-    return watched(strict=strict, raises=raises)
+    return Watched(strict=strict, raises=raises)

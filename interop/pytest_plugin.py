@@ -1,7 +1,8 @@
 """interop for pytest: what a test needs, streams and libraries as fixtures, gates that no test can forget.
 
 pytest loads this by its entry point when interop is installed. A run that uses none of it is as it was: no CUDA is
-called, no library is imported, and nothing is reported.
+called, no library is imported, and nothing is reported. Marks of the names ``gpu`` and ``needs`` are taken for ours,
+unless the project registers them as its own.
 """
 
 import functools
@@ -10,6 +11,7 @@ import importlib.util
 import itertools
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -36,6 +38,7 @@ _WITHOUT_STREAMS: Final = frozenset({"jax"})
 """Libraries that take no stream from outside: there is nothing to make of them."""
 
 _ours = pytest.StashKey[frozenset[str]]()
+_has_gates = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,15 +79,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if "gpu" in ours:
         names += [f"gpu{_count(mark)}" for mark in item.iter_markers("gpu")]
     if "needs" in ours:
-        names += [name for mark in item.iter_markers("needs") for name in mark.args]
+        names += [name for mark in item.iter_markers("needs") for name in _names(mark.args)]
     if names:
         _demand(item.config, names)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Fail a test at whose end a gate is found that had to open itself, and that somebody keeps."""
+    yield
+    if gates := sys.modules.get("interop.testing.gate"):  # else there are none, and a run pays for nothing
+        late = gates.forgotten()
+        for each in late:
+            each.let_pass()
+        _fail_if_late(late)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each library that is installed or required, or for each ordered pair of them."""
+    """One test for each library that is installed or required, or for each ordered pair of them.
+
+    A test that says itself which ones, by ``@pytest.mark.parametrize("library", ["cupy"], indirect=True)``, has those.
+    """
     for fixture, count in (("library", 1), ("library_pair", 2)):
-        if _is_ours(metafunc, fixture):
+        if _is_ours(metafunc, fixture) and not _is_parametrized(metafunc, fixture):
             tuples = list(itertools.product(_libraries(metafunc.config), repeat=count))
             metafunc.parametrize(fixture, tuples, indirect=True, ids=["-".join(names) for names in tuples])
 
@@ -119,7 +136,7 @@ class Library(NamedTuple):
 @pytest.fixture
 def need(request: pytest.FixtureRequest) -> Callable[..., None]:
     """The mark ``needs`` as a function, for names that only a parameter tells."""
-    return lambda *names: _demand(request.config, names)
+    return lambda *names: _demand(request.config, _names(names))
 
 
 @pytest.fixture
@@ -149,13 +166,14 @@ def library_pair(request: pytest.FixtureRequest) -> tuple[Library, ...]:
 
 
 @pytest.fixture
-def gate() -> "Iterator[Callable[..., Gate]]":
+def gate(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Gate]]":
     """``gate(stream, timeout=10)``, as :func:`interop.testing.gate`; at the end of the test, all of them are opened.
 
     A gate that had to open itself fails the test.
     """
     from interop import testing  # noqa: PLC0415  (a run that uses none of this does not pay for it)
 
+    request.node.stash[_has_gates] = True
     gates: list[Gate] = []
 
     def shut(stream: object, timeout: float = 10.0) -> "Gate":
@@ -166,16 +184,15 @@ def gate() -> "Iterator[Callable[..., Gate]]":
     late = [gate for gate in gates if gate.is_overdue]
     for each in gates:
         each.let_pass()
-    if late:
-        pytest.fail(
-            "\n".join(f"{each!r} had to open itself: nobody did within {each.timeout} s" for each in late),
-            pytrace=False,
-        )
+    _fail_if_late(late)
 
 
 @pytest.fixture
-def simulated_gpu() -> "Iterator[SimulatedGPU]":
-    """A simulation of one device, for the length of the test; ask for it before the streams."""
+def simulated_gpu(request: pytest.FixtureRequest) -> "Iterator[SimulatedGPU]":
+    """A simulation of one device, for the length of the test; ask for it before the streams and the gates."""
+    if request.node.stash.get(_has_gates, False):
+        message = "ask for simulated_gpu before gate: the simulation would end before its gates are opened"
+        raise pytest.UsageError(message)
     with interop.sim.simulate() as gpu:
         yield gpu
 
@@ -187,8 +204,18 @@ def gpu_lock() -> Iterator[None]:
 
     path = Path(tempfile.gettempdir()) / f"interop-gpu-{os.getuid()}.lock"
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed, or the process is gone
-        yield
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go of when this process is gone, at the latest
+        try:
+            yield
+        finally:
+            # Closing the file is not enough: processes that the test has forked have it open.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _fail_if_late(gates: "list[Gate]") -> None:
+    if gates:
+        said = (f"{each!r} had to open itself: nobody did within {each.timeout} s" for each in gates)
+        pytest.fail("\n".join(said), pytrace=False)
 
 
 # -- what is missing -----------------------------------------------------------------------------------------------
@@ -241,6 +268,14 @@ def _count(mark: pytest.Mark) -> int:
     return count
 
 
+def _names(given: tuple[object, ...]) -> list[str]:
+    names = [name for name in given if isinstance(name, str) and name]
+    if len(names) < len(given):
+        message = f'what a test needs is named by strings, such as needs("cupy", "torch"); got needs{given!r}'
+        raise pytest.UsageError(message)
+    return names
+
+
 def _is_known(name: str) -> bool:
     return bool(_devices(name)) or name in adapters.known() or _is_installed(name)
 
@@ -285,6 +320,15 @@ def _is_ours(metafunc: pytest.Metafunc, fixture: str) -> bool:
     return bool(definitions) and definitions[-1].func.__module__ == __name__
 
 
+def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
+    """Whether a test says itself what its *fixture* is."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
+        if fixture in (re.split(r"[,\s]+", names) if isinstance(names, str) else names):
+            return True
+    return False
+
+
 def _libraries(config: pytest.Config) -> list[str]:
     required = _required(config)
     return [
@@ -293,9 +337,11 @@ def _libraries(config: pytest.Config) -> list[str]:
 
 
 def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
-    names: tuple[str, ...] = request.param
+    names: tuple[str, ...] = (request.param,) if isinstance(request.param, str) else tuple(request.param)
     _demand(request.config, [*names, *_gpu_or_simulation()])
     for name in names:
+        if _cudart.active().simulation is not None and not adapters.adapter_named(name).simulated:
+            _skip(f"{name} cannot use the streams of a simulation")
         if not adapters.adapter_named(name).usable():
             reason = f"{name}, as installed here, cannot use a GPU"
             if name in _required(request.config):

@@ -66,13 +66,46 @@ def test_the_fix_is_one(gpu):
     assert str(ledger) == "0 races and 0 unknown in 2 accesses"
 
 
-def test_a_stream_without_a_name_is_told_by_its_label(gpu):
-    streams = [gpu.stream("p"), gpu.stream("c")]
-    x = gpu.array([0.0])
+def test_a_stream_without_a_name_is_told_by_its_address(gpu):
+    streams = [gpu.stream("p"), gpu.stream("c"), 1]
+    x, y = gpu.array([0.0]), gpu.array([0.0])
     with check(raises=False) as ledger:
         ledger.writes(x, streams[0])
         ledger.reads(x, streams[1])
-    assert ledger.races[0].fix == "interop.as_stream(<c>).wait_stream(<p>)"
+        ledger.writes(y, streams[2])
+        ledger.reads(y, streams[1])
+    p, c = (hex(stream.__cuda_stream__()[1]) for stream in streams[:2])
+    assert [race.fix for race in ledger.races] == [
+        f"interop.as_stream({c}).wait_stream(interop.as_stream({p}))",
+        f"interop.as_stream({c}).wait_stream(interop.as_stream(1, device=0))",
+    ]
+    with check() as ledger:
+        for written, at in ((x, 0), (y, 2)):
+            ledger.writes(written, streams[at])
+        for line in (f"interop.as_stream({c}).wait_stream({other})" for other in (p, "interop.as_stream(1, device=0)")):
+            exec(line)
+        for read in (x, y):
+            ledger.reads(read, streams[1])
+
+
+def test_the_per_thread_stream_of_another_thread_can_only_be_told_in_words(gpu):
+    c = gpu.stream("c")
+    x = gpu.array([0.0])
+    with check(raises=False) as ledger:
+        thread = threading.Thread(target=lambda: ledger.writes(x, 2), name="worker")
+        thread.start()
+        thread.join()
+        ledger.reads(x, c)
+        ledger.writes(x, 2)
+    fixes = {race.fix for race in ledger.races}
+    assert {fix.partition(", for an event")[0] for fix in fixes} == {
+        "interop.as_stream(c).wait_event(event)",
+        "interop.as_stream(2, device=0).wait_event(event)",
+        "interop.as_stream(2, device=0).wait_stream(c)",
+    }
+    assert any(
+        "recorded on the per-thread default stream of worker of device 0, in that thread" in fix for fix in fixes
+    )
 
 
 def test_the_end_of_the_block_raises(gpu):
@@ -103,6 +136,19 @@ def test_strict_raises_at_once_and_adds_nothing(gpu):
         interop.as_stream(c).wait_stream(a)
         ledger.reads(x, c)  # b has not written
     assert len(ledger.races) == 1
+
+
+def test_a_check_can_be_used_again(gpu):
+    x = gpu.array([0.0], name="x")
+    a, b = gpu.stream(), gpu.stream()
+    watching = check(raises=False)
+    with watching as outer:
+        outer.writes(x, a)
+        with watching as inner:
+            inner.writes(x, b)
+        outer.writes(x, b)
+    assert (len(inner.races), len(outer.races)) == (0, 1)
+    assert not _watch.watchers
 
 
 def test_a_loop_is_reported_once(gpu):
@@ -422,6 +468,23 @@ def test_strided_views_by_their_bytes(gpu):
         assert not ledger.unknown
         ledger.writes(Interface(base, (2,), (16,)), b)
     assert len(ledger.races) == 1
+
+
+def test_memory_that_one_stream_has_left(gpu):
+    a, b, c = gpu.stream("a"), gpu.stream("b"), gpu.stream("c")
+    x = Interface(1 << 40)
+    with check(raises=False) as ledger:
+        ledger.reads(x, a)
+        ledger.reads(x, b)
+        ledger.is_left(Layout.of(1 << 40, (16,), None, 1), interop.as_stream(a))
+        ledger.writes(x, c)
+    assert {(race.earlier.stream, race.later.stream) for race in ledger.races} == {("a", "c"), ("b", "c")}
+    with check(raises=False) as ledger:
+        ledger.reads(x, a)
+        ledger.reads(x, b)
+        ledger.is_left(Layout.of(1 << 40, (32,), None, 1), interop.as_stream(a))
+        ledger.writes(x, c)
+    assert [race.earlier.stream for race in ledger.races] == ["b"]
 
 
 def test_what_is_too_hard_to_say_is_unknown(gpu, monkeypatch):
@@ -797,6 +860,20 @@ def test_what_the_program_deletes_is_gone(gpu):
     x = gpu.array([0.0])
     with check(raises=False) as ledger:
         assert program() is None
+    assert "wait_stream(a)" in ledger.races[0].fix
+
+
+def test_what_locals_has_given_is_left_alone(gpu):
+    def program():
+        a, b = gpu.stream(), gpu.stream()
+        seen = locals()
+        ledger.writes(x, a)
+        ledger.writes(x, b)
+        return seen["a"] is a
+
+    x = gpu.array([0.0])
+    with check(raises=False) as ledger:
+        assert program()
     assert "wait_stream(a)" in ledger.races[0].fix
 
 

@@ -1,7 +1,9 @@
 """What the ledger sees of the libraries, without a GPU: their real classes, with the calls to CUDA taken out."""
 
 import contextlib
+import copy
 import importlib
+import sys
 import threading
 import types
 
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 
 import interop
+from interop import _cudart
 from interop.errors import NotSupportedError
-from interop.ledger import watched
+from interop.ledger import watch
 from interop.ledger.ledger import SEEN, WATCHED
 from interop.ledger.memory import Kind, Layout
+from interop.ledger.patch import told
 from interop.ordering import check
 from interop.stream import ExternalStream
 
@@ -129,10 +133,176 @@ def test_torch_waits_that_are_seen_order(torch):
     assert not pairs(ledger)
 
 
-def test_torch_copies_to_the_host_wait_unless_they_are_asked_not_to(torch, monkeypatch):
-    x, y = torch.torch.zeros(4), torch.torch.zeros(4)
+@pytest.fixture
+def host(torch, monkeypatch):
+    """A tensor of the host; all others are the device's."""
     host = torch.torch.zeros(4)
     monkeypatch.setattr(torch.eyes, "on_gpu", lambda tensor: tensor.data_ptr() != host.data_ptr())
+    return host
+
+
+def waits(torch, act):
+    """Whether *act*, on stream a, is known to wait for what was done there before."""
+    x = torch.torch.zeros(4)
+    torch.streams.now = torch.streams.a
+    with operators(torch) as ledger:
+        x.add_(1)
+        act()
+        torch.streams.now = torch.streams.b
+        x.add_(1)
+    assert not ledger.unknown
+    return not ledger.races
+
+
+def test_torch_indexing_waits_for_masks_of_the_device_and_copies_of_the_host(torch, host):
+    x, index = torch.torch.zeros(4), torch.torch.tensor([0, 1, 2, 3])
+    mask, values = index < 2, torch.torch.ones(2)
+    assert waits(torch, lambda: x[mask])
+    assert not waits(torch, lambda: x[index])
+    assert not waits(torch, lambda: x[None, index])
+    assert waits(torch, lambda: x.index_put_((mask,), values))
+    assert not waits(torch, lambda: x.index_put_((index,), torch.torch.ones(4)))
+    assert waits(torch, lambda: x.index_put_((index,), host))
+    assert not waits(torch, lambda: x.index_put_((mask,), host[:1]))  # a fill
+    assert waits(torch, lambda: x[host.view(torch.torch.int32)])
+    assert not waits(torch, lambda: x[host.view(torch.torch.bool)[:4]])  # it was counted without the device
+
+
+def test_torch_operators_that_are_told_the_size_of_what_comes_of_them_need_not_wait(torch):
+    counts = torch.torch.tensor([1, 1])
+    assert waits(torch, lambda: torch.torch.repeat_interleave(counts))
+    assert not waits(torch, lambda: torch.torch.repeat_interleave(counts, output_size=2))
+
+
+def test_torch_operators_that_look_at_data(torch):
+    x = torch.torch.eye(3)
+    for act in (torch.torch.nonzero, torch.torch.unique, torch.torch.linalg.inv, lambda x: torch.torch.equal(x, x)):
+        assert waits(torch, lambda act=act: act(x)), act
+    for act in (torch.torch.linalg.inv_ex, torch.torch.sum, lambda x: torch.torch.is_same_size(x, x)):
+        assert not waits(torch, lambda act=act: act(x)), act
+
+
+def test_torch_copies_from_the_host_wait_unless_they_are_asked_not_to(torch, host):
+    x = torch.torch.zeros(4)
+    assert waits(torch, lambda: x.copy_(host))
+    assert not waits(torch, lambda: x.copy_(host, non_blocking=True))
+    assert waits(torch, lambda: torch.torch.ops.aten._to_copy(host, dtype=torch.torch.float64))
+    assert not waits(torch, lambda: torch.torch.ops.aten._to_copy(host, dtype=torch.torch.int32, non_blocking=True))
+    assert not waits(torch, lambda: x.copy_(torch.torch.zeros(4)))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: x.t_(),
+        lambda x: x.unsqueeze_(0),
+        lambda x: x.squeeze_(),
+        lambda x: x.transpose_(0, 1),
+        lambda x: x.as_strided_((2, 2), (1, 2)),
+        lambda x: x.resize_(2),
+        lambda x: x.is_same_size(x),
+        copy.copy,
+    ],
+)
+def test_torch_views_in_place_touch_nothing(torch, act):
+    x = torch.torch.zeros(4, 4)
+    with operators(torch) as ledger:
+        x.add_(1)
+        torch.streams.now = torch.streams.b
+        act(x)
+    assert not pairs(ledger)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_torch_memory_that_was_recorded_on_a_stream_is_given_again_when_that_is_done(torch, monkeypatch, recorded):
+    block = np.zeros(8, dtype=np.float32)
+    empty = torch.torch.library.Library("interop_test", "DEF")
+    empty.define("again() -> Tensor")
+    empty.impl("again", lambda: torch.torch.from_numpy(block), "CompositeExplicitAutograd")
+    record = torch.torch.library.Library("aten", "IMPL", "CPU")
+    record.impl("record_stream", nothing)
+    monkeypatch.setattr(torch.eyes, "as_stream", lambda _stream: torch.streams.b)
+    y = torch.torch.zeros(4)
+    with operators(torch) as ledger:
+        x = torch.torch.ops.interop_test.again()
+        x.add_(1)
+        torch.streams.b.wait_stream(torch.streams.a)
+        if recorded:
+            x[4:].record_stream(torch.torch.Stream(device="cpu"))
+        torch.streams.now = torch.streams.b
+        y.copy_(x[:4])
+        torch.streams.now = torch.streams.a
+        torch.torch.zeros(4)  # elsewhere
+        again = torch.torch.ops.interop_test.again()
+        assert bool(ledger.races) is not recorded
+        before = len(ledger.races)
+        torch.streams.b.wait_stream(torch.streams.a)
+        torch.streams.now = torch.streams.b
+        y.copy_(again[:4])
+        assert len(ledger.races) == before
+        torch.streams.now = torch.streams.a
+        torch.torch.ops.interop_test.again()  # and this time nobody has recorded it
+    assert len(ledger.races) == before + 1
+    empty._destroy()
+    record._destroy()
+
+
+def test_torch_operators_that_call_functions_run_and_are_unknown(torch):
+    x, yes = torch.torch.zeros(2), torch.torch.ones(()).bool()
+    with operators(torch) as ledger:
+        x.add_(1)
+        torch.streams.now = torch.streams.b
+        y = torch.torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (x,))
+        torch.streams.now = torch.streams.a
+        y.add_(1)
+    assert y.tolist() == [3.0, 3.0]
+    assert not ledger.races
+    assert {unknown.later.by for unknown in ledger.unknown} == {"PyTorch's cond", "PyTorch's aten::add_"}
+    assert all("cannot be seen" in unknown.doubt for unknown in ledger.unknown)
+
+
+def test_which_tensors_of_torch_are_seen(need):
+    need("torch")
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    eyes = importlib.import_module("interop.ledger.torch")
+
+    class Mine(torch.Tensor):
+        pass
+
+    plain, mine = torch.zeros(2), torch.zeros(2).as_subclass(Mine)
+    with FakeTensorMode():
+        fake = torch.zeros(2, device="cuda")
+    for tensor in (plain, mine, torch.nn.Parameter(plain)):
+        assert eyes._is_plain(type(tensor))
+    for tensor in (fake, TwoTensor(plain, plain)):
+        assert not eyes._is_plain(type(tensor))
+    assert fake.is_cuda
+    assert not any(map(eyes.on_gpu, (plain, mine, fake)))
+
+
+def test_torch_tensors_that_wrap_others_are_seen_by_what_they_do_to_these(torch, monkeypatch):
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    monkeypatch.setattr(torch.eyes, "on_gpu", lambda tensor: torch.eyes._is_plain(type(tensor)))
+    x, y = torch.torch.zeros(2), torch.torch.zeros(2)
+    with operators(torch) as ledger:
+        TwoTensor(x, y).add_(1)
+        torch.streams.now = torch.streams.b
+        y.add_(1)
+    assert y.tolist() == [2.0, 2.0]
+    assert [race.earlier.by for race in ledger.races] == ["PyTorch's aten::add_"]
+
+
+def test_torch_nested_tensors_are_left_out(torch, monkeypatch):
+    monkeypatch.undo()
+    assert not torch.eyes.on_gpu(types.SimpleNamespace(is_cuda=True, is_nested=True))
+
+
+def test_torch_copies_to_the_host_wait_unless_they_are_asked_not_to(torch, host):
+    x, y = torch.torch.zeros(4), torch.torch.zeros(4)
     for non_blocking in (False, True):
         torch.streams.now = torch.streams.a
         with operators(torch) as ledger:
@@ -198,6 +368,63 @@ def test_torch_streams_and_events(notes, monkeypatch, address, need):
     assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
 
 
+def test_torchs_events_of_any_device(notes, monkeypatch, address, need):
+    need("torch")
+    import torch
+
+    class Event:
+        def __init__(self, kind="cuda", event_id=address):
+            self.device, self.event_id = types.SimpleNamespace(type=kind), event_id
+
+        def record(self, stream=None):
+            pass
+
+        def wait(self, stream=None):
+            pass
+
+        def synchronize(self):
+            pass
+
+        def query(self):
+            return True
+
+    eyes = importlib.import_module("interop.ledger.torch")
+    current, other = (types.SimpleNamespace(cuda_stream=at, device=None) for at in (address, address + 16))
+    monkeypatch.setattr(eyes, "_stream_of", lambda _device: current)
+    monkeypatch.setattr(eyes, "as_stream", lambda given: given)
+    monkeypatch.setattr(torch, "Event", Event)
+    old = Event()
+    with eyes.watch(notes):
+        assert isinstance(old, torch.Event)
+        for event in (torch.Event(), torch.Event("cpu"), torch.Event(event_id=0)):
+            event.record()
+            event.wait(other)
+            event.synchronize()
+            assert event.query()
+    assert torch.Event is Event
+    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.told] == [
+        ("recorded", address, address),
+        ("waited", address + 16, address),
+        ("finished", address),
+        ("finished", address),
+    ]
+    assert all(told[1].owner is SEEN for told in notes.told[:2])
+
+
+def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):
+    compiled = []
+
+    def backend(module, _inputs):
+        compiled.append(module)
+        return module
+
+    add = torch.torch.compile(lambda x: x.add_(1), backend=backend, fullgraph=True)
+    with operators(torch) as ledger:
+        add(torch.torch.zeros(2))
+    assert len(compiled) == 1
+    assert ledger.accesses
+
+
 def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, need):
     need("torch")
     import torch
@@ -249,7 +476,8 @@ def cupy(monkeypatch, need):
     monkeypatch.setattr(_BaseStream, "record", lambda _self, event=None: event)
     for cls in (_BaseStream, cupy.cuda.Event):
         monkeypatch.setattr(cls, "done", property(lambda _self: True))
-    monkeypatch.setattr(cupy.cuda.runtime, "deviceSynchronize", nothing)
+    for name in ("deviceSynchronize", "eventRecord", "streamWaitEvent", "streamSynchronize", "eventSynchronize"):
+        monkeypatch.setattr(cupy.cuda.runtime, name, nothing)
     return cupy
 
 
@@ -277,6 +505,23 @@ def test_cupy_streams_and_events(cupy, notes, address):
         assert arguments[0].cuda_stream == address if isinstance(arguments[0], ExternalStream) else True
         assert getattr(arguments[-1], "owner", None) in (event, stream)
     event.ptr = 0  # there is nothing to be destroyed
+
+
+def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
+    eyes = importlib.import_module("interop.ledger.cupy")
+    monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
+    with eyes.watch(notes):
+        cupy.cuda.runtime.eventRecord(address + 16, address)
+        cupy.cuda.runtime.streamWaitEvent(0, address + 16)
+        cupy.cuda.runtime.streamSynchronize(address)
+        cupy.cuda.runtime.eventSynchronize(address + 16)
+    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.told] == [
+        ("recorded", address, address + 16),
+        ("waited", 1, address + 16),
+        ("finished", address),
+        ("finished", address + 16),
+    ]
+    assert all(told[1].owner is SEEN for told in notes.told[:3])
 
 
 def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
@@ -413,6 +658,20 @@ def test_numba_launches(numba, notes, address):
     assert touched == [(array, Layout.of(1 << 40, (8,), None, 8), Kind.MAYBE)]
 
 
+def test_numba_launches_with_tuples_of_arrays(numba, notes, address):
+    arrays = [
+        types.SimpleNamespace(
+            __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (at << 40, False)}
+        )
+        for at in (1, 2)
+    ]
+    kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
+    stream = numba.driver.Stream(address, external=True)
+    with numba.eyes.watch(notes):
+        numba.dispatcher._Kernel.launch(kernel, (arrays[0], (3, (arrays[1],))), (1, 1, 1), (1, 1, 1), stream, 0)
+    assert [touched[0] for touched in notes.told[0][2]] == arrays
+
+
 def test_numba_copies(numba, notes, address):
     stream = numba.driver.Stream(address, external=True)
     with numba.eyes.watch(notes):
@@ -488,31 +747,63 @@ def test_the_host_may_have_waited_for_a_stream_whose_waits_cannot_be_seen(unwatc
     assert len(ledger.unknown) == 1
 
 
-def test_waits_through_cuda_bindings(notes, monkeypatch, address):
-    from cuda.bindings import driver, runtime
+CALLS = {
+    "runtime": [
+        "cudaDeviceSynchronize",
+        "cudaStreamSynchronize",
+        "cudaStreamQuery",
+        "cudaStreamWaitEvent",
+        "cudaEventRecord",
+        "cudaEventRecordWithFlags",
+        "cudaEventSynchronize",
+        "cudaEventQuery",
+    ],
+    "driver": [
+        "cuCtxSynchronize",
+        "cuStreamSynchronize",
+        "cuStreamQuery",
+        "cuStreamWaitEvent",
+        "cuEventRecord",
+        "cuEventRecordWithFlags",
+        "cuEventSynchronize",
+        "cuEventQuery",
+    ],
+}
 
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("module", CALLS)
+def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status):
+    bindings = importlib.import_module(f"cuda.bindings.{module}")
     eyes = importlib.import_module("interop.ledger.bindings")
     monkeypatch.setattr(eyes._cudart, "GPU", types.SimpleNamespace(current_context=lambda: 3))
-    status = 0
-    for module, name in (
-        (runtime, "cudaDeviceSynchronize"),
-        (runtime, "cudaStreamSynchronize"),
-        (driver, "cuCtxSynchronize"),
-        (driver, "cuStreamSynchronize"),
-    ):
-        monkeypatch.setattr(module, name, lambda *_arguments: (status,))
-    before = runtime.cudaDeviceSynchronize, driver.cuStreamSynchronize
+    for name in CALLS[module]:
+        monkeypatch.setattr(bindings, name, lambda *_arguments: (status,))
+    before = everything_of(bindings)
     with eyes.watch(notes):
-        runtime.cudaDeviceSynchronize()
-        driver.cuCtxSynchronize()
-        runtime.cudaStreamSynchronize(address)
-        driver.cuStreamSynchronize(driver.CUstream(address))
-        status = 1
-        runtime.cudaDeviceSynchronize()
-        runtime.cudaStreamSynchronize(address)
-    assert (runtime.cudaDeviceSynchronize, driver.cuStreamSynchronize) == before
-    assert notes.names == ["device_is_done", "device_is_done", "finished", "finished"]
-    assert [told[1].cuda_stream for told in notes.told[2:]] == [address, address]
+        device_done, stream_done, stream_asked, wait, record, record_with, event_done, event_asked = (
+            getattr(bindings, name) for name in CALLS[module]
+        )
+        stream = bindings.cudaStream_t(address) if module == "runtime" else bindings.CUstream(address)
+        event = bindings.cudaEvent_t(address + 16) if module == "runtime" else bindings.CUevent(address + 16)
+        device_done()
+        stream_done(address)
+        stream_asked(stream)
+        wait(address, event, 0)
+        record(event, stream)
+        record_with(event, stream, 0)
+        event_done(event)
+        event_asked(address + 16)
+    assert everything_of(bindings) == before
+    if status:
+        assert not notes.told
+    else:
+        assert notes.names == ["device_is_done", *["finished"] * 2, "waited", *["recorded"] * 2, *["finished"] * 2]
+        assert [[at.ptr for at in told[1:]] for told in notes.told[1:]] == [
+            *[[address]] * 2,
+            *[[address, address + 16]] * 3,
+            *[[address + 16]] * 2,
+        ]
 
 
 def test_of_cuda_bindings_nothing_else_is_seen(notes):
@@ -521,7 +812,91 @@ def test_of_cuda_bindings_nothing_else_is_seen(notes):
     before = everything_of(driver, runtime)
     with importlib.import_module("interop.ledger.bindings").watch(notes):
         replaced = {key[1] for key, value in everything_of(driver, runtime).items() if value is not before[key]}
-    assert replaced == {"cudaDeviceSynchronize", "cudaStreamSynchronize", "cuCtxSynchronize", "cuStreamSynchronize"}
+    assert replaced == {*CALLS["runtime"], *CALLS["driver"]}
+
+
+def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypatch, address):
+    from cuda.bindings import driver, runtime
+
+    for name in CALLS["runtime"]:
+        monkeypatch.setattr(runtime, name, lambda *_arguments: (0,))
+    monkeypatch.setattr(runtime, "cudaThreadExchangeStreamCaptureMode", lambda mode: (0, mode))
+    cuda = _cudart.Cuda(lambda: (runtime, driver), lambda _: True)
+    cuda._runtime = runtime
+    with importlib.import_module("interop.ledger.bindings").watch(notes):
+        cuda.event_record(address, address)
+        cuda.stream_wait_event(address, address)
+        cuda.stream_synchronize(address)
+        cuda.event_query(address)
+        assert not notes.told
+        runtime.cudaEventRecord(address, address)
+    assert notes.names == ["recorded"]
+
+
+def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
+    class Driver:
+        def wait(self):
+            pass
+
+    class Stream:
+        def synchronize(self):
+            Driver().wait()
+
+    with told(Driver, "wait", notes.inner), told(Stream, "synchronize", notes.outer):
+        Stream().synchronize()
+        Driver().wait()
+    assert notes.names == ["outer", "inner"]
+
+
+def test_cuda_cores_wait_for_a_device(notes, monkeypatch, need):
+    need("cuda.core")
+    from cuda.core import Device
+
+    eyes = importlib.import_module("interop.ledger.cuda_core")
+    cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
+    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    monkeypatch.setattr(Device, "sync", nothing)
+    with eyes.watch(notes):
+        Device.sync(types.SimpleNamespace(device_id=5))
+    assert Device.sync is nothing
+    assert notes.told == [("device_is_done", cuda, 15)]
+
+
+def test_warps_waits_of_the_host(notes, monkeypatch):
+    class Stream:
+        pass
+
+    def device(name):
+        is_cuda = name != "cpu"
+        return types.SimpleNamespace(is_cuda=is_cuda, ordinal=name, stream=f"stream of {name}")
+
+    warp = types.ModuleType("warp")
+    for name in ("synchronize", "synchronize_device", "synchronize_stream", "synchronize_event"):
+        setattr(warp, name, nothing)
+    warp.Stream = Stream
+    warp.get_device = lambda given: given if isinstance(given, types.SimpleNamespace) else device(given or 0)
+    warp.get_cuda_devices = lambda: [device(0), device(1)]
+    monkeypatch.setitem(sys.modules, "warp", warp)
+    monkeypatch.delitem(sys.modules, "interop.ledger.warp", raising=False)
+    eyes = importlib.import_module("interop.ledger.warp")
+    cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
+    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    for name in ("as_stream", "as_event"):
+        monkeypatch.setattr(eyes, name, lambda given: given)
+    stream = Stream()
+    with eyes.watch(notes):
+        warp.synchronize()
+        warp.synchronize_device()
+        warp.synchronize_device("cpu")
+        warp.synchronize_stream(stream)
+        warp.synchronize_stream(1)
+        warp.synchronize_event("event")
+    assert warp.synchronize is nothing
+    assert notes.told == [
+        *[("device_is_done", cuda, context) for context in (10, 11, 10)],
+        *[("finished", what) for what in (stream, "stream of 1", "event")],
+    ]
+    del sys.modules["interop.ledger.warp"]
 
 
 @pytest.mark.parametrize("through_interop", [False, True])
@@ -553,11 +928,46 @@ def test_whom_to_doubt(address, need):
     assert not any(ledger._doubt_of(library) for library in WATCHED)
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_an_event_is_known_by_its_object_and_by_its_address(made):
+    with interop.sim.simulate() as gpu:
+        x, a, b = gpu.array([0.0]), interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
+        event = interop.Event()
+        address = event.cuda_event
+        with check(raises=False) as ledger:
+            if made:
+                ledger.made(event)
+            ledger.writes(x, a)
+            a.record_event(address)
+            b.wait_event(event)
+            ledger.reads(x, b)
+    assert not ledger.races
+    assert bool(ledger.unknown) is not made
+
+
+def test_ledgers_are_closed_in_any_order(need):
+    need("torch")
+    import torch
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    before = everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda)
+    with contextlib.ExitStack() as one, contextlib.ExitStack() as other:
+        first = one.enter_context(check())
+        second = other.enter_context(check())
+        one.close()
+        watch._all._count_capture()
+        assert (first.captured, second.captured) == (0, 1)
+        assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) != before
+        other.close()
+        assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
+        assert not _get_current_dispatch_mode_stack()
+
+
 def test_one_thread_at_a_time_replaces_methods():
     opened, close = threading.Event(), threading.Event()
 
     def other():
-        with watched(strict=False, raises=False):
+        with check():
             opened.set()
             close.wait()
 

@@ -92,6 +92,25 @@ def test_a_gate_that_had_to_open_itself_fails_the_test(tmp_path, run_tests):
     assert "had to open itself: nobody did within 0.05 s" in done.stdout
 
 
+def test_a_gate_that_is_kept_and_forgotten_fails_the_test_that_finds_it_open(tmp_path, run_tests):
+    code = """
+from interop import testing
+
+kept = []
+
+def test_keeps_it(held):
+    kept.append(testing.gate(held, timeout=0.05))
+
+def test_finds_it():
+    wait(kept[0])
+
+def test_later(): pass
+"""
+    done = run_tests(tmp_path, HELD + code, "-k", "keeps or finds or later")
+    assert counts(done) == {"passed": 3, "error": 1, "deselected": 3}
+    assert "ERROR test_it.py::test_finds_it - Failed: <interop.testing.Gate" in done.stdout
+
+
 LIBRARIES = """
 import sys, types
 import interop
@@ -124,6 +143,50 @@ def test_two(simulated_gpu, library_pair):
         "test_two[beta-beta]",
     ):
         assert f"{name} PASSED" in done.stdout
+
+
+def test_a_test_says_itself_which_libraries(tmp_path, run_tests):
+    code = """
+import pytest
+
+@pytest.mark.parametrize("library", ["beta"], indirect=True)
+def test_one(simulated_gpu, library):
+    assert library.name == "beta"
+
+@pytest.mark.parametrize("number, library_pair", [(1, ("beta", "alpha"))], indirect=["library_pair"])
+def test_two(simulated_gpu, library_pair, number):
+    assert [library.name for library in library_pair] == ["beta", "alpha"]
+
+@pytest.mark.parametrize(("library", "number"), [("its own", 1)])
+def test_own(library, number):
+    assert library == "its own"
+"""
+    assert counts(run_tests(tmp_path, LIBRARIES + code)) == {"passed": 3}
+
+
+def test_libraries_that_cannot_use_a_simulation_are_skipped(tmp_path, run_tests):
+    code = """
+def test_one(simulated_gpu, library):
+    library.stream()
+
+def test_two(simulated_gpu, library_pair):
+    for library in library_pair:
+        library.stream()
+"""
+    done = run_tests(tmp_path, LIBRARIES + code, "-rs", "-k", "[alpha or cuda.core or alpha-cuda.core]")
+    assert counts(done)["passed"] >= 1
+    assert "failed" not in counts(done)
+    assert "cuda.core cannot use the streams of a simulation" in done.stdout
+
+
+def test_a_simulation_comes_before_the_gates(tmp_path, run_tests):
+    code = """
+def test_late(gate, simulated_gpu): pass
+def test_in_time(simulated_gpu, gate, stream): gate(stream)
+"""
+    done = run_tests(tmp_path, code)
+    assert counts(done) == {"passed": 1, "error": 1}
+    assert "ask for simulated_gpu before gate" in done.stdout
 
 
 def test_only_libraries_that_are_there_or_required(tmp_path, run_tests):
@@ -178,6 +241,25 @@ def test_a_mark_that_is_wrong_says_so(tmp_path, run_tests):
     done = run_tests(tmp_path, "import pytest\n@pytest.mark.gpu('two')\ndef test_it(): pass")
     assert "takes how many devices the test needs" in done.stdout + done.stderr
     assert done.returncode
+
+
+@pytest.mark.parametrize("given", ["['cupy']", "''", "'cupy', 3"])
+def test_what_is_needed_has_names(tmp_path, run_tests, given):
+    code = f"import pytest\n@pytest.mark.needs({given})\ndef test_it(): pass\ndef test_need(need): need({given})"
+    done = run_tests(tmp_path, code)
+    assert done.stdout.count('by strings, such as needs("cupy", "torch"); got needs(') >= 2
+    assert "INTERNALERROR" not in done.stdout
+    assert done.returncode
+
+
+def test_a_mark_that_nobody_has_registered_is_ours(tmp_path, run_tests):
+    code = "import pytest\n@pytest.mark.gpu\ndef test_it(): pass"
+    assert counts(run_tests(tmp_path, code)) == {"skipped": 1}
+    (tmp_path / "conftest.py").write_text("""
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: slow, and runs anywhere")
+""")
+    assert counts(run_tests(tmp_path, code)) == {"passed": 1}
 
 
 def test_a_run_that_uses_nothing_pays_nothing(python):
@@ -273,3 +355,25 @@ def test_a_process_that_dies_lets_go_of_the_lock(tmp_path, run_tests, monkeypatc
     code = "import os\ndef test_it(gpu_lock): {}"
     assert run_tests(tmp_path, code.format("os._exit(9)")).returncode == 9
     assert counts(run_tests(tmp_path, code.format("pass"))) == {"passed": 1}
+
+
+def test_processes_that_a_test_has_forked_do_not_keep_the_lock(tmp_path, run_tests, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = """
+import os
+import signal
+
+child = []
+
+def test_forks(gpu_lock):
+    child.append(os.fork())
+    if not child[0]:
+        signal.pause()
+
+def test_next(gpu_lock): pass
+
+def test_end():
+    os.kill(child[0], signal.SIGKILL)
+    os.waitpid(child[0], 0)
+"""
+    assert counts(run_tests(tmp_path, code, "-p", "no:xdist", "--timeout=20")) == {"passed": 3}

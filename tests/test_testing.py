@@ -4,6 +4,7 @@
 
 import gc
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from interop.errors import (
     NotSupportedError,
     RaceError,
 )
+from interop.ordering import check
 from interop.testing import (
     POISON,
     assert_host_free,
@@ -29,6 +31,7 @@ from interop.testing import (
     poison,
     slow,
 )
+from interop.testing.gate import forgotten
 from interop.testing.poison import memory_of
 from tests.programs import PAIRS, STREAMS, expected, programs, replay
 
@@ -164,6 +167,66 @@ def test_a_verdict_comes_at_the_end(pair):
     with is_ordered(*pair) as verdict, pytest.raises(RuntimeError, match="when the `with` block has ended"):
         bool(verdict)
     assert not verdict
+
+
+@by_both
+def test_the_producers_work_is_what_was_there_before_the_block(gpu, pair, by):
+    p, c = pair
+    data = gpu.array([0.0], name="data")
+    with assert_ordered(p, c, by=by):
+        event = p.record_event()
+        gpu.launch(p, lambda _: None, writes=[data])
+        c.wait_event(event)
+    event = p.record_event()
+    gpu.launch(p, lambda _: None, writes=[data])
+    with assert_not_ordered(p, c, by="gate"):  # the same, found
+        c.wait_event(event)
+    with check(raises=False) as ledger:
+        event = p.record_event()
+        ledger.writes(data, p)
+        c.wait_event(event)
+        ledger.reads(data, c)
+    assert len(ledger.races) == 1
+
+
+def test_a_consumer_that_is_held_up_before_the_block_gives_no_verdict(gpu, pair):
+    p, c = pair
+    for prove in (assert_ordered, assert_not_ordered):
+        with pytest.raises(AssertionError, match=r"no verdict: .* before the block"), gate(c), prove(p, c, by="gate"):
+            pass
+    gpu.launch(c, lambda: None)  # work that gets done in time does not matter
+    with assert_ordered(p, c, by="gate"):
+        c.wait_stream(p)
+    with gate(c), is_ordered(c, p, by="gate") as verdict:
+        pass
+    assert not verdict
+
+
+@by_both
+def test_what_asserts_can_be_used_again(pair, by):
+    p, c = pair
+    ordered, free = assert_ordered(p, c, by=by), assert_host_free(p)
+    for _ in range(2):
+        with ordered:
+            c.wait_stream(p)
+        with pytest.raises(AssertionError, match="not ordered"), ordered:
+            pass
+        with free:
+            c.wait_stream(p)
+        with pytest.raises(AssertionError, match="not host-free"), free:
+            p.synchronize()
+
+
+def test_two_proofs_at_once_point_to_the_gate(pair):
+    p, c = pair
+    other = interop.new_stream()
+    with pytest.raises(CaptureError, match='by="gate"'), assert_ordered(p, c), assert_ordered(p, other):
+        pass
+    with pytest.raises(CaptureError) as raised, assert_ordered(p, c), assert_ordered(other, c):
+        c.wait_stream(p, other)
+    assert any('by="gate"' in note for note in raised.value.__notes__)
+    with assert_ordered(p, c, by="gate"), assert_ordered(other, c, by="gate"):
+        c.wait_stream(p, other)
 
 
 @by_both
@@ -375,6 +438,61 @@ def test_an_orphan_is_opened(paper, keeper):
         keeper()._process.wait(30)
         assert value_at(keeper, waits[0]) == waits[0][2]
         assert keeper()._process.returncode == 0
+
+
+IN_A_GROUP_OF_ITS_OWN = """
+import importlib, json, os, signal, sys, time
+from interop import _cudart
+gates = importlib.import_module("interop.testing.gate")
+_cudart.GPU.host_register = lambda address, size: 0
+os.setpgrp()  # as a shell's job has
+signal.signal(signal.SIGINT, lambda *_: None)  # and goes on
+slot = gates._Slot(0.2)
+keeper = slot._keeper._process
+"""
+
+
+def test_ctrl_c_leaves_the_keeper_alone(python):
+    code = """
+time.sleep(0.1)  # until the keeper has started
+os.killpg(0, signal.SIGINT)
+until = time.monotonic() + 10
+while not slot.is_open and keeper.poll() is None and time.monotonic() < until:
+    time.sleep(0.001)
+print(json.dumps([slot.is_open, keeper.poll()]))
+"""
+    assert python(IN_A_GROUP_OF_ITS_OWN + code) == [True, None]
+
+
+def test_the_keeper_ends_with_its_parent(python):
+    code = "print(keeper.pid, flush=True); os._exit(0)"  # at which nothing is cleaned up
+    running = Path(f"/proc/{python(IN_A_GROUP_OF_ITS_OWN + code)}/cmdline")
+    until = time.monotonic() + 10
+    while running.exists() and running.read_bytes():  # that of a process which has ended is empty
+        assert time.monotonic() < until, "it goes on"
+        time.sleep(0.001)
+
+
+def test_a_gate_that_is_kept_and_forgotten_collects_garbage_again_when_it_has_opened_itself(paper, keeper):
+    stream, _ = paper
+    with gate(stream, 30):
+        shut = gate(stream, 0.05)
+        opened_by_now(shut)
+        time.sleep(0.2)
+        assert not gc.isenabled()  # the other one is shut
+    assert gc.isenabled()
+    again = gate(stream, 0.05)
+    opened_by_now(again)
+    until = time.monotonic() + 10
+    while not gc.isenabled():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    for each in (shut, again):
+        assert each in forgotten()
+        with pytest.raises(AssertionError, match="open itself"):
+            each.open()
+        assert each not in forgotten()
+    assert gc.isenabled()
 
 
 # -- delays --------------------------------------------------------------------------------------------------------

@@ -17,26 +17,30 @@ away with it. It changes nothing in what the program orders, and never blocks. A
 **What is seen of the order.** Every record, wait, synchronise, successful query and hand-over through interop, in all
 threads. Beyond it, in libraries that are imported before the block is entered:
 
-- CuPy: ``Stream`` and ``Event`` (wait_event, record, synchronize, done), ``Device.synchronize``,
-  ``runtime.deviceSynchronize``, and the wait for the device in ``ndarray.get``, which ``asnumpy``, ``item`` and
-  ``float`` come down to. Not: ``array.device.synchronize()``, and what C code does.
-- PyTorch: ``torch.cuda.Stream`` and ``torch.cuda.Event``, ``torch.cuda.synchronize``, and the wait for the device in
-  ``item``, ``cpu`` and operators whose result depends on data. Not: ``torch.Stream`` and ``torch.Event`` themselves.
-  ``backward()`` and collectives order streams in C++: what they may have ordered is unknown, and never a race.
+- CuPy: ``Stream`` and ``Event`` (wait_event, record, synchronize, done), ``Device.synchronize``, these by ``runtime``
+  (eventRecord, streamWaitEvent, and the three that synchronise), and the wait for the device in ``ndarray.get``, which
+  ``asnumpy``, ``item`` and ``float`` come down to. Not: ``array.device.synchronize()``, and what C code does.
+- PyTorch: ``torch.cuda.Stream`` and ``torch.cuda.Event``, a ``torch.Event`` that is made in the block,
+  ``torch.cuda.synchronize``, and the wait for the device in ``item``, ``cpu``, copies from the host that are not
+  ``non_blocking``, and operators whose result depends on data. Not: ``torch.Stream`` itself.
+  ``backward()``, collectives, and operators that run functions, such as ``torch.cond``, order streams out of sight:
+  what they may have ordered is unknown, and never a race.
 - Numba: ``Stream``, ``Event``, ``cuda.synchronize``, ``copy_to_host``.
-- cuda.bindings: the synchronisation of a device, context or stream, by a call on its modules.
+- cuda.bindings: records, waits, queries, and the synchronisation of a device, context, stream or event, by a call on
+  its modules.
+- The host's waits by cuda.core's ``Device.sync`` and Warp's ``synchronize``, and those of a device, stream or event.
 
-Of cuda.core, RMM, Warp, JAX, other libraries, and streams that are bare addresses, foreign waits cannot be seen: where
+Of cuda.core, RMM, Warp, JAX, other libraries, and streams that are bare addresses, other waits cannot be seen: where
 such a stream, or an event that was recorded out of sight, could have ordered two accesses, or the host by waiting for
-it, they are unknown. (Not even that is known of cuda.core's ``Device.sync`` and Warp's ``synchronize``, which name no
-stream. Use the stream's own.)
+it, they are unknown.
 
 **What is seen of the accesses.**
 
 - :func:`interop.handoff` and :func:`interop.borrow`: the consumer reads the array from then on. If nothing is known of
   its memory yet, the producer has written it before.
 - PyTorch's operators, in the thread that entered the block and in ``backward()``: by their schemas. Not what custom
-  kernels and compiled code do inside one operator.
+  kernels and compiled code do inside one operator, and not the kernels that ``torch.compile`` makes. Memory that was
+  recorded on a stream (``Tensor.record_stream``) is known to be given again only when that stream is done with it.
 - Numba's launches, in all threads: every device array among the arguments is read, and *may* be written; with something
   that surely writes that is a race, with something that reads it is unknown. Say ``ledger.writes`` where it writes.
 - CuPy's memory pool, in the thread that entered the block: memory that is given to a new array while another stream may
@@ -55,6 +59,6 @@ counts them. Launches of graphs are not seen.
 from interop.ledger.ledger import Ledger
 from interop.ledger.memory import Kind
 from interop.ledger.report import Finding, Party
-from interop.ledger.watch import watched
+from interop.ledger.watch import Watched
 
-__all__ = ["Finding", "Kind", "Ledger", "Party", "watched"]
+__all__ = ["Finding", "Kind", "Ledger", "Party", "Watched"]

@@ -1,4 +1,4 @@
-"""cuda.bindings, watched: where Python code waits for the device through its modules, as interop does itself."""
+"""cuda.bindings, watched: what Python code records and waits for through its modules, as interop does itself."""
 
 import contextlib
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from interop import _cudart
+from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.patch import told
 from interop.stream import ExternalStream
@@ -16,22 +17,54 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def watch(ledger: "Ledger") -> Iterator[None]:
-    """Tell *ledger* of the waits for a device or a stream."""
-
-    def device_done(result: tuple[Any, ...]) -> None:
-        if not result[0]:
-            ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
-
-    def stream_done(result: tuple[Any, ...], stream: Any) -> None:  # noqa: ANN401  (all that cuda.bindings takes)
-        if not result[0]:
-            ledger.finished(ExternalStream(int(stream), owner=SEEN))
-
+    """Tell *ledger* of the records and the waits; those of interop itself come to it another way."""
+    eyes = _Eyes(ledger)
     with contextlib.ExitStack() as undo:
-        for module, waits_for_device, waits_for_stream in (
-            ("cuda.bindings.runtime", "cudaDeviceSynchronize", "cudaStreamSynchronize"),
-            ("cuda.bindings.driver", "cuCtxSynchronize", "cuStreamSynchronize"),
+        for module, prefix, device in (
+            ("cuda.bindings.runtime", "cuda", "cudaDeviceSynchronize"),
+            ("cuda.bindings.driver", "cu", "cuCtxSynchronize"),
         ):
             if module in sys.modules:
-                undo.enter_context(told(sys.modules[module], waits_for_device, device_done))
-                undo.enter_context(told(sys.modules[module], waits_for_stream, stream_done))
+                for name, tell in (
+                    (device, eyes.device_done),
+                    (f"{prefix}StreamSynchronize", eyes.stream_done),
+                    (f"{prefix}StreamQuery", eyes.stream_done),
+                    (f"{prefix}StreamWaitEvent", eyes.waited),
+                    (f"{prefix}EventRecord", eyes.recorded),
+                    (f"{prefix}EventRecordWithFlags", eyes.recorded),
+                    (f"{prefix}EventSynchronize", eyes.event_done),
+                    (f"{prefix}EventQuery", eyes.event_done),
+                ):
+                    undo.enter_context(told(sys.modules[module], name, tell, but_not_of=_cudart))
         yield
+
+
+class _Eyes:
+    """Of calls that return a status first, which is 0 if they did what they should."""
+
+    def __init__(self, ledger: "Ledger") -> None:
+        self.ledger = ledger
+
+    def device_done(self, result: tuple[Any, ...]) -> None:
+        if not result[0]:
+            self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
+
+    def stream_done(self, result: tuple[Any, ...], stream: Any) -> None:  # noqa: ANN401  (all that cuda.bindings takes)
+        if not result[0]:
+            self.ledger.finished(_stream(stream))
+
+    def event_done(self, result: tuple[Any, ...], event: Any) -> None:  # noqa: ANN401
+        if not result[0]:
+            self.ledger.finished(as_event(int(event)))
+
+    def recorded(self, result: tuple[Any, ...], event: Any, stream: Any, _flags: int = 0) -> None:  # noqa: ANN401
+        if not result[0]:
+            self.ledger.recorded(_stream(stream), as_event(int(event)))
+
+    def waited(self, result: tuple[Any, ...], stream: Any, event: Any, _flags: int) -> None:  # noqa: ANN401
+        if not result[0]:
+            self.ledger.waited(_stream(stream), as_event(int(event)))
+
+
+def _stream(stream: Any) -> ExternalStream:  # noqa: ANN401
+    return ExternalStream(0 if stream is None else int(stream), owner=SEEN)

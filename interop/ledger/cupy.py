@@ -9,8 +9,9 @@ from cupy.cuda.stream import _BaseStream
 
 from interop import _cudart
 from interop.event import as_event
+from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Layout
-from interop.ledger.patch import replaced, told, told_property
+from interop.ledger.patch import replaced, stand_in, told, told_property
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ def watch(ledger: "Ledger") -> Iterator[None]:
             told_property(cupy.cuda.Event, "done", eyes.event_asked),
             told(cupy.ndarray, "get", eyes.copied),
             told(cupy.cuda.runtime, "deviceSynchronize", eyes.device_done),
-            replaced(cupy.cuda, "Device", _watched_device(eyes)),
+            told(cupy.cuda.runtime, "eventRecord", eyes.address_recorded),
+            told(cupy.cuda.runtime, "streamWaitEvent", eyes.address_waited),
+            told(cupy.cuda.runtime, "streamSynchronize", eyes.address_done),
+            told(cupy.cuda.runtime, "eventSynchronize", eyes.event_address_done),
+            replaced(cupy.cuda, "Device", stand_in(cupy.cuda.Device, synchronize=eyes.that_device_done)),
             _pool(ledger),
         ):
             undo.enter_context(change)
@@ -83,33 +88,37 @@ class _Eyes:
         if blocking:
             self.ledger.finished(_current() if stream is None else as_stream(stream))
 
+    def address_recorded(self, _result: None, event: int, stream: int) -> None:
+        self.ledger.recorded(_at(stream), as_event(event))
+
+    def address_waited(self, _result: None, stream: int, event: int, _flags: int = 0) -> None:
+        self.ledger.waited(_at(stream), as_event(event))
+
+    def address_done(self, _result: None, stream: int) -> None:
+        self.ledger.finished(_at(stream))
+
+    def event_address_done(self, _result: None, event: int) -> None:
+        self.ledger.finished(as_event(event))
+
     def device_done(self, _result: None) -> None:
         self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
+
+    def that_device_done(self, _result: None, device: Any) -> None:  # noqa: ANN401
+        self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(device.id))
 
 
 def _current() -> ExternalStream:
     return as_stream(cupy.cuda.get_current_stream())
 
 
-def _watched_device(eyes: _Eyes) -> type:
-    """A class for ``cupy.cuda.Device``, whose own methods cannot be replaced, that is taken for that one."""
-    original = cupy.cuda.Device
-
-    class Taken(type(original)):  # type: ignore[misc]
-        def __instancecheck__(cls, instance: object) -> bool:
-            return isinstance(instance, original)
-
-    class Device(original, metaclass=Taken):  # type: ignore[misc, valid-type]
-        def synchronize(self) -> None:
-            super().synchronize()
-            eyes.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(self.id))
-
-    return Device
+def _at(stream: int) -> ExternalStream:
+    """What CuPy's runtime takes an address for."""
+    return ExternalStream(stream or _cudart.LEGACY, owner=SEEN)
 
 
 def _pool(ledger: "Ledger") -> Any:  # noqa: ANN401  (a hook of CuPy's is a context manager)
     class Pool(cupy.cuda.MemoryHook):  # type: ignore[misc]
-        name = f"interop.ledger {id(ledger)}"
+        name = "interop.ledger"
 
         def alloc_postprocess(self, **said: int) -> None:
             ledger.is_fresh(Layout.of(said["mem_ptr"], (said["mem_size"],), None, 1))

@@ -10,8 +10,16 @@ if TYPE_CHECKING:
     from interop.event import Event
 
 
-class Unrecorded:
-    """The token of an event that was made in sight, and that nobody has recorded since."""
+class Token:
+    """What stands for an event, as long as it lives.
+
+    Attributes:
+        is_unrecorded: whether it was made in sight, and nobody has recorded it since.
+    """
+
+    def __init__(self, *, is_unrecorded: bool = False) -> None:
+        """Stand for one."""
+        self.is_unrecorded = is_unrecorded
 
 
 class Events:
@@ -20,46 +28,51 @@ class Events:
     Changed by one step at a time, as the history is.
     """
 
-    def __init__(self, gone: Callable[[int, object, object], None]) -> None:
+    def __init__(self, gone: Callable[[int, object, Token], None]) -> None:
         """Start with none.
 
         Args:
             gone: called by a finaliser, with what :meth:`remove` takes, and the token, of each event that is gone.
         """
         self._gone = gone
-        self._tokens: dict[int, tuple[weakref.ref[Any], object]] = {}
-        self._by_handle: dict[int, object] = {}
+        self._tokens: dict[int, tuple[weakref.ref[Any], Token]] = {}
+        self._by_handle: dict[int, Token] = {}
 
     def __len__(self) -> int:
         """How many events are known."""
         return len(self._tokens)
 
-    def recorded(self, event: "Event", handle: int) -> object:
+    def made(self, event: "Event", handle: int) -> None:
+        """An event was made in sight."""
+        token = Token(is_unrecorded=True)
+        self._remember(_base(event), token)
+        self._by_handle[handle] = token
+
+    def recorded(self, event: "Event", handle: int) -> Token:
         """The token of an event that is being recorded."""
         token = self.token(event)
-        if isinstance(token, Unrecorded):
-            token = object()
-            self.remember(_base(event), token)
+        token.is_unrecorded = False
         self._by_handle[handle] = token
         return token
 
-    def token(self, event: "Event") -> object:
+    def token(self, event: "Event") -> Token:
         """What stands for *event*."""
         if event.owner is None and not event._owned:
-            # A bare handle. Whoever recorded that address last is meant.
-            return self._by_handle.setdefault(event._handle, object())
+            # A bare handle. Whoever was made at that address, or recorded there, last is meant.
+            return self._by_handle.setdefault(event._handle, Token())
         base = _base(event)
-        reference, token = self._tokens.get(id(base), (None, None))
+        reference, token = self._tokens.get(id(base), (None, Token()))
         if reference is None or reference() is not _life(base):
-            token = object()
-            self.remember(base, token)
+            token = Token()
+            self._remember(base, token)
         return token
 
-    def remember(self, base: object, token: object) -> None:
+    def _remember(self, base: object, token: Token) -> None:
         """Let *token* stand for an event, by the object that it comes and goes with."""
         number = id(base)
 
         def gone(reference: "weakref.ref[Any]") -> None:
+            token.is_unrecorded = False  # whoever is at its address now may have been recorded
             self._gone(number, reference, token)
 
         self._tokens[number] = (weakref.ref(_life(base), gone), token)

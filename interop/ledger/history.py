@@ -26,6 +26,7 @@ class Line:
         kind: how it gets along with the legacy stream.
         label: what reports call it.
         native: what tells it from other streams at one time, as :class:`~interop.ExternalStream` compares.
+        expression: what :func:`interop.as_stream` takes for it, in its own thread, where there is no variable.
         doubt: why waits may have been placed on it, or by the host for it, that could not be seen; empty if none may.
     """
 
@@ -34,6 +35,7 @@ class Line:
     kind: StreamKind
     label: str
     native: tuple[object, ...]
+    expression: str
     doubt: str = ""
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from interop import _cudart, _watch
 from interop._text import counted
 from interop._where import user_frame, where
+from interop.event import as_event
 from interop.ledger import report
 from interop.ledger.arrays import described, layout_of, of_tensor
-from interop.ledger.events import Events, Unrecorded
+from interop.ledger.events import Events, Token
 from interop.ledger.history import History, Line
 from interop.ledger.memory import Kind, Layout
 from interop.ledger.report import Finding, Party
@@ -121,12 +122,13 @@ class Ledger(_watch.Watcher):
         if found is None:
             return
         thread = threading.current_thread()
-        surely_ours = event._owned or event._cuda.simulation is not None
-        doubt = "" if surely_ours else self._doubt_of(event._adapter.library if event._adapter else None)
+        # A watched library's event at a bare address is one whose records are seen, too.
+        seen = event._owned or event._cuda.simulation is not None or stream.owner is SEEN
+        doubt = "" if seen else self._doubt_of(event._adapter.library if event._adapter else None)
 
         def step() -> None:
             line, token = self._history.line(found), self._events.token(event)
-            if not self._history.wait(line, token, thread) and not isinstance(token, Unrecorded):
+            if not self._history.wait(line, token, thread) and not token.is_unrecorded:
                 self._history.suppose(line, "it has waited for an event whose record was not seen")
             elif doubt:
                 self._history.suppose(line, doubt)
@@ -149,7 +151,7 @@ class Ledger(_watch.Watcher):
 
             def step() -> None:
                 token = self._events.token(what)
-                if not isinstance(token, Unrecorded):
+                if not token.is_unrecorded:
                     self._history.host_knows_event(token, thread)
 
             self._do(step)
@@ -245,6 +247,11 @@ class Ledger(_watch.Watcher):
         """Memory comes from the driver: whatever was there before, the driver has waited for."""
         self._do(lambda: self._history.memory.forget(layout))
 
+    def is_left(self, layout: Layout, stream: ExternalStream) -> None:
+        """A memory pool gives memory again: it has waited for what *stream* did to it."""
+        if (found := self._line(stream)) is not None:
+            self._do(lambda: self._history.memory.leave(layout, found.key))
+
     def device_is_done(self, cuda: _cudart.Cuda, context: int) -> None:
         """The host has waited for all work of a context."""
         key, thread = (cuda, cuda.context_id(context)), threading.current_thread()
@@ -256,7 +263,9 @@ class Ledger(_watch.Watcher):
 
     def made(self, event: object) -> None:
         """A library has made an event. Until somebody records it, a wait for it orders nothing, for sure."""
-        self._do(lambda: self._events.remember(event, Unrecorded()))
+        known = as_event(event)
+        handle = known._existing()
+        self._do(lambda: self._events.made(known, handle))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -286,9 +295,7 @@ class Ledger(_watch.Watcher):
         for party, layout in touches:
             for old, doubt in self._history.conflicts(line, party.kind, layout, thread):
                 producer = self._history.lines[old.epoch.line]
-                names = [report.name_in(frame, it.native) or f"<{it.label}>" for it in (line, producer)]
-                fix = f"interop.as_stream({names[0]}).wait_stream({names[1]})"
-                found[Finding(old.party, party, fix, doubt)] = None
+                found[Finding(old.party, party, report.fix(frame, line, producer), doubt)] = None
         return found
 
     def _line(self, stream: ExternalStream) -> Line | None:
@@ -298,13 +305,15 @@ class Ledger(_watch.Watcher):
         context, native = (cuda, stream._context_id), report.native_of(stream)
         if handle == _cudart.LEGACY:
             label = "the legacy default stream" + _on_device(stream)
-            return Line((context, handle), context, StreamKind.LEGACY, label, native)
+            expression = f"{handle}, device={stream.device}"
+            return Line((context, handle), context, StreamKind.LEGACY, label, native, expression)
         if stream.is_capturing():
             self._do(self._count_capture)
             return None
         if handle == _cudart.PER_THREAD:
             label = f"the per-thread default stream of {threading.current_thread().name}{_on_device(stream)}"
-            return Line((context, stream._thread), context, StreamKind.BLOCKING, label, native)
+            expression = f"{handle}, device={stream.device}"
+            return Line((context, stream._thread), context, StreamKind.BLOCKING, label, native, expression)
         key = (cuda, stream.stream_id)
         known = self._history.lines.get(key)
         if known is not None:
@@ -312,7 +321,7 @@ class Ledger(_watch.Watcher):
         else:
             kind = StreamKind.BLOCKING if cuda.stream_blocks(handle) else StreamKind.NON_BLOCKING
             label = _label(stream)
-        return Line(key, context, kind, label, native, self._doubt_about(stream))
+        return Line(key, context, kind, label, native, f"{handle:#x}", self._doubt_about(stream))
 
     def _count_capture(self) -> None:
         self.captured += 1
@@ -332,7 +341,7 @@ class Ledger(_watch.Watcher):
             return "waits that are made with a bare address, or by a library that interop does not know, cannot be seen"
         return "" if library in WATCHED else f"{library}'s own waits cannot be seen"
 
-    def _forget(self, number: int, reference: object, token: object) -> None:
+    def _forget(self, number: int, reference: object, token: Token) -> None:
         def step() -> None:
             self._events.remove(number, reference)
             self._history.forget(token)

@@ -214,5 +214,10 @@ class Memory:
         """Forget a range of bytes whose memory is new."""
         self._space(layout).remove(layout.start, layout.stop)
 
+    def leave(self, layout: Layout, line: Hashable) -> None:
+        """Forget what a stream did to a range of bytes."""
+        for piece in self._space(layout).cut(layout.start, layout.stop):
+            piece.live = [old for old in piece.live if old.epoch.line != line]
+
     def _space(self, layout: Layout) -> _Space:
         return self._spaces.setdefault(layout.space, _Space())

@@ -103,7 +103,7 @@ class _Eyes:
         _sharedmem: int = 0,
     ) -> None:
         touched = []
-        for arg in args:
+        for arg in _flattened(args):
             if hasattr(arg, "__cuda_array_interface__"):
                 # What cannot be told of is not reported on either.
                 with contextlib.suppress(InteropError):
@@ -115,6 +115,15 @@ class _Eyes:
     def _copy(self, stream: Any, size: int, *touched: tuple[Any, Kind]) -> None:  # noqa: ANN401
         arrays = [(array, _bytes(array, size), kind) for array, kind in touched]
         self.ledger.accessed(_stream(stream), arrays, "a copy by Numba")
+
+
+def _flattened(args: Sequence[object]) -> Iterator[object]:
+    """What a kernel is given, and what is in tuples among it."""
+    for arg in args:
+        if isinstance(arg, tuple):
+            yield from _flattened(arg)
+        else:
+            yield arg
 
 
 def _stream(stream: Any) -> ExternalStream:  # noqa: ANN401

@@ -7,12 +7,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from interop import _cudart
 from interop.errors import InteropError, RaceError
 from interop.ledger.memory import Kind
 from interop.stream import ExternalStream, as_stream
 
+if TYPE_CHECKING:
+    from interop.ledger.history import Line
+
+_OURS: Final = 3
+"""References to a frame's variables: the frame's, ours, and that of the question."""
 _VERBS: Final = {Kind.READ: "reads", Kind.MAYBE: "reads and may write", Kind.WRITE: "writes"}
 
 
@@ -51,7 +57,7 @@ class Finding:
     Attributes:
         earlier: the one that was submitted first.
         later: the one that was submitted second.
-        fix: the line that would order the two, to be put before the later one.
+        fix: the line that would order the two, to be put before the later one; in words where no line can.
         doubt: why this need not be a race; empty if it is one.
     """
 
@@ -78,12 +84,22 @@ class Finding:
         return RaceError("\n".join(str(finding) for finding in (self, *others)))
 
 
+def fix(frame: FrameType | None, consumer: "Line", producer: "Line") -> str:
+    """The line that lets *consumer* wait for *producer*: with the variables of *frame*, or their addresses."""
+    waiting = f"interop.as_stream({name_in(frame, consumer.native) or consumer.expression})"
+    if producer.expression.startswith(f"{_cudart.PER_THREAD},"):  # nobody else can name it
+        return f"{waiting}.wait_event(event), for an event that was recorded on {producer.label}, in that thread"
+    name = name_in(frame, producer.native) or f"interop.as_stream({producer.expression})"
+    return f"{waiting}.wait_stream({name})"
+
+
 def name_in(frame: FrameType | None, native: tuple[object, ...]) -> str | None:
     """The variable of *frame* that holds the stream with this :func:`native_of`, if one does."""
     if frame is None:
         return None
     found = None
-    for name, value in itertools.chain(frame.f_locals.items(), frame.f_globals.items()):
+    variables = frame.f_locals
+    for name, value in itertools.chain(variables.items(), frame.f_globals.items()):
         # Others than streams are not asked whether they are one: their properties may do anything.
         if any("Stream" in cls.__name__ for cls in type(value).__mro__):
             with contextlib.suppress(InteropError):
@@ -91,8 +107,10 @@ def name_in(frame: FrameType | None, native: tuple[object, ...]) -> str | None:
                     found = name
                     break
     if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-        # Before 3.13 these are copies, which would keep what the function deletes alive until it returns.
-        frame.f_locals.clear()
+        # Before 3.13 these are copies, which would keep what the function deletes alive until it returns. If more than
+        # the frame and this function have them, somebody has called locals(), and they are that one's.
+        if sys.getrefcount(variables) <= _OURS:
+            variables.clear()
     return found
 
 

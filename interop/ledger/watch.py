@@ -1,26 +1,50 @@
 """A ledger, open for the length of a block, and told of what the libraries that are there do."""
 
 import contextlib
+import functools
 import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final
 
 from interop import _cudart, _watch
 from interop.errors import NotSupportedError
 from interop.ledger.ledger import WATCHED, Ledger
 
+_EYES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **WATCHED}
+"""Those who look at libraries, by a module of that name here; and what is imported when there is something to see."""
+
+
+class Watched(contextlib.AbstractContextManager[Ledger]):
+    """Watches what the block does; see :func:`interop.ordering.check`. Each block has a ledger of its own."""
+
+    def __init__(self, *, strict: bool, raises: bool) -> None:
+        """Watch nothing yet."""
+        self._new = functools.partial(_watched, strict=strict, raises=raises)
+        self._blocks: list[contextlib.AbstractContextManager[Ledger]] = []
+
+    def __enter__(self) -> Ledger:
+        """Open a ledger."""
+        block = self._new()
+        ledger = block.__enter__()
+        self._blocks.append(block)
+        return ledger
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Close the one that was opened last."""
+        return self._blocks.pop().__exit__(kind, error, trace)
+
 
 @contextlib.contextmanager
-def watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
-    """Watch what the block does; see :func:`interop.ordering.check`."""
+def _watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
     ledger = Ledger(strict=strict)
     with contextlib.ExitStack() as undo:
         if _cudart.active().simulation is None:
-            undo.enter_context(_patching())
-            for library, module in (("bindings", "cuda.bindings"), *WATCHED.items()):
-                if module in sys.modules:
-                    undo.enter_context(_eyes(library)(ledger))
+            undo.enter_context(_all.telling(ledger))
         _watch.watch(ledger)
         undo.callback(_watch.unwatch, ledger)
         yield ledger
@@ -28,26 +52,55 @@ def watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
         raise races[0].error(races[1:])
 
 
-_patched: list[int] = []
-"""The threads that watch libraries, the innermost last: nested in one thread, or none."""
+class _All:
+    """All ledgers that are open, as one that is told what libraries do.
+
+    Their methods are replaced when the first ledger is opened, and put back when the last one is closed: so the blocks
+    of two tasks of asyncio may end in any order.
+    """
+
+    def __init__(self) -> None:
+        self._ledgers: list[Ledger] = []
+        self._thread = 0
+        self._libraries: set[str] = set()
+        self._undo = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def telling(self, ledger: Ledger) -> Iterator[None]:
+        """Tell *ledger*, too."""
+        if not self._ledgers:
+            self._thread = threading.get_ident()
+        elif self._thread != threading.get_ident():
+            message = "another thread has a ledger open: it sees all threads; use that one, or open this one after it"
+            raise NotSupportedError(message)
+        self._ledgers.append(ledger)
+        try:
+            for library, module in _EYES.items():
+                if module in sys.modules and library not in self._libraries:
+                    self._undo.enter_context(_eyes(library)(self))
+                    self._libraries.add(library)
+            yield
+        finally:
+            self._ledgers.remove(ledger)
+            if not self._ledgers:
+                self._libraries.clear()
+                self._undo.close()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """The method of that name, of all of them."""
+
+        def tell(*arguments: object) -> None:
+            for ledger in list(self._ledgers):
+                getattr(ledger, name)(*arguments)
+
+        return tell
 
 
-@contextlib.contextmanager
-def _patching() -> Iterator[None]:
-    """Keep other threads from replacing methods that this one will put back."""
-    thread = threading.get_ident()
-    if _patched and _patched[-1] != thread:
-        message = "another thread has a ledger open: it sees all threads; use that one, or open this one after it"
-        raise NotSupportedError(message)
-    _patched.append(thread)
-    try:
-        yield
-    finally:
-        _patched.pop()
+_all: Final = _All()
 
 
-def _eyes(library: str) -> Callable[[Ledger], contextlib.AbstractContextManager[None]]:
-    watch: Callable[[Ledger], contextlib.AbstractContextManager[None]] = importlib.import_module(
+def _eyes(library: str) -> Callable[[_All], contextlib.AbstractContextManager[None]]:
+    watch: Callable[[_All], contextlib.AbstractContextManager[None]] = importlib.import_module(
         f"interop.ledger.{library}"
     ).watch
     return watch

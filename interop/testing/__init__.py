@@ -8,7 +8,8 @@
 - :func:`poison`, :func:`is_poisoned`: a pattern in memory, written in the order of a stream.
 - :func:`assert_host_free`: the block does not wait for the device.
 - ``conformance``: tests that a library's own adapter inherits.
-- ``plugin``: for pytest; loaded on its own.
+
+The fixtures and marks for pytest are in :mod:`interop.pytest_plugin`, which pytest loads by itself.
 """
 
 from interop.testing.gate import Gate, gate

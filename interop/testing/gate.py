@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -64,7 +65,10 @@ class _Keeper:
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
         self.device_address = _cudart.GPU.host_register(address, _PAGE)
         self._process = subprocess.Popen(  # noqa: S603  (our own code, in our own Python)
-            [sys.executable, "-I", "-S", "-c", _KEEPER, str(file)], stdin=subprocess.PIPE, pass_fds=[file]
+            [sys.executable, "-I", "-S", "-c", _KEEPER, str(file)],
+            stdin=subprocess.PIPE,
+            pass_fds=[file],
+            start_new_session=True,  # Ctrl-C goes to every process of the terminal's group
         )
         os.close(file)
         atexit.register(self._process.communicate)
@@ -131,20 +135,26 @@ class _Collection:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a gate may be garbage itself
         self._was_on = False
-        self.shut = 0
+        self.shut: dict[_Slot, threading.Timer] = {}
 
-    def pause(self) -> None:
+    def pause(self, slot: _Slot, timeout: float) -> None:
+        """Until :meth:`resume`, but not for longer than the slot is shut: nobody may come to say that it is open."""
+        alarm = threading.Timer(timeout, self.resume, [slot])
+        alarm.daemon = True
         with self._lock:
             if not self.shut:
                 self._was_on = gc.isenabled()
                 gc.disable()
-            self.shut += 1
+            self.shut[slot] = alarm
+        alarm.start()
 
-    def resume(self) -> None:
+    def resume(self, slot: _Slot) -> None:
         with self._lock:
-            self.shut -= 1
-            if not self.shut and self._was_on:
+            alarm = self.shut.pop(slot, None)
+            if alarm is not None and not self.shut and self._was_on:
                 gc.enable()
+        if alarm is not None:
+            alarm.cancel()
 
 
 _collection: Final = _Collection()
@@ -155,10 +165,20 @@ def some_are_shut() -> bool:
     return bool(_collection.shut)
 
 
+_gates: "Final[weakref.WeakSet[Gate]]" = weakref.WeakSet()
+
+
+def forgotten() -> "list[Gate]":
+    """The gates that had to open themselves, while somebody keeps them, and that nobody has come to open since."""
+    return [shut for shut in list(_gates) if not shut._passed and shut.is_overdue]
+
+
 class Gate:
     """A stream that is held shut; made by :func:`gate`.
 
-    As a context manager, it is opened on exit. A gate that is forgotten opens with its last reference, and warns.
+    As a context manager, it is opened on exit. A gate that is forgotten opens with its last reference, and warns; if
+    it is kept, it opens after its time, and the test at whose end that is found fails, where interop's plugin for
+    pytest is loaded.
 
     Attributes:
         stream: the stream that it holds up.
@@ -176,7 +196,7 @@ class Gate:
             self._latch = stream._cuda.simulation.gate(stream)
         else:
             self._latch = slot = _Slot(timeout)
-            _collection.pause()
+            _collection.pause(slot, timeout)
             try:
                 stream._cuda.stream_wait_value(stream._handle, slot.address, slot.opens_at, stream._needs)
             except BaseException:
@@ -184,6 +204,7 @@ class Gate:
                 self._end(slot)
                 raise
         self._passed = False
+        _gates.add(self)
 
     @property
     def is_open(self) -> bool:
@@ -223,7 +244,7 @@ class Gate:
     @staticmethod
     def _end(slot: _Slot) -> None:
         slot.give_back()
-        _collection.resume()
+        _collection.resume(slot)
 
     def __enter__(self) -> Self:
         """Return the gate, shut as it is."""

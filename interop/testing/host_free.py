@@ -17,10 +17,10 @@ class _HostFree(contextlib.AbstractContextManager[None]):
     def __init__(self, streams: tuple[object, ...], timeout: float) -> None:
         self._streams = [as_stream(stream) for stream in streams] or _current_streams()
         self._timeout = timeout
-        self._gates: list[Gate] = []
 
     def __enter__(self) -> None:
         __tracebackhide__ = True
+        self._gates: list[Gate] = []
         with contextlib.ExitStack() as undo:
             for stream in self._streams:
                 self._gates.append(undo.enter_context(gate(stream, self._timeout)))

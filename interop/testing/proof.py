@@ -1,6 +1,7 @@
 """Proofs of order: by stream capture, which runs nothing, or behind a gate, where capture cannot serve."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Literal
@@ -39,6 +40,11 @@ def is_ordered(
 ) -> Iterator[Verdict]:
     """Find out whether the block makes *consumer*'s later work wait for *producer*'s work: ``bool(verdict)`` after it.
 
+    The producer's work is what was submitted to it *before the block*. Work that the block itself submits after the
+    record of an event, which the consumer then waits for, does not come before the consumer's, and is not asked about:
+    to find an event that is recorded too early, submit the work before the block, or use
+    :func:`interop.ordering.check`, which knows of each piece of work.
+
     *By capture*, the producer is captured into a graph during the block, which is then thrown away: what the block
     submits to it, or to streams that wait for it, never runs. The consumer depends on the producer if, and only if, the
     capture has spread to it. No time is involved.
@@ -47,22 +53,24 @@ def is_ordered(
     event, whether it is held up too. That also serves the legacy default stream, and code that cannot be captured, such
     as work on default streams, queries, allocations and synchronising with *other* streams. The answer "not ordered" is
     certain. "Ordered" means that the consumer did not get through in *patience* seconds: work in the block that takes
-    longer hides a missing wait. A block that waits for the producer, or in which a kernel is launched for the first
-    time, does not get through before *timeout*, and there is no verdict then.
+    longer, or a wait in it for something else that is late, hides a missing wait. A consumer that is held up by what
+    was there before the block gives no verdict. A block that waits for the producer, or in which a kernel is launched
+    for the first time, does not get through before *timeout*, and there is no verdict then.
 
     Args:
         producer: anything that :func:`interop.as_stream` takes; by capture, except the legacy default stream.
         consumer: likewise; on any device.
         by: how to find out.
         timeout: for the gate, as of :func:`interop.testing.gate`.
-        patience: for the gate: seconds that the consumer is given to show that it is not held up. On the simulator the
-            answer is certain, and takes no time.
+        patience: for the gate: seconds that the consumer is given to show that it is not held up. On the simulator it
+            takes no time to find out.
 
     Raises:
         NotSupportedError: one of the streams is the legacy default stream, which CUDA cannot capture.
         CaptureError: the block did what a capture does not allow, such as a synchronise, so there is no proof; or one
             of the streams is captured already.
-        AssertionError: the gate had to open itself, so there is no verdict.
+        AssertionError: there is no verdict: the gate had to open itself, or something else held the consumer up from
+            before the block.
         ValueError: *by* is neither.
     """
     if by not in ("capture", "gate"):
@@ -74,18 +82,26 @@ def is_ordered(
             message = f"{stream!r} cannot be captured, so its order cannot be proved this way. {_ASK_THE_GATE}"
             raise NotSupportedError(message)
         if stream.is_capturing():
-            message = f"{stream!r} is captured already; a proof needs streams that are not"
+            message = f"{stream!r} is captured already, perhaps by another proof around this one. {_ASK_THE_GATE}"
             raise CaptureError(message)
     verdict = Verdict()
     if by == "capture":
         with _captured(producer, consumer, verdict):
             yield verdict
     else:
+        before = consumer.record_event()
         with gate(producer, timeout) as shut:
             yield verdict
             if shut.is_open:
                 shut.open()  # which says why there is no verdict
-            verdict.ordered = _is_held(consumer.record_event(), patience)
+            ordered = _is_held(consumer.record_event(), patience)
+            if ordered and _is_held(before, patience):
+                message = (
+                    f"no verdict: {consumer!r} was held up before the block began, by another gate, or by work that "
+                    f"takes longer than {patience} s. Open that gate, or synchronise with the consumer first"
+                )
+                raise AssertionError(message)
+            verdict.ordered = ordered
 
 
 @contextlib.contextmanager
@@ -133,10 +149,11 @@ class _Assertion(contextlib.AbstractContextManager[None]):
     def __init__(self, producer: object, consumer: object, *, expected: bool, by: By, **limits: float) -> None:
         self._producer, self._consumer = as_stream(producer), as_stream(consumer)
         self._expected = expected
-        self._question = is_ordered(self._producer, self._consumer, by=by, **limits)
+        self._ask = functools.partial(is_ordered, self._producer, self._consumer, by=by, **limits)
 
     def __enter__(self) -> None:
         __tracebackhide__ = True
+        self._question = self._ask()
         self._verdict = self._question.__enter__()
         self._witness = Witness()
 
@@ -164,7 +181,9 @@ def assert_ordered(
     """Assert that the ``with`` block makes *consumer*'s later work wait for *producer*'s work.
 
     By capture, what the block submits is thrown away, and nothing runs; ``by="gate"`` is for where capture cannot
-    serve, and lets it run. See :func:`is_ordered`, whose arguments these are, and whose errors this raises too.
+    serve, and lets it run. The producer's work is what was submitted *before* the block: an event that the block
+    records, and then submits work, passes. See :func:`is_ordered`, whose arguments these are, and whose errors this
+    raises too.
 
     Raises:
         AssertionError: it does not. The message names both streams, and what interop saw in between.

@@ -1,0 +1,52 @@
+"""Warp, watched: where the host waits. What its streams wait for is not."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import warp
+
+from interop import _cudart
+from interop.event import as_event
+from interop.ledger.patch import told
+from interop.stream import as_stream
+
+if TYPE_CHECKING:
+    from interop.ledger.ledger import Ledger
+
+
+@contextlib.contextmanager
+def watch(ledger: "Ledger") -> Iterator[None]:
+    """Tell *ledger* of the waits of the host, by the functions of Warp's module."""
+    eyes = _Eyes(ledger)
+    with contextlib.ExitStack() as undo:
+        for name, tell in (
+            ("synchronize", eyes.devices_done),
+            ("synchronize_device", eyes.device_done),
+            ("synchronize_stream", eyes.stream_done),
+            ("synchronize_event", eyes.event_done),
+        ):
+            if hasattr(warp, name):  # not all versions have all of them
+                undo.enter_context(told(warp, name, tell))
+        yield
+
+
+class _Eyes:
+    def __init__(self, ledger: "Ledger") -> None:
+        self.ledger = ledger
+
+    def devices_done(self, _result: None) -> None:
+        for device in warp.get_cuda_devices():
+            self.device_done(None, device)
+
+    def device_done(self, _result: None, device: Any = None) -> None:  # noqa: ANN401
+        device = warp.get_device(device)
+        if device.is_cuda:
+            self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(device.ordinal))
+
+    def stream_done(self, _result: None, stream_or_device: Any = None) -> None:  # noqa: ANN401
+        is_stream = isinstance(stream_or_device, warp.Stream)
+        self.ledger.finished(as_stream(stream_or_device if is_stream else warp.get_device(stream_or_device).stream))
+
+    def event_done(self, _result: None, event: Any) -> None:  # noqa: ANN401
+        self.ledger.finished(as_event(event))
