@@ -1,5 +1,7 @@
 """The holder of memory that was handed over: what the consumer's array keeps alive, and by what it learns of it."""
 
+import bisect
+import itertools
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +32,13 @@ class Handover:
     """
 
     def __init__(
-        self, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream, *, states: bool
+        self,
+        tensor: "Tensor",
+        producer: ExternalStream | None,
+        consumer: ExternalStream,
+        *,
+        states: bool,
+        parent: "End | None" = None,
     ) -> None:
         """Hold *tensor*, and through it the source.
 
@@ -40,12 +48,13 @@ class Handover:
                 that stream alive.
             consumer: the stream that it is handed to, and that waits for the producer already.
             states: whether the interface states *consumer*; not for a library that would wait for it once more.
+            parent: the end of the hand-over that the source itself came of, if it did.
         """
         self._tensor = tensor
         self._producer = producer
         self._consumer = consumer
         self._states = states
-        self._end = _End(producer, consumer, tensor)
+        self._end = End(producer, consumer, tensor, parent)
         # Not __del__: in a cycle of garbage, that may run after the finalisers of the very streams that it needs. What
         # a weakref.finalize is given is outside of all cycles, and so whole. (Hence the one way to a leak: an array
         # that is stored in an attribute of its own source.)
@@ -177,49 +186,92 @@ class Handover:
         return _html.table("interop.Handover", rows)
 
 
-class _End:
+class End:
     """What there is to do when a holder goes."""
 
-    def __init__(self, producer: ExternalStream | None, consumer: ExternalStream, tensor: "Tensor") -> None:
+    def __init__(
+        self, producer: ExternalStream | None, consumer: ExternalStream, tensor: "Tensor", parent: "End | None"
+    ) -> None:
         self.forgets: list[Callable[[], object]] = []
         self.done: Event | None = None
+        self.consumer = consumer
         self._producer = producer
-        self._consumer = consumer
         self._tensor = tensor
-        self._extent = tensor.extent()
+        self._parent = parent
+        self._owner: Tensor = tensor if parent is None else parent._owner
         self._is_over = False
-        _ends.setdefault(consumer.cuda_stream, {})[self] = None
+        self._place = live.add(self)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Where the memory lies."""
+        return self._tensor.extent()
 
     def come(self) -> None:
         self._is_over = True
-        for forget in self.forgets:
-            forget()
-        held.give_back(self._producer, self._consumer, self._tensor, self.done, self._is_kept_elsewhere)
-        # Last: should this be interrupted, the source lives for ever, and does not go too early.
-        del _ends[self._consumer.cuda_stream][self]
+        try:
+            for forget in self.forgets:
+                forget()
+        finally:
+            try:
+                held.give_back(self._producer, self.consumer, self._tensor, self.done, memory=self._memory())
+            finally:
+                live.remove(self._place)
+                del self._place  # they keep each other, and this keeps the source
 
-    def _is_kept_elsewhere(self) -> bool:
-        """Whether this memory was handed on from an array, or a part of one, that came of a hand-over itself.
+    def _memory(self) -> object:
+        """What has to be kept until the consumer is done, once the producer's stream waits for it.
 
-        That one's end makes its producer wait for its consumer, which is this one's producer and waits for this one's
-        consumer by now; and it keeps the source until then. So there is nothing to keep here; and if this is all that
-        kept it, its end must come now: until then its producer is not ordered after what this one's consumer was given.
+        If the array came of a hand-over itself, that is what its memory is from, and not the array: its own end, which
+        makes its producer wait, has to come when nobody uses it any more, and not only when the device is done.
         """
-        producer, (start, stop) = self._producer, self._extent
-        if producer is None or start == stop:
-            return False
-        return any(
-            other._extent[0] <= start < other._extent[1]
-            and other._tensor.device_id == self._tensor.device_id
-            and not other._is_over
-            and other.done is None
-            and other._consumer == producer
-            for other in list(_ends.get(producer.cuda_stream, ()))
-        )
+        start, stop = self.extent
+        if start == stop:
+            return _NOTHING
+        # It is over only if the array does not keep it alive: then another one was handed over that lies there too.
+        return self._tensor if self._parent is None or self._parent._is_over else self._owner
 
 
-_ends: "Final[dict[int, dict[_End, None]]]" = {}
-"""Those that have not come yet, by the address of the consumer's stream; an address that was used once stays here."""
+_NOTHING: Final = object()
+
+
+class _Live:
+    """The ends that have not come yet, by where their memory lies.
+
+    Finalisers come here from any thread, and in the middle of any call: so there is no lock, and each step is one that
+    no other thread and no finaliser gets into.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, int, int, End]] = []
+        self._numbers = itertools.count()
+        self._longest = 0
+
+    def add(self, end: End) -> tuple[int, int, int, End]:
+        start, stop = end.extent
+        entry = (start, next(self._numbers), stop, end)
+        self._longest = max(self._longest, stop - start)
+        bisect.insort(self._entries, entry)
+        return entry
+
+    def remove(self, entry: tuple[int, int, int, End]) -> None:
+        self._entries.remove(entry)
+
+    def at(self, address: int, writer: ExternalStream | None) -> End | None:
+        """The end of a hand-over to *writer* of the memory at *address*; failing that, to any stream; or None."""
+        found = None
+        entries = self._entries[:]
+        for start, _, stop, end in reversed(entries[: bisect.bisect_left(entries, (address + 1,))]):
+            if start + self._longest <= address:
+                break
+            if address < stop:
+                if end.consumer == writer:
+                    return end
+                found = found or end
+        return found
+
+
+live: Final = _Live()
 
 
 def _c_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,8 +12,6 @@ from interop.errors import CaptureError, CudaError, InteropError, InvalidStreamE
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from interop.event import Event
 
 _PAUSE: Final = 1e-3
@@ -34,6 +32,7 @@ class Held:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._new: deque[_Back] = deque()
+        self._late: list[_Back] = []
         self.queues: dict[ExternalStream, deque[_Back]] = {}
         self._releasing = False
         self._polled = 0.0
@@ -55,17 +54,16 @@ class Held:
         Args:
             waits: for another thread that is at it. Whoever is at it looks at what has come meanwhile.
         """
-        gone: list[_Back] = []  # let go of after the lock: what that sets off is not ours to foresee
+        gone: list[object] = []  # let go of after the lock: what that sets off is not ours to foresee
         while self._lock.acquire(blocking=waits):
             try:
-                if self._releasing:  # a finaliser has come here in the middle of the loop below, which will go on
+                if self._releasing:  # a finaliser has come here in the middle of the lines below, which will go on
                     break
                 self._releasing = True
                 try:
-                    while self._new:
-                        back = self._new[0]
-                        self.queues.setdefault(back.consumer, deque()).append(back)
-                        self._new.popleft()
+                    self._accept()
+                    # Each of these, and not the oldest only: somebody else's stream is to wait for it.
+                    self._late = [back for back in self._late if not back.try_again(gone)]
                     for stream in list(self.queues):
                         self._release(stream, gone)
                 finally:
@@ -78,12 +76,22 @@ class Held:
         del gone
         return len(self._new) + sum(map(len, list(self.queues.values())))
 
-    def _release(self, stream: ExternalStream, gone: "list[_Back]") -> None:
+    def _accept(self) -> None:
+        while self._new:
+            back = self._new[0]
+            self.queues.setdefault(back.consumer, deque()).append(back)
+            if not back.is_recorded:
+                self._late.append(back)
+            self._new.popleft()
+
+    def _release(self, stream: ExternalStream, gone: list[object]) -> None:
         queue = self.queues[stream]
         while queue and queue[0].is_done():
             gone.append(queue.popleft())
         if not queue:
             del self.queues[stream]
+        elif not queue[0].is_recorded and queue[0] not in self._late:
+            self._late.append(queue[0])
 
     def give_back(
         self,
@@ -91,7 +99,8 @@ class Held:
         consumer: ExternalStream,
         source: object,
         done: "Event | None" = None,
-        is_kept_elsewhere: "Callable[[], bool] | None" = None,
+        *,
+        memory: object = None,
     ) -> None:
         """Order *producer*'s later work after *consumer*'s, and keep *source* until *consumer* is done.
 
@@ -100,12 +109,14 @@ class Held:
             consumer: whose work so far is waited for.
             source: what is kept.
             done: if the order is made already, what is to be waited for.
-            is_kept_elsewhere: asked when the order is made: whether somebody else keeps the memory until *producer* is
-                done with what it was given so far. *source* is let go of at once then.
+            memory: what is kept in place of *source* as soon as the order is made, if that is something else.
         """
-        back = _Back(producer, consumer, source, done, is_kept_elsewhere)
-        self._new.append(back)  # before anything that can fail, or be interrupted
-        back.begin()
+        back = _Back(producer, consumer, source, done, source if memory is None else memory)
+        try:
+            self._new.append(back)  # before anything that can fail, or be interrupted
+            back.begin()
+        finally:
+            back.is_new = False
         self.release(waits=False)
 
     def drain(self) -> None:
@@ -113,12 +124,15 @@ class Held:
         deadline = time.monotonic() + _LAST_WAIT
         self.release()
         with self._lock:
+            self._releasing = True  # finalisers only put something down
             # Streams may be gone by now: what needs one is kept, and goes with the process.
+            self._late.clear()
             for queue in self.queues.values():
                 _never_let_go.extend(back for back in queue if not back.is_recorded)
                 kept = [back for back in queue if back.is_recorded]
                 queue.clear()
                 queue.extend(kept)
+            self._releasing = False
         while self.release():
             if time.monotonic() > deadline:
                 message = f"interop: work on held objects was not done {_LAST_WAIT} s after the end of the program"
@@ -139,70 +153,77 @@ class _Back:
         consumer: ExternalStream,
         source: object,
         done: "Event | None",
-        is_kept_elsewhere: "Callable[[], bool] | None",
+        memory: object,
     ) -> None:
         self.consumer = consumer
+        self.is_new = True
         self._producer = producer
         self._source = source
+        self._memory = memory
         self._event = done
-        self._is_kept_elsewhere = is_kept_elsewhere
-        self._is_passed_on = False
-        self._is_new = True
+        self._is_ordered = done is not None
+        self._is_lost = False
 
     @property
     def is_recorded(self) -> bool:
         """Whether it needs no stream any more to be done."""
-        return self._event is not None
+        return self._event is not None or self._is_lost
 
     def begin(self) -> None:
-        """Order the way back, if nothing is in the way; else :meth:`is_done` will."""
-        try:
-            if self._event is not None:
-                self._pass_on()
-            else:
-                with contextlib.suppress(InteropError):  # is_done asks again, and knows what to make of it
-                    self._advance()
-            if self._is_passed_on:
-                # Now: it may be an array that came of a hand-over itself, whose own way back is next.
-                self._source = None
-        finally:
-            self._is_new = False
+        """Order the way back, if nothing is in the way; else :meth:`try_again` will."""
+        with contextlib.suppress(InteropError):  # which knows what to make of it
+            self._advance()
+        if self._is_ordered:
+            # Now: it may be an array that came of a hand-over itself, whose own way back is next.
+            self._source = None
 
-    def is_done(self) -> bool:
-        """Whether the source can be let go of."""
-        if self._is_new:
+    def try_again(self, gone: list[object]) -> bool:
+        """Order the way back, if it is not yet; whether there is only the device left to be waited for.
+
+        Args:
+            gone: takes what is let go of.
+        """
+        if self.is_new:
             return False  # it is being ordered, in another thread or further down in this one
         try:
-            if self._event is None and not self._is_passed_on:
-                self._advance()
-            return self._is_passed_on or (self._event is not None and self._event.query())
-        except InvalidStreamError:
-            return False  # a per-thread stream, and this is another thread
-        except CaptureError:
-            self._event = None
-            return False
+            self._advance()
+        except (InvalidStreamError, CaptureError):
+            return False  # a per-thread stream, and this is another thread; or one that captures
         except InteropError as error:
             # Else the device is lost, or the simulation over: there is nothing left to be protected from.
+            self._is_lost = not _is_passing(error)
+        if self._is_ordered:
+            gone.append(self._source)
+            self._source = None
+        return self.is_recorded
+
+    def is_done(self) -> bool:
+        """Whether all can be let go of."""
+        if self._event is None:
+            return self._is_lost
+        try:
+            return self._event.query()
+        except CaptureError:
+            self._event = None  # a capture had begun when it was recorded
+            return False
+        except InteropError as error:
             return not _is_passing(error)
 
     def _advance(self) -> None:
         """Order the way back, and record what is to be waited for, unless a capture is in the way."""
+        if self._event is not None:
+            return
         consumer = self.consumer
         if consumer.is_of_another_thread:
             # The per-thread stream of a thread that may be gone is a blocking one: the legacy stream waits for it.
             consumer = consumer.legacy()
         capture = consumer.capture_id()
-        if self._producer is not None:
-            if not self._order_back(self._producer, consumer, capture):
+        if not self._is_ordered:
+            if self._producer is not None and not self._order_back(self._producer, consumer, capture):
                 return
-            self._producer = None
-            self._pass_on()
+            self._is_ordered = True
         if not capture:
             self._event = consumer.record_event()
-
-    def _pass_on(self) -> None:
-        ask, self._is_kept_elsewhere = self._is_kept_elsewhere, None  # which may keep the source too
-        self._is_passed_on = ask is not None and ask()
 
     def _order_back(self, producer: ExternalStream, consumer: ExternalStream, capture: int) -> bool:
         try:

@@ -21,7 +21,7 @@ _CUDA_HOST, _CUDA_MANAGED = 3, 13
 """DLPack's device types for memory that a GPU can use."""
 _ADDRESSES: Final = 2**64
 _COUNTS: Final = 2**63
-"""The first that is no number of elements for DLPack."""
+"""The first that is no number of elements for DLPack, and no distance between them."""
 
 
 def by_interface(array: Any, cuda: _cudart.Cuda, device: int) -> "tuple[Tensor, dict[str, Any]] | None":  # noqa: ANN401
@@ -47,7 +47,7 @@ def by_interface(array: Any, cuda: _cudart.Cuda, device: int) -> "tuple[Tensor, 
         message = f"{described(array)} cannot be handed over: {type(error).__name__}: {error}"
         raise InvalidArrayError(message) from error
     try:
-        typestr, descr = interface["typestr"], interface.get("descr", ())
+        typestr, descr = interface["typestr"], interface.get("descr") or ()
         has_fields = any(name for name, *_ in descr)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _malformed(array, interface) from error
@@ -69,7 +69,11 @@ def _tensor_of(array: object, interface: dict[str, Any], cuda: _cudart.Cuda, dev
         raise _malformed(array, interface) from error
     if strides is not None and len(strides) != len(shape):
         raise _malformed(array, interface)
-    if not 0 <= address < _ADDRESSES or not all(0 <= count < _COUNTS for count in shape):
+    if not (
+        0 <= address < _ADDRESSES
+        and all(0 <= count < _COUNTS for count in shape)
+        and all(-_COUNTS < stride < _COUNTS for stride in strides or ())
+    ):
         raise _malformed(array, interface)
     dtype = _tensor.from_typestr(interface["typestr"])
     if interface.get("mask") is not None:

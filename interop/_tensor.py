@@ -81,12 +81,12 @@ class Tensor(NamedTuple):
         """The address of the first byte, and the one after the last byte; twice the same if there are no elements."""
         if 0 in self.shape:
             return (self.address, self.address)
-        size = max(1, self.dtype.bits * self.dtype.lanes // 8)
-        if self.strides is None:
-            return (self.address, self.address + size * math.prod(self.shape))
-        steps = [size * stride * (count - 1) for count, stride in zip(self.shape, self.strides, strict=True)]
-        start = self.address + sum(step for step in steps if step < 0)
-        return (start, self.address + sum(step for step in steps if step > 0) + size)
+        first, last = 0, math.prod(self.shape) - 1
+        if self.strides is not None:
+            steps = [stride * (count - 1) for count, stride in zip(self.shape, self.strides, strict=True)]
+            first, last = sum(step for step in steps if step < 0), sum(step for step in steps if step > 0)
+        bits = self.dtype.bits * self.dtype.lanes  # which may be less than a byte's
+        return (self.address + first * bits // 8, self.address - (-(last + 1) * bits // 8))
 
 
 # -- the types of the array interface -----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from interop import _cudart, _watch
 from interop._extension import native, why_not
 from interop._handles import described
-from interop._handover import Handover, converted
+from interop._handover import Handover, converted, live
 from interop._held import held
 from interop._loans import Loan, by_view, loan_of, loans, remember
 from interop._memory import CUDA, by_dlpack, by_interface, stated_stream
@@ -192,7 +192,7 @@ def _lend(
 
     Only *lent*, they will be given back.
     """
-    held.release()
+    held.release(waits=False)
     takers = [_taker(array, consumer, into) for array in arrays]
     writer = None if producer is None else as_stream(producer)
     given = (producer, consumer, into)
@@ -231,7 +231,12 @@ def _view(
     """The array to return, after everything is ordered, and its new holder; to be found *again* for the same."""
     if one.home is not None:
         return one.home, None
-    holder = Handover(one.tensor, _lasting(one.writer), reader, states=one.taker is None)
+    parent = live.at(one.tensor.address, one.writer)
+    writer = _lasting(one.writer)
+    if writer is None and parent is not None and parent.consumer == one.writer:
+        # That is there for as long as what came of the hand-over to it, which is kept here.
+        writer = None if parent.consumer.cuda_stream == _cudart.PER_THREAD else parent.consumer
+    holder = Handover(one.tensor, writer, reader, states=one.taker is None, parent=parent)
     if one.taker is None:
         return holder, holder
     view = converted(holder, one.taker)

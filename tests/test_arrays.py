@@ -275,21 +275,132 @@ def test_two_hand_overs_of_one_array_are_no_chain(gpu, streams, library):
     assert alive() is None
 
 
-def test_a_hand_over_that_is_ending_keeps_nothing_for_another_one(gpu, streams, library, monkeypatch):
+def test_another_array_of_the_same_memory_keeps_nothing_for_this_one(gpu, streams, library):
+    # As a bare pointer, which owns nothing, handed over to where this one comes from; and over before it.
     p, c = streams
     d, source = interop.new_stream(), Owner()
     alive = weakref.ref(source)
-    first, second = handed_on(source, c, p), [handed_on(source, d, c)]
-    give_back = _held.Held.give_back
-    monkeypatch.setattr(_held.Held, "give_back", lambda *how: (give_back(*how), second.clear()))
     with gate(d):
-        del source, first
-        assert not second
+        bare = handed_on(Owner(source.values), c, p)
+        view = handed_on(source, d, c)
+        del bare
+        del source, view
         interop.release()
         assert alive() is not None
     d.synchronize()
     assert interop.release() == 0
     assert alive() is None
+
+
+@pytest.mark.parametrize("how", ["an empty part", "from another stream", "from an address"])
+def test_the_way_back_of_a_chain_does_not_wait_for_its_consumer(gpu, streams, library, how):
+    p, c = streams
+    d, x, memory = interop.new_stream(), interop.new_stream(), gpu.array([0])
+    view = handed_on(Owner(), c, p)
+    touch(gpu, c, memory)
+    with gate(d):
+        gpu.launch(d, lambda: None)
+        if how == "an empty part":
+            part = Part(view)
+            part.__cuda_array_interface__["shape"] = (0,)
+            last = handed_on(part, d, c)
+            del part
+        elif how == "from another stream":
+            x.wait_stream(c)
+            last = handed_on(view, d, x)
+        else:
+            last = handed_on(view, d, c.cuda_stream)
+            touch(gpu, d, memory)
+        del last
+        c.wait_stream(x)
+        del view
+        touch(gpu, p, memory)
+
+
+def test_a_borrow_that_could_not_be_given_back_keeps_the_source(gpu, streams, library, monkeypatch):
+    p, c = streams
+    d, source = interop.new_stream(), Owner()
+    alive = weakref.ref(source)
+    mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    with gate(d):
+        view = handed_on(source, c, p)
+        block = interop.borrow(view, consumer=d, producer=c, into="standin")
+        last = block.__enter__()
+        gpu.runtime.cudaStreamBeginCapture(c.cuda_stream, mode)
+        with pytest.raises(CaptureError):
+            block.__exit__(None, None, None)
+        assert not gpu.runtime.cudaStreamEndCapture(c.cuda_stream)[0]
+        del source, view, last, block
+        interop.release()
+        assert alive() is not None
+    d.synchronize()
+    c.synchronize()
+    gc.collect()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_a_chain_that_ends_in_a_capture_keeps_the_source(gpu, streams, library):
+    p, c = streams
+    d, source = interop.new_stream(), Owner()
+    alive = weakref.ref(source)
+    mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    with gate(d):
+        view = handed_on(source, c, p)
+        last = handed_on(view, d, c)
+        gpu.runtime.cudaStreamBeginCapture(c.cuda_stream, mode)
+        d.wait_stream(c)
+        del source, view, last
+        interop.release()
+        c.wait_stream(d)
+        assert not gpu.runtime.cudaStreamEndCapture(c.cuda_stream)[0]
+        interop.release()
+        c.synchronize()
+        interop.release()
+        assert alive() is not None
+    d.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_a_way_back_that_was_late_does_not_wait_behind_others(gpu, library):
+    p, q, c = (interop.new_stream() for _ in range(3))
+    memories = {stream: gpu.array([0]) for stream in (p, q)}
+    mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    with gate(c):
+        for memory in memories.values():
+            touch(gpu, c, memory)
+        views = [handed_on(Owner(), c, p), handed_on(Owner(), c, q)]
+        gpu.runtime.cudaStreamBeginCapture(c.cuda_stream, mode)
+        views.clear()
+        assert not gpu.runtime.cudaStreamEndCapture(c.cuda_stream)[0]
+        assert interop.release() == 2
+        for stream, memory in memories.items():
+            touch(gpu, stream, memory)
+
+
+def test_memory_of_less_than_a_byte_an_element():
+    tensor = _tensor.Tensor(1000, (512,), None, _tensor.DataType(2, 4, 1), 2, 0, read_only=False, owner=None)
+    assert tensor.extent() == (1000, 1256)
+    assert tensor._replace(shape=(3,)).extent() == (1000, 1002)
+    assert tensor._replace(dtype=_tensor.DataType(2, 32, 1), shape=(3, 4), strides=(-4, 1)).extent() == (968, 1016)
+    assert tensor._replace(shape=(0, 4)).extent() == (1000, 1000)
+    assert tensor._replace(shape=()).extent() == (1000, 1001)
+
+
+def test_an_interrupt_before_anything_is_ordered_holds_up_nobody(gpu, streams, monkeypatch):
+    _, c = streams
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(_held._Back, "begin", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            interop.hold(c, object())
+    interop.hold(c, object())
+    c.synchronize()
+    assert interop.release() == 0
 
 
 def test_what_was_lent_keeps_nothing_after_its_block(gpu, streams, library):
@@ -796,6 +907,7 @@ REFUSED = {
     "negative shape": (lambda: Owner(shape=(-3, 4)), InvalidArrayError, "no CUDA array interface"),
     "fractional shape": (lambda: Owner(shape=(3.7, 4)), InvalidArrayError, "no CUDA array interface"),
     "shape in words": (lambda: Owner(shape="34"), InvalidArrayError, "no CUDA array interface"),
+    "stretched": (lambda: Owner(strides=(2**66, 4)), InvalidArrayError, "no CUDA array interface"),
     "endless": (lambda: Owner(shape=(2**63,), strides=None), InvalidArrayError, "no CUDA array interface"),
     "negative address": (lambda: Owner(data=(-5, False)), InvalidArrayError, "no CUDA array interface"),
     "address beyond": (lambda: Owner(data=(2**64, False)), InvalidArrayError, "no CUDA array interface"),
