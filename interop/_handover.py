@@ -209,12 +209,14 @@ class End:
 
     def come(self) -> None:
         self._is_over = True
+        memory = self._memory()
+        self._parent = None  # or hand-overs of one array that overlap would keep all that were before them
         try:
             for forget in self.forgets:
                 forget()
         finally:
             try:
-                held.give_back(self._producer, self.consumer, self._tensor, self.done, memory=self._memory())
+                held.give_back(self._producer, self.consumer, self._tensor, self.done, memory=memory)
             finally:
                 live.remove(self._place)
                 del self._place  # they keep each other, and this keeps the source

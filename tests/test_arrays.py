@@ -403,6 +403,19 @@ def test_an_interrupt_before_anything_is_ordered_holds_up_nobody(gpu, streams, m
     assert interop.release() == 0
 
 
+def test_hand_overs_that_overlap_keep_none_of_those_before_them(gpu, streams, library):
+    p, c = streams
+    d, source = interop.new_stream(), Owner()
+    view = handed_on(source, c, p)
+    first = weakref.ref(view.holder._end)
+    for stream in (d, c, d):
+        newer = handed_on(source, stream, p)
+        view = newer
+        del newer
+    assert view is not None
+    assert first() is None
+
+
 def test_what_was_lent_keeps_nothing_after_its_block(gpu, streams, library):
     p, c = streams
     d, source = interop.new_stream(), Owner()
