@@ -70,12 +70,12 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
     All work that is later submitted to *consumer* sees what was submitted to the producer's stream before the call. The
     array that is returned keeps *array* alive. When the last array over the memory goes, the producer's stream waits
     for what the consumer's was given until then, so that the memory may be written again in order; and *array* is kept
-    until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (A producer that is known
-    by its address only may be gone by then: it is not made to wait. Say ``producer=``, with an object that keeps the
-    stream alive, or make it wait yourself.) The array that is returned may be handed on, or a part of it, and so on:
-    then the ways back are ordered one after the other, when the last arrays go. (Do not store the array
-    that is returned in an attribute of *array*, or of an object that is given as one of the streams: the two would keep
-    each other alive for ever.)
+    until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (A producer that is
+    known by its address only may be gone by then, and the per-thread default stream is another one in another thread:
+    these are not made to wait. Say ``producer=``, with an object that keeps the stream alive, or make it wait
+    yourself.) The array that is returned may be handed on, or a part of it, and so on: then the ways back are ordered
+    one after the other, when the last arrays go. (Do not store the array that is returned in an attribute of *array*,
+    or of an object that is given as one of the streams: the two would keep each other alive for ever.)
 
     While streams capture a graph, this is captured with them; the launches of the graph need *array* kept alive by you.
 

@@ -202,6 +202,13 @@ def test_no_call_waits_for_the_device(gpu, streams, library):
 # -- chains: what came of a hand-over is handed on ------------------------------------------------------------------
 
 
+def assert_let_go(alive, *streams):
+    for stream in streams:
+        stream.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
 def handed_on(array, consumer, producer):
     return interop.handoff(array, consumer, producer=producer, into="standin")
 
@@ -253,10 +260,7 @@ def test_the_source_of_a_chain_is_kept_until_its_last_consumer_is_done(gpu, stre
         del source, view, last
         interop.release()
         assert alive() is not None
-    for stream in (d, c):
-        stream.synchronize()
-    assert interop.release() == 0
-    assert alive() is None
+    assert_let_go(alive, d, c)
 
 
 def test_two_hand_overs_of_one_array_are_no_chain(gpu, streams, library):
@@ -270,9 +274,7 @@ def test_two_hand_overs_of_one_array_are_no_chain(gpu, streams, library):
         del first, source, second
         interop.release()
         assert alive() is not None
-    d.synchronize()
-    assert interop.release() == 0
-    assert alive() is None
+    assert_let_go(alive, d)
 
 
 def test_another_array_of_the_same_memory_keeps_nothing_for_this_one(gpu, streams, library):
@@ -287,9 +289,7 @@ def test_another_array_of_the_same_memory_keeps_nothing_for_this_one(gpu, stream
         del source, view
         interop.release()
         assert alive() is not None
-    d.synchronize()
-    assert interop.release() == 0
-    assert alive() is None
+    assert_let_go(alive, d)
 
 
 @pytest.mark.parametrize("how", ["an empty part", "from another stream", "from an address"])
@@ -358,9 +358,7 @@ def test_a_chain_that_ends_in_a_capture_keeps_the_source(gpu, streams, library):
         c.synchronize()
         interop.release()
         assert alive() is not None
-    d.synchronize()
-    assert interop.release() == 0
-    assert alive() is None
+    assert_let_go(alive, d)
 
 
 def test_a_way_back_that_was_late_does_not_wait_behind_others(gpu, library):
@@ -427,9 +425,7 @@ def test_what_was_lent_keeps_nothing_after_its_block(gpu, streams, library):
         del lent
         interop.release()
         assert alive() is not None
-    d.synchronize()
-    assert interop.release() == 0
-    assert alive() is None
+    assert_let_go(alive, d)
 
 
 def test_default_streams_of_two_devices_are_no_chain(gpu, library, monkeypatch):
@@ -443,9 +439,7 @@ def test_default_streams_of_two_devices_are_no_chain(gpu, library, monkeypatch):
         del first
         interop.release()
         assert alive() is not None
-    d.synchronize()
-    assert interop.release() == 0
-    assert alive() is None
+    assert_let_go(alive, d)
 
 
 def test_there_and_on_to_where_it_came_from_is_no_chain(gpu, streams, library):
@@ -458,10 +452,7 @@ def test_there_and_on_to_where_it_came_from_is_no_chain(gpu, streams, library):
         del view, source, back
         interop.release()
         assert alive() is not None
-    for stream in streams:
-        stream.synchronize()
-    assert interop.release() == 0
-    assert alive() is None
+    assert_let_go(alive, p, c)
 
 
 # -- lives ---------------------------------------------------------------------------------------------------------
