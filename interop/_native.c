@@ -632,6 +632,8 @@ static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0
  */
 
 static PyObject *foreign;                        /* by its address, the stream that an object of another library is */
+static PyObject *closable;                       /* likewise of objects that can be closed */
+static PyObject *stated_by;                      /* "__cuda_stream__" */
 static PyTypeObject *stream_class, *event_class; /* interop.ExternalStream and interop.Event */
 static PyObject *plain_flags;                    /* of an event without timing */
 
@@ -666,6 +668,21 @@ captures_nothing(unsigned long long stream)
     return cuda.stream_is_capturing(pointer(stream), &status) == SUCCESS && status == NOT_CAPTURING;
 }
 
+/* Whether an object still states the handle that it had: a closed one does not. It is of a class in C, of cuda.core's,
+ * which runs no code of anybody's. */
+static int
+is_open(PyObject *object, unsigned long long handle)
+{
+    PyObject *stated = PyObject_CallMethodObjArgs(object, stated_by, NULL);
+    int same = stated != NULL && PyTuple_Check(stated) && PyTuple_Size(stated) == 2 &&
+               PyLong_AsLong(PyTuple_GetItem(stated, 0)) == 0 &&
+               PyLong_AsUnsignedLongLong(PyTuple_GetItem(stated, 1)) == handle;
+
+    Py_XDECREF(stated);
+    PyErr_Clear(); /* the plain way says what is wrong with it */
+    return same;
+}
+
 /* A new reference to the stream that an object is, of whatever library; NULL, without an exception, if it is unknown. */
 static Stream *
 stream_of(PyObject *object)
@@ -682,6 +699,12 @@ stream_of(PyObject *object)
         return NULL;
     }
     known = PyDict_GetItemWithError(foreign, key);
+    if (known == NULL) {
+        known = PyDict_GetItemWithError(closable, key);
+        if (known != NULL && !is_open(object, ((Stream *)known)->handle)) {
+            known = NULL;
+        }
+    }
     Py_DECREF(key);
     if (known == NULL) {
         PyErr_Clear();
@@ -1163,15 +1186,16 @@ PyDoc_STRVAR(accelerate_doc,
 "    stream_class, event_class: subclasses of StreamFields and EventFields.\n"
 "    as_stream: the function.\n"
 "    known: by the identity of another library's object, the stream that it is, without an owner.\n"
+"    closing: likewise of objects that can be closed, and are asked each time whether they have the handle still.\n"
 "    flags: those of an event without timing.");
 
 static PyObject *
 accelerate(PyObject *module, PyObject *arguments)
 {
-    PyObject *streams, *events, *function, *known, *flags;
+    PyObject *streams, *events, *function, *known, *closing, *flags;
 
-    if (!PyArg_ParseTuple(arguments, "O!O!OO!O:accelerate", &PyType_Type, &streams, &PyType_Type, &events, &function,
-                          &PyDict_Type, &known, &flags)) {
+    if (!PyArg_ParseTuple(arguments, "O!O!OO!O!O:accelerate", &PyType_Type, &streams, &PyType_Type, &events, &function,
+                          &PyDict_Type, &known, &PyDict_Type, &closing, &flags)) {
         return NULL;
     }
     if (!PyType_IsSubtype((PyTypeObject *)streams, stream_type) ||
@@ -1183,8 +1207,13 @@ accelerate(PyObject *module, PyObject *arguments)
     stream_class = (PyTypeObject *)streams;
     Py_INCREF(events);
     event_class = (PyTypeObject *)events;
+    if ((stated_by = PyUnicode_InternFromString("__cuda_stream__")) == NULL) {
+        return NULL;
+    }
     Py_INCREF(known);
     foreign = known;
+    Py_INCREF(closing);
+    closable = closing;
     Py_INCREF(flags);
     plain_flags = flags;
     for (size_t i = 0; i < sizeof of_streams / sizeof *of_streams; i++) {
@@ -1485,6 +1514,39 @@ create_events(PyObject *module, PyObject *arguments)
     return list;
 }
 
+PyDoc_STRVAR(record_handle_doc,
+"record_handle(stream, event, /)\n"
+"--\n\n"
+"Record a stream's work so far in an event of its context, given by its handle; nobody is told.\n\n"
+"Returns:\n"
+"    False, and the plain way is to be gone, if the stream captures, cannot be asked as it is, or the driver fails.");
+
+static PyObject *
+record_handle(PyObject *module, PyObject *arguments)
+{
+    PyObject *stream, *event;
+    unsigned long long recorded, handle;
+    int code = UNUSUAL;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!O!:record_handle", stream_type, &stream, &PyLong_Type, &event)) {
+        return NULL;
+    }
+    recorded = ((Stream *)stream)->handle;
+    handle = PyLong_AsUnsignedLongLong(event);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (((Stream *)stream)->pool != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        if (captures_nothing(recorded)) {
+            code = cuda.event_record(pointer(handle), pointer(recorded));
+        }
+        Py_END_ALLOW_THREADS
+    }
+    return PyBool_FromLong(code == SUCCESS);
+}
+
 /* -- the module --------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -1493,6 +1555,7 @@ static PyMethodDef functions[] = {
     {"bind", bind, METH_O, bind_doc},
     {"create_events", create_events, METH_VARARGS, create_events_doc},
     {"dlpack_capsule", dlpack_capsule, METH_VARARGS, dlpack_capsule_doc},
+    {"record_handle", record_handle, METH_VARARGS, record_handle_doc},
     {"simulate", simulate, METH_O, simulate_doc},
     {"switch_context", switch_context, METH_O, switch_context_doc},
     {"watch", watch, METH_O, watch_doc},

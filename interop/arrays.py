@@ -357,8 +357,9 @@ def _writer(
 ) -> ExternalStream | None:
     """The current stream of the array's library, or the one that the array states; None if nothing says."""
     if lender is not None:
-        # The library's own object, and not the number that the array states: it keeps the stream alive. On the array's
-        # device, which a default stream is of.
+        # The library's own object, and not the number that the array states: it keeps the stream alive; and CuPy states
+        # the current stream of the current device, wherever the array is. On the array's device, which a default stream
+        # is of.
         native_stream = lender.array_stream(array)
         if native_stream is not None:
             cuda = _cudart.active()

@@ -489,7 +489,7 @@ class ExternalStream(StreamFields):
             self._context_id = self._cuda.context_id(self._context)
             if self._cuda.is_hot and not self._needs and not _CHECK:
                 self._pool = self._cuda.pool(self._context_id)
-                known = _known.get(id(self.owner))
+                known = _known.get(id(self.owner)) or _closing.get(id(self.owner))
                 if known is not None and known._handle == self._handle:  # now it is known that well
                     known._context, known._context_id, known._pool = self._context, self._context_id, self._pool
         return self._context
@@ -663,7 +663,7 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
         return obj
     if isinstance(obj, int):
         return ExternalStream(obj, device)
-    known = _known.get(id(obj))
+    known = _known.get(id(obj)) or _still_open(obj)
     if known is not None and device is None and known._cuda is _cudart.active():
         return known._of(obj)
     adapters = adapters_of(obj)
@@ -693,29 +693,41 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
         raise DeviceMismatchError(message)
     stream = ExternalStream(handle, place if device is None else device, owner=obj)
     stream._adapter = adapter
-    if adapter.streams_stay_the_same and handle > _cudart.PER_THREAD and stream._cuda is _cudart.GPU and not _CHECK:
+    stays_or_says = adapter.streams_stay_the_same or adapter.streams_close
+    if stays_or_says and handle > _cudart.PER_THREAD and stream._cuda is _cudart.GPU and not _CHECK:
         life = adapter.life(obj)
         if life is not None:
-            _know(obj, life, stream._of(None))
+            _know(obj, life, stream._of(None), closes=adapter.streams_close)
     return stream
 
 
 _known: Final[dict[int, ExternalStream]] = {}
 """By the identity of another library's object, the stream that it is, without an owner: borrowed again, it is found."""
+_closing: Final[dict[int, ExternalStream]] = {}
+"""Likewise of objects that can be closed, and are asked each time whether they have the handle still."""
 _objects: Final[dict[int, weakref.ref[object]]] = {}
-"""What takes an object out of :data:`_known` before its identity can become another's."""
+"""What takes an object out of both before its identity can become another's."""
 
 
-def _know(obj: object, life: object, stream: ExternalStream) -> None:
-    identity = id(obj)
+def _know(obj: object, life: object, stream: ExternalStream, *, closes: bool = False) -> None:
+    identity, streams = id(obj), _closing if closes else _known
 
     def forget(gone: object) -> None:
         if _objects.get(identity) is gone:
-            _known.pop(identity, None)
+            streams.pop(identity, None)
             del _objects[identity]
 
     _objects[identity] = weakref.ref(life, forget)
-    _known[identity] = stream
+    streams[identity] = stream
+
+
+def _still_open(obj: Any) -> ExternalStream | None:  # noqa: ANN401
+    """The stream that *obj* was, if it can be closed and has not been."""
+    stream = _closing.get(id(obj))
+    try:
+        return stream if stream is not None and obj.__cuda_stream__() == (0, stream._handle) else None
+    except RuntimeError:  # of cuda.core, if it is closed
+        return None
 
 
 def _stated_handle(obj: object, *, known: bool) -> int:
@@ -769,4 +781,4 @@ def _protocol_handle(obj: object) -> int:
 
 
 if native is not None:
-    as_stream = native.accelerate(ExternalStream, Event, as_stream, _known, _cudart.EVENT_DISABLE_TIMING)
+    as_stream = native.accelerate(ExternalStream, Event, as_stream, _known, _closing, _cudart.EVENT_DISABLE_TIMING)

@@ -14,6 +14,7 @@ import pytest
 import interop
 from interop import _cudart, _watch, sim, stream
 from interop._extension import native, why_not
+from interop.errors import InvalidStreamError
 from tests import test_streams
 from tests.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
 
@@ -171,6 +172,34 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
     del foreign, again
     assert identity not in stream._known
     assert identity not in stream._objects
+
+
+def test_an_object_that_can_be_closed_is_waited_for_while_it_is_open(gpu):
+    p, foreign = test_streams.closable()
+    c = interop.new_stream()
+    c.wait_stream(p)
+    made.clear()
+    c.wait_stream(foreign)
+    assert made == ["cuEventRecord", "cuStreamWaitEvent"]
+    made.clear()
+    for wrong in ((0,), (0, -1), (0, "x"), (0, 1.0), (1, p.cuda_stream), ("x", p.cuda_stream), 5, None):
+        foreign.states = wrong
+        with pytest.raises(InvalidStreamError):
+            c.wait_stream(foreign)
+    assert made == []
+
+
+def test_a_timeline_records_by_the_extension(gpu):
+    p, q = interop.new_stream(), interop.new_stream()
+    q.wait_stream(p)
+    made.clear()
+    with interop.Timeline() as timeline:
+        with timeline.span("work", p):
+            pass
+        assert [call for call in made if call != "cuEventCreate"] == ["cuEventRecord"] * 2
+        q.wait_stream(p)
+    assert len(timeline.arrows) == 1
+    assert len(timeline.spans) == 1
 
 
 def test_an_owner_is_only_kept_alive_whatever_stream_it_is_itself(gpu):

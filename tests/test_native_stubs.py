@@ -405,6 +405,12 @@ def test_other_threads_run_in_the_functions_of_the_module(driver, world, kind, f
     assert driver.made(kind)
 
 
+def test_other_threads_run_while_a_handle_is_recorded(driver, world):
+    event = world.event._handle
+    run_while_it_is_held(driver, "cuEventRecord", lambda: native.record_handle(world.p, event))
+    run_while_it_is_held(driver, "cuStreamIsCapturing", lambda: native.record_handle(world.p, event))
+
+
 # -- the functions of the module -------------------------------------------------------------------------------------
 
 
@@ -420,6 +426,7 @@ def test_entry_points_that_are_none_are_refused(driver, world):
     [
         *((name, (wrong,)) for name in ("switch_context",) for wrong in (-1, 2**64, 1.5, "x", None)),
         *(("create_events", wrong) for wrong in ((), (1,), ("x", 2), (1, None), (2**64, 2), (1, 2, 3))),
+        *(("record_handle", wrong) for wrong in ((), (1,), (1, 2), (None, 2))),
         *((name, wrong) for name in ("watch", "simulate") for wrong in ((), (1, 2))),
         *(("dlpack_capsule", wrong) for wrong in ((), (None,) * 8, (None, 1, 0, 0, (1,), (), (2, 32, 1), (2, 0)))),
     ],
@@ -432,11 +439,12 @@ def test_the_modules_functions_refuse_what_they_cannot_use(driver, world, functi
 
 def test_what_stands_before_the_methods_is_changed_by_no_wrong_call(driver, world):
     for wrong in (
-        (interop.ExternalStream, 5, len, {}, 2),
-        (5, interop.Event, len, {}, 2),
-        (interop.ExternalStream, interop.Event, len, None, 2),
-        (interop.ExternalStream, int, len, {}, 2),
-        (int, interop.Event, len, {}, 2),
+        (interop.ExternalStream, 5, len, {}, {}, 2),
+        (5, interop.Event, len, {}, {}, 2),
+        (interop.ExternalStream, interop.Event, len, None, {}, 2),
+        (interop.ExternalStream, interop.Event, len, {}, None, 2),
+        (interop.ExternalStream, int, len, {}, {}, 2),
+        (int, interop.Event, len, {}, {}, 2),
     ):
         with pytest.raises(TypeError):
             native.accelerate(*wrong)
@@ -517,6 +525,34 @@ def test_a_context_is_switched_to_only_if_it_is_another_one(driver, world):
     for kind in ("cuCtxSetCurrent", "cuCtxGetCurrent"):
         driver.fail(kind, 201)
         assert native.switch_context(OWN) is None
+
+
+def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
+    event, recorded = world.event._handle, []
+    try:
+        for watched in (False, True):  # nobody is told
+            native.watch(watched)
+            driver.reset()
+            recorded.append(native.record_handle(world.p, event))
+            assert driver.made("cuEventRecord") == [("cuEventRecord", event, P)]
+    finally:
+        native.watch(False)  # noqa: FBT003  (positional only)
+    assert recorded == [True, True]
+    for kind in ("cuEventRecord", "cuStreamIsCapturing"):
+        driver.reset()
+        driver.fail(kind, 400)
+        assert native.record_handle(world.p, event) is False
+    driver.reset()
+    driver.capture(P)
+    assert native.record_handle(world.p, event) is False
+    for wrong in (-1, 2**64, 1.5, "x", None):
+        with pytest.raises((TypeError, OverflowError)):
+            native.record_handle(world.p, wrong)
+    assert driver.made("cuEventRecord") == []
+    driver.reset()
+    world.p._pool = None
+    assert native.record_handle(world.p, event) is False
+    assert driver.calls == []
 
 
 def test_as_many_events_are_created_as_succeed(driver, world):

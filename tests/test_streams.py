@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart, sim
+from interop import _cudart, sim, stream
 from interop.errors import (
     CaptureError,
     CudaError,
@@ -775,8 +775,8 @@ def test_waiting_for_one_inside_and_one_outside_waits_for_none(gpu, capture):
     inside.wait_stream(capture.stream)
     with pytest.raises(CaptureError) as caught:
         capture.stream.wait_stream(inside, outside)
-    for stream in (capture.stream, outside):
-        assert f"{stream.cuda_stream:#x}" in str(caught.value)
+    for one in (capture.stream, outside):
+        assert f"{one.cuda_stream:#x}" in str(caught.value)
     capture.stream.wait_stream(inside)
     capture.end()
 
@@ -876,3 +876,68 @@ def test_what_is_no_proof(gpu):
 
 def test_nothing_is_active_afterwards():
     assert _cudart.active() is _cudart.GPU
+
+
+# -- objects that can be closed ------------------------------------------------------------------------------------
+
+
+class Closable:
+    """A stream as cuda.core has it: it has one handle until it is closed."""
+
+    def __init__(self, handle):
+        self.states = 0, handle
+
+    def __cuda_stream__(self):
+        if self.states is None:
+            raise RuntimeError("Stream has been closed")
+        return self.states
+
+
+def closable():
+    """One, and the stream that it is known to be."""
+    p = interop.new_stream()
+    p.wait_stream(interop.new_stream())
+    foreign = Closable(p.cuda_stream)
+    stream._know(foreign, foreign, p._of(None), closes=True)
+    return p, foreign
+
+
+def test_an_object_that_can_be_closed_is_asked_each_time(gpu):
+    p, foreign = closable()
+    again = interop.as_stream(foreign)
+    assert again == p
+    assert again.owner is foreign
+    assert again._context_id == p._context_id  # it was not looked for once more
+    other = interop.new_stream()
+    foreign.states = 0, other.cuda_stream
+    assert interop.as_stream(foreign) == other
+    foreign.states = None
+    with pytest.raises(InvalidStreamError, match="Stream has been closed"):
+        interop.as_stream(foreign)
+    with pytest.raises(InvalidStreamError, match="Stream has been closed"):
+        p.wait_stream(foreign)
+
+
+def test_an_object_that_can_be_closed_is_forgotten_with_its_end(gpu):
+    _, foreign = closable()
+    identity = id(foreign)
+    assert identity in stream._closing
+    assert identity not in stream._known
+    del foreign
+    assert identity not in stream._closing
+    assert identity not in stream._objects
+
+
+def test_a_stream_of_cuda_core_may_be_known_and_no_subclass(need):
+    need("cuda.core")
+    from cuda.core import Stream
+
+    from interop.adapters.cuda_core import ADAPTER
+
+    class Subclass(Stream):
+        pass
+
+    theirs, other = Stream.from_handle(4096), Subclass.__new__(Subclass)
+    assert ADAPTER.streams_close
+    assert ADAPTER.life(theirs) is theirs
+    assert ADAPTER.life(other) is None

@@ -584,6 +584,23 @@ def test_what_is_captured_is_left_out_and_counted(gpu, streams):
     assert "3 spans and waits are not shown" in timeline.table().notes[1]
 
 
+def test_what_is_captured_takes_no_event(gpu, streams):
+    from interop.timeline import ticks
+
+    a = streams[0]
+    with interop.Timeline() as timeline:
+        with timeline.span("before", a):
+            pass
+        spare = ticks._spare[gpu.cuda][a._context_id]
+        before = sorted(spare)
+        gpu.runtime.cudaStreamBeginCapture(a.cuda_stream, RELAXED)
+        with timeline.span("captured", a):
+            pass
+        assert sorted(spare) == before
+        assert not gpu.runtime.cudaStreamEndCapture(a.cuda_stream)[0]
+    assert len(timeline.spans) == 1
+
+
 def test_a_capture_that_the_legacy_stream_would_break_goes_on(gpu):
     blocking, legacy = interop.as_stream(gpu.stream(non_blocking=False)), interop.ExternalStream(1, 0)
     with interop.Timeline() as timeline:

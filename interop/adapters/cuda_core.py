@@ -13,6 +13,7 @@ class CudaCoreAdapter(Adapter):
     """cuda.core.Stream and cuda.core.Event."""
 
     library = "cuda.core"
+    streams_close = True
     makes_arrays = True
     takes_dlpack = True
     says_read_only = True
@@ -23,6 +24,10 @@ class CudaCoreAdapter(Adapter):
         if not isinstance(stream, Stream):
             return None
         return int(stream.__cuda_stream__()[1]) or (PER_THREAD if per_thread_by_default() else LEGACY)
+
+    def life(self, stream: object) -> object | None:
+        """Not of a subclass, whose ``__cuda_stream__`` may be another one."""
+        return stream if type(stream) is Stream else None
 
     def make_stream(self, source: Source) -> object:
         """Through the device: ``Stream.from_handle`` would keep nothing alive."""

@@ -4,6 +4,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from interop import _cudart
+from interop._extension import native
 from interop._watch import Watcher
 from interop.errors import CaptureError, NotSupportedError
 from interop.stream import _DEFAULT_NAMES
@@ -77,14 +78,14 @@ class Recorder(Watcher):
             message = f"{stream!r} is not of the GPU or simulation on which this timeline was entered"
             raise NotSupportedError(message)
         context = stream._ready()
-        try:
-            if stream._capture():
+        tick = self._ticks.take(context, stream._context_id)
+        if native is None or not native.record_handle(stream, tick):
+            if _captures(stream):
+                self._ticks.put_back(tick)
                 return 0
-        except CaptureError:  # the capture is broken, or the legacy stream would join one
-            return 0
+            self._cuda.event_record(tick, stream._handle, stream._needs)
         self._lane(stream)  # they are numbered as they are first used
-        self._ticks.contexts[stream._context_id] = context
-        return self._ticks.record(stream._handle, stream._needs, context, stream._context_id)
+        return tick
 
     def span(self, name: str, stream: "ExternalStream", start: int, end: int) -> None:
         """Note a span that has been left, with its two ticks."""
@@ -169,6 +170,13 @@ class Recorder(Watcher):
             skipped=self._skipped,
             error=error,
         )
+
+
+def _captures(stream: "ExternalStream") -> bool:
+    try:
+        return bool(stream._capture())
+    except CaptureError:  # the capture is broken, or the legacy stream would join one
+        return True
 
 
 def _named(stream: "ExternalStream") -> tuple[str, str]:

@@ -32,18 +32,21 @@ class Ticks:
         self._cuda = cuda
         self._spare = _spare.setdefault(cuda, {})
         self._clocks: dict[int, int] = {}
-        self.contexts: dict[int, int] = {}
-        """The contexts that have been recorded in, by their ids; whoever records notes them down."""
+        self._contexts: dict[int, int] = {}
 
-    def record(self, handle: int, needs: int, context: int, context_id: int) -> int:
-        """Record the work so far of a stream that does not capture; *needs* as everywhere in ``_cudart``."""
+    def take(self, context: int, context_id: int) -> int:
+        """An event of a context, to be recorded in."""
         try:
             tick = self._spare[context_id].pop()
         except (KeyError, IndexError):
             tick = self._make(context, context_id)
         self._clocks[tick] = context_id
-        self._cuda.event_record(tick, handle, needs)
+        self._contexts[context_id] = context
         return tick
+
+    def put_back(self, tick: int) -> None:
+        """Nothing was recorded in it."""
+        self._spare[self._clocks.pop(tick)].append(tick)
 
     def _make(self, context: int, context_id: int) -> int:
         made: list[int] = []
@@ -94,7 +97,7 @@ class Ticks:
         Devices have a clock each. All that can be known of an event by the host's is that it was passed between the
         call that recorded it, on an idle stream, and the return of the one that waited for it.
         """
-        cuda, context = self._cuda, self.contexts[clock]
+        cuda, context = self._cuda, self._contexts[clock]
         stream = cuda.stream_create(context, non_blocking=True, priority=0)
         events: list[int] = []
         try:

@@ -540,7 +540,8 @@ def test_hold(streams):
     assert alive() is None
 
 
-def test_captured(need):
+@pytest.mark.parametrize("way", ["handoff", "borrow"])
+def test_captured(need, way):
     need("cupy")
     need("numba")
     import cupy
@@ -564,8 +565,13 @@ def test_captured(need):
         stream.begin_capture()
         for _ in range(2):
             a *= 2
-            with interop.borrow(a, consumer=other, into="numba") as view:
+            if way == "borrow":
+                with interop.borrow(a, consumer=other, into="numba") as view:
+                    add_one[1, 256, other.to("numba")](view)
+            else:
+                view = interop.handoff(a, other, into="numba")
                 add_one[1, 256, other.to("numba")](view)
+                assert interop.handoff(view, stream) is a
         graph = stream.end_capture()
     for _ in range(3):
         graph.launch(stream)
@@ -628,5 +634,5 @@ def test_control_without_the_way_back_pools_corrupt(library, third, need, monkey
     need("cupy", "torch", "cuda.core")
     from interop import _held
 
-    monkeypatch.setattr(_held.Held, "give_back", lambda *_: None)
+    monkeypatch.setattr(_held.Held, "give_back", lambda *_, **__: None)
     assert stress(library, third=third) > 100

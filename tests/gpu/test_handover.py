@@ -1,5 +1,6 @@
 """Hand-overs beyond the plain pairs: JAX, types that only DLPack can say, two devices, the same one again, no leak."""
 
+import contextlib
 import gc
 import threading
 import time
@@ -10,9 +11,20 @@ import pytest
 import interop
 from interop import _loans
 from interop.errors import NotSupportedError, ProducerUnknownError
-from interop.testing import gate
+from interop.testing import assert_ordered, gate
 from tests.gpu.lab import call, native_stream, on_device, runtime
-from tests.gpu.test_arrays import CONSUMERS, PRODUCERS, STALE, WRITTEN, N, address_of, cupy_array, memset, reset
+from tests.gpu.test_arrays import (
+    AGAIN,
+    CONSUMERS,
+    PRODUCERS,
+    STALE,
+    WRITTEN,
+    N,
+    address_of,
+    cupy_array,
+    memset,
+    reset,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Grid size")
 
@@ -223,48 +235,132 @@ def place(array):
     return int(array.handle) if hasattr(array, "handle") else address_of(array)
 
 
-@pytest.mark.needs("gpu2", "cuda.core")
-@pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
-@pytest.mark.parametrize("consumer", ["cupy", "numba", "torch", "cuda.core"])
-@pytest.mark.parametrize("producer", [name for name in FAR if name != "warp"])
-def test_two_devices(producer, consumer, devices):
-    p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
-    with on_device(devices[0]):
-        array = FAR[producer](p)
-    with on_device(devices[1]):
-        library = CONSUMERS[consumer]()
+def settle():
+    for device in (0, 1):
+        with on_device(device):
+            call(runtime.cudaDeviceSynchronize())
 
-    def hand_over():
-        with on_device(devices[1]):
-            view = interop.handoff(array, c, producer=p, into=consumer)
-            library.read(view, c)
-            return view
 
-    def settle():
-        for device in (0, 1):
-            with on_device(device):
-                call(runtime.cudaDeviceSynchronize())
+class TwoDevices:
+    """An array on one device, and a library that reads it on the other one."""
 
-    view = hand_over()
-    del view
-    settle()
-    with on_device(devices[0]):
-        call(runtime.cudaMemset(place(array), STALE, N))
-    settle()
-    with gate(p) as shut:
+    def __init__(self, producer, consumer, devices):
+        self.into, self.devices = consumer, devices
+        self.p, self.c = (interop.as_stream(native_stream("int", device, i)) for i, device in enumerate(devices))
         with on_device(devices[0]):
-            memset(place(array), WRITTEN, p)
-        view = hand_over()
+            self.array = FAR[producer](self.p)
+        with on_device(devices[1]):
+            self.library = CONSUMERS[consumer]()
+
+    def reset(self):
+        settle()
+        with on_device(self.devices[0]):
+            call(runtime.cudaMemset(place(self.array), STALE, N))
+        settle()
+
+    def write(self, value):
+        with on_device(self.devices[0]):
+            memset(place(self.array), value, self.p)
+
+    def hand_over(self, *, producer, inside=False):
+        """The view, and the library has been given its reading."""
+        with interop.use(self.p) if inside else contextlib.nullcontext(), on_device(self.devices[1]):
+            view = interop.handoff(self.array, self.c, producer=producer, into=self.into)
+            self.library.read(view, self.c)
+        return view
+
+    def seen(self):
+        settle()
+        with on_device(self.devices[1]):
+            return set(self.library.seen())
+
+
+@pytest.fixture
+def two_devices(producer, consumer, devices):
+    far = TwoDevices(producer, consumer, devices)
+    far.hand_over(producer=far.p)  # everything is loaded and compiled now
+    far.reset()
+    return far
+
+
+two_device_pairs = pytest.mark.parametrize(
+    ("producer", "consumer", "devices"),
+    [
+        (producer, consumer, devices)
+        for producer in FAR
+        for consumer in ("cupy", "numba", "torch", "cuda.core")
+        for devices in ((0, 1), (1, 0))
+        if producer != "warp"
+    ],
+)
+
+
+@pytest.mark.needs("gpu2", "cuda.core")
+@pytest.mark.parametrize("inside", [True, False])
+@two_device_pairs
+def test_two_devices(two_devices, inside):
+    far = two_devices
+    with gate(far.p) as shut:
+        far.write(WRITTEN)
+        view = far.hand_over(producer=far.p, inside=inside)
         assert not shut.is_open, "the host was blocked"
-    settle()
-    with on_device(devices[1]):
-        assert set(library.seen()) == {WRITTEN}
-    with on_device(devices[0]), gate(c) as shut:
-        with interop.borrow(array, consumer=c, producer=p, into="cuda.core") as lent:
-            call(runtime.cudaMemsetAsync(lent.ptr, STALE, N, c.cuda_stream))
-        assert not p.query(), "the way back is not ordered"
+    assert far.seen() == {WRITTEN}
+    del view
+
+
+@pytest.mark.needs("gpu2", "cuda.core")
+@two_device_pairs
+def test_control_two_devices_without_the_producer(two_devices):
+    far = two_devices
+    with gate(far.p):
+        far.write(WRITTEN)
+        view = far.hand_over(producer=far.c)
+        far.c.synchronize()  # nothing holds it
+    assert far.seen() == {STALE}
+    del view
+
+
+@pytest.mark.needs("gpu2", "cuda.core")
+@two_device_pairs
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "the control"])
+def test_the_way_back_on_two_devices(two_devices, ordered):
+    far = two_devices
+
+    def lend(producer):
+        with interop.borrow(far.array, consumer=far.c, producer=producer, into="cuda.core") as lent:
+            call(runtime.cudaMemsetAsync(lent.ptr, WRITTEN, N, far.c.cuda_stream))
+
+    lend(far.p)
+    far.reset()
+    with on_device(far.devices[0]), gate(far.c) as shut:
+        lend(far.p if ordered else far.c)
+        far.write(AGAIN)
+        if not ordered:
+            far.p.synchronize()  # nothing holds it
         assert not shut.is_open, "the host was blocked"
-    settle()
+    view = far.hand_over(producer=far.p)
+    assert far.seen() == {AGAIN if ordered else WRITTEN}
+    del view
+
+
+@pytest.mark.needs("gpu2", "cupy")
+def test_the_producer_is_the_current_stream_of_the_arrays_device():
+    import cupy
+
+    consumer, here, there = interop.new_stream(), native_stream("cupy", 0, 0), native_stream("cupy", 1, 0)
+    with cupy.cuda.Device(1):
+        array = cupy.zeros(4)
+    try:
+        with cupy.cuda.Device(1):
+            there.use()
+        with here:
+            # The control: what CuPy states is the other one.
+            assert array.__cuda_array_interface__["stream"] == here.ptr
+            with assert_ordered(there, consumer):
+                view = interop.handoff(array, consumer)
+    finally:
+        with cupy.cuda.Device(1):
+            cupy.cuda.Stream.null.use()
     del view
 
 

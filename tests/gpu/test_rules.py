@@ -1,8 +1,7 @@
 """A real GPU obeys CUDA's rules as :mod:`tests.rules` states them, and as the simulator does.
 
-The gate is a ``cuStreamWaitValue32`` on pinned memory, which the host opens by storing 1: no CUDA call is needed to
-open it, so nothing can keep it closed. Whatever may wait for the device is done before the first gate is closed:
-memory is allocated once, and every kind of operation has run once on every kind of stream.
+Whatever may wait for the device is done before the first gate is closed: memory is allocated once, and every kind of
+operation has run once on every kind of stream.
 """
 
 import ctypes
@@ -16,6 +15,8 @@ from typing import Any
 import pytest
 from cuda.bindings import driver, runtime
 
+from interop.testing import Gate, gate
+
 pytest.register_assert_rewrite("tests.rules")
 
 from tests.rules import LEGACY, PER_THREAD, STALE, CudaRules, value  # noqa: E402
@@ -24,27 +25,16 @@ pytestmark = pytest.mark.needs("gpu")
 
 SIZE = 4096
 SPACING = 64
-PORTABLE_AND_MAPPED = 3
-GREATER_OR_EQUAL = 0
 DISABLE_TIMING = 2
 
 HANGS_AFTER = 60.0
+SHUT_FOR = 30.0
 DONE_WITHIN = 5.0
 PENDING_FOR = 0.03
 
 
-class GpuGate:
-    """A word of pinned memory that a stream waits for to become 1."""
-
-    def __init__(self, address: int) -> None:
-        self._word = ctypes.c_uint32.from_address(address)
-
-    def open(self) -> None:
-        self._word.value = 1
-
-
 class Memory:
-    """What is allocated once: cells on device 0, and gates that every device can read."""
+    """What is allocated once: cells on device 0."""
 
     def __init__(self) -> None:
         self.devices = int(value(runtime.cudaGetDeviceCount()))
@@ -52,12 +42,9 @@ class Memory:
         self.contexts = [value(driver.cuDevicePrimaryCtxRetain(device)) for device in range(self.devices)]
         value(runtime.cudaSetDevice(0))
         self.cells = int(value(runtime.cudaMalloc(SIZE)))
-        self.gates = int(value(runtime.cudaHostAlloc(SIZE, PORTABLE_AND_MAPPED)))
-        self.gates_on_device = int(value(runtime.cudaHostGetDevicePointer(self.gates, 0)))
 
     def reset(self) -> None:
-        """All cells stale, all gates closed. Nothing may be running."""
-        ctypes.memset(self.gates, 0, SIZE)
+        """All cells stale. Nothing may be running."""
         value(runtime.cudaMemset(self.cells, STALE, SIZE))
         value(runtime.cudaDeviceSynchronize())
 
@@ -69,13 +56,12 @@ class GpuLab:
         self.runtime: Any = runtime
         self.driver: Any = driver
         self.devices = memory.devices
-        self._memory = memory
+        self._contexts = memory.contexts
         self._need = need
         self._streams: list[Any] = []
         self._events: list[Any] = []
-        self._gates: list[GpuGate] = []
+        self._gates: list[Gate] = []
         self._next_cell = itertools.count(memory.cells, SPACING)
-        self._next_gate = itertools.count(0, SPACING)
 
     def need_two_devices(self) -> None:
         self._need("gpu2")
@@ -93,13 +79,10 @@ class GpuLab:
     def cell(self) -> int:
         return next(self._next_cell)
 
-    def gate(self, stream: int) -> GpuGate:
-        offset = next(self._next_gate)
-        gate = GpuGate(self._memory.gates + offset)
-        # In the list first, so that it is opened whatever happens.
-        self._gates.append(gate)
-        value(driver.cuStreamWaitValue32(stream, self._memory.gates_on_device + offset, 1, GREATER_OR_EQUAL))
-        return gate
+    def gate(self, stream: int) -> Gate:
+        shut = gate(stream, timeout=SHUT_FOR)
+        self._gates.append(shut)
+        return shut
 
     def put(self, stream: int, cell: int, value_: int) -> None:
         value(runtime.cudaMemsetAsync(cell, value_, 1, stream))
@@ -128,8 +111,8 @@ class GpuLab:
 
     def close(self) -> None:
         """Let go of everything."""
-        for gate in self._gates:
-            gate.open()
+        for shut in self._gates:
+            shut.open()
         self.synchronize()
         for stream in self._streams:
             value(runtime.cudaStreamDestroy(stream))
@@ -146,7 +129,7 @@ class GpuLab:
                 return code == 0
 
     def _on(self, device: int, call: Callable[[], tuple[Any, ...]]) -> Any:
-        value(driver.cuCtxPushCurrent(self._memory.contexts[device]))
+        value(driver.cuCtxPushCurrent(self._contexts[device]))
         try:
             return value(call())
         finally:
@@ -171,8 +154,8 @@ def memory() -> Memory:
     lab = GpuLab(memory, lambda _: None)
     source, target = lab.cell(), lab.cell()
     for stream in (lab.stream(), lab.stream(non_blocking=False), LEGACY, PER_THREAD):
-        gate, event = lab.gate(stream), lab.event()
-        gate.open()
+        shut, event = lab.gate(stream), lab.event()
+        shut.open()
         lab.put(stream, source, 1)
         lab.copy(stream, source, target)
         value(runtime.cudaEventRecord(event, stream))
