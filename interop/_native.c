@@ -668,8 +668,8 @@ captures_nothing(unsigned long long stream)
     return cuda.stream_is_capturing(pointer(stream), &status) == SUCCESS && status == NOT_CAPTURING;
 }
 
-/* Whether an object still states the handle that it had: a closed one does not. It is of a class in C, of cuda.core's,
- * which runs no code of anybody's. */
+/* Whether an object still states the handle that it had: a closed one does not. It is of a class in C; but to make the
+ * answer may set off a collection, which runs anything. */
 static int
 is_open(PyObject *object, unsigned long long handle)
 {
@@ -699,18 +699,17 @@ stream_of(PyObject *object)
         return NULL;
     }
     known = PyDict_GetItemWithError(foreign, key);
-    if (known == NULL) {
-        known = PyDict_GetItemWithError(closable, key);
-        if (known != NULL && !is_open(object, ((Stream *)known)->handle)) {
-            known = NULL;
+    if (known != NULL) {
+        Py_INCREF(known);
+    }
+    else if ((known = PyDict_GetItemWithError(closable, key)) != NULL) {
+        Py_INCREF(known); /* before the object is asked */
+        if (!is_open(object, ((Stream *)known)->handle)) {
+            Py_CLEAR(known);
         }
     }
     Py_DECREF(key);
-    if (known == NULL) {
-        PyErr_Clear();
-        return NULL;
-    }
-    Py_INCREF(known);
+    PyErr_Clear();
     return (Stream *)known;
 }
 
@@ -1179,7 +1178,7 @@ fast_function(PyObject *module, Method *method, const char *name, PyObject *plai
 }
 
 PyDoc_STRVAR(accelerate_doc,
-"accelerate(stream_class, event_class, as_stream, known, flags, /)\n"
+"accelerate(stream_class, event_class, as_stream, known, closing, flags, /)\n"
 "--\n\n"
 "Put the fast methods before those of the classes, and return the fast one that stands before *as_stream*.\n\n"
 "Args:\n"

@@ -189,6 +189,24 @@ def test_an_object_that_can_be_closed_is_waited_for_while_it_is_open(gpu):
     assert made == []
 
 
+def test_what_an_object_does_when_it_is_asked_takes_nothing_away(gpu):
+    p, other = interop.new_stream(), interop.new_stream()
+    p.wait_stream(other)
+
+    class Restless(test_streams.Closable):
+        def __cuda_stream__(self):
+            # As a collection may: the same object is borrowed anew meanwhile, and what it was is gone.
+            stream._closing[id(self)] = other._of(None)
+            self.others = [other._of(None) for _ in range(10)]
+            return self.states
+
+    foreign = Restless(p.cuda_stream)
+    stream._know(foreign, foreign, p._of(None), closes=True)
+    again = interop.as_stream(foreign)
+    assert again == p
+    assert again._cuda is p._cuda
+
+
 def test_a_timeline_records_by_the_extension(gpu):
     p, q = interop.new_stream(), interop.new_stream()
     q.wait_stream(p)

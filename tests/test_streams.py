@@ -1,5 +1,6 @@
 """interop's streams and events on the simulator: every promise that needs no real GPU to be kept."""
 
+import ctypes
 import gc
 import itertools
 import threading
@@ -889,7 +890,7 @@ class Closable:
 
     def __cuda_stream__(self):
         if self.states is None:
-            raise RuntimeError("Stream has been closed")
+            raise ValueError("Stream has been closed")
         return self.states
 
 
@@ -911,6 +912,10 @@ def test_an_object_that_can_be_closed_is_asked_each_time(gpu):
     other = interop.new_stream()
     foreign.states = 0, other.cuda_stream
     assert interop.as_stream(foreign) == other
+    for states in ((0,), (0, -1), (0, "x"), (1, p.cuda_stream), 5):
+        foreign.states = states
+        with pytest.raises(InvalidStreamError):
+            interop.as_stream(foreign)
     foreign.states = None
     with pytest.raises(InvalidStreamError, match="Stream has been closed"):
         interop.as_stream(foreign)
@@ -926,6 +931,21 @@ def test_an_object_that_can_be_closed_is_forgotten_with_its_end(gpu):
     del foreign
     assert identity not in stream._closing
     assert identity not in stream._objects
+
+
+def test_a_stream_of_cuda_core_that_is_closed_is_refused_though_it_is_known(need):
+    need("cuda.core")
+    from cuda.core import Stream
+
+    memory = ctypes.create_string_buffer(4096)
+    theirs = Stream.from_handle(ctypes.addressof(memory))
+    assert interop.as_stream(theirs).cuda_stream == ctypes.addressof(memory)
+    assert id(theirs) in stream._closing
+    assert id(theirs) not in stream._known
+    assert interop.as_stream(theirs).owner is theirs
+    theirs.close()
+    with pytest.raises(InvalidStreamError, match="closed"):
+        interop.as_stream(theirs)
 
 
 def test_a_stream_of_cuda_core_may_be_known_and_no_subclass(need):

@@ -49,7 +49,7 @@ def test_a_hundred_streams_in_one_loop_one_cancelled_no_thread_no_busy_loop():
             await asyncio.sleep(0.05)
             share = await cpu_share(SECONDS)
             assert not any(task.done() for task in tasks)
-            assert set(threading.enumerate()) == threads
+            assert set(threading.enumerate()) <= threads
 
             async def busy(event):
                 while not event.query():  # noqa: ASYNC110  (the control)

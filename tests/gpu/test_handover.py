@@ -266,6 +266,7 @@ class TwoDevices:
         """The view, and the library has been given its reading."""
         with interop.use(self.p) if inside else contextlib.nullcontext(), on_device(self.devices[1]):
             view = interop.handoff(self.array, self.c, producer=producer, into=self.into)
+        with on_device(self.devices[1]):
             self.library.read(view, self.c)
         return view
 
@@ -278,7 +279,8 @@ class TwoDevices:
 @pytest.fixture
 def two_devices(producer, consumer, devices):
     far = TwoDevices(producer, consumer, devices)
-    far.hand_over(producer=far.p)  # everything is loaded and compiled now
+    for inside in (True, False):  # everything is loaded and compiled now
+        far.hand_over(producer=far.p, inside=inside)
     far.reset()
     return far
 
@@ -309,12 +311,13 @@ def test_two_devices(two_devices, inside):
 
 
 @pytest.mark.needs("gpu2", "cuda.core")
+@pytest.mark.parametrize("inside", [True, False])
 @two_device_pairs
-def test_control_two_devices_without_the_producer(two_devices):
+def test_control_two_devices_without_the_producer(two_devices, inside):
     far = two_devices
     with gate(far.p):
         far.write(WRITTEN)
-        view = far.hand_over(producer=far.c)
+        view = far.hand_over(producer=far.c, inside=inside)
         far.c.synchronize()  # nothing holds it
     assert far.seen() == {STALE}
     del view

@@ -112,12 +112,14 @@ class GpuLab:
     def close(self) -> None:
         """Let go of everything."""
         for shut in self._gates:
-            shut.open()
+            shut.let_pass()
         self.synchronize()
         for stream in self._streams:
             value(runtime.cudaStreamDestroy(stream))
         for event in self._events:
             value(runtime.cudaEventDestroy(event))
+        for shut in self._gates:
+            shut.open()  # that it had to open itself is said now
 
     def _poll(self, query: Callable[[], tuple[Any, ...]], seconds: float) -> bool:
         deadline = time.monotonic() + seconds

@@ -382,3 +382,19 @@ def test_importing_and_borrowing_make_no_context():
         "driver.cuInit(0)\nprint(driver.cuDevicePrimaryCtxGetState(0)[2])"
     )
     assert run(code).stdout == "0\n"
+
+
+@pytest.mark.needs("cuda.core")
+def test_a_stream_of_cuda_core_is_known_until_it_is_closed():
+    theirs, stream = STREAMS["cuda.core"](), interop.new_stream()
+    first = interop.as_stream(theirs)
+    for _ in range(3):
+        stream.wait_stream(theirs)
+        assert interop.as_stream(theirs) == first
+        assert interop.as_stream(theirs).owner is theirs
+    stream.synchronize()
+    theirs.close()
+    with pytest.raises(InvalidStreamError, match="closed"):
+        interop.as_stream(theirs)
+    with pytest.raises(InvalidStreamError, match="closed"):
+        stream.wait_stream(theirs)
