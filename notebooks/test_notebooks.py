@@ -64,20 +64,7 @@ def test_run_from_top_to_bottom(path):
         assert "SIMULATED" not in str([cell.outputs for cell in cells])
 
 
-DONE_TOO_SOON = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the work was done: most likely what comes first in a process was not warmed up. To be run again",
-)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[DONE_TOO_SOON] if path.stem == "03_hand_over_arrays" else [])
-        for path in NOTEBOOKS
-    ],
-)
+@every
 def test_the_host_was_free(path):
     """Where a notebook asks, right after it has given work away, whether that is done, it was not yet."""
     for cell in code_cells(nbformat.read(path, as_version=4)):
