@@ -118,7 +118,9 @@ def _not_fast(path: Path) -> Iterator[str]:
 
     found = {
         "another library's event (`wait_event` of CuPy's: {}, from C {})": both("wait_event, CuPy's event", C),
-        "a stream of cuda.core (`wait_stream`: {}, from C {})": both("wait_stream, cuda.core's stream", C),
+        "a stream of a library without an adapter (`wait_stream`: {}, from C {})": both(
+            "wait_stream, an object with __cuda_stream__", C
+        ),
         "the first hand-over of an array (CuPy to PyTorch: {}, the bare conversion {})": both(
             "handoff, CuPy to torch (peer: conversion alone)", "torch"
         ),
