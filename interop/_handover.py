@@ -11,14 +11,16 @@ from interop._handles import described
 from interop._held import held
 from interop.adapters.base import Adapter
 from interop.errors import InteropError, InvalidStreamError, NotSupportedError
-from interop.stream import ExternalStream
+from interop.stream import ExternalStream, new_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from interop._tensor import Tensor
     from interop.event import Event
 
+_PINNED: Final = 3
+"""DLPack's type of host memory that devices can use."""
 _NO_ORDER = -1
 """DLPack's word, in place of a stream, for: order nothing."""
 
@@ -54,6 +56,7 @@ class Handover:
         self._producer = producer
         self._consumer = consumer
         self._states = states
+        self._relay: ExternalStream | None = None
         self._end = End(producer, consumer, tensor, parent)
         # Not __del__: in a cycle of garbage, that may run after the finalisers of the very streams that it needs. What
         # a weakref.finalize is given is outside of all cycles, and so whole. (Hence the one way to a leak: an array
@@ -65,9 +68,10 @@ class Handover:
         """Call *forget* when this holder goes, before the memory is let go of."""
         self._end.forgets.append(forget)
 
-    def give_back(self, done: "Event") -> None:
-        """The way back is ordered already; *done* stands for all that the consumer has done with the memory."""
-        self._end.done = done
+    def give_back(self, done: "Event", ordered: "Container[ExternalStream]") -> None:
+        """If the producer is among the *ordered*, that is all; *done* stands for what the consumer has done."""
+        if self._producer is None or self._producer in ordered:
+            self._end.done = done
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
@@ -89,8 +93,20 @@ class Handover:
             "typestr": typestr,
             "data": (tensor.address, tensor.read_only),
             "strides": None if tensor.strides is None else tuple(size * stride for stride in tensor.strides),
-            "stream": self._consumer.cuda_stream if self._states else None,
+            "stream": self._stated() if self._states else None,
         }
+
+    def _stated(self) -> int:
+        """The handle of a stream that the memory is ready on, whichever thread or device reads the number."""
+        consumer = self._consumer
+        if consumer.cuda_stream > _cudart.PER_THREAD or consumer.device == self._tensor.device_id:
+            consumer._ready()  # in another thread, 2 is another stream
+            return consumer.cuda_stream
+        # A default stream of another device: read beside the memory, the number would mean that of the memory's device.
+        if self._relay is None:
+            self._relay = new_stream(self._tensor.device_id)
+        self._relay.wait_stream(consumer)
+        return self._relay.cuda_stream
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """DLPack's type of the memory (2 is CUDA, 3 pinned, 13 managed), and the ordinal of the device."""
@@ -162,8 +178,9 @@ class Handover:
                 f"the per-thread one, -1 for no order, and never 0; got {described(stream)}"
             )
             raise InvalidStreamError(message)
-        # A default stream is one of the device of the memory.
-        device = self._tensor.device_id if stream <= _cudart.PER_THREAD else None
+        # A default stream is one of the memory's device; where that is pinned, and so no device's, of the current one.
+        of_memory = stream <= _cudart.PER_THREAD and self._tensor.device_type != _PINNED
+        device = self._tensor.device_id if of_memory else None
         ExternalStream(stream, device).wait_stream(self._consumer)
 
     def __repr__(self) -> str:
@@ -247,12 +264,13 @@ class _Live:
     def __init__(self) -> None:
         self._entries: list[tuple[int, int, int, End]] = []
         self._numbers = itertools.count()
-        self._longest = 0
+        self._sizes: set[int] = set()
+        """The numbers of bits of all lengths that there have been."""
 
     def add(self, end: End) -> tuple[int, int, int, End]:
         start, stop = end.extent
         entry = (start, next(self._numbers), stop, end)
-        self._longest = max(self._longest, stop - start)
+        self._sizes.add((stop - start).bit_length())
         bisect.insort(self._entries, entry)
         return entry
 
@@ -263,8 +281,9 @@ class _Live:
         """The end of a hand-over to *writer* of the memory at *address*; failing that, to any stream; or None."""
         found = None
         entries = self._entries[:]
+        longest = 1 << max(self._sizes, default=0)
         for start, _, stop, end in reversed(entries[: bisect.bisect_left(entries, (address + 1,))]):
-            if start + self._longest <= address:
+            if start + longest <= address:
                 break
             if address < stop:
                 if end.consumer == writer:

@@ -217,6 +217,9 @@ class _Back:
         if consumer.is_of_another_thread:
             # The per-thread stream of a thread that may be gone is a blocking one: the legacy stream waits for it.
             consumer = consumer.legacy()
+        if consumer.is_closed:
+            self._lose(consumer)
+            return
         capture = consumer.capture_id()
         if not self._is_ordered:
             if self._producer is not None and not self._order_back(self._producer, consumer, capture):
@@ -225,7 +228,18 @@ class _Back:
         if not capture:
             self._event = consumer.record_event()
 
+    def _lose(self, consumer: ExternalStream) -> None:
+        """Nobody can know any more when the consumer is done: so the memory is kept for good."""
+        _never_let_go.append((self._source, self._memory))
+        self._is_ordered = self._is_lost = True
+        message = (
+            f"{consumer!r} was closed while arrays that were handed to it were in use: interop keeps them for good"
+        )
+        warnings.warn(message, ResourceWarning, stacklevel=2)
+
     def _order_back(self, producer: ExternalStream, consumer: ExternalStream, capture: int) -> bool:
+        if producer.is_closed:
+            return True  # it will write to nothing
         try:
             if producer.capture_id() != capture:
                 return False

@@ -44,7 +44,7 @@ def hold(stream: object, *objects: object) -> None:
 
     Args:
         stream: anything that :func:`interop.as_stream` takes. If it captures a graph, the objects are kept until the
-            work that follows the capture's end is done.
+            capture has ended; the launches of the graph need them kept alive by you.
         objects: what its work uses.
 
     Raises:
@@ -73,9 +73,12 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
     until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (A producer that is
     known by its address only may be gone by then, and the per-thread default stream is another one in another thread:
     these are not made to wait. Say ``producer=``, with an object that keeps the stream alive, or make it wait
-    yourself.) The array that is returned may be handed on, or a part of it, and so on: then the ways back are ordered
-    one after the other, when the last arrays go. (Do not store the array that is returned in an attribute of *array*,
-    or of an object that is given as one of the streams: the two would keep each other alive for ever.)
+    yourself. Where one of the two streams captures a graph without the other when the last array goes, the order is
+    made by the first of interop's array functions that is called after the capture.)
+
+    The array that is returned may be handed on, or a part of it, and so on: then the ways back are ordered one after
+    the other, when the last arrays go. (Do not store the array that is returned in an attribute of *array*, or of an
+    object that is given as one of the streams: the two would keep each other alive for ever.)
 
     While streams capture a graph, this is captured with them; the launches of the graph need *array* kept alive by you.
 
@@ -86,9 +89,10 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
 
     Args:
         array: an array of CuPy, Numba, PyTorch, JAX, Warp, a buffer of RMM, a view or buffer of cuda.core, or any
-            object with ``__cuda_array_interface__`` or ``__dlpack__``.
+            object with ``__cuda_array_interface__`` or ``__dlpack__`` that keeps its memory alive.
         consumer: the stream that will use it: anything that :func:`interop.as_stream` takes. If that is an address, or
-            an object that only wraps one, keep the stream alive for as long as the array that is returned. JAX uses
+            an object that only wraps one, keep the stream alive for as long as the array that is returned; and do not
+            close it meanwhile. JAX uses
             streams of its own: they wait for this one.
         producer: the stream that wrote it, likewise. By default, the stream that the array was handed to, if it came of
             a hand-over; the current stream of its library; the stream that the array states. For JAX and for unknown
@@ -128,7 +132,8 @@ def borrow(
 
     As :func:`handoff`, for several arrays at once, with one wait for each distinct producer. On exit, also by an
     exception, the producers' streams wait for what the consumer's was given in the block, by one wait for each; the
-    host waits for nothing. After the block, do not use the arrays that were lent any more.
+    host waits for nothing. After the block, do not use the arrays that were lent any more, nor what came of them by
+    other hand-overs.
 
     Args:
         arrays: as for :func:`handoff`.
@@ -144,19 +149,28 @@ def borrow(
     """
     reader = as_stream(consumer)
     views, producers, holders = _lend(arrays, reader, producer, into, consumer, lent=True)
+    ordered: set[ExternalStream] = set()
+
+    def order_back(writer: ExternalStream) -> None:
+        writer.wait_stream(reader)
+        ordered.add(writer)
+
     with contextlib.ExitStack() as way_back:
-        way_back.callback(_give_back, holders, reader)
+        way_back.callback(_give_back, holders, reader, ordered)
         for writer in producers:
-            way_back.callback(writer.wait_stream, reader)
+            way_back.callback(order_back, writer)
         yield views[0] if len(views) == 1 else tuple(views)
 
 
-def _give_back(holders: list[Handover], reader: ExternalStream) -> None:
-    """The way back is ordered for all of them at once: what is left is to keep the memory until *reader* is done."""
+def _give_back(holders: list[Handover], reader: ExternalStream, ordered: set[ExternalStream]) -> None:
+    """Of the holders whose way back is ordered, what is left is to keep the memory until *reader* is done.
+
+    The others try again when they go.
+    """
     if holders and not reader.capture_id():
         done = reader.record_event()
         for holder in holders:
-            holder.give_back(done)
+            holder.give_back(done, ordered)
 
 
 class _Lent(NamedTuple):

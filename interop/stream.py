@@ -467,6 +467,11 @@ class ExternalStream(StreamFields):
         """Whether this is the per-thread default stream of a thread that is not the calling one."""
         return self._thread is not None and self._thread is not _thread.token
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its owner has closed it, where that can be done: then no call may be made with the handle."""
+        return self._adapter is not None and self._adapter.streams_close and not _states(self.owner, self._handle)
+
     def legacy(self) -> "ExternalStream":
         """The legacy default stream of the same device."""
         return ExternalStream(_cudart.LEGACY, self._cuda.device_of(self._context))
@@ -721,13 +726,18 @@ def _know(obj: object, life: object, stream: ExternalStream, *, closes: bool = F
     streams[identity] = stream
 
 
-def _still_open(obj: Any) -> ExternalStream | None:  # noqa: ANN401
+def _still_open(obj: object) -> ExternalStream | None:
     """The stream that *obj* was, if it can be closed and has not been."""
     stream = _closing.get(id(obj))
+    return stream if stream is not None and _states(obj, stream._handle) else None
+
+
+def _states(obj: Any, handle: int) -> bool:  # noqa: ANN401
+    """Whether an object that can be closed has that handle still."""
     try:
-        return stream if stream is not None and obj.__cuda_stream__() == (0, stream._handle) else None
-    except Exception:  # noqa: BLE001  (the plain way says what is wrong with it)
-        return None
+        return bool(obj.__cuda_stream__() == (0, handle))
+    except Exception:  # noqa: BLE001  (it has been closed; who uses it is told what is wrong with it)
+        return False
 
 
 def _stated_handle(obj: object, *, known: bool) -> int:

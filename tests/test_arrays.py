@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import sys
 import threading
+import types
 import weakref
 
 import numpy as np
@@ -87,9 +89,6 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def library(registry, monkeypatch):
-    import sys
-    import types
-
     monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
     interop.register("standin", Library())
 
@@ -1108,3 +1107,94 @@ def test_the_way_back_of_several_is_one_wait(gpu, streams, library, monkeypatch)
         pass
     del views
     assert len(waits) == 2, "there, and back"
+
+
+def test_a_way_back_that_fails_is_tried_again_and_the_others_are_not(gpu, library):
+    p, q, c = (interop.new_stream() for _ in range(3))
+    memory, other = gpu.array([0]), gpu.array([0])
+    relaxed = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    first, second = (interop.handoff(Owner(), stream, producer=stream) for stream in (p, q))
+    with contextlib.ExitStack() as block:
+        views = block.enter_context(interop.borrow(first, second, consumer=c, into="standin"))
+        for array in (memory, other):
+            touch(gpu, c, array)
+        gpu.runtime.cudaStreamBeginCapture(p.cuda_stream, relaxed)
+        with pytest.raises(CaptureError):
+            block.close()
+    touch(gpu, q, other)  # was ordered all the same
+    gpu.runtime.cudaStreamEndCapture(p.cuda_stream)
+    del views
+    gc.collect()  # the error has kept them
+    interop.release()
+    touch(gpu, p, memory)
+
+
+# -- streams that were closed --------------------------------------------------------------------------------------
+
+
+class Closable:
+    """A stream of :class:`ClosableLibrary`."""
+
+    def __init__(self):
+        self.native = interop.new_stream()
+        self.handle = self.native.cuda_stream
+
+    def close(self):
+        self.handle = 0
+
+    def __cuda_stream__(self):
+        return 0, self.handle
+
+
+class ClosableLibrary(Library):
+    library = "closable"
+    streams_close = True
+
+    def stream_handle(self, stream):
+        return stream.handle if isinstance(stream, Closable) else None
+
+
+@pytest.fixture
+def closable(library, monkeypatch):
+    monkeypatch.setitem(sys.modules, "closable", types.ModuleType("closable"))
+    monkeypatch.setattr(Closable, "__module__", "closable")
+    interop.register("closable", ClosableLibrary())
+
+
+def test_a_producer_that_was_closed_is_not_touched(gpu, closable, monkeypatch):
+    producer, c, source = Closable(), interop.new_stream(), Owner()
+    alive, handle = weakref.ref(source), producer.handle
+    view = interop.handoff(source, c, producer=producer, into="standin")
+    producer.close()
+    with monkeypatch.context() as patched:
+        for name in ("stream_capture", "order"):
+            real = getattr(gpu.cuda, name)
+
+            def asked(first, *others, real=real):
+                assert first != handle
+                return real(first, *others)
+
+            patched.setattr(gpu.cuda, name, asked)
+        with gate(c):
+            del view, source
+            assert interop.release() == 1
+            assert alive() is not None
+        c.synchronize()
+        assert interop.release() == 0
+    assert alive() is None
+
+
+def test_what_a_consumer_had_that_was_closed_is_kept_for_good(gpu, closable, monkeypatch):
+    kept = []
+    monkeypatch.setattr(_held, "_never_let_go", kept)
+    p, consumer, source = interop.new_stream(), Closable(), Owner()
+    alive = weakref.ref(source)
+    view = interop.handoff(source, consumer, producer=p, into="standin")
+    consumer.close()
+    with pytest.warns(ResourceWarning, match="was closed while arrays that were handed to it were in use"):
+        del view
+    del source
+    assert interop.release() == 0
+    assert alive() is not None
+    kept.clear()
+    assert alive() is None

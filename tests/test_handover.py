@@ -3,6 +3,7 @@
 import gc
 import re
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -142,6 +143,36 @@ def test_a_default_stream_is_one_of_the_memorys_device(gpu):
     touch(gpu, c, memory)
     made.__dlpack__(stream=2)
     touch(gpu, interop.as_stream(2, 1), memory)
+
+
+@needs_native
+def test_a_default_stream_for_pinned_memory_is_the_current_devices(gpu, monkeypatch):
+    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (3, 0))
+    p, c = interop.new_stream(0), interop.new_stream(1)
+    holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
+    gpu.launch(c, lambda _: None, writes=[memory])
+    gpu.runtime.cudaSetDevice(1)
+    holder.__dlpack__(stream=1, max_version=(1, 0))
+    gpu.launch(interop.ExternalStream(1, 1), lambda _: None, writes=[memory])
+
+
+def test_a_default_stream_of_another_device_is_stated_by_another_stream(gpu, monkeypatch):
+    monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)
+    p, c, d = interop.new_stream(0), interop.ExternalStream(1, 1), interop.new_stream(0)
+    holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
+    gpu.launch(c, lambda _: None, writes=[memory])
+    stated = holder.__cuda_array_interface__["stream"]
+    assert stated > 2
+    assert holder.__cuda_array_interface__["stream"] == stated
+    d.wait_stream(stated)
+    gpu.launch(d, lambda _: None, writes=[memory])
+
+
+def test_a_per_thread_stream_is_stated_in_its_thread_only(gpu):
+    holder = interop.handoff(Interface(np.ones(3)), 2, producer=interop.new_stream())
+    assert holder.__cuda_array_interface__["stream"] == 2
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidStreamError, match="another thread"):
+        pool.submit(lambda: holder.__cuda_array_interface__).result()
 
 
 @needs_native

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _loans
+from interop import _handover, _loans
 from interop.errors import NotSupportedError, ProducerUnknownError
 from interop.testing import assert_ordered, gate
 from tests.gpu.lab import call, native_stream, on_device, runtime
@@ -367,22 +367,59 @@ def test_the_producer_is_the_current_stream_of_the_arrays_device():
     del view
 
 
-@pytest.mark.needs("gpu2")
+@pytest.mark.needs("gpu2", "cuda.core")
 @pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
-def test_jax_takes_arrays_of_either_device(devices, jitted):
+@pytest.mark.parametrize("producer", [name for name in FAR if name != "warp"])
+def test_jax_takes_arrays_of_either_device(producer, devices, jitted):
     p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
     with on_device(devices[0]):
-        array = cupy_array(p)
+        array = FAR[producer](p)
     with on_device(0):  # JAX leaves another device current
         np.asarray(jitted(interop.handoff(array, c, producer=p, into="jax")))
+    settle()
     with on_device(devices[0]):
-        reset(array)
+        call(runtime.cudaMemset(place(array), STALE, N))
+    settle()
     with on_device(0), gate(p) as shut:
         with on_device(devices[0]):
-            memset(address_of(array), WRITTEN, p)
+            memset(place(array), WRITTEN, p)
         read = jitted(interop.handoff(array, c, producer=p, into="jax"))
         assert not shut.is_open, "the host was blocked"
     assert set(np.asarray(read)) == {WRITTEN}
+
+
+@pytest.mark.needs("gpu2")
+@pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("consumer", ["cupy", "numba", "torch", "cuda.core"])
+def test_what_jax_computes_is_ordered_on_the_other_device(consumer, devices, jitted):
+    p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
+    with on_device(devices[0]):
+        array = cupy_array(p)
+    with on_device(devices[1]):
+        library = CONSUMERS[consumer]()
+
+    def hand_over():
+        with on_device(0):
+            computed = jitted(interop.handoff(array, p, producer=p, into="jax"))
+        with on_device(devices[1]):
+            view = interop.handoff(computed, c, into=consumer)
+            library.read(view, c)
+        return view
+
+    hand_over()
+    settle()
+    with on_device(devices[0]):
+        reset(array)
+    settle()
+    with gate(p) as shut:
+        with on_device(devices[0]):
+            memset(address_of(array), WRITTEN, p)
+        view = hand_over()
+        assert not shut.is_open, "the host was blocked"
+    settle()
+    with on_device(devices[1]):
+        assert set(library.seen()) == {WRITTEN}
+    del view
 
 
 # -- the same again ------------------------------------------------------------------------------------------------
@@ -436,7 +473,7 @@ def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
     import cupy
 
     gc.collect()
-    before = len(_loans.loans), len(_loans.by_view)
+    before = len(_loans.loans), len(_loans.by_view), len(_handover.live._entries)
     failures, free, events = [], [], []
     alive = 0
     create, destroy = interop._cudart.Cuda.event_create, interop._cudart.Cuda.event_destroy
@@ -477,7 +514,7 @@ def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
         events.append(alive)
     assert failures == []
     assert interop.release() == 0
-    assert (len(_loans.loans), len(_loans.by_view)) == before
+    assert (len(_loans.loans), len(_loans.by_view), len(_handover.live._entries)) == before
     assert free[-1] >= free[1], "device memory grows"
     assert events[-1] <= events[1] + threads, "events are left behind"
 
