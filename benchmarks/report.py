@@ -59,8 +59,9 @@ def _provenance(results: Results) -> Iterator[str]:
     yield ""
     yield (
         f"Each figure is the median of {options.get('batches')} batches; the rows of a line took turns, batch by "
-        "batch. The ratio in brackets is the median of the batches' ratios to C, which makes the same calls of the "
-        "CUDA runtime in a loop, with the middle half of them. The statements are in the JSON file beside this one. "
+        "batch, and the Python way in a process of its own, with C beside it: there, compare ratios, and not times. "
+        "The ratio in brackets is the median of the batches' ratios to C, which makes the same calls of the CUDA "
+        "runtime in a loop, with the middle half of them. The statements are in the JSON file beside this one. "
         "Made by `make bench`."
     )
 

@@ -119,11 +119,15 @@ def call_when_done(
     """Call *callback* in the running loop, or in *executor*, once the event that *mark* gives now is done.
 
     Raises:
-        TypeError: *callback* cannot be called, or calling it makes a coroutine. Nothing was marked.
+        TypeError: *callback* cannot be called, or calling it makes a coroutine; or *executor* is none. Nothing was
+            marked.
         NotSupportedError: no asyncio loop runs in this thread. Nothing was marked.
     """
     if not callable(callback) or _makes_a_coroutine(callback):
         message = f"a callback is a plain function; got {described(callback)}. In a coroutine, `await` the stream"
+        raise TypeError(message)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        message = f"an executor is one of concurrent.futures, or has its method submit; got {described(executor)}"
         raise TypeError(message)
     loop = _running_loop()
     event = mark()

@@ -423,6 +423,12 @@ class Coroutine:
         pass
 
 
+@in_a_loop
+async def test_what_is_no_executor(gpu):
+    with pytest.raises(TypeError, match="an executor is one of"):
+        interop.new_stream().when_done(len, (), executor="no")
+
+
 @pytest.mark.parametrize(
     "callback",
     [

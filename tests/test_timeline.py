@@ -5,6 +5,7 @@ import itertools
 import json
 import sys
 import threading
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given, settings
@@ -777,6 +778,19 @@ def test_names_are_shown_as_they_are(clock, streams, tmp_path):
     texts = [*figure.legends[0].get_texts(), *figure.axes[0].texts, *figure.axes[0].get_yticklabels()]
     assert {text.get_parse_math() for text in texts} == {False}
     timeline.save(tmp_path / "x.png")
+
+
+def test_what_no_file_can_take_is_replaced_in_names(gpu, streams, tmp_path):
+    with interop.Timeline() as timeline:
+        for name in ("half \ud800", "\x1b[31m\x00", "fine \N{SNOWMAN}"):
+            with timeline.span(name, streams[0]):
+                pass
+    names = [span.name for span in timeline.spans]
+    assert names == ["half \ufffd", "\ufffd[31m\ufffd", "fine \N{SNOWMAN}"]
+    assert "\x1b" not in str(timeline.table())
+    for file in ("x.svg", "x.json"):
+        timeline.save(tmp_path / file)
+    ET.parse(tmp_path / "x.svg")
 
 
 def test_long_names_are_shortened(gpu):

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Arrow", "Lane", "Reading", "Row", "Span", "Table", "Timeline"]
 
 
+def _printable(name: str) -> str:
+    if name.isprintable():
+        return name
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
 class _Open:
     """A span that is being marked. Not a generator, which would cost as much again as the two records."""
 
@@ -129,7 +135,8 @@ class Timeline:
         """Mark the work that is given to a stream in this ``with`` block. Does not block the host.
 
         Args:
-            name: what to call it. Spans of one name look the same.
+            name: what to call it. Spans of one name look the same. What no file or terminal can take, such as control
+                characters, is replaced.
             stream: anything that :func:`interop.as_stream` takes; by default the stream of the innermost
                 ``with interop.use(stream):`` around it.
 
@@ -138,7 +145,7 @@ class Timeline:
             InvalidStreamError: *stream* is no stream; or none was given, and no ``with`` block says which.
             NotSupportedError: the stream is of another GPU or simulation than the one that the timeline was entered on.
         """
-        return _Open(self, str(name), stream_in_use() if stream is None else as_stream(stream))
+        return _Open(self, _printable(str(name)), stream_in_use() if stream is None else as_stream(stream))
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
