@@ -4,6 +4,7 @@
 
 import gc
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import interop
-from interop import _cudart, sim
+from interop import _cudart, _watch, sim
 from interop.errors import (
     CaptureError,
     DeadlockError,
@@ -632,6 +633,19 @@ def test_what_is_no_array():
         memory_of(object(), writes=False)
     with pytest.raises(InvalidArrayError, match="not on a GPU"):
         memory_of(np.zeros(3), writes=False)  # by DLPack
+
+
+def test_the_host_has_waited_for_the_stream_that_is_looked_at(paper, monkeypatch):
+    stream, _ = paper
+    monkeypatch.setattr(stream._cuda, "copy_to_host", lambda *_: b"\xff" * 8)
+    looker = types.SimpleNamespace(told=[])
+    looker.finished = looker.told.append
+    _watch.watch(looker)
+    try:
+        assert is_poisoned(Interface(np.zeros(1)), stream)
+    finally:
+        _watch.unwatch(looker)
+    assert looker.told == [stream]
 
 
 # -- the host ------------------------------------------------------------------------------------------------------
