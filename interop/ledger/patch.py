@@ -42,6 +42,8 @@ def told(
 ) -> contextlib.AbstractContextManager[None]:
     """Call *tell* after each call of a method that succeeds: with what it returned, and then its arguments.
 
+    They come as they were given, by position or by name: *tell* calls those that have a name as the method does.
+
     Of what such a call comes down to nothing is told, and neither is what *but_not_of* calls.
     """
     return replaced(owner, name, _telling(getattr(owner, name), tell, but_not_of))
@@ -76,6 +78,8 @@ def _telling(
             result = original(*args, **kwargs)
         finally:
             _calls.running = False
+        if "self" in kwargs:  # a method, called by its class
+            args = (kwargs.pop("self"),)
         tell(result, *args, **kwargs)
         return result
 
