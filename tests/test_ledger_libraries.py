@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cudart, _watch
 from interop.errors import NotSupportedError
 from interop.ledger import watch
 from interop.ledger.ledger import SEEN, WATCHED
@@ -1131,3 +1131,35 @@ def test_one_thread_at_a_time_replaces_methods():
     thread.join()
     with check(), check():
         pass
+
+
+def test_a_ledger_is_closed_by_the_thread_that_has_opened_it(need):
+    need("torch")
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    def close():
+        with pytest.raises(NotSupportedError, match="has to close it"):
+            block.__exit__(None, None, None)
+        refused.append(True)
+
+    block, refused = check(), []
+    with block as ledger:
+        thread = threading.Thread(target=close)
+        thread.start()
+        thread.join()
+        assert refused
+        watch._all._count_capture()
+        assert ledger.captured == 1
+    assert not _get_current_dispatch_mode_stack()
+    with check():
+        pass
+
+
+def test_a_simulated_ledger_is_closed_by_any_thread():
+    with interop.sim.simulate():
+        block = check()
+        block.__enter__()
+        thread = threading.Thread(target=block.__exit__, args=(None, None, None))
+        thread.start()
+        thread.join()
+    assert not _watch.watchers
