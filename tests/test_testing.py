@@ -2,7 +2,9 @@
 
 # ruff: noqa: PT012  (the block is what is tested)
 
+import contextlib
 import gc
+import threading
 import time
 import types
 from pathlib import Path
@@ -678,6 +680,26 @@ def test_not_host_free(gpu, wait, named):
         gpu.launch(stream, lambda: None)
         interop.new_stream().synchronize()
     WAITS[wait](gpu, stream)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_not_host_free_though_nobody_is_told(gpu, pair, wait):
+    stream = interop.new_stream(non_blocking=False)
+    with pytest.raises(AssertionError, match="it has caught the DeadlockError"), assert_host_free(stream):
+        gpu.launch(stream, lambda: None)
+        with contextlib.suppress(DeadlockError):
+            WAITS[wait](gpu, stream)
+    with assert_host_free(pair[0]), gate(pair[1]), contextlib.suppress(DeadlockError):
+        pair[1].synchronize()  # another gate's
+
+    def other():
+        with contextlib.suppress(DeadlockError):
+            stream.synchronize()
+
+    with assert_host_free(stream):
+        thread = threading.Thread(target=other)  # it may wait
+        thread.start()
+        thread.join()
 
 
 def test_what_is_current_is_held_by_default(gpu, registry, monkeypatch):

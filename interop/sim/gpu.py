@@ -101,6 +101,11 @@ class Gate:
         """Whether it was opened."""
         return self._work.is_open
 
+    @property
+    def has_refused(self) -> bool:
+        """Whether the calling thread would have waited for it, and got a :class:`~interop.errors.DeadlockError`."""
+        return threading.get_ident() in self._work.refused
+
     def open(self) -> None:
         """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
         with self._machine.lock:

@@ -264,6 +264,7 @@ class Machine:
             self.scheduler.reach(self.queue, target)
             held = self.queue.held(target)
         if held:
+            self.queue.refuse(held)
             raise DeadlockError(self._explain(held, waits_for))
         self.queue.trace.append(f"the host has waited for {waits_for}")
 

@@ -49,6 +49,9 @@ class _Latch(Protocol):
     @property
     def is_open(self) -> bool: ...
 
+    @property
+    def has_refused(self) -> bool: ...
+
     def open(self) -> None: ...
 
 
@@ -116,6 +119,10 @@ class _Slot:
     @property
     def is_open(self) -> bool:
         return bool(self._count.value == self.opens_at)
+
+    @property
+    def has_refused(self) -> bool:
+        return False  # who waits for it waits
 
     @property
     def is_overdue(self) -> bool:
@@ -215,6 +222,11 @@ class Gate:
     def is_overdue(self) -> bool:
         """Whether it had to open itself, and :meth:`open` has not said so yet."""
         return self._overdue or (not self._passed and isinstance(self._latch, _Slot) and self._latch.is_overdue)
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether the calling thread would have waited for it: on the simulator it gets an error, and goes on."""
+        return self._latch.has_refused
 
     def open(self) -> None:
         """Let the stream pass: one store to memory, no CUDA call. Opening it again changes nothing.
