@@ -111,6 +111,31 @@ def test_later(): pass
     assert "ERROR test_it.py::test_finds_it - Failed: <interop.testing.Gate" in done.stdout
 
 
+def test_gates_of_a_simulation_that_had_to_open_themselves(tmp_path, run_tests):
+    code = """
+from interop import testing
+
+kept = []
+
+def test_late(simulated_gpu, stream, gate):
+    gate(stream, timeout=0.05)
+    while not stream.query():
+        pass
+
+def test_keeps_it(simulated_gpu, stream):
+    kept.append(testing.gate(stream, timeout=0.05))
+    while not stream.query():
+        pass
+
+def test_in_time(simulated_gpu, stream, gate):
+    gate(stream)
+"""
+    done = run_tests(tmp_path, code)
+    assert counts(done) == {"passed": 3, "error": 2}
+    for name in ("late", "keeps_it"):
+        assert f"ERROR test_it.py::test_{name} - Failed: <interop.testing.Gate" in done.stdout
+
+
 LIBRARIES = """
 import sys, types
 import interop

@@ -281,6 +281,44 @@ def test_a_gate_that_is_forgotten_opens_and_warns(pair):
     stream.synchronize()
 
 
+def test_a_simulated_gate_opens_itself_for_who_polls_and_the_test_fails(gpu, pair):
+    p, c = pair
+    ran = []
+    with pytest.raises(AssertionError, match=r"had to open itself.*within 0.05 s"), gate(p, timeout=0.05):
+        gpu.launch(p, lambda: ran.append(True))
+        c.wait_stream(p)
+        while not c.query():
+            pass
+    assert ran
+    assert any("opens itself" in line for line in gpu.schedule.trace)
+
+
+def test_a_simulated_gate_whose_time_is_over_is_open(pair):
+    p, _ = pair
+    with pytest.raises(AssertionError, match="had to open itself"), gate(p, timeout=0.01):
+        time.sleep(0.02)
+        p.synchronize()
+    shut = gate(p, timeout=0.01)
+    assert shut not in forgotten()
+    time.sleep(0.02)
+    assert forgotten() == [shut]
+    assert shut.is_open
+    with pytest.raises(AssertionError, match="had to open itself"):
+        shut.open()
+    shut.open()
+
+
+def test_a_gate_of_a_simulation_that_has_ended_is_what_it_was():
+    with sim.simulate():
+        late, early = (gate(interop.new_stream(), timeout) for timeout in (0.01, 10))
+        time.sleep(0.02)
+        assert late.is_open
+        early.open()
+    assert forgotten() == [late]
+    late.let_pass()
+    assert not forgotten()
+
+
 def test_a_gate_is_not_captured(pair):
     p, c = pair
     with assert_not_ordered(p, c), pytest.raises(NotSupportedError, match="captures a graph"):

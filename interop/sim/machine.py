@@ -247,6 +247,7 @@ class Machine:
 
     def query(self, target: Clock, asked: str) -> bool:
         """Whether the work that *target* knows is done."""
+        self.queue.open_overdue()
         done = self.scheduler.query(self.queue, target, f"is {asked} done")
         line = f"the host asks whether {asked} is done: {'yes' if done else 'no'}"
         # Once for a polling loop.
@@ -260,6 +261,7 @@ class Machine:
         Raises:
             DeadlockError: a closed gate holds it.
         """
+        self.queue.open_overdue()
         if held := self.queue.held(target):
             self.scheduler.reach(self.queue, target)
             held = self.queue.held(target)

@@ -50,6 +50,9 @@ class _Latch(Protocol):
     def is_open(self) -> bool: ...
 
     @property
+    def is_overdue(self) -> bool: ...
+
+    @property
     def has_refused(self) -> bool: ...
 
     def open(self) -> None: ...
@@ -200,7 +203,7 @@ class Gate:
         self.timeout = timeout
         self._latch: _Latch
         if stream._cuda.simulation is not None:
-            self._latch = stream._cuda.simulation.gate(stream)
+            self._latch = stream._cuda.simulation.gate(stream, timeout)
         else:
             self._latch = slot = _Slot(timeout)
             _collection.pause(slot, timeout)
@@ -221,7 +224,7 @@ class Gate:
     @property
     def is_overdue(self) -> bool:
         """Whether it had to open itself, and :meth:`open` has not said so yet."""
-        return self._overdue or (not self._passed and isinstance(self._latch, _Slot) and self._latch.is_overdue)
+        return self._overdue or (not self._passed and self._latch.is_overdue)
 
     @property
     def has_refused(self) -> bool:
@@ -248,9 +251,10 @@ class Gate:
         """Let the stream pass, and ask no questions."""
         if not self._passed:
             self._passed = True
-            self._latch.open()
+            if not self._latch.is_open:  # of a simulation that has ended, too
+                self._latch.open()
+            self._overdue = self._latch.is_overdue
             if isinstance(self._latch, _Slot):
-                self._overdue = self._latch.is_overdue
                 self._end(self._latch)
 
     @staticmethod
@@ -294,7 +298,8 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
 
     While a gate is shut, do not synchronise with the stream, do not allocate or free device memory, and launch no
     kernel for the first time: all of these may wait for the device. Garbage collection is off meanwhile, for the same
-    reason. On the simulator, a host that waits for a closed gate gets a :class:`~interop.errors.DeadlockError` at once.
+    reason. On the simulator, a host that waits for a closed gate gets a :class:`~interop.errors.DeadlockError` at once;
+    one that polls goes on after *timeout* seconds, as on a GPU.
 
     Args:
         stream: anything that :func:`interop.as_stream` takes, of a GPU or a simulation. The legacy default stream holds
