@@ -331,10 +331,20 @@ def test_a_gate_on_the_legacy_stream_breaks_no_capture(gpu):
         gate(1)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), True, "10", None])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), threading.TIMEOUT_MAX * 2, True, "10", None])
 def test_a_timeout_is_a_time(pair, timeout):
     with pytest.raises(ValueError, match="timeout is a number of seconds above 0"):
         gate(pair[0], timeout)
+
+
+@by_both
+@pytest.mark.parametrize("patience", [-1, float("nan"), True, "10", None])
+def test_patience_is_a_time(pair, by, patience):
+    with (
+        pytest.raises(ValueError, match="patience is a number of seconds, 0 or more"),
+        is_ordered(*pair, by=by, patience=patience),
+    ):
+        pass
 
 
 # The gates of a GPU: the page, and the process that opens what is overdue, are there without one.
@@ -666,6 +676,21 @@ def test_what_is_read_only_is_not_poisoned():
     assert memory_of(array, writes=False)[0] == 4096
     with pytest.raises(InvalidArrayError, match="read-only"):
         memory_of(array, writes=True)
+
+
+def test_what_requires_a_gradient_is_read_without_it(need):
+    need("torch")
+    import torch
+
+    class Tensor:
+        requires_grad = True
+
+        def detach(self):
+            return Interface(cube())
+
+    assert memory_of(Tensor(), writes=True)[1] == cube().nbytes
+    with pytest.raises(InvalidArrayError, match="not on a GPU"):
+        memory_of(torch.zeros(3, requires_grad=True), writes=False)
 
 
 def test_what_is_no_array():

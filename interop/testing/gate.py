@@ -312,10 +312,10 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
         NotSupportedError: the stream captures; or the platform is not Linux; or 256 gates are shut.
         DeadlockError: nobody could come to open it: ``CUDA_LAUNCH_BLOCKING`` makes the host wait for every kernel; or
             the process that opens gates in time is gone.
-        ValueError: *timeout* is no number of seconds above 0.
+        ValueError: *timeout* is no number of seconds above 0, or is more than ``threading.TIMEOUT_MAX``.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
-        message = f"timeout is a number of seconds above 0; got {described(timeout)}"
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= threading.TIMEOUT_MAX:
+        message = f"timeout is a number of seconds above 0, up to {threading.TIMEOUT_MAX:.0f}; got {described(timeout)}"
         raise ValueError(message)
     stream = as_stream(stream)
     stream._ready()

@@ -73,7 +73,8 @@ def assert_host_free(*streams: object, timeout: float = 5.0) -> contextlib.Abstr
     Args:
         streams: anything that :func:`interop.as_stream` takes. By default the legacy default stream of the current
             device, which holds up all its blocking streams, and those that are current in the loaded libraries.
-        timeout: seconds after which the gates open themselves: a block that waits goes on then, and fails.
+        timeout: seconds after which the gates open themselves: a block that waits goes on then, and fails. On the
+            simulator it gets a :class:`~interop.errors.DeadlockError` at once, and fails, caught or not.
 
     Raises:
         AssertionError: the block came to its end only after the gates had to open themselves.

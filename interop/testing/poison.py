@@ -86,6 +86,8 @@ def _fill(memory: Any) -> None:  # noqa: ANN401  (NumPy's, which is not needed w
 
 def memory_of(array: Any, *, writes: bool) -> tuple[int, int, int]:  # noqa: ANN401
     """Address, size, and size of an element, in bytes."""
+    if getattr(array, "requires_grad", False):
+        array = array.detach()  # PyTorch refuses to export it otherwise
     try:
         interface = array.__cuda_array_interface__
     except (AttributeError, TypeError, RuntimeError):  # PyTorch's, of what the interface has no name for

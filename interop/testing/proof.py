@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from interop import _cudart
+from interop._handles import described
 from interop.errors import CaptureError, CudaError, DeadlockError, NotSupportedError
 from interop.event import Event
 from interop.stream import ExternalStream, as_stream
@@ -71,10 +72,13 @@ def is_ordered(
             of the streams is captured already.
         AssertionError: there is no verdict: the gate had to open itself, or something else held the consumer up from
             before the block.
-        ValueError: *by* is neither.
+        ValueError: *by* is neither; or *timeout* or *patience* is no such time.
     """
     if by not in ("capture", "gate"):
         message = f'by is "capture" or "gate"; got {by!r}'
+        raise ValueError(message)
+    if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
+        message = f"patience is a number of seconds, 0 or more; got {described(patience)}"
         raise ValueError(message)
     producer, consumer = as_stream(producer), as_stream(consumer)
     for stream in (producer, consumer):
