@@ -17,7 +17,7 @@ from interop.errors import NotSupportedError
 from interop.ledger import watch
 from interop.ledger.ledger import SEEN, WATCHED
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import told
+from interop.ledger.patch import stood_in, told
 from interop.ordering import check
 from interop.stream import ExternalStream
 
@@ -981,6 +981,46 @@ def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
         Stream().synchronize()
         Driver().wait()
     assert notes.names == ["outer", "inner"]
+
+
+def test_what_outlives_the_block_tells_nothing(notes):
+    class Device:
+        def synchronize(self):
+            return "done"
+
+    class Stream:
+        def wait(self):
+            return "waited"
+
+    module = types.SimpleNamespace(Device=Device)
+    with stood_in(module, "Device", synchronize=notes.device_done), told(Stream, "wait", notes.waited):
+        device, wait = module.Device(), Stream().wait
+        synchronize = device.synchronize
+        assert (synchronize(), wait()) == ("done", "waited")
+    assert notes.names == ["device_done", "waited"]
+    assert (device.synchronize(), synchronize(), wait()) == ("done", "done", "waited")
+    assert notes.names == ["device_done", "waited"]
+
+
+def test_a_class_that_is_derived_in_the_block_has_instances_of_its_own(notes):
+    class Device:
+        def synchronize(self):
+            pass
+
+    module, old = types.SimpleNamespace(Device=Device), Device()
+    with stood_in(module, "Device", synchronize=notes.device_done):
+
+        class Derived(module.Device):
+            pass
+
+        assert isinstance(old, module.Device)
+        assert not isinstance(old, Derived)
+        assert not isinstance(module.Device(), Derived)
+        assert isinstance(Derived(), Derived)
+        assert isinstance(Derived(), module.Device)
+    assert module.Device is Device
+    assert isinstance(Derived(), Device)
+    assert not isinstance(old, Derived)
 
 
 def test_a_method_that_is_called_by_its_class(notes):

@@ -11,7 +11,7 @@ from interop import _cudart
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Layout
-from interop.ledger.patch import replaced, stand_in, told, told_property
+from interop.ledger.patch import stood_in, told, told_property
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def watch(ledger: "Ledger") -> Iterator[None]:
             told(cupy.cuda.runtime, "streamWaitEvent", eyes.address_waited),
             told(cupy.cuda.runtime, "streamSynchronize", eyes.address_done),
             told(cupy.cuda.runtime, "eventSynchronize", eyes.event_address_done),
-            replaced(cupy.cuda, "Device", stand_in(cupy.cuda.Device, synchronize=eyes.that_device_done)),
+            stood_in(cupy.cuda, "Device", synchronize=eyes.that_device_done),
             _pool(ledger),
         ):
             undo.enter_context(change)

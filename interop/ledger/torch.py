@@ -13,7 +13,7 @@ from interop import _cudart
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import replaced, stand_in, told
+from interop.ledger.patch import stood_in, told
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -48,16 +48,13 @@ def watch(ledger: "Ledger") -> Iterator[None]:
             told(torch.cuda.Stream, "synchronize", eyes.stream_done),
             told(torch.cuda.Stream, "query", eyes.stream_asked),
             told(torch.cuda, "synchronize", eyes.device_done),
-            replaced(
+            stood_in(
                 torch,
                 "Event",
-                stand_in(
-                    torch.Event,
-                    record=eyes.address_recorded,
-                    wait=eyes.address_waited,
-                    synchronize=eyes.address_done,
-                    query=eyes.address_asked,
-                ),
+                record=eyes.address_recorded,
+                wait=eyes.address_waited,
+                synchronize=eyes.address_done,
+                query=eyes.address_asked,
             ),
             Operators(ledger),
         ):
