@@ -447,6 +447,26 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, need):
     assert all(told[1].owner is SEEN for told in notes.told[:2])
 
 
+def test_a_mode_of_the_users_that_outlasts_the_ledger_stays(torch):
+    from torch.utils import _python_dispatch as modes
+
+    class Mode(modes.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(self)
+            return func(*args, **kwargs or {})
+
+    seen, first, second = [], Mode(), Mode()
+    with contextlib.ExitStack() as later:
+        with torch.eyes.Operators(Notes()):
+            later.enter_context(first)
+            later.enter_context(second)
+        assert modes._get_current_dispatch_mode_stack() == [first, second]
+        torch.torch.zeros(2)
+        assert seen == [second, first]
+    assert not modes._get_current_dispatch_mode_stack()
+    assert not modes.is_in_torch_dispatch_mode()
+
+
 def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):
     compiled = []
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
 from interop import _cudart
@@ -139,6 +139,16 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._ledger = ledger
         self._recorded: dict[Layout, dict[ExternalStream, None]] = {}
+
+    def __exit__(self, *raised: object) -> None:
+        """Leave it, and leave those where they are that were entered after it: PyTorch would leave the last one."""
+        stack = _get_current_dispatch_mode_stack()
+        later = stack[stack.index(self) + 1 :] if self in stack else []
+        for mode in reversed(later):
+            TorchDispatchMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        for mode in later:
+            TorchDispatchMode.__enter__(mode)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
