@@ -1048,8 +1048,12 @@ def test_a_method_that_is_called_by_its_class(notes):
         def synchronize(self, timeout):
             return timeout
 
+    class Eyes:
+        def synchronized(self, result, stream, timeout):
+            notes.outer(result, stream, timeout)
+
     stream = Stream()
-    with told(Stream, "synchronize", notes.outer):
+    with told(Stream, "synchronize", Eyes().synchronized):
         assert Stream.synchronize(self=stream, timeout=3) == 3
     assert notes.told == [("outer", 3, stream, 3)]
 

@@ -1,4 +1,4 @@
-"""Methods of other libraries, replaced for as long as they are watched, and put back exactly."""
+"""Methods and classes of other libraries, replaced for as long as they are watched, and put back exactly."""
 
 import contextlib
 import functools

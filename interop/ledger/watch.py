@@ -62,8 +62,8 @@ def _watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
 class _All:
     """All ledgers that are open, as one that is told what libraries do.
 
-    Their methods are replaced when the first ledger is opened, and put back when the last one is closed: so the blocks
-    of two tasks of asyncio may end in any order.
+    Their methods are replaced when the first ledger is opened, and put back when the last one is closed, both in one
+    thread: so the blocks of two tasks of asyncio may end in any order, and those of two threads come one after another.
     """
 
     def __init__(self) -> None:

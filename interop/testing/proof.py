@@ -56,7 +56,8 @@ def is_ordered(
     certain. "Ordered" means that the consumer did not get through in *patience* seconds: work in the block that takes
     longer, or a wait in it for something else that is late, hides a missing wait. A consumer that is held up by what
     was there before the block gives no verdict. A block that waits for the producer, or in which a kernel is launched
-    for the first time, does not get through before *timeout*, and there is no verdict then.
+    for the first time, does not get through before *timeout*, and there is no verdict then. (On the simulator, a block
+    that waits for the producer gets a :class:`~interop.errors.DeadlockError`.)
 
     Args:
         producer: anything that :func:`interop.as_stream` takes; by capture, except the legacy default stream.
