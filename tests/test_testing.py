@@ -755,6 +755,9 @@ def test_not_host_free_though_nobody_is_told(gpu, pair, wait):
     with assert_host_free(pair[0]), gate(pair[1]), contextlib.suppress(DeadlockError):
         pair[1].synchronize()  # another gate's
 
+    with assert_host_free(), assert_ordered(stream, pair[0], by="gate"):
+        pair[0].wait_stream(stream)  # a proof is no wait
+
     def other():
         with contextlib.suppress(DeadlockError):
             stream.synchronize()

@@ -326,6 +326,16 @@ class SimulatedGPU:
             self._machine.check()
             return self._machine.steps(self._machine.clocks.of_event(self._machine.event(event)))
 
+    def is_held(self, event: int) -> bool:
+        """Whether a closed gate holds an event, once all has run that can. The host does not wait for it.
+
+        Args:
+            event: the handle of an event that was recorded outside of captures.
+        """
+        with self._machine.lock:
+            self._machine.check()
+            return self._machine.is_held(self._machine.clocks.of_event(self._machine.event(event)))
+
     def hear(self, thread: threading.Thread) -> None:
         """Say that *thread* has told the calling one that it is done so far.
 

@@ -255,17 +255,21 @@ class Machine:
             self.queue.trace.append(line)
         return done
 
+    def is_held(self, target: Clock) -> bool:
+        """Run what must run before *target* is reached; whether a closed gate holds it."""
+        self.queue.open_overdue()
+        if self.queue.held(target):
+            self.scheduler.reach(self.queue, target)
+        return bool(self.queue.held(target))
+
     def reach(self, target: Clock, waits_for: str) -> None:
         """Run what must run before *target* is reached.
 
         Raises:
             DeadlockError: a closed gate holds it.
         """
-        self.queue.open_overdue()
-        if held := self.queue.held(target):
-            self.scheduler.reach(self.queue, target)
+        if self.is_held(target):
             held = self.queue.held(target)
-        if held:
             self.queue.refuse(held)
             raise DeadlockError(self._explain(held, waits_for))
         self.queue.trace.append(f"the host has waited for {waits_for}")
