@@ -357,6 +357,7 @@ def check(*, strict: bool = False, raises: bool = True) -> "contextlib.AbstractC
 
     Raises:
         RaceError: two accesses of one array, at least one a write, are ordered by nothing.
+        NotSupportedError: another thread has a ledger open, or closes this one, outside of a simulation.
     """
     from interop.ledger import Watched  # noqa: PLC0415  (most programs use the clocks or nothing of this module)
 

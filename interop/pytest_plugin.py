@@ -269,9 +269,11 @@ def _count(mark: pytest.Mark) -> int:
 
 
 def _names(given: tuple[object, ...]) -> list[str]:
-    names = [name for name in given if isinstance(name, str) and name]
+    names = [name for name in given if isinstance(name, str) and all(name.split("."))]
     if len(names) < len(given):
-        message = f'what a test needs is named by strings, such as needs("cupy", "torch"); got needs{given!r}'
+        message = (
+            f'what a test needs is named by strings, import paths such as needs("cupy", "torch"); got needs{given!r}'
+        )
         raise pytest.UsageError(message)
     return names
 
@@ -337,6 +339,12 @@ def _libraries(config: pytest.Config) -> list[str]:
 
 
 def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
+    if not hasattr(request, "param"):
+        message = (
+            f"{request.fixturename} has a parameter for each library, and so has to be among the arguments of the "
+            "test, or of a fixture that it asks for: getfixturevalue cannot bring it"
+        )
+        raise pytest.UsageError(message)
     names: tuple[str, ...] = (request.param,) if isinstance(request.param, str) else tuple(request.param)
     _demand(request.config, [*names, *_gpu_or_simulation()])
     for name in names:

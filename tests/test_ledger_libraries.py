@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib
+import inspect
 import sys
 import threading
 import types
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cudart, _watch
 from interop.errors import NotSupportedError
 from interop.ledger import watch
 from interop.ledger.ledger import SEEN, WATCHED
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import told
+from interop.ledger.patch import stood_in, told
 from interop.ordering import check
 from interop.stream import ExternalStream
 
@@ -28,7 +29,7 @@ class Notes:
         self.told = []
 
     def __getattr__(self, name):
-        return lambda *arguments: self.told.append((name, *arguments))
+        return lambda *arguments, **named: self.told.append((name, *arguments, *named.values()))
 
     @property
     def names(self):
@@ -368,6 +369,41 @@ def test_torch_streams_and_events(notes, monkeypatch, address, need):
     assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
 
 
+def test_torchs_calls_by_name(notes, monkeypatch, address, need):
+    need("torch")
+    import torch
+
+    eyes = importlib.import_module("interop.ledger.torch")
+    monkeypatch.setattr(eyes._cudart, "GPU", types.SimpleNamespace(primary_context=lambda device: device + 10))
+    for name in ("record", "wait"):
+        monkeypatch.setattr(torch.cuda.Event, name, nothing)
+    monkeypatch.setattr(torch.cuda, "synchronize", nothing)
+    for name in ("_stream", "as_event"):
+        monkeypatch.setattr(eyes, name, lambda given: given)
+
+    class Event:
+        cuda_event = 1
+        device, event_id = types.SimpleNamespace(type="cuda"), address
+
+        def record(self, stream=None):
+            pass
+
+        wait = synchronize = query = record
+
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(eyes, "_seen", lambda _event, stream: stream)
+    event = Event()
+    with eyes.watch(notes):
+        torch.cuda.Event.record(event, stream="stream")
+        torch.cuda.Event.wait(self=event, stream="stream")
+        torch.cuda.synchronize(device=1)
+        torch.Event().record(stream="stream")
+        torch.Event().wait(stream="stream")
+    assert notes.names == ["recorded", "waited", "device_is_done", "recorded", "waited"]
+    assert [told[1] for told in notes.told if told[0] != "device_is_done"] == ["stream"] * 4
+    assert notes.told[2][2] == 11
+
+
 def test_torchs_events_of_any_device(notes, monkeypatch, address, need):
     need("torch")
     import torch
@@ -409,6 +445,26 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, need):
         ("finished", address),
     ]
     assert all(told[1].owner is SEEN for told in notes.told[:2])
+
+
+def test_a_mode_of_the_users_that_outlasts_the_ledger_stays(torch):
+    from torch.utils import _python_dispatch as modes
+
+    class Mode(modes.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(self)
+            return func(*args, **kwargs or {})
+
+    seen, first, second = [], Mode(), Mode()
+    with contextlib.ExitStack() as later:
+        with torch.eyes.Operators(Notes()):
+            later.enter_context(first)
+            later.enter_context(second)
+        assert modes._get_current_dispatch_mode_stack() == [first, second]
+        torch.torch.zeros(2)
+        assert seen == [second, first]
+    assert not modes._get_current_dispatch_mode_stack()
+    assert not modes.is_in_torch_dispatch_mode()
 
 
 def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):
@@ -522,6 +578,36 @@ def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
         ("finished", address + 16),
     ]
     assert all(told[1].owner is SEEN for told in notes.told[:3])
+
+
+def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
+    eyes = importlib.import_module("interop.ledger.cupy")
+    monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
+    monkeypatch.setattr(cupy.ndarray, "get", nothing, raising=False)
+    event, stream = np.int64(address + 16), np.int64(address)
+    own = cupy.cuda.Stream.from_external(ExternalStream(address))
+    with eyes.watch(notes):
+        cupy.cuda.runtime.eventRecord(event=event, stream=stream)
+        cupy.cuda.runtime.streamWaitEvent(stream=stream, event=event, flags=0)
+        cupy.cuda.runtime.streamWaitEvent(stream, event, 0)
+        cupy.cuda.runtime.streamWaitEvent(stream, event, flags=0)
+        cupy.cuda.runtime.streamSynchronize(stream=stream)
+        cupy.cuda.runtime.eventSynchronize(event=event)
+        made = cupy.cuda.Event(block=False, disable_timing=True, interprocess=False)
+        made.ptr = address
+        made.record(stream=own)
+        own.record(event=made)
+        own.wait_event(event=made)
+        own.synchronize()
+        cupy.ndarray.get("array", stream=own, order="C", out=None, blocking=True)
+        cupy.ndarray.get("array", own, "C", None, True)
+        cupy.ndarray.get("array", order="C", out=None, blocking=False)
+    assert notes.names == [
+        *["recorded", *["waited"] * 3, "finished", "finished"],
+        *["made", "recorded", "recorded", "waited", "finished", "finished", "finished"],
+    ]
+    assert [[at.ptr for at in told[1:]] for told in notes.told[:4]] == [[address, address + 16]] * 4
+    made.ptr = 0  # there is nothing to be destroyed
 
 
 def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
@@ -687,6 +773,36 @@ def test_numba_copies(numba, notes, address):
     ]
 
 
+def test_numbas_calls_by_name(numba, notes, monkeypatch, address):
+    driver = numba.driver
+    for owner, name in (
+        (driver.Context, "memalloc"),
+        (numba.dispatcher._LaunchConfiguration, "__init__"),
+    ):
+        monkeypatch.setattr(owner, name, nothing)
+    stream = driver.Stream(address, external=True)
+    array = types.SimpleNamespace(
+        __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (1 << 40, False)}
+    )
+    kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
+    grid = {"griddim": (1, 1, 1), "blockdim": (1, 1, 1)}
+    with numba.eyes.watch(notes):
+        event = driver.Event(handle=address, finalizer=None)
+        event.record(stream=stream)
+        event.wait(stream=stream)
+        driver.Event.synchronize(self=event)
+        driver.host_to_device(dst=1024, src="host", size=64, stream=stream)
+        driver.device_to_host(dst="host", src=1024, size=64, stream=stream)
+        driver.device_to_device(dst=2048, src=1024, size=64, stream=stream)
+        numba.dispatcher._Kernel.launch(kernel, args=(array,), **grid, stream=stream, sharedmem=0)
+        numba.dispatcher._Kernel.launch(kernel, (array,), (1, 1, 1), (1, 1, 1), stream, sharedmem=0)
+        numba.dispatcher._Kernel.launch(kernel, (array,), (1, 1, 1), (1, 1, 1), stream, 0)
+        numba.dispatcher._LaunchConfiguration("dispatcher", **grid, stream=interop.as_stream(stream), sharedmem=0)
+        driver.Context.memalloc(types.SimpleNamespace(memory_manager=None), bytesize=8)
+    assert notes.names == ["made", "recorded", "waited", "finished", *["accessed"] * 6, "noticed"]
+    assert all(told[1].ptr == address for told in notes.told[4:])
+
+
 def test_a_stream_of_cuda_core_that_numba_is_given_is_one_whose_waits_cannot_be_seen(numba, notes, address):
     from cuda.core import Stream
 
@@ -806,6 +922,45 @@ def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status
         ]
 
 
+NAMED = [
+    ("StreamSynchronize", ["stream"]),
+    ("StreamQuery", ["stream"]),
+    ("StreamWaitEvent", ["stream", "event", "flags"]),
+    ("EventRecord", ["event", "stream"]),
+    ("EventRecordWithFlags", ["event", "stream", "flags"]),
+    ("EventSynchronize", ["event"]),
+    ("EventQuery", ["event"]),
+]
+DRIVERS = {"stream": "hStream", "event": "hEvent", "flags": "flags"}
+
+
+@pytest.mark.parametrize("module", CALLS)
+def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module):
+    bindings = importlib.import_module(f"cuda.bindings.{module}")
+    eyes = importlib.import_module("interop.ledger.bindings")
+    values = {"stream": address, "event": address + 16, "flags": 0}
+    calls = []
+    for name, arguments in NAMED:
+        full = ("cuda" if module == "runtime" else "cu") + name
+        theirs = {DRIVERS[key] if module == "driver" else key: values[key] for key in arguments}
+        if full == "cuStreamWaitEvent":
+            theirs["Flags"] = theirs.pop("flags")
+        assert list(theirs) == list(inspect.signature(getattr(bindings, full)).parameters)
+        monkeypatch.setattr(bindings, full, lambda *args, **named: (0, args, named))
+        calls.append((full, theirs))
+    with eyes.watch(notes):
+        for full, theirs in calls:
+            assert getattr(bindings, full)(**theirs) == (0, (), theirs)
+            first, *rest = theirs
+            by_name = {name: theirs[name] for name in rest}
+            assert getattr(bindings, full)(theirs[first], **by_name) == (0, (theirs[first],), by_name)
+    names = ["finished", "finished", "waited", "recorded", "recorded", "finished", "finished"]
+    assert notes.names == [name for name in names for _ in range(2)]
+    at = {"finished": [address], "waited": [address, address + 16], "recorded": [address, address + 16]}
+    assert [[each.ptr for each in told[1:]] for told in notes.told[:10]] == [at[name] for name in notes.names[:10]]
+    assert [told[1].ptr for told in notes.told[10:]] == [address + 16] * 4
+
+
 def test_of_cuda_bindings_nothing_else_is_seen(notes):
     from cuda.bindings import driver, runtime
 
@@ -846,6 +1001,61 @@ def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
         Stream().synchronize()
         Driver().wait()
     assert notes.names == ["outer", "inner"]
+
+
+def test_what_outlives_the_block_tells_nothing(notes):
+    class Device:
+        def synchronize(self):
+            return "done"
+
+    class Stream:
+        def wait(self):
+            return "waited"
+
+    module = types.SimpleNamespace(Device=Device)
+    with stood_in(module, "Device", synchronize=notes.device_done), told(Stream, "wait", notes.waited):
+        device, wait = module.Device(), Stream().wait
+        synchronize = device.synchronize
+        assert (synchronize(), wait()) == ("done", "waited")
+    assert notes.names == ["device_done", "waited"]
+    assert (device.synchronize(), synchronize(), wait()) == ("done", "done", "waited")
+    assert notes.names == ["device_done", "waited"]
+
+
+def test_a_class_that_is_derived_in_the_block_has_instances_of_its_own(notes):
+    class Device:
+        def synchronize(self):
+            pass
+
+    module, old = types.SimpleNamespace(Device=Device), Device()
+    with stood_in(module, "Device", synchronize=notes.device_done):
+
+        class Derived(module.Device):
+            pass
+
+        assert isinstance(old, module.Device)
+        assert not isinstance(old, Derived)
+        assert not isinstance(module.Device(), Derived)
+        assert isinstance(Derived(), Derived)
+        assert isinstance(Derived(), module.Device)
+    assert module.Device is Device
+    assert isinstance(Derived(), Device)
+    assert not isinstance(old, Derived)
+
+
+def test_a_method_that_is_called_by_its_class(notes):
+    class Stream:
+        def synchronize(self, timeout):
+            return timeout
+
+    class Eyes:
+        def synchronized(self, result, stream, timeout):
+            notes.outer(result, stream, timeout)
+
+    stream = Stream()
+    with told(Stream, "synchronize", Eyes().synchronized):
+        assert Stream.synchronize(self=stream, timeout=3) == 3
+    assert notes.told == [("outer", 3, stream, 3)]
 
 
 def test_cuda_cores_wait_for_a_device(notes, monkeypatch, need):
@@ -891,10 +1101,15 @@ def test_warps_waits_of_the_host(notes, monkeypatch):
         warp.synchronize_stream(stream)
         warp.synchronize_stream(1)
         warp.synchronize_event("event")
+        warp.synchronize_device(device=1)
+        warp.synchronize_stream(stream_or_device=stream)
+        warp.synchronize_event(event="event")
     assert warp.synchronize is nothing
     assert notes.told == [
         *[("device_is_done", cuda, context) for context in (10, 11, 10)],
         *[("finished", what) for what in (stream, "stream of 1", "event")],
+        ("device_is_done", cuda, 11),
+        *[("finished", what) for what in (stream, "event")],
     ]
     del sys.modules["interop.ledger.warp"]
 
@@ -980,3 +1195,35 @@ def test_one_thread_at_a_time_replaces_methods():
     thread.join()
     with check(), check():
         pass
+
+
+def test_a_ledger_is_closed_by_the_thread_that_has_opened_it(need):
+    need("torch")
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    def close():
+        with pytest.raises(NotSupportedError, match="has to close it"):
+            block.__exit__(None, None, None)
+        refused.append(True)
+
+    block, refused = check(), []
+    with block as ledger:
+        thread = threading.Thread(target=close)
+        thread.start()
+        thread.join()
+        assert refused
+        watch._all._count_capture()
+        assert ledger.captured == 1
+    assert not _get_current_dispatch_mode_stack()
+    with check():
+        pass
+
+
+def test_a_simulated_ledger_is_closed_by_any_thread():
+    with interop.sim.simulate():
+        block = check()
+        block.__enter__()
+        thread = threading.Thread(target=block.__exit__, args=(None, None, None))
+        thread.start()
+        thread.join()
+    assert not _watch.watchers

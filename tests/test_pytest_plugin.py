@@ -111,6 +111,43 @@ def test_later(): pass
     assert "ERROR test_it.py::test_finds_it - Failed: <interop.testing.Gate" in done.stdout
 
 
+def test_gates_of_a_simulation_that_had_to_open_themselves(tmp_path, run_tests):
+    code = """
+from interop import testing
+
+kept = []
+
+def test_late(simulated_gpu, stream, gate):
+    gate(stream, timeout=0.05)
+    while not stream.query():
+        pass
+
+def test_keeps_it(simulated_gpu, stream):
+    kept.append(testing.gate(stream, timeout=0.05))
+    while not stream.query():
+        pass
+
+def test_in_time(simulated_gpu, stream, gate):
+    gate(stream)
+"""
+    done = run_tests(tmp_path, code)
+    assert counts(done) == {"passed": 3, "error": 2}
+    for name in ("late", "keeps_it"):
+        assert f"ERROR test_it.py::test_{name} - Failed: <interop.testing.Gate" in done.stdout
+
+
+def test_a_library_is_no_fixture_to_be_fetched(tmp_path, run_tests):
+    code = """
+import pytest
+
+@pytest.mark.parametrize("name", ["library", "library_pair"])
+def test_it(request, name, simulated_gpu):
+    with pytest.raises(pytest.UsageError, match=f"{name} has a parameter for each library"):
+        request.getfixturevalue(name)
+"""
+    assert counts(run_tests(tmp_path, code)) == {"passed": 2}
+
+
 LIBRARIES = """
 import sys, types
 import interop
@@ -243,11 +280,11 @@ def test_a_mark_that_is_wrong_says_so(tmp_path, run_tests):
     assert done.returncode
 
 
-@pytest.mark.parametrize("given", ["['cupy']", "''", "'cupy', 3"])
+@pytest.mark.parametrize("given", ["['cupy']", "''", "'cupy', 3", "'.bad'", "'numpy..bad'"])
 def test_what_is_needed_has_names(tmp_path, run_tests, given):
     code = f"import pytest\n@pytest.mark.needs({given})\ndef test_it(): pass\ndef test_need(need): need({given})"
     done = run_tests(tmp_path, code)
-    assert done.stdout.count('by strings, such as needs("cupy", "torch"); got needs(') >= 2
+    assert done.stdout.count('by strings, import paths such as needs("cupy", "torch"); got needs(') >= 2
     assert "INTERNALERROR" not in done.stdout
     assert done.returncode
 

@@ -2,8 +2,11 @@
 
 # ruff: noqa: PT012  (the block is what is tested)
 
+import contextlib
 import gc
+import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 import interop
-from interop import _cudart, sim
+from interop import _cudart, _watch, sim
 from interop.errors import (
     CaptureError,
     DeadlockError,
@@ -278,6 +281,44 @@ def test_a_gate_that_is_forgotten_opens_and_warns(pair):
     stream.synchronize()
 
 
+def test_a_simulated_gate_opens_itself_for_who_polls_and_the_test_fails(gpu, pair):
+    p, c = pair
+    ran = []
+    with pytest.raises(AssertionError, match=r"had to open itself.*within 0.05 s"), gate(p, timeout=0.05):
+        gpu.launch(p, lambda: ran.append(True))
+        c.wait_stream(p)
+        while not c.query():
+            pass
+    assert ran
+    assert any("opens itself" in line for line in gpu.schedule.trace)
+
+
+def test_a_simulated_gate_whose_time_is_over_is_open(pair):
+    p, _ = pair
+    with pytest.raises(AssertionError, match="had to open itself"), gate(p, timeout=0.01):
+        time.sleep(0.02)
+        p.synchronize()
+    shut = gate(p, timeout=0.01)
+    assert shut not in forgotten()
+    time.sleep(0.02)
+    assert forgotten() == [shut]
+    assert shut.is_open
+    with pytest.raises(AssertionError, match="had to open itself"):
+        shut.open()
+    shut.open()
+
+
+def test_a_gate_of_a_simulation_that_has_ended_is_what_it_was():
+    with sim.simulate():
+        late, early = (gate(interop.new_stream(), timeout) for timeout in (0.01, 10))
+        time.sleep(0.02)
+        assert late.is_open
+        early.open()
+    assert forgotten() == [late]
+    late.let_pass()
+    assert not forgotten()
+
+
 def test_a_gate_is_not_captured(pair):
     p, c = pair
     with assert_not_ordered(p, c), pytest.raises(NotSupportedError, match="captures a graph"):
@@ -290,10 +331,20 @@ def test_a_gate_on_the_legacy_stream_breaks_no_capture(gpu):
         gate(1)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), True, "10", None])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), threading.TIMEOUT_MAX * 2, True, "10", None])
 def test_a_timeout_is_a_time(pair, timeout):
     with pytest.raises(ValueError, match="timeout is a number of seconds above 0"):
         gate(pair[0], timeout)
+
+
+@by_both
+@pytest.mark.parametrize("patience", [-1, float("nan"), True, "10", None])
+def test_patience_is_a_time(pair, by, patience):
+    with (
+        pytest.raises(ValueError, match="patience is a number of seconds, 0 or more"),
+        is_ordered(*pair, by=by, patience=patience),
+    ):
+        pass
 
 
 # The gates of a GPU: the page, and the process that opens what is overdue, are there without one.
@@ -627,11 +678,39 @@ def test_what_is_read_only_is_not_poisoned():
         memory_of(array, writes=True)
 
 
+def test_what_requires_a_gradient_is_read_without_it(need):
+    need("torch")
+    import torch
+
+    class Tensor:
+        requires_grad = True
+
+        def detach(self):
+            return Interface(cube())
+
+    assert memory_of(Tensor(), writes=True)[1] == cube().nbytes
+    with pytest.raises(InvalidArrayError, match="not on a GPU"):
+        memory_of(torch.zeros(3, requires_grad=True), writes=False)
+
+
 def test_what_is_no_array():
     with pytest.raises(InvalidArrayError, match="expected an array on a GPU"):
         memory_of(object(), writes=False)
     with pytest.raises(InvalidArrayError, match="not on a GPU"):
         memory_of(np.zeros(3), writes=False)  # by DLPack
+
+
+def test_the_host_has_waited_for_the_stream_that_is_looked_at(paper, monkeypatch):
+    stream, _ = paper
+    monkeypatch.setattr(stream._cuda, "copy_to_host", lambda *_: b"\xff" * 8)
+    looker = types.SimpleNamespace(told=[])
+    looker.finished = looker.told.append
+    _watch.watch(looker)
+    try:
+        assert is_poisoned(Interface(np.zeros(1)), stream)
+    finally:
+        _watch.unwatch(looker)
+    assert looker.told == [stream]
 
 
 # -- the host ------------------------------------------------------------------------------------------------------
@@ -664,6 +743,29 @@ def test_not_host_free(gpu, wait, named):
         gpu.launch(stream, lambda: None)
         interop.new_stream().synchronize()
     WAITS[wait](gpu, stream)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_not_host_free_though_nobody_is_told(gpu, pair, wait):
+    stream = interop.new_stream(non_blocking=False)
+    with pytest.raises(AssertionError, match="it has caught the DeadlockError"), assert_host_free(stream):
+        gpu.launch(stream, lambda: None)
+        with contextlib.suppress(DeadlockError):
+            WAITS[wait](gpu, stream)
+    with assert_host_free(pair[0]), gate(pair[1]), contextlib.suppress(DeadlockError):
+        pair[1].synchronize()  # another gate's
+
+    with assert_host_free(), assert_ordered(stream, pair[0], by="gate"):
+        pair[0].wait_stream(stream)  # a proof is no wait
+
+    def other():
+        with contextlib.suppress(DeadlockError):
+            stream.synchronize()
+
+    with assert_host_free(stream):
+        thread = threading.Thread(target=other)  # it may wait
+        thread.start()
+        thread.join()
 
 
 def test_what_is_current_is_held_by_default(gpu, registry, monkeypatch):

@@ -17,9 +17,10 @@ away with it. It changes nothing in what the program orders, and never blocks. A
 **What is seen of the order.** Every record, wait, synchronise, successful query and hand-over through interop, in all
 threads. Beyond it, in libraries that are imported before the block is entered:
 
-- CuPy: ``Stream`` and ``Event`` (wait_event, record, synchronize, done), ``Device.synchronize``, these by ``runtime``
-  (eventRecord, streamWaitEvent, and the three that synchronise), and the wait for the device in ``ndarray.get``, which
-  ``asnumpy``, ``item`` and ``float`` come down to. Not: ``array.device.synchronize()``, and what C code does.
+- CuPy: ``Stream`` and ``Event`` (wait_event, record, synchronize, done), ``synchronize`` of a ``Device`` that is made
+  in the block, these by ``runtime`` (eventRecord, streamWaitEvent, and the three that synchronise), and the wait for
+  the device in ``ndarray.get``, which ``asnumpy``, ``item`` and ``float`` come down to. Not:
+  ``array.device.synchronize()``, and what C code does.
 - PyTorch: ``torch.cuda.Stream`` and ``torch.cuda.Event``, a ``torch.Event`` that is made in the block,
   ``torch.cuda.synchronize``, and the wait for the device in ``item``, ``cpu``, copies from the host that are not
   ``non_blocking``, and operators whose result depends on data. Not: ``torch.Stream`` itself.
@@ -51,6 +52,9 @@ Memory is told apart by bytes: views that overlap conflict, those that do not, s
 missing, or cannot tell in a few milliseconds, strided ones are unknown.) Memory that goes back to the driver and is
 allocated again, not by CuPy or Numba, is taken for the old one; the driver waits for the device then, and that is not
 seen: do it outside the block.
+
+Outside of a simulation, a ledger is closed by the thread that has opened it, and one thread at a time has some open.
+What is taken from a library in the block, such as a bound method or a ``torch.Event``, is not watched in a later one.
 
 While a stream captures a graph, nothing is executed, and its calls and accesses are left out; ``ledger.captured``
 counts them. Launches of graphs are not seen.

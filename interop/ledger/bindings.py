@@ -2,8 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart
 from interop.event import as_event
@@ -13,6 +13,9 @@ from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger
+
+_NAMES: Final = {"hStream": "stream", "hEvent": "event"}
+"""What the runtime calls the arguments of the driver."""
 
 
 @contextlib.contextmanager
@@ -35,8 +38,17 @@ def watch(ledger: "Ledger") -> Iterator[None]:
                     (f"{prefix}EventSynchronize", eyes.event_done),
                     (f"{prefix}EventQuery", eyes.event_done),
                 ):
-                    undo.enter_context(told(sys.modules[module], name, tell, but_not_of=_cudart))
+                    undo.enter_context(told(sys.modules[module], name, _by_name(tell), but_not_of=_cudart))
         yield
+
+
+def _by_name(tell: Callable[..., None]) -> Callable[..., None]:
+    """The same, for arguments by the names that they have in the driver, too."""
+
+    def call(result: object, *args: Any, **named: Any) -> None:  # noqa: ANN401  (all that cuda.bindings takes)
+        tell(result, *args, **{_NAMES.get(name, name): value for name, value in named.items()})
+
+    return call
 
 
 class _Eyes:
@@ -57,11 +69,11 @@ class _Eyes:
         if not result[0]:
             self.ledger.finished(as_event(int(event)))
 
-    def recorded(self, result: tuple[Any, ...], event: Any, stream: Any, _flags: int = 0) -> None:  # noqa: ANN401
+    def recorded(self, result: tuple[Any, ...], event: Any, stream: Any, *_flags: Any, **_named: Any) -> None:  # noqa: ANN401
         if not result[0]:
             self.ledger.recorded(_stream(stream), as_event(int(event)))
 
-    def waited(self, result: tuple[Any, ...], stream: Any, event: Any, _flags: int) -> None:  # noqa: ANN401
+    def waited(self, result: tuple[Any, ...], stream: Any, event: Any, *_flags: Any, **_named: Any) -> None:  # noqa: ANN401
         if not result[0]:
             self.ledger.waited(_stream(stream), as_event(int(event)))
 

@@ -11,7 +11,7 @@ from interop import _cudart
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Layout
-from interop.ledger.patch import replaced, stand_in, told, told_property
+from interop.ledger.patch import stood_in, told, told_property
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def watch(ledger: "Ledger") -> Iterator[None]:
             told(cupy.cuda.runtime, "streamWaitEvent", eyes.address_waited),
             told(cupy.cuda.runtime, "streamSynchronize", eyes.address_done),
             told(cupy.cuda.runtime, "eventSynchronize", eyes.event_address_done),
-            replaced(cupy.cuda, "Device", stand_in(cupy.cuda.Device, synchronize=eyes.that_device_done)),
+            stood_in(cupy.cuda, "Device", synchronize=eyes.that_device_done),
             _pool(ledger),
         ):
             undo.enter_context(change)
@@ -52,7 +52,7 @@ class _Eyes:
     def waited(self, _result: None, stream: Any, event: Any) -> None:  # noqa: ANN401
         self.ledger.waited(as_stream(stream), as_event(event))
 
-    def recorded(self, event: Any, stream: Any, *_event: Any, **_named: Any) -> None:  # noqa: ANN401
+    def recorded(self, event: Any, /, stream: Any, *_event: Any, **_named: Any) -> None:  # noqa: ANN401
         self.ledger.recorded(as_stream(stream), as_event(event))
 
     def stream_done(self, _result: None, stream: Any) -> None:  # noqa: ANN401
@@ -80,25 +80,25 @@ class _Eyes:
         _result: object,
         _array: object,
         stream: Any = None,  # noqa: ANN401
-        _order: str = "C",
-        _out: object = None,
+        order: str = "C",
+        out: object = None,
         blocking: bool = True,  # noqa: FBT001, FBT002  (CuPy's signature)
-        **_named: object,
     ) -> None:
+        del order, out
         if blocking:
             self.ledger.finished(_current() if stream is None else as_stream(stream))
 
     def address_recorded(self, _result: None, event: int, stream: int) -> None:
-        self.ledger.recorded(_at(stream), as_event(event))
+        self.ledger.recorded(_at(stream), as_event(int(event)))
 
-    def address_waited(self, _result: None, stream: int, event: int, _flags: int = 0) -> None:
-        self.ledger.waited(_at(stream), as_event(event))
+    def address_waited(self, _result: None, stream: int, event: int, *_flags: int, **_named: int) -> None:
+        self.ledger.waited(_at(stream), as_event(int(event)))
 
     def address_done(self, _result: None, stream: int) -> None:
         self.ledger.finished(_at(stream))
 
     def event_address_done(self, _result: None, event: int) -> None:
-        self.ledger.finished(as_event(event))
+        self.ledger.finished(as_event(int(event)))
 
     def device_done(self, _result: None) -> None:
         self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
@@ -113,7 +113,7 @@ def _current() -> ExternalStream:
 
 def _at(stream: int) -> ExternalStream:
     """What CuPy's runtime takes an address for."""
-    return ExternalStream(stream or _cudart.LEGACY, owner=SEEN)
+    return ExternalStream(int(stream) or _cudart.LEGACY, owner=SEEN)
 
 
 def _pool(ledger: "Ledger") -> Any:  # noqa: ANN401  (a hook of CuPy's is a context manager)

@@ -76,10 +76,12 @@ class _Eyes:
         if type(context.memory_manager) is driver.NumbaCUDAMemoryManager:
             self.ledger.is_fresh(_bytes(memory, memory.size))
 
-    def copied_in(self, _result: None, dst: Any, _src: object, size: int, stream: Any = 0) -> None:  # noqa: ANN401
+    def copied_in(self, _result: None, dst: Any, src: object, size: int, stream: Any = 0) -> None:  # noqa: ANN401
+        del src
         self._copy(stream, size, (dst, Kind.WRITE))
 
-    def copied_out(self, _result: None, _dst: object, src: Any, size: int, stream: Any = 0) -> None:  # noqa: ANN401
+    def copied_out(self, _result: None, dst: object, src: Any, size: int, stream: Any = 0) -> None:  # noqa: ANN401
+        del dst
         self._copy(stream, size, (src, Kind.READ))
         if not stream:
             self.ledger.finished(_stream(stream))
@@ -97,11 +99,13 @@ class _Eyes:
         _result: None,
         kernel: Any,  # noqa: ANN401
         args: Sequence[object],
-        _griddim: object,
-        _blockdim: object,
+        griddim: object,
+        blockdim: object,
         stream: Any = 0,  # noqa: ANN401
-        _sharedmem: int = 0,
+        *_sharedmem: int,
+        **_named: int,
     ) -> None:
+        del griddim, blockdim
         touched = []
         for arg in _flattened(args):
             if hasattr(arg, "__cuda_array_interface__"):

@@ -1,10 +1,10 @@
-"""Methods of other libraries, replaced for as long as they are watched, and put back exactly."""
+"""Methods and classes of other libraries, replaced for as long as they are watched, and put back exactly."""
 
 import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Final
 
@@ -34,49 +34,70 @@ def replaced(owner: Any, name: str, new: object) -> Iterator[None]:  # noqa: ANN
             setattr(owner, name, before)
 
 
+@contextlib.contextmanager
 def told(
     owner: Any,  # noqa: ANN401  (a class or a module)
     name: str,
     tell: Callable[..., None],
     but_not_of: ModuleType | None = None,
-) -> contextlib.AbstractContextManager[None]:
+) -> Iterator[None]:
     """Call *tell* after each call of a method that succeeds: with what it returned, and then its arguments.
 
-    Of what such a call comes down to nothing is told, and neither is what *but_not_of* calls.
+    They come as they were given, by position or by name: *tell* calls those that have a name as the method does.
+
+    Of what such a call comes down to nothing is told, and neither is what *but_not_of* calls. Who keeps the method
+    beyond the block has one that tells nothing.
     """
-    return replaced(owner, name, _telling(getattr(owner, name), tell, but_not_of))
+    tells = [tell]
+    with replaced(owner, name, _telling(getattr(owner, name), tells, but_not_of)):
+        try:
+            yield
+        finally:
+            tells.clear()
 
 
-def stand_in(original: type, **tells: Callable[..., None]) -> type:
-    """A class for *original*, whose own methods cannot be replaced: its instances tell, and it is taken for that one.
+@contextlib.contextmanager
+def stood_in(owner: Any, name: str, **tells: Callable[..., None]) -> Iterator[None]:  # noqa: ANN401  (a module)
+    """Let *name* be a class for the one that is there, whose own methods cannot be replaced.
+
+    The instances of the new class tell, until the end of the block, and those of the old one are taken for its own.
 
     Args:
-        original: the class.
+        owner: the module.
+        name: the name of the class there.
         tells: by the name of a method, what to call after it, as :func:`told` does.
     """
+    original = getattr(owner, name)
 
     class Taken(type(original)):  # type: ignore[misc]
         def __instancecheck__(cls, instance: object) -> bool:
-            return isinstance(instance, original)
+            # A class that is derived from it in the block has instances of its own.
+            return isinstance(instance, original) if cls is made else super().__instancecheck__(instance)
 
-    methods = {name: _telling(getattr(original, name), tell) for name, tell in tells.items()}
-    made: type = Taken(original.__name__, (original,), {"__module__": original.__module__, **methods})
-    return made
+    made = Taken(original.__name__, (original,), {"__module__": original.__module__})
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(replaced(owner, name, made))
+        for method, tell in tells.items():
+            undo.enter_context(told(made, method, tell))
+        yield
 
 
 def _telling(
-    original: Callable[..., Any], tell: Callable[..., None], but_not_of: ModuleType | None = None
+    original: Callable[..., Any], tells: Sequence[Callable[..., None]], but_not_of: ModuleType | None
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (whatever the method takes and returns)
-        if _calls.running or (but_not_of and sys._getframe(1).f_globals is vars(but_not_of)):
+        if not tells or _calls.running or (but_not_of and sys._getframe(1).f_globals is vars(but_not_of)):
             return original(*args, **kwargs)
         _calls.running = True
         try:
             result = original(*args, **kwargs)
         finally:
             _calls.running = False
-        tell(result, *args, **kwargs)
+        if "self" in kwargs:  # a method, called by its class
+            args = (kwargs.pop("self"),)
+        for tell in tells:
+            tell(result, *args, **kwargs)
         return result
 
     return call

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
 from interop import _cudart
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import replaced, stand_in, told
+from interop.ledger.patch import stood_in, told
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -48,16 +48,13 @@ def watch(ledger: "Ledger") -> Iterator[None]:
             told(torch.cuda.Stream, "synchronize", eyes.stream_done),
             told(torch.cuda.Stream, "query", eyes.stream_asked),
             told(torch.cuda, "synchronize", eyes.device_done),
-            replaced(
+            stood_in(
                 torch,
                 "Event",
-                stand_in(
-                    torch.Event,
-                    record=eyes.address_recorded,
-                    wait=eyes.address_waited,
-                    synchronize=eyes.address_done,
-                    query=eyes.address_asked,
-                ),
+                record=eyes.address_recorded,
+                wait=eyes.address_waited,
+                synchronize=eyes.address_done,
+                query=eyes.address_asked,
             ),
             Operators(ledger),
         ):
@@ -142,6 +139,16 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._ledger = ledger
         self._recorded: dict[Layout, dict[ExternalStream, None]] = {}
+
+    def __exit__(self, *raised: object) -> None:
+        """Leave it, and leave those where they are that were entered after it: PyTorch would leave the last one."""
+        stack = _get_current_dispatch_mode_stack()
+        later = stack[stack.index(self) + 1 :] if self in stack else []
+        for mode in reversed(later):
+            TorchDispatchMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        for mode in later:
+            TorchDispatchMode.__enter__(mode)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,

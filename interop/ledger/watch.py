@@ -23,20 +23,27 @@ class Watched(contextlib.AbstractContextManager[Ledger]):
     def __init__(self, *, strict: bool, raises: bool) -> None:
         """Watch nothing yet."""
         self._new = functools.partial(_watched, strict=strict, raises=raises)
-        self._blocks: list[contextlib.AbstractContextManager[Ledger]] = []
+        self._blocks: list[tuple[Ledger, contextlib.AbstractContextManager[Ledger]]] = []
 
     def __enter__(self) -> Ledger:
         """Open a ledger."""
         block = self._new()
         ledger = block.__enter__()
-        self._blocks.append(block)
+        self._blocks.append((ledger, block))
         return ledger
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Close the one that was opened last."""
-        return self._blocks.pop().__exit__(kind, error, trace)
+        """Close the one that was opened last.
+
+        Raises:
+            NotSupportedError: another thread has opened it, outside of a simulation. It is still open.
+        """
+        ledger, block = self._blocks[-1]
+        _all.check_thread(ledger)
+        self._blocks.pop()
+        return block.__exit__(kind, error, trace)
 
 
 @contextlib.contextmanager
@@ -55,8 +62,8 @@ def _watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
 class _All:
     """All ledgers that are open, as one that is told what libraries do.
 
-    Their methods are replaced when the first ledger is opened, and put back when the last one is closed: so the blocks
-    of two tasks of asyncio may end in any order.
+    Their methods are replaced when the first ledger is opened, and put back when the last one is closed, both in one
+    thread: so the blocks of two tasks of asyncio may end in any order, and those of two threads come one after another.
     """
 
     def __init__(self) -> None:
@@ -64,6 +71,12 @@ class _All:
         self._thread = 0
         self._libraries: set[str] = set()
         self._undo = contextlib.ExitStack()
+
+    def check_thread(self, ledger: Ledger) -> None:
+        """Make sure that *ledger*, if it is one of them, is the calling thread's: some libraries are watched there."""
+        if ledger in self._ledgers and self._thread != threading.get_ident():
+            message = "another thread has opened this ledger, and has to close it: it is still open"
+            raise NotSupportedError(message)
 
     @contextlib.contextmanager
     def telling(self, ledger: Ledger) -> Iterator[None]:

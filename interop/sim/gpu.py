@@ -3,7 +3,9 @@
 # ruff: noqa: SLF001  (the GPU alone may touch an array's memory; and the simulator is what `_cudart` is a seam for)
 
 import contextlib
+import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -98,14 +100,27 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened."""
-        return self._work.is_open
+        """Whether it was opened, or has opened itself."""
+        with self._machine.lock:
+            if not self._machine.ended:
+                self._machine.queue.open_overdue()
+            return self._work.is_open
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it had to open itself."""
+        return self.is_open and self._work.is_overdue
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether the calling thread would have waited for it, and got a :class:`~interop.errors.DeadlockError`."""
+        return threading.get_ident() in self._work.refused
 
     def open(self) -> None:
         """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
         with self._machine.lock:
             self._machine.check()
-            if not self._work.is_open:
+            if not self.is_open:
                 self._work.is_open = True
                 self._machine.queue.trace.append(f"the host opens the {self._work.name} on {self._work.stream}")
                 self._machine.queue.settle()
@@ -249,13 +264,18 @@ class SimulatedGPU:
         )
         self._enqueue(stream, work, {array: array.name for array in (*reads, *writes)}, "launch")
 
-    def gate(self, stream: object) -> Gate:
+    def gate(self, stream: object, timeout: float = math.inf) -> Gate:
         """Enqueue a closed gate, which holds the later work of *stream*.
+
+        Args:
+            stream: as for :meth:`launch`.
+            timeout: seconds after which the gate opens itself, as soon as the host asks for something that is done, or
+                waits for it.
 
         Raises:
             NotSupportedError: the stream captures.
         """
-        work = Work(0, "gate", "", where(), Epoch(None, 0), Clock())
+        work = Work(0, "gate", "", where(), Epoch(None, 0), Clock(), deadline=time.monotonic() + timeout)
         self._enqueue(stream, work, {}, "gate")
         return Gate(self._machine, work)
 
@@ -305,6 +325,16 @@ class SimulatedGPU:
         with self._machine.lock:
             self._machine.check()
             return self._machine.steps(self._machine.clocks.of_event(self._machine.event(event)))
+
+    def is_held(self, event: int) -> bool:
+        """Whether a closed gate holds an event, once all has run that can. The host does not wait for it.
+
+        Args:
+            event: the handle of an event that was recorded outside of captures.
+        """
+        with self._machine.lock:
+            self._machine.check()
+            return self._machine.is_held(self._machine.clocks.of_event(self._machine.event(event)))
 
     def hear(self, thread: threading.Thread) -> None:
         """Say that *thread* has told the calling one that it is done so far.

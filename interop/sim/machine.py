@@ -247,6 +247,7 @@ class Machine:
 
     def query(self, target: Clock, asked: str) -> bool:
         """Whether the work that *target* knows is done."""
+        self.queue.open_overdue()
         done = self.scheduler.query(self.queue, target, f"is {asked} done")
         line = f"the host asks whether {asked} is done: {'yes' if done else 'no'}"
         # Once for a polling loop.
@@ -254,16 +255,22 @@ class Machine:
             self.queue.trace.append(line)
         return done
 
+    def is_held(self, target: Clock) -> bool:
+        """Run what must run before *target* is reached; whether a closed gate holds it."""
+        self.queue.open_overdue()
+        if self.queue.held(target):
+            self.scheduler.reach(self.queue, target)
+        return bool(self.queue.held(target))
+
     def reach(self, target: Clock, waits_for: str) -> None:
         """Run what must run before *target* is reached.
 
         Raises:
             DeadlockError: a closed gate holds it.
         """
-        if held := self.queue.held(target):
-            self.scheduler.reach(self.queue, target)
+        if self.is_held(target):
             held = self.queue.held(target)
-        if held:
+            self.queue.refuse(held)
             raise DeadlockError(self._explain(held, waits_for))
         self.queue.trace.append(f"the host has waited for {waits_for}")
 

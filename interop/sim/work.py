@@ -1,5 +1,8 @@
 """The work of a simulated GPU that has been enqueued and has not run yet."""
 
+import math
+import threading
+import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +24,9 @@ class Work:
         reads: the keys of the arrays that it reads.
         writes: the keys of the arrays that it writes.
         is_open: for a gate, whether it lets later work pass.
+        deadline: for a gate, when it opens itself, by ``time.monotonic``.
+        is_overdue: for a gate, whether it had to.
+        refused: for a gate, the threads that would have waited for it, and got an error.
     """
 
     number: int
@@ -33,6 +39,9 @@ class Work:
     reads: frozenset[Hashable] = frozenset()
     writes: frozenset[Hashable] = frozenset()
     is_open: bool = False
+    deadline: float = math.inf
+    is_overdue: bool = False
+    refused: set[int] = field(default_factory=set)
 
     def comes_after(self, other: "Work") -> bool:
         """Whether it may only run when *other* is done."""
@@ -70,6 +79,19 @@ class Queue:
     def closed_gates(self, works: Iterable[Work]) -> list[Work]:
         """The gates among *works* that are closed."""
         return [work for work in works if work.run is None and not work.is_open]
+
+    def open_overdue(self) -> None:
+        """Open the gates whose time is over."""
+        now = time.monotonic()
+        for gate in [gate for gate in self.closed_gates(self.pending) if gate.deadline < now]:
+            gate.is_open = gate.is_overdue = True
+            self.trace.append(f"the {gate.name} on {gate.stream} opens itself")
+            self.settle()
+
+    def refuse(self, works: Iterable[Work]) -> None:
+        """Note that the calling thread is told that it would wait for the closed gates among *works*."""
+        for gate in self.closed_gates(works):
+            gate.refused.add(threading.get_ident())
 
     def run(self, work: Work) -> None:
         """Run a kernel that is ready."""

@@ -49,6 +49,12 @@ class _Latch(Protocol):
     @property
     def is_open(self) -> bool: ...
 
+    @property
+    def is_overdue(self) -> bool: ...
+
+    @property
+    def has_refused(self) -> bool: ...
+
     def open(self) -> None: ...
 
 
@@ -116,6 +122,10 @@ class _Slot:
     @property
     def is_open(self) -> bool:
         return bool(self._count.value == self.opens_at)
+
+    @property
+    def has_refused(self) -> bool:
+        return False  # who waits for it waits
 
     @property
     def is_overdue(self) -> bool:
@@ -193,7 +203,7 @@ class Gate:
         self.timeout = timeout
         self._latch: _Latch
         if stream._cuda.simulation is not None:
-            self._latch = stream._cuda.simulation.gate(stream)
+            self._latch = stream._cuda.simulation.gate(stream, timeout)
         else:
             self._latch = slot = _Slot(timeout)
             _collection.pause(slot, timeout)
@@ -214,7 +224,12 @@ class Gate:
     @property
     def is_overdue(self) -> bool:
         """Whether it had to open itself, and :meth:`open` has not said so yet."""
-        return self._overdue or (not self._passed and isinstance(self._latch, _Slot) and self._latch.is_overdue)
+        return self._overdue or (not self._passed and self._latch.is_overdue)
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether the calling thread would have waited for it: on the simulator it gets an error, and goes on."""
+        return self._latch.has_refused
 
     def open(self) -> None:
         """Let the stream pass: one store to memory, no CUDA call. Opening it again changes nothing.
@@ -236,9 +251,10 @@ class Gate:
         """Let the stream pass, and ask no questions."""
         if not self._passed:
             self._passed = True
-            self._latch.open()
+            if not self._latch.is_open:  # of a simulation that has ended, too
+                self._latch.open()
+            self._overdue = self._latch.is_overdue
             if isinstance(self._latch, _Slot):
-                self._overdue = self._latch.is_overdue
                 self._end(self._latch)
 
     @staticmethod
@@ -282,7 +298,8 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
 
     While a gate is shut, do not synchronise with the stream, do not allocate or free device memory, and launch no
     kernel for the first time: all of these may wait for the device. Garbage collection is off meanwhile, for the same
-    reason. On the simulator, a host that waits for a closed gate gets a :class:`~interop.errors.DeadlockError` at once.
+    reason. On the simulator, a host that waits for a closed gate gets a :class:`~interop.errors.DeadlockError` at once;
+    one that polls goes on after *timeout* seconds, as on a GPU.
 
     Args:
         stream: anything that :func:`interop.as_stream` takes, of a GPU or a simulation. The legacy default stream holds
@@ -295,10 +312,10 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
         NotSupportedError: the stream captures; or the platform is not Linux; or 256 gates are shut.
         DeadlockError: nobody could come to open it: ``CUDA_LAUNCH_BLOCKING`` makes the host wait for every kernel; or
             the process that opens gates in time is gone.
-        ValueError: *timeout* is no number of seconds above 0.
+        ValueError: *timeout* is no number of seconds above 0, or is more than ``threading.TIMEOUT_MAX``.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
-        message = f"timeout is a number of seconds above 0; got {described(timeout)}"
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= threading.TIMEOUT_MAX:
+        message = f"timeout is a number of seconds above 0, up to {threading.TIMEOUT_MAX:.0f}; got {described(timeout)}"
         raise ValueError(message)
     stream = as_stream(stream)
     stream._ready()

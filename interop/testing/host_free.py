@@ -38,8 +38,14 @@ class _HostFree(contextlib.AbstractContextManager[None]):
         if isinstance(error, DeadlockError):  # of the simulator, whose host waits for nothing that cannot come
             message = f"not host-free: {error}"
             raise AssertionError(message) from error  # noqa: TRY004  (it is the answer to an assertion)
+        held = ", ".join(map(repr, self._streams))
+        if error is None and any(shut.has_refused for shut in self._gates):
+            message = (
+                f"not host-free: the block would have waited while a gate held {held}; it has caught the "
+                f"DeadlockError that says for what.\n{self._witness.account()}"
+            )
+            raise AssertionError(message)
         if error is None and waited:
-            held = ", ".join(map(repr, self._streams))
             message = (
                 f"not host-free: the block did not come through within {self._timeout} s while a gate held {held}. "
                 "It waited for the device, allocated or freed its memory, launched a kernel for the first time, "
@@ -67,7 +73,8 @@ def assert_host_free(*streams: object, timeout: float = 5.0) -> contextlib.Abstr
     Args:
         streams: anything that :func:`interop.as_stream` takes. By default the legacy default stream of the current
             device, which holds up all its blocking streams, and those that are current in the loaded libraries.
-        timeout: seconds after which the gates open themselves: a block that waits goes on then, and fails.
+        timeout: seconds after which the gates open themselves: a block that waits goes on then, and fails. On the
+            simulator it gets a :class:`~interop.errors.DeadlockError` at once, and fails, caught or not.
 
     Raises:
         AssertionError: the block came to its end only after the gates had to open themselves.

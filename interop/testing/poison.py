@@ -3,7 +3,7 @@
 import math
 from typing import Any, Final
 
-from interop import _cudart
+from interop import _cudart, _watch
 from interop._handles import described
 from interop.errors import InvalidArrayError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
@@ -63,6 +63,8 @@ def is_poisoned(array: object, stream: object) -> bool:
         if not size:
             return False
         content = stream._cuda.copy_to_host(address, size, stream._handle, stream._ready())
+        for watcher in _watch.watchers:
+            watcher.finished(stream)  # the copy has waited for it
     pattern = bytes([POISON]) * item
     found: int = content.find(pattern)
     while found >= 0 and found % item:
@@ -84,6 +86,8 @@ def _fill(memory: Any) -> None:  # noqa: ANN401  (NumPy's, which is not needed w
 
 def memory_of(array: Any, *, writes: bool) -> tuple[int, int, int]:  # noqa: ANN401
     """Address, size, and size of an element, in bytes."""
+    if getattr(array, "requires_grad", False):
+        array = array.detach()  # PyTorch refuses to export it otherwise
     try:
         interface = array.__cuda_array_interface__
     except (AttributeError, TypeError, RuntimeError):  # PyTorch's, of what the interface has no name for

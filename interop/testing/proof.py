@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Final, Literal
 
 from interop import _cudart
-from interop.errors import CaptureError, CudaError, DeadlockError, NotSupportedError
+from interop._handles import described
+from interop.errors import CaptureError, CudaError, NotSupportedError
 from interop.event import Event
 from interop.stream import ExternalStream, as_stream
 from interop.testing.gate import gate
@@ -55,7 +56,8 @@ def is_ordered(
     certain. "Ordered" means that the consumer did not get through in *patience* seconds: work in the block that takes
     longer, or a wait in it for something else that is late, hides a missing wait. A consumer that is held up by what
     was there before the block gives no verdict. A block that waits for the producer, or in which a kernel is launched
-    for the first time, does not get through before *timeout*, and there is no verdict then.
+    for the first time, does not get through before *timeout*, and there is no verdict then. (On the simulator, a block
+    that waits for the producer gets a :class:`~interop.errors.DeadlockError`.)
 
     Args:
         producer: anything that :func:`interop.as_stream` takes; by capture, except the legacy default stream.
@@ -71,10 +73,13 @@ def is_ordered(
             of the streams is captured already.
         AssertionError: there is no verdict: the gate had to open itself, or something else held the consumer up from
             before the block.
-        ValueError: *by* is neither.
+        ValueError: *by* is neither; or *timeout* or *patience* is no such time.
     """
     if by not in ("capture", "gate"):
         message = f'by is "capture" or "gate"; got {by!r}'
+        raise ValueError(message)
+    if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
+        message = f"patience is a number of seconds, 0 or more; got {described(patience)}"
         raise ValueError(message)
     producer, consumer = as_stream(producer), as_stream(consumer)
     for stream in (producer, consumer):
@@ -136,9 +141,12 @@ def _captured(producer: ExternalStream, consumer: ExternalStream, verdict: Verdi
 
 def _is_held(event: Event, patience: float) -> bool:
     """Whether *event* does not come to be done, though the host waits for it."""
+    simulation = event._cuda.simulation
+    if simulation is not None and simulation.is_held(event._asked("synchronize")):
+        return True
     try:
-        event.synchronize(None if event._cuda.simulation is not None else patience)
-    except (TimeoutError, DeadlockError):
+        event.synchronize(None if simulation is not None else patience)
+    except TimeoutError:
         return True
     return False
 
