@@ -105,6 +105,8 @@ def _benchmarks(path: Path) -> Iterator[str]:
     yield ""
     quick = ", a quick run" if results.options.get("quick") else ""
     yield f"({_run(results.machine)}{quick}; medians. [All of it](benchmarks/results.json).)"
+    if results.machine.get("interop_sha256") != interop_sha256():
+        yield "The code has been changed since that run."
 
 
 def _not_fast(path: Path) -> Iterator[str]:

@@ -187,6 +187,15 @@ def test_a_quick_run_says_so(tmp_path):
         assert ("a quick run" in text) is quick
 
 
+def test_a_run_of_other_code_says_so(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    about = {"gpu": "a GPU", "gpus": 1, "driver": "1", "date": "today", "versions": {}}
+    for code in (update.interop_sha256(), "another"):
+        Results(machine={**about, "interop_sha256": code}).write(tmp_path / "benchmarks/results.json")
+        text = update.updated("<!-- benchmarks -->\n<!-- /benchmarks -->", tmp_path)
+        assert ("changed since that run" in text) is (code == "another")
+
+
 def rows(operation, size=None, calls=17, group="call", reference="C", **labels):
     """Rows of one operation, each of two batches that take the same time: nanoseconds by label."""
     return [

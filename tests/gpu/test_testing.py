@@ -106,7 +106,7 @@ def test_the_gate_serves_the_legacy_stream():
     slow(blocking, 0)  # loads its kernel
     for ordered in ((1, blocking), (blocking, 1)):
         with assert_ordered(*ordered, by="gate"):
-            # An event on a blocking stream does not ask for the legacy stream's rules; work does.
+            # (Nothing would do, too: the legacy stream holds up events on blocking streams as it does work.)
             slow(ordered[1], 0)
     for unordered in ((1, exempt), (exempt, 1)):
         with assert_not_ordered(*unordered, by="gate"):
