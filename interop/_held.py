@@ -211,7 +211,7 @@ class _Back:
 
     def _advance(self) -> None:
         """Order the way back, and record what is to be waited for, unless a capture is in the way."""
-        if self._event is not None:
+        if self.is_recorded:
             return
         consumer = self.consumer
         if consumer.is_of_another_thread:

@@ -94,9 +94,11 @@ def handoff(array: Any, consumer: object, *, producer: object = None, into: str 
             an object that only wraps one, keep the stream alive for as long as the array that is returned; and do not
             close it meanwhile. JAX uses
             streams of its own: they wait for this one.
-        producer: the stream that wrote it, likewise. By default, the stream that the array was handed to, if it came of
-            a hand-over; the current stream of its library; the stream that the array states. For JAX and for unknown
-            objects that have ``__dlpack__`` only, the array is asked, and trusted, to order the consumer itself.
+        producer: the stream that wrote it, likewise; one that is closed before the last array goes is not made to wait,
+            though an object that is closed may only have stood for a stream that lives on. By default, the stream that
+            the array was handed to, if it came of a hand-over; the current stream of its library; the stream that the
+            array states. For JAX and for unknown objects that have ``__dlpack__`` only, the array is asked, and
+            trusted, to order the consumer itself.
         into: import path of the library whose array to return: ``"cupy"``, ``"numba"``, ``"torch"``, ``"jax"``,
             ``"cuda.core"`` or ``"warp"``. By default the library of *consumer*, if that is a library's stream, else
             that of *array*; if neither is known, the :class:`Handover` itself.

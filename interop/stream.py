@@ -470,7 +470,9 @@ class ExternalStream(StreamFields):
     @property
     def is_closed(self) -> bool:
         """Whether its owner has closed it, where that can be done: then no call may be made with the handle."""
-        return self._adapter is not None and self._adapter.streams_close and not _states(self.owner, self._handle)
+        if self._adapter is None or not self._adapter.streams_close or self._handle <= _cudart.PER_THREAD:
+            return False  # a default stream is there whatever becomes of an object that stands for it
+        return not _states(self.owner, self._handle)
 
     def legacy(self) -> "ExternalStream":
         """The legacy default stream of the same device."""

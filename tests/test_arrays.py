@@ -1136,9 +1136,9 @@ def test_a_way_back_that_fails_is_tried_again_and_the_others_are_not(gpu, librar
 class Closable:
     """A stream of :class:`ClosableLibrary`."""
 
-    def __init__(self):
+    def __init__(self, handle=None):
         self.native = interop.new_stream()
-        self.handle = self.native.cuda_stream
+        self.handle = self.native.cuda_stream if handle is None else handle
 
     def close(self):
         self.handle = 0
@@ -1152,7 +1152,7 @@ class ClosableLibrary(Library):
     streams_close = True
 
     def stream_handle(self, stream):
-        return stream.handle if isinstance(stream, Closable) else None
+        return (stream.handle or 1) if isinstance(stream, Closable) else None
 
 
 @pytest.fixture
@@ -1199,3 +1199,17 @@ def test_what_a_consumer_had_that_was_closed_is_kept_for_good(gpu, closable, mon
     assert alive() is not None
     kept.clear()
     assert alive() is None
+
+
+@pytest.mark.parametrize("role", ["producer", "consumer"])
+def test_an_object_that_stands_for_a_default_stream_cannot_close_it(gpu, closable, role):
+    """As a stream of cuda.core that was made of 0, and states 0."""
+    default, other, memory = Closable(0), interop.new_stream(), gpu.array([0])
+    p, c = (default, other) if role == "producer" else (other, default)
+    view = interop.handoff(Owner(), c, producer=p, into="standin")
+    p, c = interop.as_stream(p), interop.as_stream(c)
+    with gate(other if role == "producer" else interop.ExternalStream(1, 0)):
+        touch(gpu, c, memory)
+        del view
+        touch(gpu, p, memory)
+        assert interop.release() == 1

@@ -12,6 +12,7 @@ Everything is measured by CUDA events: no profiler, and nothing waits until some
 """
 
 import threading
+import unicodedata
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,8 @@ __all__ = ["Arrow", "Lane", "Reading", "Row", "Span", "Table", "Timeline"]
 def _printable(name: str) -> str:
     if name.isprintable():
         return name
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    unfit = {letter for letter in name if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cs")}
+    return "".join("\N{REPLACEMENT CHARACTER}" if letter in unfit else letter for letter in name)
 
 
 class _Open:
@@ -135,8 +137,8 @@ class Timeline:
         """Mark the work that is given to a stream in this ``with`` block. Does not block the host.
 
         Args:
-            name: what to call it. Spans of one name look the same. What no file or terminal can take, such as control
-                characters, is replaced.
+            name: what to call it. Spans of one name look the same. Control characters and lone surrogates, which not
+                every file and terminal can take, are replaced.
             stream: anything that :func:`interop.as_stream` takes; by default the stream of the innermost
                 ``with interop.use(stream):`` around it.
 
