@@ -9,6 +9,7 @@ from interop import _cudart
 from interop._extension import native, why_not
 from interop._handles import described
 from interop._held import held
+from interop._memory import CUDA_HOST
 from interop.adapters.base import Adapter
 from interop.errors import InteropError, InvalidStreamError, NotSupportedError
 from interop.stream import ExternalStream, new_stream
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from interop._tensor import Tensor
     from interop.event import Event
 
-_PINNED: Final = 3
-"""DLPack's type of host memory that devices can use."""
 _NO_ORDER = -1
 """DLPack's word, in place of a stream, for: order nothing."""
 
@@ -179,7 +178,7 @@ class Handover:
             )
             raise InvalidStreamError(message)
         # A default stream is one of the memory's device; where that is pinned, and so no device's, of the current one.
-        of_memory = stream <= _cudart.PER_THREAD and self._tensor.device_type != _PINNED
+        of_memory = stream <= _cudart.PER_THREAD and self._tensor.device_type != CUDA_HOST
         device = self._tensor.device_id if of_memory else None
         ExternalStream(stream, device).wait_stream(self._consumer)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interop._tensor import Tensor
 
 CUDA: Final = 2
-_CUDA_HOST, _CUDA_MANAGED = 3, 13
+CUDA_HOST, _CUDA_MANAGED = 3, 13
 """DLPack's device types for memory that a GPU can use."""
 _ADDRESSES: Final = 2**64
 _COUNTS: Final = 2**63
@@ -135,7 +135,7 @@ def by_dlpack(array: Any, reader: ExternalStream | None) -> "Tensor":  # noqa: A
 
     try:
         kind, device = array.__dlpack_device__()
-        is_on_gpu = kind in (CUDA, _CUDA_HOST, _CUDA_MANAGED)
+        is_on_gpu = kind in (CUDA, CUDA_HOST, _CUDA_MANAGED)
         asks = reader
         if is_on_gpu and reader is not None and reader.cuda_stream <= _cudart.PER_THREAD and reader.device != device:
             asks = new_stream(device)  # a default stream is told by a number, and would be taken for that of *device*
