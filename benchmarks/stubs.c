@@ -23,7 +23,10 @@ int cudaEventRecord(void *event, void *stream) { return (void)event, (void)strea
 int cudaEventCreateWithFlags(void **event, unsigned flags) { return *event = (void *)64, (void)flags, counted(4); }
 int cudaEventDestroy(void *event) { return (void)event, counted(5); }
 
-/* The driver's entry points, as the native module is given them: whatever it asks for succeeds, with the answer 0. */
+/* The driver's entry points, as the native module is given them: whatever else it asks for succeeds, with the answer 0.
+ * The context and its id are those of instructions.py. */
+int cuStreamGetCtx(void *stream, void **context) { return *context = (void *)32, (void)stream, 0; }
+int cuCtxGetId(void *context, unsigned long long *id) { return *id = 1, (void)context, 0; }
 int cuStreamIsCapturing(void *stream, int *status) { return (void)stream, *status = 0; }
 int cuThreadExchangeStreamCaptureMode(int *mode) { return (void)mode, 0; }
 int succeed(void) { return 0; }

@@ -65,6 +65,12 @@ def per_thread_by_default() -> bool:
     return bool(int(os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0")))
 
 
+CHECK: Final = os.environ.get("INTEROP_CHECK", "0") not in ("", "0")
+"""Whether every operation first makes sure that the stream it was given is still the one that was borrowed.
+
+That is done by the plain way, which then is the only one.
+"""
+
 _FIRST_PAGE: Final = 4096
 
 # rt_sigprocmask(2) by architecture: CUDA's two Linux platforms.
@@ -114,6 +120,8 @@ _HOT_CALLS: Final = (
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuEventCreate",
+    "cuStreamGetCtx",
+    "cuCtxGetId",
 )
 """What the extension in C calls itself, in the order that it takes them."""
 _CUDA_12: Final = 12000
@@ -159,10 +167,10 @@ class Cuda:
         if code or not count:
             raise no_device(code, runtime)
         self._process = os.getpid()
-        if native is not None and self is GPU:
+        if native is not None and self is GPU and not CHECK:
             addresses = tuple(_entry_point(call, runtime) for call in _HOT_CALLS)
             if all(addresses):  # an old driver may lack one, and the plain way does without
-                native.bind(addresses)
+                native.bind(addresses, self, self._pools)
                 self.is_hot = True
         self._driver = driver
         self._runtime = runtime
@@ -258,13 +266,18 @@ class Cuda:
         finally:
             _value(self._driver.cuCtxPopCurrent(), "cuCtxPopCurrent", runtime)
 
+    def failed(self, call: str, code: int) -> None:
+        """Raise that the driver has answered *code*, no success, to what *call* stands for. For the extension."""
+        runtime = self._runtime
+        _value((runtime.cudaError_t(code),), call, runtime)
+
     # -- streams -------------------------------------------------------------------------------------------------
 
     def stream_create(self, context: int, *, non_blocking: bool, priority: int) -> int:
         """Create a stream in *context*."""
         for _ in range(len(self._retired)):
             with contextlib.suppress(IndexError):  # another thread was faster
-                self.discard(self.stream_retire, self._retired.popleft())
+                self.discard(self._destroy_if_idle, self._retired.popleft())
         with self.context(context):
             runtime = self._runtime
             flags = NON_BLOCKING if non_blocking else 0
@@ -277,11 +290,15 @@ class Cuda:
         _value(runtime.cudaStreamDestroy(handle), "cudaStreamDestroy", runtime)
 
     def stream_retire(self, handle: int) -> None:
-        """Destroy a stream, now if it is idle, else when a later stream is created.
+        """Destroy a stream that nothing refers to any more, when a later one is created after its work is done.
 
-        Not at once, though CUDA lets pending work finish: the address could be given to the next stream, and memory
-        pools, which know streams by address, would hand it memory that the pending work of this one still uses.
+        Not at once: this is called by finalisers, and others of the same cycle may still use the stream. And not while
+        there is work, though CUDA lets that finish: the address could be given to the next stream, and memory pools,
+        which know streams by address, would hand it memory that the pending work of this one still uses.
         """
+        self._retired.append(handle)
+
+    def _destroy_if_idle(self, handle: int) -> None:
         if not self.stream_capture(handle) and self.stream_query(handle):
             self.stream_destroy(handle)
         else:
@@ -649,9 +666,9 @@ class Cuda:
 
 
 def _entry_point(call: str, runtime: Any) -> int:  # noqa: ANN401  (cuda.bindings has no types)
-    """The address of a function of the driver; 0 if it has none."""
-    name = "cudaGetDriverEntryPointByVersion"
-    return int(_value(runtime.cudaGetDriverEntryPointByVersion(call.encode(), _CUDA_12, 0), name, runtime) or 0)
+    """The address of a function of the driver; 0 if it has none, or does not tell."""
+    code, address, *_ = runtime.cudaGetDriverEntryPointByVersion(call.encode(), _CUDA_12, 0)
+    return 0 if code else int(address or 0)
 
 
 IPC_HANDLE_BYTES: Final = 64
@@ -696,10 +713,12 @@ def _load_bindings() -> tuple[Any, Any]:
     return runtime, driver
 
 
-GPU: Final = Cuda(_load_bindings, _readable)
+GPU: Final = Cuda(_load_bindings, _readable if native is None else native.readable)
 """The real thing."""
 
 _active = GPU
+if native is not None:
+    native.activate(GPU)
 
 
 def active() -> Cuda:
@@ -712,5 +731,5 @@ def activate(cuda: Cuda) -> Cuda:
     global _active
     previous, _active = _active, cuda
     if native is not None:
-        native.simulate(cuda is not GPU)
+        native.activate(cuda)
     return previous

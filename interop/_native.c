@@ -7,15 +7,23 @@
  * another one, and interop then takes the plain way.
  */
 
+#define _GNU_SOURCE /* syscall */
 #define Py_LIMITED_API 0x030b0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <structmember.h>
+
+#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__)) /* CUDA's two Linux platforms */
+#include <sys/syscall.h>
+#include <unistd.h>
+#define CAN_PROBE
+#endif
 
 /* -- DLPack -----------------------------------------------------------------------------------------------------
  *
@@ -194,8 +202,9 @@ dlpack_capsule(PyObject *module, PyObject *arguments)
  * plain method is called, as if nothing had happened: so there is one place that knows the rules, and that raises.
  */
 
-enum { SUCCESS = 0, NOT_READY = 600 };
+enum { SUCCESS = 0, NOT_READY = 600, CAPTURES = 900, AFTER_CAPTURES = 910 };
 enum { NOT_CAPTURING = 0, RELAXED = 2 };
+enum { PER_THREAD = 2, FIRST_PAGE = 4096 }; /* the last of the handles that are no addresses; where nothing is mapped */
 
 static struct {
     int (*event_record)(void *, void *);
@@ -210,9 +219,14 @@ static struct {
     int (*get_context)(void **);
     int (*set_context)(void *);
     int (*event_create)(void **, unsigned int);
+    int (*stream_get_context)(void *, void **);
+    int (*context_get_id)(void *, unsigned long long *);
 } cuda;
 
-static int simulated; /* whether a simulation runs, in which other libraries' objects are none of its streams */
+static PyObject *real;   /* what the plain way takes for the driver that is bound; NULL before */
+static PyObject *active; /* what new streams are made under: that, or a simulation */
+static PyObject *pools;  /* the spare events of what is bound, by the id of the context */
+
 static int watched; /* whether somebody is to be told of every call, which the plain methods do */
 
 static void *
@@ -221,21 +235,38 @@ pointer(unsigned long long handle)
     return (void *)(uintptr_t)handle;
 }
 
+/* Keep a reference to an object, in place of the one that was kept. */
+static void
+hold(PyObject **place, PyObject *object)
+{
+    PyObject *before = *place;
+
+    Py_INCREF(object);
+    *place = object;
+    Py_XDECREF(before);
+}
+
 PyDoc_STRVAR(bind_doc,
-"bind(addresses, /)\n"
+"bind(addresses, cuda, pools, /)\n"
 "--\n\n"
-"Take the addresses of cuEventRecord, cuEventQuery, cuEventSynchronize, cuEventDestroy, cuStreamWaitEvent,\n"
-"cuStreamQuery, cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent,\n"
-"cuCtxSetCurrent and cuEventCreate.");
+"Take the driver.\n\n"
+"Args:\n"
+"    addresses: of cuEventRecord, cuEventQuery, cuEventSynchronize, cuEventDestroy, cuStreamWaitEvent, cuStreamQuery,\n"
+"        cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent,\n"
+"        cuCtxSetCurrent, cuEventCreate, cuStreamGetCtx and cuCtxGetId.\n"
+"    cuda: what the plain way takes for it.\n"
+"    pools: the spare events, by the id of the context.");
 
 static PyObject *
-bind(PyObject *module, PyObject *addresses)
+bind(PyObject *module, PyObject *arguments)
 {
-    unsigned long long a[12];
+    PyObject *addresses, *object, *dictionary;
+    unsigned long long a[14];
 
     (void)module;
-    if (!PyArg_ParseTuple(addresses, "KKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
-                          a + 9, a + 10, a + 11)) {
+    if (!PyArg_ParseTuple(arguments, "O!OO!:bind", &PyTuple_Type, &addresses, &object, &PyDict_Type, &dictionary) ||
+        !PyArg_ParseTuple(addresses, "KKKKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
+                          a + 9, a + 10, a + 11, a + 12, a + 13)) {
         return NULL;
     }
     cuda.event_record = (int (*)(void *, void *))pointer(a[0]);
@@ -250,6 +281,10 @@ bind(PyObject *module, PyObject *addresses)
     cuda.get_context = (int (*)(void **))pointer(a[9]);
     cuda.set_context = (int (*)(void *))pointer(a[10]);
     cuda.event_create = (int (*)(void **, unsigned int))pointer(a[11]);
+    cuda.stream_get_context = (int (*)(void *, void **))pointer(a[12]);
+    cuda.context_get_id = (int (*)(void *, unsigned long long *))pointer(a[13]);
+    hold(&real, object);
+    hold(&pools, dictionary);
     Py_RETURN_NONE;
 }
 
@@ -310,21 +345,17 @@ watch(PyObject *module, PyObject *on)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(simulate_doc,
-"simulate(on, /)\n"
+PyDoc_STRVAR(activate_doc,
+"activate(cuda, /)\n"
 "--\n\n"
-"Whether other libraries' objects are to go the plain way, which tells that they are not simulated.");
+"Take note of what new streams are made under. While that is not what was bound, but a simulation, other libraries'\n"
+"objects go the plain way, which tells that they are not simulated.");
 
 static PyObject *
-simulate(PyObject *module, PyObject *on)
+activate(PyObject *module, PyObject *object)
 {
-    int truth = PyObject_IsTrue(on);
-
     (void)module;
-    if (truth < 0) {
-        return NULL;
-    }
-    simulated = truth;
+    hold(&active, object);
     Py_RETURN_NONE;
 }
 
@@ -450,6 +481,15 @@ static PyTypeObject *stream_type, *event_type;
 #define CLEAR(member) Py_CLEAR(member);
 #define VISIT(member) Py_VISIT(member);
 
+/* As the plain classes', which leave what they are given to __init__. */
+static PyObject *
+fields_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
+{
+    (void)arguments;
+    (void)named;
+    return PyType_GenericAlloc(type, 0);
+}
+
 static int
 stream_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -501,17 +541,20 @@ static void
 event_finalize(PyObject *self)
 {
     Event *event = (Event *)self;
+    unsigned long long handle = event->handle;
     PyObject *type, *value, *traceback, *done;
 
-    if (!event->owned || !event->handle) {
+    if (!event->owned || !handle) {
         return;
     }
-    event->owned = 0;
-    if (event->pool != NULL && !event->exposed && pool_give(event->pool, event->handle)) {
+    /* Finalisers of the same cycle may still use it: it stands for nothing from now on. */
+    event->handle = 0;
+    event->owned = event->recorded = 0;
+    if (event->pool != NULL && !event->exposed && pool_give(event->pool, handle)) {
         return;
     }
     PyErr_Fetch(&type, &value, &traceback);
-    done = PyObject_CallMethod(event->cuda, "event_discard", "K", event->handle);
+    done = PyObject_CallMethod(event->cuda, "event_discard", "K", handle);
     if (done == NULL) {
         PyErr_WriteUnraisable(event->cuda); /* and not self, to which there may be no reference any more */
     }
@@ -601,6 +644,7 @@ static PyMemberDef event_members[] = {
 
 static PyType_Slot stream_slots[] = {
     {Py_tp_doc, "What an ExternalStream is made of."},
+    {Py_tp_new, fields_new},
     {Py_tp_members, stream_members},
     {Py_tp_getset, stream_pool},
     {Py_tp_traverse, stream_traverse},
@@ -611,6 +655,7 @@ static PyType_Slot stream_slots[] = {
 
 static PyType_Slot event_slots[] = {
     {Py_tp_doc, "What an Event is made of; goes to its pool, or is destroyed, with its last reference."},
+    {Py_tp_new, fields_new},
     {Py_tp_members, event_members},
     {Py_tp_getset, event_pool},
     {Py_tp_traverse, event_traverse},
@@ -633,7 +678,10 @@ static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0
 
 static PyObject *foreign;                        /* by its address, the stream that an object of another library is */
 static PyObject *closable;                       /* likewise of objects that can be closed */
+static PyObject *lives;                          /* what takes an object out of both before its address is another's */
+static PyObject *adapters;                       /* by a class, those of its libraries, if they were looked for */
 static PyObject *stated_by;                      /* "__cuda_stream__" */
+static PyObject *simulated, *stays, *closes, *life, *asked; /* the names of what adapters have */
 static PyTypeObject *stream_class, *event_class; /* interop.ExternalStream and interop.Event */
 static PyObject *plain_flags;                    /* of an event without timing */
 
@@ -652,11 +700,49 @@ is_event(PyObject *object)
     return Py_TYPE(object) == event_class || PyObject_TypeCheck(object, event_type);
 }
 
+/* Find the context of a stream that was not used before, if that is one whose spare events are known. */
+static void
+locate(Stream *stream)
+{
+    unsigned long long handle = stream->handle, id = 0;
+    void *context = NULL;
+    PyObject *key, *pool;
+    int code;
+
+    if (stream->context_id || stream->needs || handle <= PER_THREAD || stream->cuda != real) {
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    code = cuda.stream_get_context(pointer(handle), &context);
+    if (code == SUCCESS) {
+        code = cuda.context_get_id(context, &id);
+    }
+    Py_END_ALLOW_THREADS
+    if (code != SUCCESS || (key = PyLong_FromUnsignedLongLong(id)) == NULL) {
+        PyErr_Clear(); /* of memory */
+        return;
+    }
+    pool = PyDict_GetItemWithError(pools, key);
+    Py_DECREF(key);
+    if (pool != NULL && PyObject_TypeCheck(pool, pool_type) && stream->pool == NULL) {
+        Py_INCREF(pool);
+        stream->pool = (Pool *)pool;
+        stream->context = (uintptr_t)context;
+        stream->context_id = id;
+    }
+}
+
 /* Whether the driver can be asked about the stream as it is, and nobody is to be told. */
 static int
 is_usual(Stream *stream)
 {
-    return stream->pool != NULL && !watched;
+    if (watched) {
+        return 0;
+    }
+    if (stream->pool == NULL) {
+        locate(stream);
+    }
+    return stream->pool != NULL;
 }
 
 /* Whether a stream captures nothing. Without the GIL. */
@@ -668,22 +754,171 @@ captures_nothing(unsigned long long stream)
     return cuda.stream_is_capturing(pointer(stream), &status) == SUCCESS && status == NOT_CAPTURING;
 }
 
-/* Whether an object still states the handle that it had: a closed one does not. It is of a class in C; but to make the
- * answer may set off a collection, which runs anything. */
+/* Whether this process can read the eight bytes at an address; 1 where that cannot be found out. As in _cudart.py, which
+ * says why so. */
 static int
-is_open(PyObject *object, unsigned long long handle)
+can_be_read(unsigned long long address)
 {
-    PyObject *stated = PyObject_CallMethodObjArgs(object, stated_by, NULL);
-    int same = stated != NULL && PyTuple_Check(stated) && PyTuple_Size(stated) == 2 &&
-               PyLong_AsLong(PyTuple_GetItem(stated, 0)) == 0 &&
-               PyLong_AsUnsignedLongLong(PyTuple_GetItem(stated, 1)) == handle;
-
-    Py_XDECREF(stated);
-    PyErr_Clear(); /* the plain way says what is wrong with it */
-    return same;
+    if (address < FIRST_PAGE) {
+        return 0;
+    }
+#ifdef CAN_PROBE
+    return !syscall(SYS_rt_sigprocmask, -1, pointer(address & ~7ULL), NULL, 8) || errno != EFAULT;
+#else
+    return 1;
+#endif
 }
 
-/* A new reference to the stream that an object is, of whatever library; NULL, without an exception, if it is unknown. */
+/* The handle in an answer; 0 if it is none, and where an exception says that there is no answer. The plain way then asks
+ * once more, and says what is wrong. An exception stays only if it is none that the plain way explains. */
+static unsigned long long
+handle_in(PyObject *answer)
+{
+    unsigned long long handle = answer != NULL && PyLong_CheckExact(answer) ? PyLong_AsUnsignedLongLong(answer) : 0;
+
+    if (!PyErr_Occurred()) {
+        return handle;
+    }
+    if (PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear();
+    }
+    return 0;
+}
+
+/* The handle that an object states by the method of the protocol; 0 as above. */
+static unsigned long long
+stated_handle(PyObject *object)
+{
+    PyObject *stated = PyObject_CallMethodObjArgs(object, stated_by, NULL), *handle = NULL;
+    unsigned long long number;
+
+    if (stated != NULL && PyTuple_CheckExact(stated) && PyTuple_Size(stated) == 2) {
+        PyObject *version = PyTuple_GetItem(stated, 0);
+        if (PyLong_CheckExact(version) && PyLong_AsLong(version) == 0) {
+            handle = PyTuple_GetItem(stated, 1);
+        }
+    }
+    number = handle_in(handle);
+    Py_XDECREF(stated);
+    return number;
+}
+
+/* The same, if the class has that method: not what some __getattr__ makes up. */
+static unsigned long long
+handle_by_protocol(PyObject *object)
+{
+    PyObject *method = PyObject_GetAttr((PyObject *)Py_TYPE(object), stated_by);
+
+    if (method == NULL) {
+        return handle_in(NULL);
+    }
+    Py_DECREF(method);
+    return stated_handle(object);
+}
+
+/* Whether an adapter says True of its library; -1 with an exception. */
+static int
+says(PyObject *adapter, PyObject *name)
+{
+    PyObject *answer = PyObject_GetAttr(adapter, name);
+    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
+
+    Py_XDECREF(answer);
+    return truth;
+}
+
+/* What a weak reference calls that is cleared, bound to the identity of an object: it can become another's now. */
+static PyObject *
+forget(PyObject *key, PyObject *gone)
+{
+    if (PyDict_GetItemWithError(lives, key) == gone) {
+        PyObject *of_its_kind[] = {foreign, closable, lives};
+        for (int i = 0; i < 3; i++) {
+            if (PyDict_DelItem(of_its_kind[i], key) < 0) {
+                PyErr_Clear(); /* it is not there */
+            }
+        }
+    }
+    PyErr_Clear();
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef forget_definition = {"forget", forget, METH_O, NULL};
+
+/* Remember which stream an object is, for as long as it lives, if its library says that it stays the same, or whether
+ * it is closed. 0 with an exception. */
+static int
+know(PyObject *object, PyObject *adapter, PyObject *stream)
+{
+    PyObject *lives_as_long, *key = NULL, *callback = NULL, *reference = NULL;
+    int for_good = says(adapter, stays), until_closed = says(adapter, closes), done;
+
+    if (for_good < 0 || until_closed < 0) {
+        return 0;
+    }
+    if (!for_good && !until_closed) {
+        return 1;
+    }
+    lives_as_long = PyObject_CallMethodObjArgs(adapter, life, object, NULL);
+    if (lives_as_long == NULL || lives_as_long == Py_None) {
+        Py_XDECREF(lives_as_long);
+        return lives_as_long != NULL;
+    }
+    done = (key = PyLong_FromVoidPtr(object)) != NULL &&
+           (callback = PyCFunction_New(&forget_definition, key)) != NULL &&
+           (reference = PyWeakref_NewRef(lives_as_long, callback)) != NULL &&
+           PyDict_SetItem(lives, key, reference) == 0 &&
+           PyDict_SetItem(until_closed ? closable : foreign, key, stream) == 0;
+    Py_XDECREF(reference);
+    Py_XDECREF(callback);
+    Py_XDECREF(key);
+    Py_DECREF(lives_as_long);
+    return done;
+}
+
+/* A new stream, without an owner: the one that an object is, of a class with one adapter or none. NULL if the plain way
+ * is to be gone, or with an exception. Makes no call of CUDA. */
+static Stream *
+borrowed(PyObject *object)
+{
+    PyObject *found = PyDict_GetItemWithError(adapters, (PyObject *)Py_TYPE(object)), *adapter = NULL;
+    unsigned long long handle = 0;
+    Stream *made = NULL;
+
+    if (found == NULL || PyType_Check(object) || PyTuple_Size(found) > 1) {
+        return NULL;
+    }
+    if (PyTuple_Size(found) == 0) {
+        handle = handle_by_protocol(object);
+    }
+    else {
+        adapter = PyTuple_GetItem(found, 0);
+        Py_INCREF(adapter); /* before anything runs */
+        if (says(adapter, simulated) == 0) {
+            PyObject *answer = PyObject_CallMethodObjArgs(adapter, asked, object, NULL);
+            handle = handle_in(answer);
+            Py_XDECREF(answer);
+        }
+    }
+    if (handle > PER_THREAD && can_be_read(handle) && (made = (Stream *)PyType_GenericAlloc(stream_class, 0)) != NULL) {
+        made->handle = handle;
+        Py_INCREF(real);
+        made->cuda = real;
+        made->adapter = adapter;
+        if (adapter != NULL) {
+            Py_INCREF(adapter);
+            if (!know(object, adapter, (PyObject *)made)) {
+                Py_DECREF((PyObject *)made);
+                made = NULL;
+            }
+        }
+    }
+    Py_XDECREF(adapter);
+    return made;
+}
+
+/* A new reference to the stream that an object is, of whatever library; without an owner, if it is not of ours. NULL if
+ * the plain way is to be gone, or with an exception. */
 static Stream *
 stream_of(PyObject *object)
 {
@@ -693,46 +928,51 @@ stream_of(PyObject *object)
         Py_INCREF(object);
         return (Stream *)object;
     }
-    key = simulated ? NULL : PyLong_FromVoidPtr(object);
-    if (key == NULL) {
-        PyErr_Clear(); /* of memory only: looking for a number runs no code of anybody's */
+    if (active != real || (key = PyLong_FromVoidPtr(object)) == NULL) {
         return NULL;
     }
     known = PyDict_GetItemWithError(foreign, key);
-    if (known != NULL) {
-        Py_INCREF(known);
-    }
-    else if ((known = PyDict_GetItemWithError(closable, key)) != NULL) {
-        Py_INCREF(known); /* before the object is asked */
-        if (!is_open(object, ((Stream *)known)->handle)) {
-            Py_CLEAR(known);
+    Py_XINCREF(known);
+    if (known == NULL && !PyErr_Occurred() && (known = PyDict_GetItemWithError(closable, key)) != NULL) {
+        Py_INCREF(known); /* before the object is asked: to make the answer may set off a collection */
+        if (stated_handle(object) != ((Stream *)known)->handle) {
+            Py_DECREF(known); /* it was closed */
+            Py_DECREF(key);
+            return NULL;
         }
     }
     Py_DECREF(key);
-    PyErr_Clear();
+    if (known == NULL) {
+        return PyErr_Occurred() ? NULL : borrowed(object);
+    }
+    if (((Stream *)known)->cuda != real) { /* it is of another GPU or simulation, that is over */
+        Py_CLEAR(known);
+    }
     return (Stream *)known;
 }
 
+/* Whether two streams with handles of their own are one. */
 static int
 is_same(Stream *one, Stream *other)
 {
-    return one->pool != NULL && other->pool != NULL && one->handle == other->handle;
+    return one->handle == other->handle;
 }
 
 static int
 order(Stream *consumer, Stream *producer)
 {
     unsigned long long waiting = consumer->handle, awaited = producer->handle, event;
-    Pool *pool = producer->pool;
+    Pool *pool;
     int code = UNUSUAL;
 
-    if (pool == NULL) {
+    if (!is_usual(consumer) || !is_usual(producer)) {
         return 0;
     }
     if (is_same(consumer, producer)) {
         return 1;
     }
-    if (!is_usual(consumer) || !(event = pool_take(pool))) {
+    pool = producer->pool;
+    if (!(event = pool_take(pool))) {
         return 0;
     }
     Py_INCREF((PyObject *)pool);
@@ -754,28 +994,36 @@ order(Stream *consumer, Stream *producer)
     return code == SUCCESS;
 }
 
-/* Whether none of the streams captures: else the first wait could take the consumer into a capture, and the second one
- * would be against the law, which is to be known before. */
+/* In the order in which they are given. If one fails, the plain way waits for all of them once more. */
 static int
-all_usual(Stream *consumer, PyObject *const *streams, Py_ssize_t count)
+order_all(Stream *consumer, PyObject *const *objects, Py_ssize_t count)
 {
-    unsigned long long *handles = PyMem_Malloc((size_t)count * sizeof *handles);
+    Stream **producers = PyMem_Calloc((size_t)count, sizeof *producers);
+    unsigned long long *handles = PyMem_Calloc((size_t)count, sizeof *handles);
     Py_ssize_t others = 0;
-    int usual = handles != NULL;
+    int usual = producers != NULL && handles != NULL && is_usual(consumer);
 
     for (Py_ssize_t i = 0; usual && i < count; i++) {
-        Stream *producer = stream_of(streams[i]);
-        usual = producer != NULL && is_usual(producer);
-        if (usual && !is_same(consumer, producer)) {
-            handles[others++] = producer->handle;
+        producers[i] = stream_of(objects[i]);
+        usual = producers[i] != NULL && is_usual(producers[i]);
+        if (usual && !is_same(consumer, producers[i])) {
+            handles[others++] = producers[i]->handle;
         }
-        Py_XDECREF((PyObject *)producer);
     }
+    /* None captures: else the first wait could take the consumer into a capture, and the second one would be against
+     * the law, which is to be known before. */
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t i = 0; usual && i < others; i++) {
         usual = captures_nothing(handles[i]);
     }
     Py_END_ALLOW_THREADS
+    for (Py_ssize_t i = 0; usual && i < count; i++) {
+        usual = order(consumer, producers[i]);
+    }
+    for (Py_ssize_t i = 0; producers != NULL && i < count; i++) {
+        Py_XDECREF((PyObject *)producers[i]);
+    }
+    PyMem_Free(producers);
     PyMem_Free(handles);
     return usual;
 }
@@ -806,11 +1054,11 @@ record(Stream *stream, Event *event)
 static PyObject *
 record_new(Stream *stream)
 {
-    Pool *pool = stream->pool;
+    Pool *pool;
     PyObject *made;
     Event *event;
 
-    if (pool == NULL || pool->count == 0) {
+    if (!is_usual(stream) || (pool = stream->pool)->count == 0) {
         return NULL;
     }
     Py_INCREF((PyObject *)pool);
@@ -952,6 +1200,21 @@ done:
 #define METHOD(name) static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 #define PLAINLY(method) plainly(&method, self, args, count, names)
 
+/* Whether the driver has said of the device's work that it failed. It may say so only once: it is not to be asked again.
+ * What it says about captures, the plain way finds out again, and explains. */
+static int
+is_failure(int code)
+{
+    return code != SUCCESS && code != NOT_READY && code != UNUSUAL && !(CAPTURES <= code && code < AFTER_CAPTURES);
+}
+
+/* Raise what the plain way raises for a call that failed. */
+static PyObject *
+failed(PyObject *of, const char *call, int code)
+{
+    return PyObject_CallMethod(of, "failed", "si", call, code);
+}
+
 METHOD(do_stream_query)
 {
     if (count == 0 && names == NULL) {
@@ -959,14 +1222,23 @@ METHOD(do_stream_query)
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
+        if (is_failure(code)) {
+            return failed(((Stream *)self)->cuda, "cudaStreamQuery", code);
+        }
     }
     return PLAINLY(stream_query);
 }
 
 METHOD(do_stream_synchronize)
 {
-    if (count == 0 && names == NULL && ask_stream(cuda.stream_synchronize, (Stream *)self) == SUCCESS) {
-        Py_RETURN_NONE;
+    if (count == 0 && names == NULL) {
+        int code = ask_stream(cuda.stream_synchronize, (Stream *)self);
+        if (code == SUCCESS) {
+            Py_RETURN_NONE;
+        }
+        if (is_failure(code)) {
+            return failed(((Stream *)self)->cuda, "cudaStreamSynchronize", code);
+        }
     }
     return PLAINLY(stream_synchronize);
 }
@@ -998,33 +1270,20 @@ METHOD(do_stream_wait_event)
 
 METHOD(do_stream_wait_stream)
 {
+    int done = 0;
+
     if (names == NULL && count == 1) {
         Stream *producer = stream_of(args[0]);
-        if (producer != NULL) {
-            int done = order((Stream *)self, producer);
-            Py_DECREF((PyObject *)producer);
-            if (done) {
-                Py_RETURN_NONE;
-            }
-        }
+        done = producer != NULL && order((Stream *)self, producer);
+        Py_XDECREF((PyObject *)producer);
     }
-    else if (names == NULL && all_usual((Stream *)self, args, count)) {
-        /* In the order in which they are given. Where one fails, the plain way waits for all of them once more. */
-        Py_ssize_t done = 0;
-        while (done < count) {
-            Stream *producer = stream_of(args[done]);
-            if (producer == NULL || !order((Stream *)self, producer)) {
-                Py_XDECREF((PyObject *)producer);
-                break;
-            }
-            Py_DECREF((PyObject *)producer);
-            done++;
-        }
-        if (done == count) {
-            Py_RETURN_NONE;
-        }
+    else if (names == NULL) {
+        done = order_all((Stream *)self, args, count);
     }
-    return PLAINLY(stream_wait_stream);
+    if (done) {
+        Py_RETURN_NONE;
+    }
+    return PyErr_Occurred() ? NULL : PLAINLY(stream_wait_stream);
 }
 
 METHOD(do_stream_to)
@@ -1033,9 +1292,12 @@ METHOD(do_stream_to)
 
     if (names == NULL && count == 1 && stream->pool != NULL && stream->natives != NULL &&
         PyDict_Check(stream->natives) && PyUnicode_CheckExact(args[0])) {
-        PyObject *native = PyDict_GetItemWithError(stream->natives, args[0]);
+        PyObject *natives = stream->natives, *native;
+        Py_INCREF(natives); /* a name in it may run anything when it is compared */
+        native = PyDict_GetItemWithError(natives, args[0]);
+        Py_XINCREF(native);
+        Py_DECREF(natives);
         if (native != NULL || PyErr_Occurred()) {
-            Py_XINCREF(native);
             return native;
         }
     }
@@ -1049,14 +1311,23 @@ METHOD(do_event_query)
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
+        if (is_failure(code)) {
+            return failed(((Event *)self)->cuda, "cudaEventQuery", code);
+        }
     }
     return PLAINLY(event_query);
 }
 
 METHOD(do_event_synchronize)
 {
-    if (count == 0 && names == NULL && ask_event(cuda.event_synchronize, (Event *)self) == SUCCESS) {
-        Py_RETURN_NONE;
+    if (count == 0 && names == NULL) {
+        int code = ask_event(cuda.event_synchronize, (Event *)self);
+        if (code == SUCCESS) {
+            Py_RETURN_NONE;
+        }
+        if (is_failure(code)) {
+            return failed(((Event *)self)->cuda, "cudaEventSynchronize", code);
+        }
     }
     return PLAINLY(event_synchronize);
 }
@@ -1088,6 +1359,9 @@ METHOD(do_as_stream)
             }
             Py_DECREF(known);
             return (PyObject *)made;
+        }
+        if (PyErr_Occurred()) {
+            return NULL;
         }
     }
     return PLAINLY(as_stream);
@@ -1178,7 +1452,7 @@ fast_function(PyObject *module, Method *method, const char *name, PyObject *plai
 }
 
 PyDoc_STRVAR(accelerate_doc,
-"accelerate(stream_class, event_class, as_stream, known, closing, flags, /)\n"
+"accelerate(stream_class, event_class, as_stream, known, closing, objects, by_type, flags, /)\n"
 "--\n\n"
 "Put the fast methods before those of the classes, and return the fast one that stands before *as_stream*.\n\n"
 "Args:\n"
@@ -1186,15 +1460,18 @@ PyDoc_STRVAR(accelerate_doc,
 "    as_stream: the function.\n"
 "    known: by the identity of another library's object, the stream that it is, without an owner.\n"
 "    closing: likewise of objects that can be closed, and are asked each time whether they have the handle still.\n"
+"    objects: by the identity, a weak reference that takes it out of both when the object is gone.\n"
+"    by_type: by a class, the adapters of the libraries that it comes from, if they were looked for.\n"
 "    flags: those of an event without timing.");
 
 static PyObject *
 accelerate(PyObject *module, PyObject *arguments)
 {
-    PyObject *streams, *events, *function, *known, *closing, *flags;
+    PyObject *streams, *events, *function, *known, *closing, *objects, *by_type, *flags;
 
-    if (!PyArg_ParseTuple(arguments, "O!O!OO!O!O:accelerate", &PyType_Type, &streams, &PyType_Type, &events, &function,
-                          &PyDict_Type, &known, &PyDict_Type, &closing, &flags)) {
+    if (!PyArg_ParseTuple(arguments, "O!O!OO!O!O!O!O:accelerate", &PyType_Type, &streams, &PyType_Type, &events,
+                          &function, &PyDict_Type, &known, &PyDict_Type, &closing, &PyDict_Type, &objects,
+                          &PyDict_Type, &by_type, &flags)) {
         return NULL;
     }
     if (!PyType_IsSubtype((PyTypeObject *)streams, stream_type) ||
@@ -1206,15 +1483,19 @@ accelerate(PyObject *module, PyObject *arguments)
     stream_class = (PyTypeObject *)streams;
     Py_INCREF(events);
     event_class = (PyTypeObject *)events;
-    if ((stated_by = PyUnicode_InternFromString("__cuda_stream__")) == NULL) {
+    if ((stated_by = PyUnicode_InternFromString("__cuda_stream__")) == NULL ||
+        (simulated = PyUnicode_InternFromString("simulated")) == NULL ||
+        (stays = PyUnicode_InternFromString("streams_stay_the_same")) == NULL ||
+        (closes = PyUnicode_InternFromString("streams_close")) == NULL ||
+        (life = PyUnicode_InternFromString("life")) == NULL ||
+        (asked = PyUnicode_InternFromString("stream_handle")) == NULL) {
         return NULL;
     }
-    Py_INCREF(known);
-    foreign = known;
-    Py_INCREF(closing);
-    closable = closing;
-    Py_INCREF(flags);
-    plain_flags = flags;
+    hold(&foreign, known);
+    hold(&closable, closing);
+    hold(&lives, objects);
+    hold(&adapters, by_type);
+    hold(&plain_flags, flags);
     for (size_t i = 0; i < sizeof of_streams / sizeof *of_streams; i++) {
         if (accelerate_method(streams, of_streams[i].name, of_streams[i].method)) {
             return NULL;
@@ -1418,7 +1699,7 @@ METHOD(do_handoff)
 {
     PyObject *producer = Py_None, *into = Py_None, *loan, *result = NULL;
     Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
-    int usual = count == 2 && !watched && PyDict_Size(held) == 0;
+    int usual = count == 2 && PyDict_Size(held) == 0;
 
     self = NULL; /* the module */
     for (Py_ssize_t i = 0; usual && i < named; i++) {
@@ -1466,12 +1747,9 @@ accelerate_handoff(PyObject *module, PyObject *arguments)
                           &by_view, &PyDict_Type, &kept)) {
         return NULL;
     }
-    Py_INCREF(given);
-    loans = given;
-    Py_INCREF(by_view);
-    loans_by_view = by_view;
-    Py_INCREF(kept);
-    held = kept;
+    hold(&loans, given);
+    hold(&loans_by_view, by_view);
+    hold(&held, kept);
     return fast_function(module, &handoff, "handoff", function);
 }
 
@@ -1513,6 +1791,19 @@ create_events(PyObject *module, PyObject *arguments)
     return list;
 }
 
+/* A stream, and the handle of an event, as the arguments of a function; 0, with an exception, if they are not. */
+static int
+stream_and_event(PyObject *arguments, const char *format, PyObject **stream, unsigned long long *event)
+{
+    PyObject *number;
+
+    if (!PyArg_ParseTuple(arguments, format, stream_type, stream, &PyLong_Type, &number)) {
+        return 0;
+    }
+    *event = PyLong_AsUnsignedLongLong(number);
+    return !PyErr_Occurred();
+}
+
 PyDoc_STRVAR(record_handle_doc,
 "record_handle(stream, event, /)\n"
 "--\n\n"
@@ -1523,27 +1814,67 @@ PyDoc_STRVAR(record_handle_doc,
 static PyObject *
 record_handle(PyObject *module, PyObject *arguments)
 {
-    PyObject *stream, *event;
-    unsigned long long recorded, handle;
+    PyObject *stream;
+    unsigned long long recorded, event;
     int code = UNUSUAL;
 
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!O!:record_handle", stream_type, &stream, &PyLong_Type, &event)) {
+    if (!stream_and_event(arguments, "O!O!:record_handle", &stream, &event)) {
         return NULL;
     }
     recorded = ((Stream *)stream)->handle;
-    handle = PyLong_AsUnsignedLongLong(event);
-    if (PyErr_Occurred()) {
-        return NULL;
-    }
     if (((Stream *)stream)->pool != NULL) {
         Py_BEGIN_ALLOW_THREADS
         if (captures_nothing(recorded)) {
-            code = cuda.event_record(pointer(handle), pointer(recorded));
+            code = cuda.event_record(pointer(event), pointer(recorded));
         }
         Py_END_ALLOW_THREADS
     }
     return PyBool_FromLong(code == SUCCESS);
+}
+
+PyDoc_STRVAR(wait_handle_doc,
+"wait_handle(stream, event, /)\n"
+"--\n\n"
+"Make a stream's future work wait for an event that was recorded, given by its handle.\n\n"
+"Returns:\n"
+"    False, and the plain way is to be gone, if the stream captures, cannot be asked as it is, the driver fails, or\n"
+"    somebody is to be told.");
+
+static PyObject *
+wait_handle(PyObject *module, PyObject *arguments)
+{
+    PyObject *stream;
+    unsigned long long waiting, event;
+    int code = UNUSUAL;
+
+    (void)module;
+    if (!stream_and_event(arguments, "O!O!:wait_handle", &stream, &event)) {
+        return NULL;
+    }
+    waiting = ((Stream *)stream)->handle;
+    if (is_usual((Stream *)stream)) {
+        Py_BEGIN_ALLOW_THREADS
+        if (captures_nothing(waiting)) {
+            code = cuda.stream_wait_event(pointer(waiting), pointer(event), 0);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    return PyBool_FromLong(code == SUCCESS);
+}
+
+PyDoc_STRVAR(readable_doc,
+"readable(address, /)\n"
+"--\n\n"
+"Whether this process can read the eight bytes at an address; True where that cannot be found out.");
+
+static PyObject *
+readable(PyObject *module, PyObject *address)
+{
+    unsigned long long number = PyLong_AsUnsignedLongLong(address);
+
+    (void)module;
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(can_be_read(number));
 }
 
 /* -- the module --------------------------------------------------------------------------------------------------- */
@@ -1551,12 +1882,14 @@ record_handle(PyObject *module, PyObject *arguments)
 static PyMethodDef functions[] = {
     {"accelerate", accelerate, METH_VARARGS, accelerate_doc},
     {"accelerate_handoff", accelerate_handoff, METH_VARARGS, accelerate_handoff_doc},
-    {"bind", bind, METH_O, bind_doc},
+    {"activate", activate, METH_O, activate_doc},
+    {"bind", bind, METH_VARARGS, bind_doc},
     {"create_events", create_events, METH_VARARGS, create_events_doc},
     {"dlpack_capsule", dlpack_capsule, METH_VARARGS, dlpack_capsule_doc},
+    {"readable", readable, METH_O, readable_doc},
     {"record_handle", record_handle, METH_VARARGS, record_handle_doc},
-    {"simulate", simulate, METH_O, simulate_doc},
     {"switch_context", switch_context, METH_O, switch_context_doc},
+    {"wait_handle", wait_handle, METH_VARARGS, wait_handle_doc},
     {"watch", watch, METH_O, watch_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -124,10 +124,13 @@ class EventFields:
 
     def __del__(self) -> None:
         """What CUDA does not need any more goes to the pool; waits that were placed on it stay."""
-        if self._owned and self._handle:
-            self._owned = False
-            if self._pool is None or self._exposed or not self._pool.give(self._handle):
-                self._cuda.event_discard(self._handle)
+        handle = self._handle
+        if self._owned and handle:
+            # Finalisers of the same cycle may still use it: it stands for nothing from now on.
+            self._handle = 0
+            self._owned = self._recorded = False
+            if self._pool is None or self._exposed or not self._pool.give(handle):
+                self._cuda.event_discard(handle)
 
 
 class LoanFields:

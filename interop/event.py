@@ -139,7 +139,7 @@ class Event(EventFields):
     def _existing(self) -> int:
         """The handle, or 0 if the event was not created yet; a foreign one may have been in the meantime."""
         if not self._handle and self._adapter is not None:
-            self._handle = self._adapter.event_handle(self.owner) or 0
+            self._handle = _checked(self._adapter, self.owner, self._adapter.event_handle(self.owner) or 0)
             self._recorded = bool(self._handle)
         return self._handle
 
@@ -408,7 +408,7 @@ def as_event(obj: object) -> Event:
             message = f"{described(obj)} cannot be used as an event: {type(error).__name__}: {error}"
             raise InvalidEventError(message) from error
         if handle is not None:
-            return _from_adapter(adapter, obj, handle)
+            return Event._borrowed(_checked(adapter, obj, handle), obj, adapter)
     if is_binding(obj, "cudaEvent_t", "CUevent"):
         return Event._borrowed(check_handle(int(obj), "event"), obj)  # type: ignore[call-overload]
     message = (
@@ -418,12 +418,12 @@ def as_event(obj: object) -> Event:
     raise InvalidEventError(message)
 
 
-def _from_adapter(adapter: "Adapter", obj: object, handle: int) -> Event:
+def _checked(adapter: "Adapter", obj: object, handle: int) -> int:
+    """The handle that *adapter* gives for *obj*, as it is; 0 is an event that its library has not created yet."""
     if isinstance(handle, bool) or not isinstance(handle, int):
         message = f"the adapter for {adapter.library!r} gave {handle!r} for {described(obj)}: a handle is an int"
         raise AdapterError(message)
-    # 0 is an event that its library has not created yet.
-    return Event._borrowed(check_handle(handle, "event") if handle else 0, obj, adapter)
+    return check_handle(handle, "event") if handle else 0
 
 
 def is_binding(obj: object, *names: str) -> bool:

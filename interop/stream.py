@@ -1,7 +1,6 @@
 """Streams: borrowed from any library, ordered against each other on the device, handed back to any library."""
 
 import contextlib
-import os
 import sys
 import threading
 import weakref
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 from interop import _cudart, _watch
 from interop._extension import StreamFields, native
 from interop._handles import check_device, check_handle, described
-from interop.adapters import adapter_named, adapters_of
+from interop.adapters import adapter_named, adapters_of, by_type
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
     AdapterError,
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 T = TypeVar("T")
-
-_CHECK: Final = os.environ.get("INTEROP_CHECK", "0") not in ("", "0")
-"""Whether every operation first makes sure that the stream it was given is still the one that was borrowed."""
 
 _INVALID_RESOURCE_HANDLE: Final = 400
 _INVALID_VALUE: Final = 1
@@ -102,7 +98,7 @@ class ExternalStream(StreamFields):
         elif declared is not None and self.device != declared:
             message = f"device={declared} was given for stream {self._handle:#x}, which is on device {self.device}"
             raise DeviceMismatchError(message)
-        if _CHECK:
+        if _cudart.CHECK:
             self._check()
 
     # -- what it is ----------------------------------------------------------------------------------------------
@@ -296,6 +292,9 @@ class ExternalStream(StreamFields):
         event = as_event(event)
         self._same_world(event)
         self._ready()
+        # Another library's: interop's own have been waited for in C, where that can be done.
+        if native is not None and event._flags is None and native.wait_handle(self, event._awaited(0)):
+            return
         handle = event._awaited(self._capture())
         if self._handle == _cudart.LEGACY and event._capture and not event._exposed:
             message = f"{self!r} cannot wait for {event!r}: the legacy default stream cannot join a graph capture"
@@ -486,7 +485,7 @@ class ExternalStream(StreamFields):
                 "every thread. Borrow it in this one, or record an event there and wait for it here"
             )
             raise InvalidStreamError(message)
-        if _CHECK:
+        if _cudart.CHECK:
             self._check()
         if not self._context_id:
             if self._handle > _cudart.PER_THREAD:
@@ -494,7 +493,7 @@ class ExternalStream(StreamFields):
             elif not self._context:
                 self._locate(None)
             self._context_id = self._cuda.context_id(self._context)
-            if self._cuda.is_hot and not self._needs and not _CHECK:
+            if self._cuda.is_hot and not self._needs:
                 self._pool = self._cuda.pool(self._context_id)
                 known = _known.get(id(self.owner)) or _closing.get(id(self.owner))
                 if known is not None and known._handle == self._handle:  # now it is known that well
@@ -621,11 +620,11 @@ class _Handle:
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At interpreter exit the driver may be gone already, and frees everything itself.
         if not _finalizing():
-            self._cuda.discard(self._cuda.stream_retire, self._handle)
+            self._cuda.stream_retire(self._handle)
 
 
 def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
-    """Make a stream. It is destroyed when nothing refers to it any more and its work is done.
+    """Make a stream. Once nothing refers to it any more, and its work is done, the next call of this destroys it.
 
     Every object that :meth:`ExternalStream.to` makes of it counts as a reference.
 
@@ -701,7 +700,7 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
     stream = ExternalStream(handle, place if device is None else device, owner=obj)
     stream._adapter = adapter
     stays_or_says = adapter.streams_stay_the_same or adapter.streams_close
-    if stays_or_says and handle > _cudart.PER_THREAD and stream._cuda is _cudart.GPU and not _CHECK:
+    if stays_or_says and handle > _cudart.PER_THREAD and stream._cuda is _cudart.GPU and not _cudart.CHECK:
         life = adapter.life(obj)
         if life is not None:
             _know(obj, life, stream._of(None), closes=adapter.streams_close)
@@ -793,4 +792,6 @@ def _protocol_handle(obj: object) -> int:
 
 
 if native is not None:
-    as_stream = native.accelerate(ExternalStream, Event, as_stream, _known, _closing, _cudart.EVENT_DISABLE_TIMING)
+    as_stream = native.accelerate(
+        ExternalStream, Event, as_stream, _known, _closing, _objects, by_type, _cudart.EVENT_DISABLE_TIMING
+    )

@@ -47,12 +47,16 @@ def address() -> Iterator[int]:
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The adapters as after ``import interop``, none loaded yet; put back afterwards."""
     monkeypatch.setattr(adapters, "_registered", {})
-    monkeypatch.setattr(adapters, "_by_type", {})
     monkeypatch.setattr(adapters, "_switched", {})
+    found = dict(adapters.by_type)
+    adapters.by_type.clear()
     adapters._candidates.cache_clear()
+    yield
+    adapters.by_type.clear()
+    adapters.by_type.update(found)
 
 
 class AcmeAdapter(Adapter):

@@ -3,12 +3,13 @@
 
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* In the order in which the extension takes them. */
 enum {
     RECORD, EVENT_QUERY, EVENT_SYNCHRONIZE, EVENT_DESTROY, WAIT, QUERY, SYNCHRONIZE, IS_CAPTURING, EXCHANGE,
-    GET_CONTEXT, SET_CONTEXT, CREATE, KINDS
+    GET_CONTEXT, SET_CONTEXT, CREATE, GET_STREAM_CONTEXT, GET_ID, KINDS
 };
 enum { ANSWERS = 4, NOTED = 1000, PATIENCE = 3000 };
 
@@ -102,6 +103,21 @@ int cuEventCreate(uint64_t *event, unsigned flags) {
         *event = last_event += 16;
     }
     return answer;
+}
+
+int cuStreamGetCtx(uint64_t stream, uint64_t *context) {
+    *context = stream >> 16;
+    return noted(GET_STREAM_CONTEXT, stream, 0, 0);
+}
+
+int cuCtxGetId(uint64_t context, uint64_t *id) {
+    *id = context;
+    return noted(GET_ID, context, 0, 0);
+}
+
+/* Memory at STATED of native_stubs.py, in every process. */
+__attribute__((constructor)) static void map_stated(void) {
+    mmap((void *)0x30000000, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 }
 
 /* What only the plain way calls, and what cannot fail here. */

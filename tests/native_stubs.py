@@ -15,14 +15,17 @@ from cuda.bindings import runtime
 
 import interop
 from benchmarks import baseline
-from interop import _cudart
+from interop import _cudart, adapters
 from interop._extension import native
+from interop.adapters.base import Adapter
 
 SOURCE = Path(__file__).with_suffix(".c")
 KINDS = _cudart._HOT_CALLS
 OWN = 1
 """The context of the streams below, except ELSEWHERE; the context of a stream is its handle >> 16."""
 P, Q, C, ELSEWHERE = 0x10010, 0x10020, 0x10030, 0x20010
+STATED = 0x30000010
+"""A stream that :class:`Stating` states; there is memory, which the others' addresses are not."""
 
 
 def compiled(folder: Path) -> str:
@@ -119,10 +122,12 @@ class Bindings:
         return self.cudaError_t(0), OWN + device
 
     def cuStreamGetCtx(self, stream):
-        return self.cudaError_t(0), stream >> 16
+        context = ctypes.c_uint64()
+        return self._answer("cuStreamGetCtx", stream, ctypes.byref(context)), context.value
 
     def cuCtxGetId(self, context):
-        return self.cudaError_t(0), context
+        number = ctypes.c_uint64()
+        return self._answer("cuCtxGetId", context, ctypes.byref(number)), number.value
 
     def cuCtxGetCurrent(self):
         context = ctypes.c_uint64()
@@ -153,8 +158,7 @@ def bound(driver: Driver) -> Iterator[_cudart.Cuda]:
     cuda = _cudart.Cuda(lambda: (bindings, bindings), lambda _address: True)
     before = _cudart.activate(cuda)
     if native is not None:
-        native.bind(driver.addresses)
-        native.simulate(False)  # noqa: FBT003  (positional in C)
+        native.bind(driver.addresses, cuda, cuda._pools)
         cuda.is_hot = True
     driver.reset()
     try:
@@ -173,6 +177,27 @@ def spare(pool) -> list[int]:
     return events
 
 
+class Stating:
+    """Speaks the protocol, and is of no library that an adapter is for."""
+
+    def __cuda_stream__(self):
+        return (0, STATED)
+
+
+class Foreign:
+    """An event of a library that an adapter is for."""
+
+    def __init__(self, handle):
+        self.handle = handle
+
+
+class ForeignAdapter(Adapter):
+    library = "foreign"
+
+    def event_handle(self, event):
+        return event.handle
+
+
 class World:
     """Streams and events that were used before, so that all is ready for the fast calls; and spare events."""
 
@@ -183,6 +208,13 @@ class World:
         self.pool = cuda.pool(OWN)
         for _ in range(6):
             self.pool.give(cuda.event_create(OWN, _cudart.EVENT_DISABLE_TIMING))
+        self.stating = Stating()
+        self.stated = interop.as_stream(self.stating)
+        self.stated.query()
+        self.apart = cuda.pool(self.stated._context_id)
+        self.apart.give(cuda.event_create(self.stated._context, _cudart.EVENT_DISABLE_TIMING))
+        adapters.by_type[Foreign] = (ForeignAdapter(),)
+        self.foreign = Foreign(STATED + 16)
         self.event = self.p.record_event()
         self.fresh = interop.Event()
         self.aside: list[int] = []

@@ -50,7 +50,18 @@ def _calls(name):
         ctypes.c_uint64.from_address(event).value = int(handle or 0)
         return int(code)
 
-    return {"cuStreamIsCapturing": is_capturing, "cuEventCreate": create}.get(name, call)
+    def get(of, found):
+        code, number = getattr(_hot[-1].driver, name)(of or 0)
+        ctypes.c_uint64.from_address(found).value = int(number or 0)
+        return int(code)
+
+    special = {
+        "cuStreamIsCapturing": is_capturing,
+        "cuEventCreate": create,
+        "cuStreamGetCtx": get,
+        "cuCtxGetId": get,
+    }
+    return special.get(name, call)
 
 
 made = []
@@ -59,8 +70,15 @@ _TYPES = {
     "cuStreamWaitEvent": (POINTER, POINTER, ctypes.c_uint),
     "cuStreamIsCapturing": (POINTER, POINTER),
     "cuEventCreate": (POINTER, ctypes.c_uint),
+    "cuStreamGetCtx": (POINTER, POINTER),
+    "cuCtxGetId": (POINTER, POINTER),
 }
 _STUBS = [ctypes.CFUNCTYPE(ctypes.c_int, *_TYPES.get(name, (POINTER,)))(_calls(name)) for name in _cudart._HOT_CALLS]
+_ADDRESSES = tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS)
+
+
+def bind(addresses):
+    native.bind(addresses, _hot[-1].cuda, _hot[-1].cuda._pools)
 
 
 @pytest.fixture
@@ -68,8 +86,7 @@ def gpu(monkeypatch):
     with sim.simulate(devices=2) as gpu:
         _hot.append(gpu)
         gpu.cuda.is_hot = True
-        native.bind(tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS))
-        native.simulate(False)  # noqa: FBT003  (positional in C)
+        bind(_ADDRESSES)
         made.clear()
         yield gpu
         gc.collect()
@@ -194,7 +211,10 @@ def test_what_an_object_does_when_it_is_asked_takes_nothing_away(gpu):
     p.wait_stream(other)
 
     class Restless(test_streams.Closable):
+        asked = 0
+
         def __cuda_stream__(self):
+            self.asked += 1
             # As a collection may: the same object is borrowed anew meanwhile, and what it was is gone.
             stream._closing[id(self)] = other._of(None)
             self.others = [other._of(None) for _ in range(10)]
@@ -205,6 +225,7 @@ def test_what_an_object_does_when_it_is_asked_takes_nothing_away(gpu):
     again = interop.as_stream(foreign)
     assert again == p
     assert again._cuda is p._cuda
+    assert foreign.asked == 1
 
 
 def test_a_timeline_records_by_the_extension(gpu):
@@ -370,8 +391,8 @@ except Exception as error:
 def quiet(driver):
     """Bind entry points in C that only succeed."""
     driver.reset()
-    yield lambda: native.bind(driver.addresses)
-    native.bind(tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS))
+    yield lambda: bind(driver.addresses)
+    bind(_ADDRESSES)
 
 
 def assert_nothing_is_left_of_thousands(once):

@@ -14,16 +14,20 @@ import weakref
 import pytest
 
 import interop
-from interop import _cudart, sim, stream
+from interop import _cudart, adapters, sim, stream
 from interop._extension import native, why_not
+from interop.adapters.base import Adapter
 from tests.native_stubs import (
     ELSEWHERE,
     KINDS,
     OWN,
+    STATED,
+    Bindings,
     C,
     Driver,
     P,
     Q,
+    Stating,
     World,
     bound,
     spare,
@@ -48,6 +52,12 @@ OPERATIONS = {
     "wait_stream, none": lambda w: w.p.wait_stream(),
     "wait_stream, several": lambda w: w.c.wait_stream(w.p, w.q),
     "wait_stream, elsewhere": lambda w: w.elsewhere.wait_stream(w.p),
+    "wait_stream, by protocol": lambda w: w.c.wait_stream(w.stating),
+    "wait_stream, several by protocol": lambda w: w.c.wait_stream(w.p, w.stating),
+    "wait_stream, not used before": lambda _: interop.ExternalStream(C).wait_stream(interop.ExternalStream(P)),
+    "wait_stream, itself, not used before": lambda w: w.p.wait_stream(interop.ExternalStream(P)),
+    "wait_event, not used before": lambda w: interop.ExternalStream(C).wait_event(w.event),
+    "wait_event, of another library": lambda w: w.c.wait_event(w.foreign),
     "event.query": lambda w: w.event.query(),
     "event.query, never recorded": lambda w: w.fresh.query(),
     "event.synchronize": lambda w: w.event.synchronize(),
@@ -64,7 +74,7 @@ SLOW = {
 """The calls that may take their time, and the operations that make them."""
 ASKING = ["cuStreamQuery", "cuStreamSynchronize", "cuEventQuery", "cuEventSynchronize"]
 EXCHANGE = "cuThreadExchangeStreamCaptureMode"
-FAILING = [*SLOW, "cuStreamIsCapturing", EXCHANGE, "cuEventCreate"]
+FAILING = [*SLOW, "cuStreamIsCapturing", EXCHANGE, "cuEventCreate", "cuStreamGetCtx", "cuCtxGetId"]
 CODES = [1, 100, 201, 400, 600, 700, 900, 906, 999]
 # By name, what to do to the driver; one after the other.
 CONDITIONS = {
@@ -82,7 +92,9 @@ THREAD_LOCAL, RELAXED = 1, 2
 
 def masked(text):
     """Without the handles of events, and the addresses of objects."""
-    return re.sub("0x[0-9a-f]+", lambda found: found[0] if int(found[0], 16) in (P, Q, C, ELSEWHERE) else "0x...", text)
+    return re.sub(
+        "0x[0-9a-f]+", lambda found: found[0] if int(found[0], 16) in (P, Q, C, ELSEWHERE, STATED) else "0x...", text
+    )
 
 
 def outcome(call, *arguments, **named):
@@ -107,7 +119,7 @@ def tried(driver, operation, condition, *settings):
         said = outcome(OPERATIONS[operation], world)
         assert list(map(sys.getrefcount, objects)) == references
         assert driver.library.capture_mode() == THREAD_LOCAL or EXCHANGE in settings
-        stands_for, waits, useless = {world.event._handle: P}, set(), set()
+        stands_for, waits, useless = {world.event._handle: P, world.foreign.handle: STATED}, set(), set()
         for call in driver.calls:
             assert not call.gil_held
             assert call.name not in ASKING or call.mode == RELAXED
@@ -201,8 +213,17 @@ def test_control_the_errors_are_those_of_the_driver(plainly):
     assert said[2:5] == [700, "cudaErrorIllegalAddress", "cudaEventSynchronize"]
 
 
-@pytest.mark.parametrize("kind", SLOW)
-def test_what_fails_once_is_asked_again_by_the_plain_way(driver, kind):
+@pytest.mark.parametrize("kind", ASKING)
+def test_what_has_failed_is_not_asked_again(driver, kind):
+    for operation in SLOW[kind]:
+        [said, *_] = tried(driver, operation, "fail", kind, 700, 0)
+        assert said[:3] == ["CudaError", said[1], 700]
+        assert [said, *_] == tried(driver, operation, "fail", kind, 700)
+        assert len(driver.made(kind)) == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SLOW if kind not in ASKING])
+def test_what_fails_once_is_done_once_more_by_the_plain_way(driver, kind):
     for operation in SLOW[kind]:
         said = tried(driver, operation, "fail", kind, 700, 0)
         assert said == tried(driver, operation, "fail", kind, 0, 700, 0) == tried(driver, operation, "fail", kind, 0)
@@ -229,6 +250,26 @@ FAST = {
         *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
         *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", Q), ("cuStreamWaitEvent", C, "spare")],
     ],
+    "wait_stream, by protocol": [
+        *[("cuStreamGetCtx", STATED, 0), ("cuCtxGetId", STATED >> 16, 0)],
+        *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "aside", STATED), ("cuStreamWaitEvent", C, "aside")],
+    ],
+    "wait_stream, several by protocol": [
+        *[("cuStreamGetCtx", STATED, 0), ("cuCtxGetId", STATED >> 16, 0)],
+        *[("cuStreamIsCapturing", P, 0), ("cuStreamIsCapturing", STATED, 0)],
+        *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
+        *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "aside", STATED), ("cuStreamWaitEvent", C, "aside")],
+    ],
+    "wait_stream, not used before": [
+        *[("cuStreamGetCtx", C, 0), ("cuCtxGetId", OWN, 0), ("cuStreamGetCtx", P, 0), ("cuCtxGetId", OWN, 0)],
+        *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
+    ],
+    "wait_stream, itself, not used before": [("cuStreamGetCtx", P, 0), ("cuCtxGetId", OWN, 0)],
+    "wait_event, not used before": [
+        *[("cuStreamGetCtx", C, 0), ("cuCtxGetId", OWN, 0)],
+        *[("cuStreamIsCapturing", C, 0), ("cuStreamWaitEvent", C, "event")],
+    ],
+    "wait_event, of another library": [("cuStreamIsCapturing", C, 0), ("cuStreamWaitEvent", C, "foreign")],
     "event.query": [("cuEventQuery", "event", 0)],
     "event.synchronize": [("cuEventSynchronize", "event", 0)],
 }
@@ -237,11 +278,13 @@ FAST = {
 @pytest.mark.parametrize("operation", FAST)
 def test_the_fast_calls_are_these_and_no_others(driver, world, operation):
     [newest, *_] = spare(world.pool)
+    [aside] = spare(world.apart)
     handles = {"spare": newest, "event": world.event._handle, "fresh": world.fresh._handle}
+    handles.update(aside=aside, foreign=world.foreign.handle)
     expected = [tuple(handles.get(argument, argument) for argument in call) for call in FAST[operation]]
     result = OPERATIONS[operation](world)
     assert driver.plain == []
-    assert driver.made(*SLOW, "cuStreamIsCapturing") == expected
+    assert driver.made(*SLOW, "cuStreamIsCapturing", "cuStreamGetCtx", "cuCtxGetId") == expected
     assert [call.flags for call in driver.calls] == [0] * len(driver.calls)
     del result
 
@@ -302,7 +345,7 @@ def test_an_event_of_a_simulation_never_reaches_the_driver(driver, world):
     with sim.simulate():
         simulated = interop.new_stream()
         event = simulated.record_event()
-        native.simulate(False)  # noqa: FBT003  (positional in C)
+        native.activate(world.p._cuda)
         for call in (world.c.wait_event, world.c.record_event):
             with pytest.raises(interop.errors.NotSupportedError):
                 call(event)
@@ -382,6 +425,8 @@ def test_control_a_call_that_holds_the_gil_is_seen(driver):
 
 QUICK = {
     "cuStreamIsCapturing": ["query", "record_event", "wait_event", "wait_stream, several", "wait_stream"],
+    "cuStreamGetCtx": ["wait_stream, by protocol"],
+    "cuCtxGetId": ["wait_stream, by protocol"],
     EXCHANGE: ["query", "synchronize", "event.query", "event.synchronize"],
 }
 """What is asked before and after them."""
@@ -411,13 +456,23 @@ def test_other_threads_run_while_a_handle_is_recorded(driver, world):
     run_while_it_is_held(driver, "cuStreamIsCapturing", lambda: native.record_handle(world.p, event))
 
 
+def test_other_threads_run_while_a_handle_is_waited_for(driver, world):
+    event = world.event._handle
+    run_while_it_is_held(driver, "cuStreamWaitEvent", lambda: native.wait_handle(world.p, event))
+    run_while_it_is_held(driver, "cuStreamIsCapturing", lambda: native.wait_handle(world.p, event))
+
+
 # -- the functions of the module -------------------------------------------------------------------------------------
 
 
 def test_entry_points_that_are_none_are_refused(driver, world):
+    cuda = world.p._cuda
     for wrong in ((), driver.addresses[1:], (*driver.addresses, 1), ("x", *driver.addresses[1:]), 5, None):
         with pytest.raises((TypeError, SystemError)):
-            native.bind(wrong)
+            native.bind(wrong, cuda, cuda._pools)
+    for wrong in ((), (cuda,), (cuda, None), (cuda, cuda._pools, 1)):
+        with pytest.raises(TypeError):
+            native.bind(driver.addresses, *wrong)
     world.p.query()  # with the old ones
 
 
@@ -426,8 +481,9 @@ def test_entry_points_that_are_none_are_refused(driver, world):
     [
         *((name, (wrong,)) for name in ("switch_context",) for wrong in (-1, 2**64, 1.5, "x", None)),
         *(("create_events", wrong) for wrong in ((), (1,), ("x", 2), (1, None), (2**64, 2), (1, 2, 3))),
-        *(("record_handle", wrong) for wrong in ((), (1,), (1, 2), (None, 2))),
-        *((name, wrong) for name in ("watch", "simulate") for wrong in ((), (1, 2))),
+        *((name, wrong) for name in ("record_handle", "wait_handle") for wrong in ((), (1,), (1, 2), (None, 2))),
+        *(("readable", (wrong,)) for wrong in (-1, 2**64, 1.5, "x", None)),
+        *((name, wrong) for name in ("watch", "activate") for wrong in ((), (1, 2))),
         *(("dlpack_capsule", wrong) for wrong in ((), (None,) * 8, (None, 1, 0, 0, (1,), (), (2, 32, 1), (2, 0)))),
     ],
 )
@@ -439,12 +495,13 @@ def test_the_modules_functions_refuse_what_they_cannot_use(driver, world, functi
 
 def test_what_stands_before_the_methods_is_changed_by_no_wrong_call(driver, world):
     for wrong in (
-        (interop.ExternalStream, 5, len, {}, {}, 2),
-        (5, interop.Event, len, {}, {}, 2),
-        (interop.ExternalStream, interop.Event, len, None, {}, 2),
-        (interop.ExternalStream, interop.Event, len, {}, None, 2),
-        (interop.ExternalStream, int, len, {}, {}, 2),
-        (int, interop.Event, len, {}, {}, 2),
+        (interop.ExternalStream, 5, len, {}, {}, {}, {}, 2),
+        (5, interop.Event, len, {}, {}, {}, {}, 2),
+        (interop.ExternalStream, interop.Event, len, None, {}, {}, {}, 2),
+        (interop.ExternalStream, interop.Event, len, {}, None, {}, {}, 2),
+        (interop.ExternalStream, interop.Event, len, {}, {}, {}, None, 2),
+        (interop.ExternalStream, int, len, {}, {}, {}, {}, 2),
+        (int, interop.Event, len, {}, {}, {}, {}, 2),
     ):
         with pytest.raises(TypeError):
             native.accelerate(*wrong)
@@ -553,6 +610,288 @@ def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
     world.p._pool = None
     assert native.record_handle(world.p, event) is False
     assert driver.calls == []
+
+
+def test_a_handle_is_waited_for_where_nothing_is_unusual(driver, world):
+    event = world.event._handle
+    assert native.wait_handle(world.p, event) is True
+    assert driver.made("cuStreamWaitEvent") == [("cuStreamWaitEvent", P, event)]
+    native.watch(True)  # noqa: FBT003  (positional in C)
+    try:
+        assert native.wait_handle(world.p, event) is False
+    finally:
+        native.watch(False)  # noqa: FBT003  (positional in C)
+    for kind in ("cuStreamWaitEvent", "cuStreamIsCapturing"):
+        driver.reset()
+        driver.fail(kind, 400)
+        assert native.wait_handle(world.p, event) is False
+    driver.reset()
+    driver.capture(P)
+    assert native.wait_handle(world.p, event) is False
+    for wrong in (-1, 2**64, 1.5, "x", None):
+        with pytest.raises((TypeError, OverflowError)):
+            native.wait_handle(world.p, wrong)
+    assert native.wait_handle(interop.ExternalStream(1, 0), event) is False
+    assert driver.made("cuStreamWaitEvent") == []
+
+
+def test_memory_is_readable_as_the_plain_way_finds(driver):
+    for address in (0, 3, 8, 4095, 4096, 2**47, 2**63, 2**64 - 1, 0x30000000, 0x30000FF8, 0x30000FFF, 0x30001000):
+        assert native.readable(address) is _cudart._readable(address)
+    assert native.readable(STATED)
+
+
+# -- what other libraries' objects are -------------------------------------------------------------------------------
+
+
+class Theirs:
+    """A stream of a library that an adapter is for."""
+
+
+class TheirsAdapter(Adapter):
+    library = "theirs"
+    handle: object = STATED
+    streams_stay_the_same = True
+
+    def __init__(self):
+        self.asked = 0
+
+    def stream_handle(self, _):
+        self.asked += 1
+        if isinstance(self.handle, BaseException):
+            raise self.handle
+        return self.handle
+
+
+@pytest.fixture
+def theirs():
+    adapter = TheirsAdapter()
+    adapters.by_type[Theirs] = (adapter,)
+    yield adapter
+    del adapters.by_type[Theirs]
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_an_adapters_object_is_asked_once_and_forgotten_with_its_end(driver, world, theirs, closes):
+    theirs.streams_stay_the_same, theirs.streams_close = not closes, closes
+    streams, others = (stream._closing, stream._known) if closes else (stream._known, stream._closing)
+    object_ = Theirs()
+    identity = id(object_)
+    world.c.wait_stream(object_)
+    assert driver.plain == []
+    assert theirs.asked == 1
+    assert identity in streams
+    assert identity not in others
+    if not closes:
+        borrowed = interop.as_stream(object_)
+        assert borrowed.owner is object_
+        assert (borrowed.cuda_stream, borrowed._adapter, borrowed._pool) == (STATED, theirs, world.apart)
+        assert theirs.asked == 1
+        del borrowed
+    del object_
+    for known in (stream._known, stream._closing, stream._objects):
+        assert identity not in known
+
+
+def test_an_object_whose_library_does_not_say_that_it_stays_is_asked_each_time(driver, world, theirs):
+    theirs.streams_stay_the_same = False
+    object_ = Theirs()
+    for times in (1, 2):
+        world.c.wait_stream(object_)
+        assert theirs.asked == times
+    assert driver.plain == []
+    assert id(object_) not in stream._known
+
+
+def test_what_an_object_was_under_another_driver_is_not_what_it_is(driver, world, theirs):
+    object_ = Theirs()
+    assert interop.as_stream(object_)._cuda is world.p._cuda
+    with bound(driver) as cuda:
+        assert interop.as_stream(object_)._cuda is cuda
+
+
+def test_to_borrow_calls_no_cuda(driver, world, theirs):
+    for object_ in (Theirs(), Stating()):
+        borrowed = interop.as_stream(object_)
+        assert (borrowed.cuda_stream, borrowed.owner) == (STATED, object_)
+        assert interop.as_stream(object_) == borrowed
+    assert driver.calls == []
+    assert driver.plain == []
+
+
+class Answer(Stating):
+    """States, and counts, what it is told to."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, 0
+
+    def __cuda_stream__(self):
+        self.asked += 1
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *((0, handle) for handle in (-1, 3, 8, 4095, 2**47, 2**64, "x", None, True, 1.5)),
+        *[(1, STATED), (True, STATED), ("0", STATED), (2**70, STATED), (0,), (0, STATED, 0), [0, STATED], None, 5],
+        *[ValueError("no"), StopIteration()],
+    ],
+    ids=repr,
+)
+def test_what_states_no_stream_is_refused_in_the_words_of_the_plain_way(driver, world, answer):
+    world.p._cuda.readable = native.readable
+    object_ = Answer(answer)
+    plain = outcome(plain_as_stream, object_)
+    assert plain[0] == "InvalidStreamError"
+    for call in (interop.as_stream, world.c.wait_stream, lambda wrong: world.c.wait_stream(world.p, wrong)):
+        assert outcome(call, object_) == plain
+    assert driver.made("cuEventRecord") == []
+
+
+def plain_as_stream(object_):
+    """The function in Python that the fast one stands before."""
+    return interop.as_stream(object_, device=None)
+
+
+@pytest.mark.parametrize("call", ["as_stream", "wait_stream", "wait_stream, several"])
+@pytest.mark.parametrize("kind", ["stated", "of an adapter"])
+def test_ctrl_c_while_an_object_is_asked_is_let_out(driver, world, theirs, call, kind):
+    interop.as_stream(Answer((0, STATED)))  # what class it is is known now
+    object_ = Answer(KeyboardInterrupt()) if kind == "stated" else Theirs()
+    theirs.handle = KeyboardInterrupt()
+    calls = {
+        "as_stream": interop.as_stream,
+        "wait_stream": world.c.wait_stream,
+        "wait_stream, several": lambda wrong: world.c.wait_stream(world.p, wrong),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        calls[call](object_)
+    assert (object_ if kind == "stated" else theirs).asked == 1
+    assert driver.made("cuEventRecord") == []
+    assert spare(world.pool)
+
+
+def test_several_are_asked_once(driver, world):
+    interop.as_stream(Answer((0, STATED)))  # what class it is is known now
+    object_ = Answer((0, STATED))
+    world.c.wait_stream(world.p, object_, world.q)
+    assert object_.asked == 1
+    assert [stream for kind, _, stream in driver.made("cuEventRecord")] == [P, STATED, Q]
+
+
+def test_the_protocol_is_the_classs(driver, world):
+    class Proxy:
+        def __getattr__(self, name):
+            return lambda: (0, STATED)
+
+    class Meta(type):
+        def __cuda_stream__(cls):
+            return (0, STATED)
+
+    class ByMeta(metaclass=Meta):
+        pass
+
+    for wrong in (Proxy(), ByMeta, Stating):
+        plain = outcome(plain_as_stream, wrong)
+        assert plain[0] == "InvalidStreamError"
+        assert outcome(interop.as_stream, wrong) == outcome(interop.as_stream, wrong) == plain
+    attribute = Proxy()
+    attribute.__cuda_stream__ = (0, STATED)
+    for _ in range(2):
+        assert interop.as_stream(attribute).cuda_stream == STATED
+
+
+def test_an_adapter_that_fails_is_an_error_on_both_ways(driver, world, theirs):
+    def life(_):
+        raise RuntimeError("its life")
+
+    theirs.life = life
+    for call in (interop.as_stream, world.c.wait_stream):
+        with pytest.raises(RuntimeError, match="its life"):
+            call(Theirs())
+    theirs.life = lambda _: 5  # to which there are no weak references
+    with pytest.raises(TypeError, match="weak reference"):
+        world.c.wait_stream(Theirs())
+    theirs.life = lambda _: None
+    world.c.wait_stream(Theirs())
+    theirs.handle = None
+    for call in (interop.as_stream, world.c.wait_stream):
+        with pytest.raises(interop.errors.InvalidStreamError):
+            call(Theirs())
+    theirs.handle, theirs.simulated = STATED, True
+    with pytest.raises(interop.errors.NotSupportedError):
+        world.c.wait_stream(Theirs())
+    theirs.handle, theirs.simulated = 0, False
+    with pytest.raises(interop.errors.AdapterError):
+        world.c.wait_stream(Theirs())
+    assert stream._known.keys() <= stream._objects.keys()
+
+
+def test_what_a_stream_was_told_as_may_go_while_a_name_is_compared(world):
+    class Going(Name):
+        def __eq__(self, other):
+            world.p._natives = None
+            return False
+
+        __hash__ = str.__hash__
+
+    name = Going("alpha")
+    name.raises = None
+    world.p._natives = {name: world}
+    with pytest.raises(interop.errors.LibraryNotFoundError):
+        world.p.to("alpha")
+
+
+# -- whether it is taken ----------------------------------------------------------------------------------------------
+
+
+class Told(Bindings):
+    """The bindings of a driver, and where its functions are."""
+
+    answers = ()
+
+    def cudaStreamGetId(self, stream):  # noqa: N802  (CUDA's name)
+        return self.cudaError_t(0), stream
+
+    def cudaGetDriverEntryPointByVersion(self, name, _version, _flags):  # noqa: N802  (CUDA's name)
+        code, factor = next(iter(self.answers), (0, 1))
+        self.answers = self.answers[1:]
+        return self.cudaError_t(code), factor * self._driver.addresses[KINDS.index(name.decode())], 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "check", "hot"),
+    [
+        pytest.param((), False, True, id="all there"),
+        pytest.param(((36, 1),), False, False, id="not told"),
+        pytest.param(((500, 0),), False, False, id="not found"),
+        pytest.param(((0, 0),), False, False, id="none"),
+        pytest.param((), True, False, id="checked"),
+    ],
+)
+def test_a_driver_that_lacks_something_is_driven_the_plain_way(driver, monkeypatch, answers, check, hot):
+    bindings = Told(driver)
+    bindings.answers = answers
+    cuda = _cudart.Cuda(lambda: (bindings, bindings), native.readable)
+    monkeypatch.setattr(_cudart, "GPU", cuda)
+    monkeypatch.setattr(_cudart, "CHECK", check)
+    before = _cudart.activate(cuda)
+    driver.reset()
+    try:
+        p, c = interop.ExternalStream(STATED), interop.ExternalStream(STATED + 16)
+        for _ in range(3):
+            c.wait_stream(p)
+        assert cuda.is_hot is hot
+        assert len(driver.made("cuStreamWaitEvent")) == 3
+        driver.plain.clear()
+        c.wait_stream(p)
+        c.wait_stream(Stating())
+        assert ("cuStreamWaitEvent" not in driver.plain) is hot
+    finally:
+        _cudart.activate(before)
 
 
 def test_as_many_events_are_created_as_succeed(driver, world):

@@ -476,13 +476,83 @@ def test_an_event_belongs_to_the_device_of_its_first_record(gpu):
 
 def test_a_new_stream_goes_with_its_last_reference(gpu):
     stream = interop.new_stream()
-    handle, owner = stream.cuda_stream, stream.owner
+    handle, number, owner = stream.cuda_stream, stream.stream_id, stream.owner
     del stream
     gc.collect()
-    assert not gpu.runtime.cudaStreamQuery(handle)[0]
     del owner
     gc.collect()
-    assert gpu.runtime.cudaStreamQuery(handle)[0]
+    assert not gpu.runtime.cudaStreamQuery(handle)[0]
+    again = interop.new_stream()  # and before it is, the first one is destroyed
+    assert again.stream_id != number
+    assert again.cuda_stream == handle
+
+
+class User:
+    """Part of a cycle: its finaliser, and that of what it uses, run in either order, before anything is taken apart."""
+
+    def __init__(self, used, use):
+        self.me, self.used, self.use, self.raised = self, used, use, []
+
+    def __del__(self):
+        try:
+            self.use(self.used)
+        except interop.errors.InteropError as error:
+            self.raised.append(error)
+
+
+@pytest.mark.parametrize("first", ["the stream", "its user"])
+def test_a_stream_can_be_used_by_a_finaliser_of_the_same_cycle(gpu, first):
+    stream = interop.new_stream() if first == "the stream" else None
+    user = User(stream, lambda used: (used.synchronize(), used.record_event().query()))
+    user.used = stream or interop.new_stream()
+    raised = user.raised
+    del stream, user
+    gc.collect()
+    assert raised == []
+
+
+@pytest.mark.parametrize("first", ["the event", "its user"])
+def test_an_event_that_a_finaliser_of_the_same_cycle_uses_stands_for_nothing_or_for_what_it_did(gpu, first):
+    p, q = interop.new_stream(), interop.new_stream()
+    event = p.record_event() if first == "the event" else None
+
+    def use(event):
+        other = q.record_event()
+        assert other._handle != event._handle
+        event.query()
+
+    user = User(event, use)
+    user.used = event or p.record_event()
+    raised = user.raised
+    del event, user
+    gc.collect()
+    assert [type(error) for error in raised] in ([], [interop.errors.UnrecordedEventError])
+
+
+def test_subclasses_may_take_what_they_like_when_they_are_made(gpu):
+    class Stream(interop.ExternalStream):
+        def __new__(cls, stream_ptr, *, name):
+            made = super().__new__(cls, stream_ptr, name=name)
+            made.__dict__["name"] = name
+            return made
+
+        def __init__(self, stream_ptr, **_):
+            super().__init__(stream_ptr)
+
+    class Event(interop.Event):
+        def __new__(cls, name):
+            return super().__new__(cls, name)
+
+        def __init__(self, _):
+            super().__init__()
+
+    p = interop.new_stream()
+    same = Stream(p.cuda_stream, name="theirs")
+    assert same == p
+    assert same.name == "theirs"
+    event = Event("theirs")
+    p.record_event(event)
+    assert event.query()
 
 
 def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):

@@ -54,7 +54,8 @@ WITHOUT_CURRENT_STREAM: Final = frozenset({"cuda.core", "jax", "numba", "rmm"})
 _GROUP: Final = "interop.adapters"
 
 _registered: dict[str, Adapter] = {}
-_by_type: dict[type, tuple[Adapter, ...]] = {}
+by_type: Final[dict[type, tuple[Adapter, ...]]] = {}
+"""What :func:`adapters_of` has found. For the extension in C."""
 _lock = threading.RLock()
 
 
@@ -80,7 +81,7 @@ def register(library: str, adapter: Adapter) -> None:
             raise AdapterError(message)
         _must_be_for(library, adapter)
         _registered[library] = adapter
-        _by_type.clear()
+        by_type.clear()
         _candidates.cache_clear()
 
 
@@ -119,10 +120,10 @@ def adapters_of(obj: object) -> tuple[Adapter, ...]:
     A user's subclass of a library's stream is found through its bases.
     """
     cls = type(obj)
-    found = _by_type.get(cls)
+    found = by_type.get(cls)
     if found is None:
         libraries = dict.fromkeys(filter(None, (_library_of(base) for base in cls.__mro__)))
-        found = _by_type[cls] = tuple(_usable_adapters(libraries))
+        found = by_type[cls] = tuple(_usable_adapters(libraries))
     return found
 
 
@@ -136,6 +137,9 @@ def adapter_named(library: str) -> Adapter:
     if not isinstance(library, str):
         message = f"a library is named by its import path, such as 'cupy' or 'cuda.core'; got {library!r}"
         raise LibraryNotFoundError(message)
+    adapter = _registered.get(library)
+    if adapter is not None and is_loaded(library):
+        return adapter
     names = known()
     if library not in names:
         import difflib  # noqa: PLC0415  (only for the message)

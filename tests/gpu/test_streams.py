@@ -1,6 +1,7 @@
 """Streams on a real GPU: what torch.cuda.ExternalStream promises, on any device and from any thread."""
 
 import gc
+import importlib
 import os
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import threading
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cudart, stream
 from interop.errors import DeviceMismatchError, InvalidDeviceError, InvalidStreamError
-from interop.testing import assert_ordered, gate
+from interop.testing import assert_not_ordered, assert_ordered, gate
 from tests.gpu.lab import STALE, STREAMS, WRITTEN, call, device_count, native_stream, on_device, race, runtime
 
 ONE = (0, 0)
@@ -206,11 +207,31 @@ def test_a_new_stream_lives_as_long_as_anything_of_it(monkeypatch, need):
     handle, native = stream.cuda_stream, stream.to("torch")
     del stream
     gc.collect()
-    assert destroyed == []
+    interop.new_stream()
+    assert handle not in destroyed
     native.synchronize()
     del native
     gc.collect()
-    assert destroyed == [handle]
+    interop.new_stream()
+    assert handle in destroyed
+
+
+def test_a_finaliser_may_use_a_stream_of_the_same_cycle():
+    class Worker:
+        def __init__(self):
+            self.stream, self.me = interop.new_stream(), self
+
+        def __del__(self):
+            self.stream.synchronize()
+            done.append(self.stream.query())
+
+    done = []
+    for _ in range(20):
+        worker = Worker()
+        worker.stream.record_event()
+        del worker
+    gc.collect()
+    assert done == [True] * 20
 
 
 def test_a_borrowed_stream_is_not_destroyed(monkeypatch):
@@ -382,6 +403,64 @@ def test_importing_and_borrowing_make_no_context():
         "driver.cuInit(0)\nprint(driver.cuDevicePrimaryCtxGetState(0)[2])"
     )
     assert run(code).stdout == "0\n"
+
+
+class Speaks:
+    """Has a stream, and no adapter."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __cuda_stream__(self):
+        return (0, self.stream.cuda_stream)
+
+
+@pytest.mark.parametrize("kind", ["torch", "cupy", "protocol"])
+def test_a_new_object_at_each_call_is_waited_for_and_forgotten(kind, need):
+    p, c = interop.new_stream(), interop.new_stream()
+    if kind == "protocol":
+        current = lambda: Speaks(p)  # noqa: E731
+    else:
+        need(kind)
+        cuda = importlib.import_module(kind).cuda
+        current = cuda.current_stream if kind == "torch" else lambda: cuda.Stream.from_external(Speaks(p))
+    with interop.use(p):
+        for _ in range(3):
+            with assert_ordered(p, c):
+                c.wait_stream(current())
+            with assert_ordered(c, p):
+                interop.as_stream(current()).wait_stream(c)
+            with assert_not_ordered(p, c):
+                current()
+        gc.collect()
+        before = len(stream._known), len(stream._objects)
+        for _ in range(100):
+            c.wait_stream(current(), current())
+            interop.as_stream(current()).record_event().wait(c)
+        gc.collect()
+        assert (len(stream._known), len(stream._objects)) == before
+    with gate(p), interop.use(p):
+        event = interop.as_stream(current()).record_event()
+        c.wait_event(event)
+        assert not interop.as_stream(current()).query()
+        assert not c.query()
+    c.synchronize()
+
+
+def test_an_events_handle_is_waited_for_and_the_host_goes_on(need):
+    need("torch", "cupy")
+    import cupy
+    import torch
+
+    p, c = interop.new_stream(), interop.new_stream()
+    for library, event in (("torch", torch.cuda.Event()), ("cupy", cupy.cuda.Event(disable_timing=True))):
+        with gate(p):
+            event.record(p.to(library))
+            c.wait_event(event)
+            assert not c.query()
+            other = interop.new_stream()
+            assert other.query(), "the control: nothing makes it wait"
+        c.synchronize()
 
 
 @pytest.mark.needs("cuda.core")
