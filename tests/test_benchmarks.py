@@ -7,6 +7,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -34,7 +35,7 @@ from benchmarks import (
 )
 from benchmarks.lab import Lab
 from benchmarks.measure import Measured, Operation, Statement, Timed, measure
-from benchmarks.operations import _MODULES, OURS, C, Calls
+from benchmarks.operations import _MODULES, DRIVER, OURS, C, Calls
 from benchmarks.results import Results, Spread, Table, spread
 from docs import update
 from interop import sim
@@ -74,8 +75,11 @@ def compiled(source, folder):
 
 @pytest.fixture(scope="module")
 def from_c(stubs, tmp_path_factory):
-    points = {name: ctypes.cast(getattr(stubs, name), ctypes.c_void_p).value for name in baseline.ENTRY_POINTS}
-    return baseline.Baseline(points, tmp_path_factory.mktemp("calls"))
+    return baseline.Baseline(entry_points(stubs), tmp_path_factory.mktemp("calls"))
+
+
+def entry_points(stubs):
+    return [ctypes.cast(getattr(stubs, name), ctypes.c_void_p).value for name in baseline.RUNTIME]
 
 
 @pytest.fixture
@@ -230,9 +234,56 @@ def test_a_machine_without_a_compiler(monkeypatch, tmp_path):
 
 @pytest.mark.needs("cuda.core")
 def test_the_runtime_is_found():
-    entry_points, path = baseline.find_cudart()
-    assert all(entry_points.values())
+    found, path = baseline.find_runtime()
+    assert all(found)
     assert "cudart" in path
+
+
+@pytest.mark.needs("cuda.core")
+def test_the_driver_is_found(monkeypatch, stubs):
+    from cuda.bindings import runtime
+
+    def entry_point(name, version, _flags):
+        assert version == 12000
+        name = name.decode().replace("cu", "cuda").replace("Create", "CreateWithFlags")
+        return 0, ctypes.cast(getattr(stubs, name), ctypes.c_void_p).value, 0
+
+    monkeypatch.setattr(runtime, "cudaGetDriverEntryPointByVersion", entry_point)
+    assert baseline.find_driver() == entry_points(stubs)
+    for answer in ((0, 0, 1), (700, 1, 0)):
+        monkeypatch.setattr(runtime, "cudaGetDriverEntryPointByVersion", lambda *_, answer=answer: answer)
+        with pytest.raises(baseline.BaselineError, match="no cuStreamQuery"):
+            baseline.find_driver()
+
+
+def test_two_baselines_call_each_its_own(from_c, calls, tmp_path):
+    others = ctypes.CDLL(str(compiled(instructions.STUBS, tmp_path)))
+    other = baseline.Baseline(entry_points(others), tmp_path / "calls")
+    from_c.query(3, 1)
+    other.query(5, 1)
+    assert calls[0] == 3
+    assert (ctypes.c_int * 16).in_dll(others, "calls")[0] == 5
+
+
+@pytest.mark.needs("cuda.core")
+def test_the_rows_from_c(from_c, calls, tmp_path):
+    """Those of the driver make the same calls as those of the runtime, of functions of theirs."""
+    lab = MockedLab(tmp_path)
+    lab.baseline = lab.driver = from_c
+    seen = {}
+    for operation in Calls(lab).all():
+        for made in operation.rows[:2]:
+            if made.label in (C, DRIVER):
+                ctypes.memset(calls, 0, ctypes.sizeof(calls))
+                made.prepare()(10)
+                seen.setdefault(operation.name, []).append((made.statement, list(calls)))
+    pairs = {name: rows for name, rows in seen.items() if len(rows) == 2}
+    assert set(pairs) == set(report.SHORT)
+    for (by_runtime, one), (by_driver, other) in pairs.values():
+        assert one == other
+        assert any(one)
+        assert set(re.findall(r"cu[A-Z]\w+", by_driver)) <= set(baseline.DRIVER)
+        assert set(re.findall(r"cuda\w+", by_runtime)) <= set(baseline.RUNTIME)
 
 
 # -- what is measured ------------------------------------------------------------------------------------------------
@@ -295,6 +346,7 @@ def test_the_operations_have_names_of_their_own(tmp_path):
         assert len(set(labels)) == len(labels)
         assert operation.rows[0].label == (pingpong.SHARED if operation.group == "ping-pong" else C)
         assert any(label.startswith(OURS) for label in labels)
+        assert (DRIVER in labels) == (operation.name in report.SHORT)
 
 
 @pytest.mark.needs("cuda.core", "cupy", "numba", "torch")
