@@ -1,6 +1,7 @@
 """What is measured, call by call: the same operation, as each library has it, and as C does it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -38,7 +39,7 @@ _RECORD: Final = {
 }
 _RECORD_NEW: Final = {
     "cuda.core": "stream.record()",
-    "CuPy": "stream.record()",
+    "CuPy": "stream.record(cupy.cuda.Event(disable_timing=True))",
     "torch": "stream.record_event()",
     "Numba": "event = cuda.event(timing=False); event.record(stream)",
     "cuda.bindings": (
@@ -53,10 +54,10 @@ _WAIT_EVENT: Final = {
     "Numba": "event.wait(stream)",
     "cuda.bindings": "runtime.cudaStreamWaitEvent(stream, event, 0)",
 }
-# What a user of each would write; those without such a call record and wait.
-_WAIT_STREAM: Final = {
+# What a user of each would write, with events without timing; those without such a call record and wait.
+WAIT_STREAM: Final = {
     "cuda.core": "stream.wait(producer)",
-    "CuPy": "stream.wait_event(producer.record())",
+    "CuPy": "stream.wait_event(producer.record(cupy.cuda.Event(disable_timing=True)))",
     "torch": "stream.wait_stream(producer)",
     "Numba": "event = cuda.event(timing=False); event.record(producer); event.wait(stream)",
     "cuda.bindings": (
@@ -73,7 +74,7 @@ _WAIT_STREAM_REUSED: Final = {
 }
 _WAIT_FOR_THREE: Final = {
     "cuda.core": "stream.wait(a); stream.wait(b); stream.wait(c)",
-    "CuPy": "stream.wait_event(a.record()); stream.wait_event(b.record()); stream.wait_event(c.record())",
+    "CuPy": "; ".join(f"stream.wait_event({each}.record(cupy.cuda.Event(disable_timing=True)))" for each in "abc"),
     "torch": "stream.wait_stream(a); stream.wait_stream(b); stream.wait_stream(c)",
 }
 _WRAP_ADDRESS: Final = {
@@ -193,6 +194,15 @@ class Calls:
         for library in FOREIGN:
             ours = self._ours("interop.as_stream(stream)", stream=self._stream(library))
             yield Operation(f"as_stream, {library}'s stream", [self.c_wait(), ours], QUEUE // 2, same=False)
+        anew = {OURS: "interop.as_stream(torch.cuda.current_stream())", "torch": "torch.cuda.current_stream()"}
+        new = [self._of_a_new_object(label, text) for label, text in anew.items()]
+        yield Operation("as_stream, a new torch object", [self.c_wait(), *new], QUEUE // 2, same=False)
+
+    def _of_a_new_object(self, label: str, text: str) -> Row:
+        """Torch makes an object whenever it is asked for its current stream, which is stream 1 here."""
+        lab = self._lab
+        row = statement(label, text, stream=self._stream(label), torch=partial(lab.module, "torch"))
+        return replace(row, within=lambda: lab.module("torch").cuda.stream(lab.stream("torch", 1)))
 
     def _device(self, library: str) -> object:
         """Device 0, for the libraries whose wrapping wants it."""
@@ -229,17 +239,23 @@ class Calls:
         text = "stream.wait_stream(producer)"
         ours = self._ours(text, stream=stream, producer=self._stream(OURS, 1))
         both = {"stream": self._each_stream(), "producer": self._each_stream(1)}
-        yield Operation("wait_stream", [*self._c_waits(), ours, *peers(lab, _WAIT_STREAM, **both)], QUEUE // 2)
+        yield Operation("wait_stream", [*self._c_waits(), ours, *peers(lab, WAIT_STREAM, **both)], QUEUE // 2)
         reusing = peers(lab, _WAIT_STREAM_REUSED, **both, event=self._each_event())
         yield Operation("wait_stream, by an event that the caller keeps", [self.c_wait(), ours, *reusing], QUEUE // 2)
-        for library in (*FOREIGN, "protocol"):
+        for library in FOREIGN:
             ours = self._ours(text, stream=stream, producer=self._stream(library, 1))
-            whose = f"{library}'s stream" if library in FOREIGN else "an object with __cuda_stream__"
-            yield Operation(f"wait_stream, {whose}", [self.c_wait(), ours], QUEUE // 2)
+            yield Operation(f"wait_stream, {library}'s stream", [self.c_wait(), ours], QUEUE // 2)
+        anew = "stream.wait_stream(torch.cuda.current_stream())"
+        rows: list[Row] = [self._of_a_new_object(label, anew) for label in (OURS, "torch")]
+        yield Operation("wait_stream, a new torch object", [self.c_wait(), *rows], QUEUE // 2)
+        given = {"producer": self._stream("protocol", 1)}
+        core = statement("cuda.core", WAIT_STREAM["cuda.core"], stream=self._stream("cuda.core"), **given)
+        rows = [self._ours(text, stream=stream, **given), core]
+        yield Operation("wait_stream, an object with __cuda_stream__", [self.c_wait(), *rows], QUEUE // 2)
         producers = {"a": self._stream("CuPy", 1), "b": self._stream("torch", 2), "c": self._stream("Numba", 3)}
         ours = self._ours("stream.wait_stream(a, b, c)", stream=stream, **producers)
         each = {name: self._each_stream(number) for number, name in enumerate("abc", 1)}
-        rows = peers(lab, _WAIT_FOR_THREE, stream=self._each_stream(), **each)
+        rows = [*peers(lab, _WAIT_FOR_THREE, stream=self._each_stream(), **each)]
         yield Operation("wait_stream, of three libraries at once", [*self._c_waits(3), ours, *rows], QUEUE // 6)
 
     def _to(self) -> Iterator[Operation]:
