@@ -45,7 +45,7 @@ def draw(results: Results, path: Path) -> None:
         streams, threads, arrays = bottom.subplots(1, 3)
         _growth(streams, results, "wait_stream, of many streams", "wait_stream: streams waited for")
         _growth(threads, results, IN_THREADS, "wait_stream: threads at once")
-        threads.set_ylabel("microseconds by the clock / all calls of all threads")
+        threads.set_ylabel("microseconds by the clock,\ndivided by all calls of all threads")
         _growth(arrays, results, "borrow, of many arrays", "borrow: arrays")
         machine = results.machine
         figure.suptitle(f"{machine.get('gpu')}, {machine.get('cpu')}, {machine.get('date')}")

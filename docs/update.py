@@ -163,7 +163,9 @@ _SLOW: Final[Mapping[str, Sequence[_Beside]]] = {
     "the first hand-over of an array (CuPy to PyTorch: {})": [
         _Beside("handoff, CuPy to torch (peer: conversion alone)", "torch", "the bare conversion")
     ],
-    "`wait_stream` in eight threads at once, all together ({})": [_Beside(IN_THREADS, C, "C", 8)],
+    "`wait_stream` in eight threads at once, where each call gives up the GIL, which C does without ({})": [
+        _Beside(IN_THREADS, C, "C", 8)
+    ],
 }
 """What may be slower than something else; ``{}`` stands for how many times what."""
 

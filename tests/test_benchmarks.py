@@ -681,7 +681,7 @@ def test_compare_finds_what_is_slower_everywhere():
     changes = [change for change in compare.compare(before, after) if change.before and "nothing" not in change.name]
     slower = [change for change in changes if change.problem == "12% slower"]
     assert len(changes) > 100
-    assert len(slower) > 0.95 * len(changes)
+    assert len(slower) > 0.9 * len(changes)
 
 
 def test_compare_looks_at_imports_and_first_calls():
