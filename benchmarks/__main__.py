@@ -3,6 +3,7 @@
 import argparse
 import importlib.machinery
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,10 +17,9 @@ from rich.table import Table as RichTable
 import interop
 from benchmarks import compare, instructions, ledger, plot, report, startup
 from benchmarks.measure import Measured
-from benchmarks.process import NATIVE, PYTHON
-from benchmarks.results import Results, Spread
+from benchmarks.process import FOLDER, NATIVE, PYTHON
+from benchmarks.results import NotResultsError, Results, Spread
 
-FOLDER = Path(__file__).parent
 BATCHES, QUICK_BATCHES = 60, 12
 REPEATS, QUICK_REPEATS = 3, 1
 LONGEST = 480
@@ -31,7 +31,11 @@ console = Console(highlight=False, soft_wrap=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a command; the exit status."""
     options = _parser().parse_args(arguments)
-    return int(options.run(options))
+    try:
+        return int(options.run(options))
+    except (NotResultsError, compare.ComparisonError) as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,11 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("results", type=Path, nargs="?", default=FOLDER / "results.json")
     again.set_defaults(run=_report)
     comparison = commands.add_parser(
-        "compare", help="exit status 1 if interop is slower in the second than in the first"
+        "compare", help="exit status 1 if interop is slower in the second than in the first, 2 if that cannot be said"
     )
     comparison.add_argument("before", type=Path)
     comparison.add_argument("after", type=Path)
     comparison.add_argument("--tolerance", type=float, default=compare.TOLERANCE, help="default: %(default)s")
+    comparison.add_argument(
+        "--other-machine", action="store_true", help="even if the GPU, the CPU, Python or a library is another one"
+    )
     comparison.set_defaults(run=_compare)
     count = commands.add_parser("instructions", help="count the instructions of interop's calls, without a GPU")
     count.set_defaults(run=_instructions)
@@ -140,22 +147,36 @@ def _show(results: Results, path: Path) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if not 0 <= options.tolerance < math.inf:
+        message = f"--tolerance {options.tolerance}: give 0 or a positive number, such as {compare.TOLERANCE}"
+        raise compare.ComparisonError(message)
     before, after = Results.read(options.before), Results.read(options.after)
-    for name in ("gpu", "cpu", "driver"):
-        if before.machine.get(name) != after.machine.get(name):
-            console.print(f"note: the {name} was {before.machine.get(name)}, and is {after.machine.get(name)}")
+    others = compare.differences(before, after)
+    if others and not options.other_machine:
+        message = (
+            f"{options.before} and {options.after} are not alike: {'; '.join(others)}. --other-machine: all the same"
+        )
+        raise compare.ComparisonError(message)
     changes = compare.compare(before, after, options.tolerance)
-    table = RichTable("interop, as a ratio to what was measured beside it", "before", "after", "")
+    compared = [change for change in changes if change.before]
+    if not compared:
+        message = f"{options.before} has nothing of interop's to compare: name the file of a whole run of `make bench`"
+        raise compare.ComparisonError(message)
+    for difference in others:
+        console.print(f"note: {difference}")
+    title = "interop, as a ratio to what was measured beside it; imports and first calls in milliseconds"
+    table = RichTable(title, "before", "after", "")
     for change in changes:
         table.add_row(change.name, _shown(change.before), _shown(change.after), change.problem)
     console.print(table)
-    slower = sum(bool(change.problem) for change in changes)
-    console.print(f"{slower} of {len(changes)} are slower by more than {options.tolerance:.0%}, or missing")
-    return 1 if slower or not changes else 0
+    slower = sum(bool(change.problem) for change in compared)
+    console.print(f"{slower} of {len(compared)} are slower by more than {options.tolerance:.0%}, or missing")
+    console.print(f"{len(changes) - len(compared)} are not compared: nothing was measured beside them before")
+    return 1 if slower else 0
 
 
-def _shown(ratio: Spread | None) -> str:
-    return "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
+def _shown(found: Spread | None) -> str:
+    return "" if found is None else f"{found.median:.4g} ({found.low:.4g}-{found.high:.4g})"
 
 
 def _instructions(_options: argparse.Namespace) -> int:

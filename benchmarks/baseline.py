@@ -4,13 +4,13 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 SOURCE: Final = Path(__file__).with_name("calls.c")
 
-ENTRY_POINTS: Final = (
+RUNTIME: Final = (
     "cudaStreamQuery",
     "cudaStreamSynchronize",
     "cudaStreamWaitEvent",
@@ -18,7 +18,18 @@ ENTRY_POINTS: Final = (
     "cudaEventCreateWithFlags",
     "cudaEventDestroy",
 )
-"""Of the runtime API, which is what the libraries call; in the order of calls.c."""
+"""What C calls: the functions of the runtime API, in the order of calls.c."""
+DRIVER: Final = (
+    "cuStreamQuery",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+    "cuEventRecord",
+    "cuEventCreate",
+    "cuEventDestroy",
+)
+"""The same of the driver API, which the runtime calls, and interop too."""
+_CUDA_12: Final = 12000
+"""The version of CUDA whose functions the driver is asked for, as interop does."""
 
 
 class CompilerMissingError(Exception):
@@ -26,7 +37,7 @@ class CompilerMissingError(Exception):
 
 
 class BaselineError(Exception):
-    """A CUDA call that was made from C failed."""
+    """A CUDA call that was made from C failed, or there is no such call."""
 
 
 def compiler() -> str:
@@ -50,8 +61,8 @@ def compile_library(source: Path, folder: Path) -> Path:
     return library
 
 
-def find_cudart() -> tuple[dict[str, int], str]:
-    """The addresses of the runtime's entry points, and the file that they are from.
+def find_runtime() -> tuple[list[int], str]:
+    """The addresses of the functions in :data:`RUNTIME`, and the file that they are from.
 
     The shared library, as CuPy and PyTorch load it: cuda.bindings has a copy of the runtime of its own inside.
     """
@@ -59,22 +70,41 @@ def find_cudart() -> tuple[dict[str, int], str]:
 
     found = load_nvidia_dynamic_lib("cudart")
     library = ctypes.CDLL(found.abs_path)
-    addresses = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in ENTRY_POINTS}
+    addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in RUNTIME]
     return addresses, str(found.abs_path)
+
+
+def find_driver() -> list[int]:
+    """The addresses of the functions in :data:`DRIVER`, from where interop has them too.
+
+    Raises:
+        BaselineError: the driver lacks one.
+    """
+    from cuda.bindings import runtime
+
+    addresses = []
+    for name in DRIVER:
+        code, address, _ = runtime.cudaGetDriverEntryPointByVersion(name.encode(), _CUDA_12, 0)
+        if code or not address:
+            message = f"the driver has no {name}: {code!r}"
+            raise BaselineError(message)
+        addresses.append(int(address))
+    return addresses
 
 
 class Baseline:
     """The functions of calls.c; each takes how often, and streams and events as ints, and returns nanoseconds in all.
 
     Args:
-        entry_points: the addresses, by the names in :data:`ENTRY_POINTS`.
-        folder: where to compile.
+        entry_points: the addresses of the functions in :data:`RUNTIME`, which the methods name, or in :data:`DRIVER`.
+        folder: where to compile; each baseline needs one of its own, or it would share the entry points.
     """
 
-    def __init__(self, entry_points: Mapping[str, int], folder: Path) -> None:
+    def __init__(self, entry_points: Sequence[int], folder: Path) -> None:
         """Compile, load, and hand the entry points in."""
+        folder.mkdir(exist_ok=True)
         self._library = ctypes.CDLL(str(compile_library(SOURCE, folder)))
-        self._library.set_entry_points((ctypes.c_void_p * len(ENTRY_POINTS))(*(entry_points[n] for n in ENTRY_POINTS)))
+        self._library.set_entry_points(_addresses(entry_points))
 
     def query(self, n: int, stream: int) -> int:
         """``cudaStreamQuery``."""

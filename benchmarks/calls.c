@@ -14,7 +14,7 @@
 typedef void *stream_t;
 typedef void *event_t;
 
-/* In the order of baseline.py's ENTRY_POINTS. */
+/* Of the runtime or of the driver, whose functions are alike; in the order of baseline.py's RUNTIME and DRIVER. */
 struct entry_points {
     int (*stream_query)(stream_t);
     int (*stream_synchronize)(stream_t);

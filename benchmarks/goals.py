@@ -1,4 +1,4 @@
-"""What interop wants to reach, and whether a run says that it did."""
+"""What interop is to reach, what it wants to reach beyond that, and whether a run says that it did."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -17,12 +17,14 @@ class Goal(NamedTuple):
         against: label of the other row; None for nanoseconds.
         at_most: the limit.
         label: of interop's row.
+        beyond: whether it is one more than was asked for; those are counted apart.
     """
 
     operation: str
     against: str | None
     at_most: float
     label: str = OURS
+    beyond: bool = False
 
 
 class Verdict(NamedTuple):
@@ -61,8 +63,8 @@ def _goals() -> Iterator[Goal]:
     yield Goal("enter and leave, CuPy and torch together (torch: alone)", "torch", 1.0)
     yield Goal("CuPy <-> Numba", pingpong.DEFAULT, 0.5, pingpong.BY_WAIT)
     yield Goal("CuPy <-> Numba", pingpong.SHARED, 1.1, pingpong.BY_WAIT)
-    yield Goal("CuPy <-> Numba", pingpong.DEFAULT, 0.555, pingpong.BY_KEPT_HANDOFF)
-    yield Goal("CuPy <-> Numba", pingpong.SHARED, 1.25, pingpong.BY_KEPT_HANDOFF)
+    yield Goal("CuPy <-> Numba", pingpong.DEFAULT, 0.555, pingpong.BY_KEPT_HANDOFF, beyond=True)
+    yield Goal("CuPy <-> Numba", pingpong.SHARED, 1.25, pingpong.BY_KEPT_HANDOFF, beyond=True)
 
 
 GOALS: Final = tuple(_goals())

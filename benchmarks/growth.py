@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.lab import Lab, value
 from benchmarks.measure import Batch, Operation, Row, Timed
-from benchmarks.operations import OURS, QUEUE, C, Calls, peers, statement
+from benchmarks.operations import OURS, QUEUE, WAIT_STREAM, C, Calls, peers, statement
 
 STREAMS: Final = (1, 2, 4, 8, 16, 32, 64)
 THREADS: Final = (1, 2, 4, 8, 16)
@@ -21,15 +21,10 @@ _FIRST_OF_THREADS: Final = 100
 """The streams of the threads have numbers of their own: the pairs of threads share nothing."""
 _THREAD_CALLS: Final = QUEUE // 2
 
-_JOIN: Final = {
-    "cuda.core": "for producer in producers: stream.wait(producer)",
-    "CuPy": "for producer in producers: stream.wait_event(producer.record())",
-    "torch": "for producer in producers: stream.wait_stream(producer)",
-}
+_JOIN: Final = {library: f"for producer in producers: {text}" for library, text in WAIT_STREAM.items()}
 _IN_THREADS: Final = {
-    "cuda.core": "stream.wait(producer)",
-    "CuPy": "stream.wait_event(producer.record())",
-    "torch": "stream.wait_stream(producer)",
+    OURS: "stream.wait_stream(producer)",
+    **{library: WAIT_STREAM[library] for library in ("cuda.core", "CuPy", "torch")},
 }
 
 
@@ -65,7 +60,7 @@ def _threads(lab: Lab) -> Iterator[Operation]:
             return lambda n: lab.baseline.wait_stream_in_threads(n, handles, events, producers) / len(handles)
 
         rows: list[Row] = [Timed(C, "cudaEventRecord, cudaStreamWaitEvent, in threads", from_c)]
-        for library, text in {OURS: "stream.wait_stream(producer)", **_IN_THREADS}.items():
+        for library, text in _IN_THREADS.items():
             rows.append(Timed(library, f"{text}, in threads", partial(_in_threads, lab, library, text, consumers)))
         yield Operation(IN_THREADS, rows, _THREAD_CALLS, group="growth", size=count)
 
@@ -73,7 +68,10 @@ def _threads(lab: Lab) -> Iterator[Operation]:
 def _in_threads(lab: Lab, library: str, text: str, consumers: Sequence[int]) -> Batch:
     """Each thread has a consumer and a producer of its own; nanoseconds by the clock, shared by all the threads."""
     pairs = [(lab.stream(library, number), lab.stream(library, number + 1)) for number in consumers]
-    timers = [timeit.Timer(text, globals={"stream": stream, "producer": producer}) for stream, producer in pairs]
+    names = {"cupy": lab.module("CuPy")} if library == "CuPy" else {}
+    timers = [
+        timeit.Timer(text, globals={"stream": stream, "producer": producer, **names}) for stream, producer in pairs
+    ]
     prelude = _make_current(lab, library)
 
     def batch(n: int) -> float:

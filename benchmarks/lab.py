@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import interop
-from benchmarks.baseline import Baseline, find_cudart
+from benchmarks.baseline import Baseline, find_driver, find_runtime
 
 FOREIGN: Final = {"CuPy": "cupy", "torch": "torch", "Numba": "numba", "cuda.core": "cuda.core"}
 """Libraries whose objects interop takes and makes, and the names that it knows them by."""
@@ -109,8 +109,13 @@ class Lab:
     @functools.cached_property
     def baseline(self) -> Baseline:
         """The calls from C, to the real runtime."""
-        entry_points, self.cudart = find_cudart()
-        return Baseline(entry_points, self._folder)
+        entry_points, self.cudart = find_runtime()
+        return Baseline(entry_points, self._folder / "runtime")
+
+    @functools.cached_property
+    def driver(self) -> Baseline:
+        """The same, to the driver."""
+        return Baseline(find_driver(), self._folder / "driver")
 
     def stream(self, library: str, number: int) -> Any:
         """The stream of *number*, as *library*'s own object; ``"interop"`` and ``"protocol"`` are libraries too."""

@@ -45,16 +45,23 @@ class Statement:
         label: the library.
         statement: what is timed.
         names: makes the names in it; called once.
+        within: makes what each batch runs in.
     """
 
     label: str
     statement: str
     names: Callable[[], Mapping[str, object]]
+    within: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
 
     def prepare(self) -> Batch:
         """Compile the statement in a loop."""
         timer = timeit.Timer(self.statement, globals=dict(self.names()))
-        return lambda n: timer.timeit(n) * 1e9
+
+        def batch(n: int) -> float:
+            with self.within():
+                return timer.timeit(n) * 1e9
+
+        return batch
 
 
 @dataclass(frozen=True)

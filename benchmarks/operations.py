@@ -1,15 +1,19 @@
 """What is measured, call by call: the same operation, as each library has it, and as C does it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import interop
+from benchmarks.baseline import Baseline
 from benchmarks.lab import FOREIGN, Lab
-from benchmarks.measure import Operation, Row, Statement, Timed
+from benchmarks.measure import Batch, Operation, Row, Statement, Timed
 
 OURS: Final = "interop"
 C: Final = "C"
+DRIVER: Final = "C, driver"
+"""C too, by the functions of the driver, which those of the runtime call, and interop too."""
 QUEUE: Final = 400
 """Entries of the launch queue that a batch may take."""
 MANY: Final = 2000
@@ -35,7 +39,7 @@ _RECORD: Final = {
 }
 _RECORD_NEW: Final = {
     "cuda.core": "stream.record()",
-    "CuPy": "stream.record()",
+    "CuPy": "stream.record(cupy.cuda.Event(disable_timing=True))",
     "torch": "stream.record_event()",
     "Numba": "event = cuda.event(timing=False); event.record(stream)",
     "cuda.bindings": (
@@ -50,10 +54,10 @@ _WAIT_EVENT: Final = {
     "Numba": "event.wait(stream)",
     "cuda.bindings": "runtime.cudaStreamWaitEvent(stream, event, 0)",
 }
-# What a user of each would write; those without such a call record and wait.
-_WAIT_STREAM: Final = {
+# What a user of each would write, with events without timing; those without such a call record and wait.
+WAIT_STREAM: Final = {
     "cuda.core": "stream.wait(producer)",
-    "CuPy": "stream.wait_event(producer.record())",
+    "CuPy": "stream.wait_event(producer.record(cupy.cuda.Event(disable_timing=True)))",
     "torch": "stream.wait_stream(producer)",
     "Numba": "event = cuda.event(timing=False); event.record(producer); event.wait(stream)",
     "cuda.bindings": (
@@ -70,7 +74,7 @@ _WAIT_STREAM_REUSED: Final = {
 }
 _WAIT_FOR_THREE: Final = {
     "cuda.core": "stream.wait(a); stream.wait(b); stream.wait(c)",
-    "CuPy": "stream.wait_event(a.record()); stream.wait_event(b.record()); stream.wait_event(c.record())",
+    "CuPy": "; ".join(f"stream.wait_event({each}.record(cupy.cuda.Event(disable_timing=True)))" for each in "abc"),
     "torch": "stream.wait_stream(a); stream.wait_stream(b); stream.wait_stream(c)",
 }
 _WRAP_ADDRESS: Final = {
@@ -144,27 +148,31 @@ class Calls:
 
     # -- from C ----------------------------------------------------------------------------------------------------
 
-    def _c_record(self) -> Row:
-        lab = self._lab
-        return Timed(C, "cudaEventRecord", lambda: lambda n: lab.baseline.record(n, lab.event_handle(1), lab.handle(0)))
+    def _from_c(self, functions: str, make: Callable[[Baseline], Batch]) -> tuple[Row, Row]:
+        """By functions of the runtime, and by those of the driver."""
+        lab, of_the_driver = self._lab, functions.replace("WithFlags", "").replace("cuda", "cu")
+        return Timed(C, functions, lambda: make(lab.baseline)), Timed(DRIVER, of_the_driver, lambda: make(lab.driver))
 
     def c_wait(self, producers: int = 1) -> Row:
         """Record and wait, for each of the streams 1 to *producers*."""
+        return self._c_waits(producers)[0]
+
+    def _c_waits(self, producers: int = 1) -> tuple[Row, Row]:
         lab = self._lab
         numbers = range(1, producers + 1)
 
-        def make() -> Callable[[int], float]:
+        def make(c: Baseline) -> Batch:
             events, handles = [lab.event_handle(i) for i in numbers], [lab.handle(i) for i in numbers]
-            return lambda n: lab.baseline.wait_streams(n, lab.handle(0), events, handles)
+            return lambda n: c.wait_streams(n, lab.handle(0), events, handles)
 
         times = f", {producers} times" if producers > 1 else ""
-        return Timed(C, f"cudaEventRecord, cudaStreamWaitEvent{times}", make)
+        return self._from_c(f"cudaEventRecord, cudaStreamWaitEvent{times}", make)
 
     def c_there_and_back(self, *, mark_the_end: bool) -> Row:
         """Stream 0 waits for stream 1, and back."""
         lab = self._lab
 
-        def make() -> Callable[[int], float]:
+        def make() -> Batch:
             events = [lab.event_handle(i) for i in (1, 2, 3)]
             consumer, producer = lab.handle(0), lab.handle(1)
             return lambda n: lab.baseline.there_and_back(n, consumer, producer, events, mark_the_end=mark_the_end)
@@ -186,6 +194,15 @@ class Calls:
         for library in FOREIGN:
             ours = self._ours("interop.as_stream(stream)", stream=self._stream(library))
             yield Operation(f"as_stream, {library}'s stream", [self.c_wait(), ours], QUEUE // 2, same=False)
+        anew = {OURS: "interop.as_stream(torch.cuda.current_stream())", "torch": "torch.cuda.current_stream()"}
+        new = [self._of_a_new_object(label, text) for label, text in anew.items()]
+        yield Operation("as_stream, a new torch object", [self.c_wait(), *new], QUEUE // 2, same=False)
+
+    def _of_a_new_object(self, label: str, text: str) -> Row:
+        """Torch makes an object whenever it is asked for its current stream, which is stream 1 here."""
+        lab = self._lab
+        row = statement(label, text, stream=self._stream(label), torch=partial(lab.module, "torch"))
+        return replace(row, within=lambda: lab.module("torch").cuda.stream(lab.stream("torch", 1)))
 
     def _device(self, library: str) -> object:
         """Device 0, for the libraries whose wrapping wants it."""
@@ -195,52 +212,51 @@ class Calls:
 
     def _streams_and_events(self) -> Iterator[Operation]:
         lab, stream = self._lab, self._stream(OURS)
-        c: Row = Timed(C, "cudaStreamQuery", lambda: lambda n: lab.baseline.query(n, lab.handle(0)))
+        c = self._from_c("cudaStreamQuery", lambda c: lambda n: c.query(n, lab.handle(0)))
         rows = peers(lab, _QUERY, stream=self._each_stream())
-        yield Operation("query", [c, self._ours("stream.query()", stream=stream), *rows], MANY)
-        c = Timed(C, "cudaStreamSynchronize", lambda: lambda n: lab.baseline.synchronize(n, lab.handle(0)))
+        yield Operation("query", [*c, self._ours("stream.query()", stream=stream), *rows], MANY)
+        c = self._from_c("cudaStreamSynchronize", lambda c: lambda n: c.synchronize(n, lab.handle(0)))
         rows = peers(lab, _SYNCHRONIZE, stream=self._each_stream())
-        yield Operation("synchronize", [c, self._ours("stream.synchronize()", stream=stream), *rows], MANY)
+        yield Operation("synchronize", [*c, self._ours("stream.synchronize()", stream=stream), *rows], MANY)
+        c = self._from_c("cudaEventRecord", lambda c: lambda n: c.record(n, lab.event_handle(1), lab.handle(0)))
         rows = peers(lab, _RECORD, stream=self._each_stream(), event=self._each_event())
         ours = self._ours("stream.record_event(event)", stream=stream, event=self._event(OURS))
-        yield Operation("record, event reused", [self._c_record(), ours, *rows], QUEUE)
-        c = Timed(
-            C,
-            "cudaEventCreateWithFlags, cudaEventRecord, cudaEventDestroy",
-            lambda: lambda n: lab.baseline.record_new(n, lab.handle(0)),
-        )
+        yield Operation("record, event reused", [*c, ours, *rows], QUEUE)
+        functions = "cudaEventCreateWithFlags, cudaEventRecord, cudaEventDestroy"
+        c = self._from_c(functions, lambda c: lambda n: c.record_new(n, lab.handle(0)))
         rows = peers(lab, _RECORD_NEW, stream=self._each_stream())
-        yield Operation("record, new event", [c, self._ours("stream.record_event()", stream=stream), *rows], QUEUE)
+        yield Operation("record, new event", [*c, self._ours("stream.record_event()", stream=stream), *rows], QUEUE)
+        c = self._from_c("cudaStreamWaitEvent", lambda c: lambda n: c.wait_event(n, lab.handle(0), lab.event_handle(1)))
         rows = peers(lab, _WAIT_EVENT, stream=self._each_stream(), event=self._each_event())
         ours = self._ours("stream.wait_event(event)", stream=stream, event=self._event(OURS))
-        yield Operation("wait_event", [self._c_wait_event(), ours, *rows], QUEUE)
+        yield Operation("wait_event", [*c, ours, *rows], QUEUE)
         for library in FOREIGN:
             ours = self._ours("stream.wait_event(event)", stream=stream, event=self._event(library))
-            yield Operation(f"wait_event, {library}'s event", [self._c_wait_event(), ours], QUEUE)
-
-    def _c_wait_event(self) -> Row:
-        lab = self._lab
-        return Timed(
-            C, "cudaStreamWaitEvent", lambda: lambda n: lab.baseline.wait_event(n, lab.handle(0), lab.event_handle(1))
-        )
+            yield Operation(f"wait_event, {library}'s event", [c[0], ours], QUEUE)
 
     def _waits(self) -> Iterator[Operation]:
         lab, stream = self._lab, self._stream(OURS)
         text = "stream.wait_stream(producer)"
         ours = self._ours(text, stream=stream, producer=self._stream(OURS, 1))
         both = {"stream": self._each_stream(), "producer": self._each_stream(1)}
-        yield Operation("wait_stream", [self.c_wait(), ours, *peers(lab, _WAIT_STREAM, **both)], QUEUE // 2)
+        yield Operation("wait_stream", [*self._c_waits(), ours, *peers(lab, WAIT_STREAM, **both)], QUEUE // 2)
         reusing = peers(lab, _WAIT_STREAM_REUSED, **both, event=self._each_event())
         yield Operation("wait_stream, by an event that the caller keeps", [self.c_wait(), ours, *reusing], QUEUE // 2)
-        for library in (*FOREIGN, "protocol"):
+        for library in FOREIGN:
             ours = self._ours(text, stream=stream, producer=self._stream(library, 1))
-            whose = f"{library}'s stream" if library in FOREIGN else "an object with __cuda_stream__"
-            yield Operation(f"wait_stream, {whose}", [self.c_wait(), ours], QUEUE // 2)
+            yield Operation(f"wait_stream, {library}'s stream", [self.c_wait(), ours], QUEUE // 2)
+        anew = "stream.wait_stream(torch.cuda.current_stream())"
+        rows: list[Row] = [self._of_a_new_object(label, anew) for label in (OURS, "torch")]
+        yield Operation("wait_stream, a new torch object", [self.c_wait(), *rows], QUEUE // 2)
+        given = {"producer": self._stream("protocol", 1)}
+        core = statement("cuda.core", WAIT_STREAM["cuda.core"], stream=self._stream("cuda.core"), **given)
+        rows = [self._ours(text, stream=stream, **given), core]
+        yield Operation("wait_stream, an object with __cuda_stream__", [self.c_wait(), *rows], QUEUE // 2)
         producers = {"a": self._stream("CuPy", 1), "b": self._stream("torch", 2), "c": self._stream("Numba", 3)}
         ours = self._ours("stream.wait_stream(a, b, c)", stream=stream, **producers)
         each = {name: self._each_stream(number) for number, name in enumerate("abc", 1)}
-        rows = peers(lab, _WAIT_FOR_THREE, stream=self._each_stream(), **each)
-        yield Operation("wait_stream, of three libraries at once", [self.c_wait(3), ours, *rows], QUEUE // 6)
+        rows = [*peers(lab, _WAIT_FOR_THREE, stream=self._each_stream(), **each)]
+        yield Operation("wait_stream, of three libraries at once", [*self._c_waits(3), ours, *rows], QUEUE // 6)
 
     def _to(self) -> Iterator[Operation]:
         lab = self._lab

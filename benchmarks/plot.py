@@ -45,6 +45,7 @@ def draw(results: Results, path: Path) -> None:
         streams, threads, arrays = bottom.subplots(1, 3)
         _growth(streams, results, "wait_stream, of many streams", "wait_stream: streams waited for")
         _growth(threads, results, IN_THREADS, "wait_stream: threads at once")
+        threads.set_ylabel("microseconds by the clock,\ndivided by all calls of all threads")
         _growth(arrays, results, "borrow, of many arrays", "borrow: arrays")
         machine = results.machine
         figure.suptitle(f"{machine.get('gpu')}, {machine.get('cpu')}, {machine.get('date')}")
@@ -100,14 +101,16 @@ def _growth(axes: Axes, results: Results, operation: str, what: str) -> None:
     for label in dict.fromkeys(row.label for row in rows):
         mine = [row for row in rows if row.label == label]
         colour, marker = STYLES[label]
-        times = [table.ns(row).median / 1e3 for row in mine]
+        sizes, times = [row.size or 0 for row in mine], [table.ns(row) for row in mine]
         look = RING if label == OURS else {}
-        axes.plot([row.size or 0 for row in mine], times, color=colour, marker=marker, label=label, **look)
+        axes.plot(sizes, [time.median / 1e3 for time in times], color=colour, marker=marker, label=label, **look)
+        low, high = [time.low / 1e3 for time in times], [time.high / 1e3 for time in times]
+        axes.fill_between(sizes, low, high, color=colour, alpha=0.3, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(what)
-    axes.set_ylabel("microseconds a call")
+    axes.set_ylabel("microseconds a call (median, middle half)")
     axes.grid(which="both", alpha=0.3)

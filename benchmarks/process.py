@@ -7,6 +7,7 @@ library that crashes takes with it only what comes after.
 import argparse
 import dataclasses
 import faulthandler
+import hashlib
 import json
 import platform
 import re
@@ -23,6 +24,7 @@ from benchmarks.measure import Operation, measure
 from benchmarks.operations import OURS, Calls
 from tests.gpu.record import described_run, interop_sha256
 
+FOLDER: Final = Path(__file__).parent
 LONGEST_OPERATION: Final = 90
 """Seconds; then the process ends, with the tracebacks of its threads."""
 
@@ -38,6 +40,13 @@ def described_machine() -> dict[str, object]:
     """As of the GPU tests' record, and the processor; nothing without a GPU."""
     run = described_run()
     return run and {**run, "cpu": processor(), "python": platform.python_version()}
+
+
+def benchmarks_sha256() -> str:
+    """Of the code of the benchmarks, as :func:`~tests.gpu.record.interop_sha256` is of interop's."""
+    paths = sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".c"))
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  benchmarks/{path.name}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def processor() -> str:
@@ -72,7 +81,8 @@ def run(out: TextIO, *, batches: int, only: str, ours_only: bool) -> None:
             for measured in measure(operation, batches, lab.drain):
                 write("row", **dataclasses.asdict(measured))
             faulthandler.cancel_dump_traceback_later()
-        write("end", path=path_in_use(), cudart=lab.cudart, interop_sha256=interop_sha256())
+        code = {"interop_sha256": interop_sha256(), "benchmarks_sha256": benchmarks_sha256()}
+        write("end", path=path_in_use(), cudart=lab.cudart, **code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

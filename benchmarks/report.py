@@ -8,8 +8,8 @@ from benchmarks import goals, missed
 from benchmarks.growth import IN_THREADS
 from benchmarks.lab import LIBRARIES
 from benchmarks.measure import Measured
-from benchmarks.operations import OURS, C
-from benchmarks.results import Results, Spread, Table
+from benchmarks.operations import DRIVER, OURS, C
+from benchmarks.results import Results, Spread, Table, spread
 
 MICRO = 1000
 MILLI = 1e3
@@ -29,7 +29,12 @@ def report(results: Results) -> Iterator[str]:
     yield ""
     yield "## There and back"
     yield ""
-    yield from ping_pong(results)
+    yield from ping_pong(results.rows)
+    if results.other:
+        yield ""
+        yield f"The {_other(results.path)} way:"
+        yield ""
+        yield from ping_pong(results.other)
     yield ""
     yield "## Growth"
     yield ""
@@ -92,17 +97,35 @@ def summary(results: Results) -> Iterator[str]:
 def calls(results: Results) -> Iterator[str]:
     """The table of single operations, by library."""
     table, other = Table(results.rows), Table(results.other)
-    columns = [C, OURS, *([f"{OURS}, {_other(results.path)} way"] if results.other else []), *LIBRARIES]
+    ours = [OURS, f"{OURS}, times {DRIVER}", *([f"{OURS}, {_other(results.path)} way"] if results.other else [])]
+    columns = [C, DRIVER, *ours, *LIBRARIES]
     yield f"| | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 1) + "|"
     for operation in _names(results.rows, "call"):
-        cells = [_cell(table, operation, C, with_ratio=False), _cell(table, operation, OURS)]
+        cells = [_cell(table, operation, C, with_ratio=False)]
+        cells += [_cell(table, operation, label) for label in (DRIVER, OURS)]
+        cells.append(_ratio(_to_driver(table, operation)))
         if results.other:
             cells.append(_cell(other, operation, OURS))
         cells += [_cell(table, operation, library) for library in LIBRARIES]
         yield f"| {operation} | {' | '.join(cells)} |"
     yield ""
-    yield "Where there is no ratio, there is no such call in C."
+    yield (
+        f"Where there is no ratio, there is no such call in C. *{DRIVER}*: by the functions of the driver, which those "
+        f"of the runtime call, and interop too. {THREE}"
+    )
+
+
+THREE: Final = (
+    "Of three libraries at once: interop waits for a stream of each, CuPy, torch and Numba, and a library for three of "
+    "its own."
+)
+"""What the peers do where interop waits for three libraries."""
+
+
+def _to_driver(table: Table, operation: str) -> Spread | None:
+    row = table.get(operation, OURS)
+    return table.ratio(row, DRIVER) if row else None
 
 
 def _cell(table: Table, operation: str, label: str, *, with_ratio: bool = True) -> str:
@@ -114,9 +137,9 @@ def _cell(table: Table, operation: str, label: str, *, with_ratio: bool = True) 
     return f"{time} ({_ratio(ratio)})" if with_ratio and row.same and ratio else time
 
 
-def ping_pong(results: Results) -> Iterator[str]:
+def ping_pong(measured: Iterable[Measured]) -> Iterator[str]:
     """The rounds, by the way in which they are ordered."""
-    rows = [row for row in results.rows if row.group == "ping-pong"]
+    rows = [row for row in measured if row.group == "ping-pong"]
     table = Table(rows)
     labels = list(dict.fromkeys(row.label for row in rows))
     yield f"| microseconds a round, and times one shared stream | {' | '.join(labels)} |"
@@ -135,39 +158,68 @@ def growth(results: Results) -> Iterator[str]:
     """One table for each thing that grows."""
     for operation in _names(results.rows, "growth"):
         rows = [row for row in results.rows if row.operation == operation]
-        table = Table(rows)
         sizes = sorted({row.size for row in rows if row.size is not None})
-        yield f"| {operation}: nanoseconds a call | {' | '.join(map(str, sizes))} |"
+        yield f"| {operation}: nanoseconds a call, and the middle half | {' | '.join(map(str, sizes))} |"
         yield "|---" * (len(sizes) + 1) + "|"
-        for label in dict.fromkeys(row.label for row in rows):
-            found = [table.get(operation, label, size) for size in sizes]
-            yield f"| {label} | {' | '.join(f'{table.ns(row).median:,.0f}' if row else '' for row in found)} |"
+        yield from _curves(rows, sizes, "")
+        others = [row for row in results.other if row.operation == operation]
+        yield from _curves(others, sizes, f", in the process of the {_other(results.path)} way")
         yield ""
-    yield "In threads, the time by the clock is shared by all the calls: it falls where no thread holds another one up."
+    yield (
+        "In threads, a figure is the time by the clock, divided by all the calls of all the threads, and no call's own "
+        "time: that is as many times longer as there are threads. The figure falls where no thread holds another one "
+        "up."
+    )
+
+
+def _curves(rows: Sequence[Measured], sizes: Sequence[int], where: str) -> Iterator[str]:
+    table = Table(rows)
+    for operation, label in dict.fromkeys((row.operation, row.label) for row in rows):
+        found = [table.get(operation, label, size) for size in sizes]
+        times = [table.ns(row) if row else None for row in found]
+        cells = [f"{ns.median:,.0f} ({ns.low:,.0f}-{ns.high:,.0f})" if ns else "" for ns in times]
+        yield f"| {label}{where} | {' | '.join(cells)} |"
 
 
 def startup(results: Results) -> Iterator[str]:
     """Imports and first calls."""
-    yield "| | after | milliseconds, median | best |"
-    yield "|---|---|---|---|"
+    yield "| | after | milliseconds, median | middle half | best | processes |"
+    yield "|---|---|---|---|---|---|"
     for row in results.startup:
-        times = [f"{row[name] * MILLI:,.3f}" for name in ("median", "best")] if "best" in row else [row["error"], ""]
-        yield f"| {row['what']} | {row['after']} | {' | '.join(times)} |"
+        if "error" in row:
+            cells = [row["error"], "", "", ""]
+        else:
+            times = [seconds * MILLI for seconds in row["seconds"]]
+            middle = spread(times)
+            cells = [
+                f"{middle.median:,.3f}",
+                f"{middle.low:,.3f}-{middle.high:,.3f}",
+                f"{min(times):,.3f}",
+                f"{len(times)}",
+            ]
+        yield f"| {row['what']} | {row['after']} | {' | '.join(cells)} |"
 
 
 def goal_table(results: Results) -> Iterator[str]:
-    """Each goal, what was measured, and whether it is met."""
-    yield "| operation | goal | measured | |"
-    yield "|---|---|---|---|"
-    for goal, measured in (verdicts := goals.verdicts(Table(results.rows))):
-        verdict = {True: "met", False: "**missed**", None: "not measured"}[goals.Verdict(goal, measured).met]
-        yield f"| {_name(goal)} | {_limit(goal)} | {_spread(measured, goal.against)} | {verdict} |"
-    met = sum(verdict.met is True for verdict in verdicts)
-    yield ""
-    yield f"{met} of {len(verdicts)} goals are met."
+    """Each goal, what was measured, and whether it is met; those that are beyond the others apart."""
+    table = Table(results.rows)
+    for beyond, which in ((False, "goals"), (True, "goals beyond these")):
+        verdicts = [verdict for verdict in goals.verdicts(table) if verdict.goal.beyond == beyond]
+        yield f"| operation | {'goal beyond these' if beyond else 'goal'} | measured | | times {DRIVER} |"
+        yield "|---|---|---|---|---|"
+        for verdict in verdicts:
+            goal, measured = verdict
+            said = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
+            driver = _spread(_to_driver(table, goal.operation), C) if goal.against == C else ""
+            yield f"| {name(goal)} | {_limit(goal)} | {_spread(measured, goal.against)} | {said} | {driver} |"
+        yield ""
+        yield f"{sum(verdict.met is True for verdict in verdicts)} of {len(verdicts)} {which} are met."
+        yield ""
+    yield f"The goals against C are of the runtime's functions; beside them are interop's times those of {DRIVER}."
 
 
-def _name(goal: goals.Goal) -> str:
+def name(goal: goals.Goal) -> str:
+    """The operation, and the way if it is a special one."""
     return goal.operation if goal.label == OURS else f"{goal.operation}: {goal.label}"
 
 
@@ -177,15 +229,13 @@ def _limit(goal: goals.Goal) -> str:
 
 def _missed(results: Results) -> Iterator[str]:
     """Why, for each goal that is."""
-    found = [verdict.goal for verdict in goals.verdicts(Table(results.rows)) if verdict.met is False]
-    if found:
-        yield ""
-        yield missed.HOW
+    table = Table(results.rows)
+    found = [verdict.goal for verdict in goals.verdicts(table) if verdict.met is False]
     for goal in found:
         yield ""
-        yield f"### {_name(goal)}, {_limit(goal)}"
+        yield f"### {name(goal)}, {_limit(goal)}"
         yield ""
-        yield missed.WHY.get((goal.operation, goal.against), "Nobody has looked into it yet.")
+        yield missed.why(goal, table)
 
 
 def _behind(results: Results) -> Iterator[str]:
@@ -205,7 +255,10 @@ def _behind(results: Results) -> Iterator[str]:
         if ours and faster:
             yield f"| {operation} | {_time(table.ns(ours).median)} | {', '.join(faster)} |"
     yield ""
-    yield "A wait for another library's event is beside that library's own."
+    yield (
+        "A wait for another library's event is beside that library's own, and `as_stream` of a new torch object beside "
+        "torch's making of that object."
+    )
     sizes = [row.size for row in results.rows if row.operation == IN_THREADS]
     if sizes:
         few, many = (
@@ -218,9 +271,16 @@ def _behind(results: Results) -> Iterator[str]:
         )
         yield ""
         yield (
-            "In many threads, calls contend for the GIL, which each of them gives up and takes again, and which C does "
-            f"without. A `wait_stream` in {sizes[0]} thread and in {sizes[-1]}: {times}."
+            "In many threads, calls contend for the GIL: each call gives up the GIL, which C does without, and takes "
+            f"it again. A `wait_stream` in {sizes[0]} thread and in {sizes[-1]}, as the time by the clock divided by "
+            f"all the calls of all the threads: {times}."
         )
+        if few[0] and many[0]:
+            held_up = table.ns(many[0]).median / table.ns(few[0]).median
+            yield (
+                f"C's calls hold each other up too: with {sizes[-1]} threads its figure is {held_up:.2f} times that of "
+                f"{sizes[0]}, where it would be {sizes[0]}/{sizes[-1]} if they did not."
+            )
 
 
 def _failures(results: Results) -> Iterator[str]:

@@ -6,15 +6,18 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from benchmarks import goals, ledger, pingpong
 from benchmarks import report as benchmark_report
+from benchmarks.growth import IN_THREADS
+from benchmarks.lab import FOREIGN
+from benchmarks.measure import Measured
+from benchmarks.operations import DRIVER, C
 from benchmarks.operations import OURS as INTEROP
-from benchmarks.operations import C
-from benchmarks.process import NATIVE, PYTHON
+from benchmarks.process import NATIVE, PYTHON, benchmarks_sha256
 from benchmarks.results import Results, Spread, Table
 from interop import matrix
 from interop.matrix import report as matrix_report
@@ -105,55 +108,107 @@ def _benchmarks(path: Path) -> Iterator[str]:
     yield ""
     quick = ", a quick run" if results.options.get("quick") else ""
     yield f"({_run(results.machine)}{quick}; medians. [All of it](benchmarks/results.json).)"
-    if results.machine.get("interop_sha256") != interop_sha256():
+    yield from _changed(results.machine)
+    if results.machine.get("benchmarks_sha256") != benchmarks_sha256():
+        yield "The benchmarks have been changed since that run."
+
+
+def _changed(about: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the code is still what was measured."""
+    if about.get("interop_sha256") != interop_sha256():
         yield "The code has been changed since that run."
 
 
-def _not_fast(path: Path) -> Iterator[str]:
-    """What a reader should know before the program has many of these calls."""
+def _from_c(path: Path) -> Iterator[str]:
+    """What C is here; and how interop is beside the functions that it calls itself."""
     table = Table(Results.read(path).rows)
+    yield "C makes the calls of the CUDA runtime, with a new event where the line says so; interop"
+    yield "calls the driver itself, and takes its events from a pool: so it can be below 1."
+    rows = {operation: table.get(operation, INTEROP) for operation in benchmark_report.SHORT}
+    ratios = {operation: table.ratio(row, DRIVER) for operation, row in rows.items() if row}
+    found = [f"{operation} {ratio.median:.2f}" for operation, ratio in ratios.items() if ratio]
+    if found:
+        yield f"Against the driver's own calls from C it is: {'; '.join(found)}."
+    yield f"{benchmark_report.THREE} ([All figures](benchmarks/results.md).)"
 
-    def both(operation: str, label: str, size: int | None = None) -> tuple[str, str] | None:
-        rows = [table.get(operation, each, size) for each in (INTEROP, label)]
-        times = [f"{table.ns(row).median / benchmark_report.MICRO:.1f}" for row in rows if row]
-        return (times[0], times[1]) if len(times) == len(rows) else None
 
-    found = {
-        "another library's event (`wait_event` of CuPy's: {}, from C {})": both("wait_event, CuPy's event", C),
-        "a stream of a library without an adapter (`wait_stream`: {}, from C {})": both(
-            "wait_stream, an object with __cuda_stream__", C
-        ),
-        "the first hand-over of an array (CuPy to PyTorch: {}, the bare conversion {})": both(
-            "handoff, CuPy to torch (peer: conversion alone)", "torch"
-        ),
-        "eight threads at once (together, a `wait_stream` every {}, from C every {})": both(
-            "wait_stream, in many threads", C, 8
-        ),
-    }
-    what = [text.format(*times) for text, times in found.items() if times]
+class _Beside(NamedTuple):
+    """A row of interop's, the label of a row beside it, and what that is in words."""
+
+    operation: str
+    label: str
+    whose: str
+    size: int | None = None
+
+
+_SLOW: Final[Mapping[str, Sequence[_Beside]]] = {
+    "another library's event (`wait_event` of CuPy's: {})": [_Beside("wait_event, CuPy's event", C, "C")],
+    "wrapping an object with `__cuda_stream__` ({})": [
+        _Beside("wrap an object with __cuda_stream__", library, library) for library in ("cuda.core", "CuPy")
+    ],
+    "waiting for one ({})": [
+        _Beside("wait_stream, an object with __cuda_stream__", label, label) for label in (C, "cuda.core")
+    ],
+    "an object that its library makes anew each time (`as_stream(torch.cuda.current_stream())`: {})": [
+        _Beside("as_stream, a new torch object", "torch", "`torch.cuda.current_stream()` alone")
+    ],
+    "waiting for one of these ({})": [
+        _Beside("wait_stream, a new torch object", label, label) for label in (C, "torch")
+    ],
+    "the first `to` of a stream ({})": [
+        _Beside(f"wrap, and to({path}) first", library, f"{library}'s own wrapping")
+        for library, path in FOREIGN.items()
+    ],
+    "`use` of CuPy alone ({})": [_Beside("enter and leave, CuPy", "CuPy", "CuPy's own `with`")],
+    "the first hand-over of an array (CuPy to PyTorch: {})": [
+        _Beside("handoff, CuPy to torch (peer: conversion alone)", "torch", "the bare conversion")
+    ],
+    "`wait_stream` in eight threads at once, where each call gives up the GIL, which C does without ({})": [
+        _Beside(IN_THREADS, C, "C", 8)
+    ],
+}
+"""What may be slower than something else; ``{}`` stands for how many times what."""
+
+
+def _not_fast(path: Path) -> Iterator[str]:
+    """What a reader should know before the program has many of these calls: where interop is slower than others."""
+    table = Table(Results.read(path).rows)
+    what = []
+    for text, rows in _SLOW.items():
+        times = [
+            f"{ratio.median:.1f} times {beside.whose}"
+            for beside in rows
+            if (row := table.get(beside.operation, INTEROP, beside.size))
+            and (ratio := table.ratio(row, beside.label))
+            and ratio.median > 1
+        ]
+        if times:
+            what.append(text.format(", ".join(times)))
     if what:
-        yield f"What is not fast, in microseconds: {'; '.join(what)}."
+        yield f"What is not fast: {'; '.join(what)}."
 
 
 def _goals(path: Path) -> Iterator[str]:
-    """How many goals are missed, and by how much."""
+    """How many goals are missed, and by how much; those beyond the others apart."""
     verdicts = goals.verdicts(Table(Results.read(path).rows))
+    asked, beyond = ([verdict for verdict in verdicts if verdict.goal.beyond == which] for which in (False, True))
+    yield f"Of the {len(asked)} goals in [benchmarks/results.md](benchmarks/results.md), {_counted(asked)}"
+    yield f"Of {len(beyond)} more that go beyond them, {_counted(beyond)}"
+
+
+def _counted(verdicts: Sequence[goals.Verdict]) -> str:
     missed = [_missed(*verdict) for verdict in verdicts if verdict.met is False]
     unknown = sum(verdict.met is None for verdict in verdicts)
-    count = f"Of the {len(verdicts)} goals in [benchmarks/results.md](benchmarks/results.md), "
-    count += (
-        f"{unknown} were not measured in that run, and {len(missed)} are missed"
-        if unknown
-        else f"{len(missed)} are missed"
-    )
-    yield f"{count}: {'; '.join(missed)}." if missed else f"{count}."
+    count = f"{unknown} were not measured in that run, and {len(missed)}" if unknown else f"{len(missed)}"
+    return f"{count} are missed: {'; '.join(missed)}." if missed else f"{count} are missed."
 
 
 def _missed(goal: goals.Goal, measured: Spread | None) -> str:
     assert measured is not None  # or it would not be missed
+    name = benchmark_report.name(goal)
     if goal.against is None:
-        return f"{goal.operation} ({measured.median:,.0f} ns, goal {goal.at_most:g})"
-    return f"{goal.operation} ({measured.median:.2f} times {goal.against}'s, goal {goal.at_most:g})"
+        return f"{name} ({measured.median:,.0f} ns, goal {goal.at_most:g})"
+    return f"{name} ({measured.median:.2f} times {goal.against}, goal {goal.at_most:g})"
 
 
 def _there_and_back(path: Path) -> Iterator[str]:
@@ -161,14 +216,31 @@ def _there_and_back(path: Path) -> Iterator[str]:
     results = Results.read(path)
     table = Table(results.rows)
     game = "CuPy <-> Numba"
-    ours, plain = (table.get(game, label) for label in (pingpong.BY_HANDOFF, pingpong.DEFAULT))
+    ours, plain, new = (
+        table.get(game, label) for label in (pingpong.BY_HANDOFF, pingpong.DEFAULT, pingpong.BY_NEW_HANDOFF)
+    )
     if ours and plain and (shared := table.ratio(ours, pingpong.SHARED)) and (faster := table.ratio(plain, ours.label)):
         yield f"Handed over again and again, in batches of about {ours.calls} rounds with one conversion each, a {game}"
         yield f"round took {shared.median:.2f} times one shared stream, and was {faster.median:.1f} times as fast as"
-        yield "reading each other's array interface. With the views kept, as in a loop that goes on, nothing is"
-        yield "converted; new each round, everything is."
-        yield ""
-    yield from benchmark_report.ping_pong(results)
+        yield "reading each other's array interface."
+        yield from _slower("It was", table, ours)
+        yield "With the views kept, as in a loop that goes on, nothing is converted; new each round, everything is."
+    if new:
+        yield from _slower("A round with a hand-over that is new was", table, new)
+    yield ""
+    yield from benchmark_report.ping_pong(results.rows)
+
+
+def _slower(what: str, table: Table, row: Measured) -> Iterator[str]:
+    """That a round by interop takes longer than what programs do without it, if it does."""
+    others = {pingpong.HOST: "synchronising the host", pingpong.DEFAULT: "reading each other's array interface"}
+    longer = [
+        f"than {what} ({ratio.median:.1f} times as long)"
+        for label, what in others.items()
+        if (ratio := table.ratio(row, label)) and ratio.median > 1
+    ]
+    if longer:
+        yield f"{what} slower {' and '.join(longer)}."
 
 
 def _hand_overs(results: Results) -> Iterator[str]:
@@ -196,6 +268,7 @@ def _instructions(path: Path) -> Iterator[str]:
     yield f"Around the driver's calls, `query` is {query} instructions and `wait_stream` {wait}; without the extension"
     yield f"{plain_query} and {plain_wait}, not counting those inside cuda-python. (Counted by callgrind, on Python"
     yield f"{record['python']}; [the record](benchmarks/ledger.json).)"
+    yield from _changed(record)
 
 
 def _ledger_cost(path: Path) -> Iterator[str]:
@@ -211,6 +284,7 @@ def _ledger_cost(path: Path) -> Iterator[str]:
         yield f"| {call} | {' | '.join([*looks, *opened])} |"
     yield ""
     yield f"(Python {record['python']}, {record['compiler']}, {record['cpu']}, {record['date']}; no GPU.)"
+    yield from _changed(record)
 
 
 # -- the suite on a GPU, and its bugs ------------------------------------------------------------------------------
@@ -261,6 +335,7 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
     "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
+    "from-c": ("benchmarks/results.json", "make bench", _from_c),
     "not-fast": ("benchmarks/results.json", "make bench", _not_fast),
     "goals": ("benchmarks/results.json", "make bench", _goals),
     "there-and-back": ("benchmarks/results.json", "make bench", _there_and_back),

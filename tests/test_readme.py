@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import interop
-from benchmarks import goals, pingpong
+from benchmarks import goals, growth, pingpong
+from benchmarks.lab import Lab
 from benchmarks.measure import Measured
+from benchmarks.operations import Calls
 from benchmarks.results import Results
 from docs import update
 from interop import sim
@@ -190,10 +192,17 @@ def test_a_quick_run_says_so(tmp_path):
 def test_a_run_of_other_code_says_so(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     about = {"gpu": "a GPU", "gpus": 1, "driver": "1", "date": "today", "versions": {}}
-    for code in (update.interop_sha256(), "another"):
-        Results(machine={**about, "interop_sha256": code}).write(tmp_path / "benchmarks/results.json")
+    sums = {"interop_sha256": update.interop_sha256(), "benchmarks_sha256": update.benchmarks_sha256()}
+    for what, said in (
+        (None, ()),
+        ("interop_sha256", ("The code",)),
+        ("benchmarks_sha256", ("The benchmarks",)),
+    ):
+        Results(machine={**about, **sums, **({what: "another"} if what else {})}).write(
+            tmp_path / "benchmarks/results.json"
+        )
         text = update.updated("<!-- benchmarks -->\n<!-- /benchmarks -->", tmp_path)
-        assert ("changed since that run" in text) is (code == "another")
+        assert re.findall(r"(.*?) ha(?:s|ve) been changed since that run\.", text) == [*said]
 
 
 def rows(operation, size=None, calls=17, group="call", reference="C", **labels):
@@ -213,41 +222,86 @@ def written(section, tmp_path, found):
 def test_what_is_not_fast(tmp_path):
     cupy = rows("wait_event, CuPy's event", C=200, interop=5700)
     threads = rows("wait_stream, in many threads", 8, C=600, interop=6300)
-    (line,) = written("not-fast", tmp_path, cupy + threads + rows("wait_stream, in many threads", 1, C=1))
+    threads += rows("wait_stream, in many threads", C=600, interop=600)
+    wrapped = rows("wrap an object with __cuda_stream__", **{"C": 1, "interop": 900, "cuda.core": 500, "CuPy": 1000})
+    faster = rows("enter and leave, CuPy", interop=100, CuPy=101)
+    (line,) = written("not-fast", tmp_path, cupy + threads + wrapped + faster)
     assert line == (
-        "What is not fast, in microseconds: another library's event (`wait_event` of CuPy's: 5.7, from C 0.2); eight "
-        "threads at once (together, a `wait_stream` every 6.3, from C every 0.6)."
+        "What is not fast: another library's event (`wait_event` of CuPy's: 28.5 times C); wrapping an object with "
+        "`__cuda_stream__` (1.8 times cuda.core); `wait_stream` in eight threads at once, "
+        "where each call gives up the GIL, which C does without (10.5 times C)."
     )
-    assert written("not-fast", tmp_path, cupy[:1]) == [""]
+    assert written("not-fast", tmp_path, faster) == [""]
+
+
+def test_what_may_be_slow_is_measured(tmp_path):
+    measured = {
+        (operation.name, operation.size, row.label)
+        for operation in (*Calls(Lab(tmp_path)).all(), *growth.all_operations(Lab(tmp_path)))
+        for row in operation.rows
+    }
+    for beside in (beside for found in update._SLOW.values() for beside in found):
+        for label in (beside.label, "interop"):
+            assert (beside.operation, beside.size, label) in measured
+
+
+def test_interop_beside_the_functions_of_the_driver(tmp_path):
+    found = rows("query", **{"C": 200, "C, driver": 160, "interop": 240}) + rows("synchronize", C=200, interop=300)
+    text = " ".join(written("from-c", tmp_path, found))
+    assert "Against the driver's own calls from C it is: query 1.50. Of three" in text
+    assert "driver's own" not in " ".join(written("from-c", tmp_path, found[2:]))
 
 
 def test_the_goals_that_are_missed(tmp_path):
     found = rows("wait_event", **{"C": 200, "cuda.core": 200, "interop": 210}) + rows("to(cupy) again", interop=1234)
-    (line,) = written("goals", tmp_path, found)
-    assert line.startswith(f"Of the {len(goals.GOALS)} goals in [benchmarks/results.md](benchmarks/results.md), ")
+    line, beyond = written("goals", tmp_path, found)
+    assert line.startswith("Of the 33 goals in [benchmarks/results.md](benchmarks/results.md), ")
     assert line.endswith(
-        " were not measured in that run, and 2 are missed: wait_event (1.05 times cuda.core's, goal 1); to(cupy) again "
+        " were not measured in that run, and 2 are missed: wait_event (1.05 times cuda.core, goal 1); to(cupy) again "
         "(1,234 ns, goal 100)."
     )
-    (line,) = written("goals", tmp_path, rows("to(cupy) again", interop=99))
+    assert beyond == "Of 2 more that go beyond them, 2 were not measured in that run, and 0 are missed."
+    line, _ = written("goals", tmp_path, rows("to(cupy) again", interop=99))
     assert line.endswith("0 are missed.")
 
 
 def test_goals_that_were_not_measured_are_none_that_are_met(tmp_path, monkeypatch):
     monkeypatch.setattr(goals, "GOALS", [goals.Goal("to(cupy) again", None, 100)])
-    (line,) = written("goals", tmp_path, rows("to(cupy) again", interop=99))
+    line, beyond = written("goals", tmp_path, rows("to(cupy) again", interop=99))
     assert line == "Of the 1 goals in [benchmarks/results.md](benchmarks/results.md), 0 are missed."
-    (line,) = written("goals", tmp_path, [])
+    assert beyond == "Of 0 more that go beyond them, 0 are missed."
+    line, _ = written("goals", tmp_path, [])
     assert "1 were not measured in that run, and 0 are missed." in line
 
 
+def test_goals_beyond_the_others_are_missed_apart(tmp_path):
+    ways = {pingpong.SHARED: 100, pingpong.DEFAULT: 300, pingpong.BY_WAIT: 105, pingpong.BY_KEPT_HANDOFF: 130}
+    found = rows("CuPy <-> Numba", group="ping-pong", reference=pingpong.SHARED, **ways)
+    line, beyond = written("goals", tmp_path, found)
+    assert line.endswith("0 are missed.")
+    assert beyond == (
+        "Of 2 more that go beyond them, 1 are missed: CuPy <-> Numba: interop, handoff, views kept (1.30 times one "
+        "shared stream, goal 1.25)."
+    )
+
+
 def test_rounds_by_handover(tmp_path):
-    ways = {pingpong.SHARED: 100, pingpong.DEFAULT: 320, pingpong.BY_HANDOFF: 160}
+    ways = {pingpong.SHARED: 100, pingpong.HOST: 128, pingpong.DEFAULT: 320, pingpong.BY_HANDOFF: 160}
+    ways[pingpong.BY_NEW_HANDOFF] = 640
     found = rows("CuPy <-> Numba", calls=9, group="ping-pong", reference=pingpong.SHARED, **ways)
     text = " ".join(written("there-and-back", tmp_path, found))
     assert "about 9 rounds with one conversion each, a CuPy <-> Numba round took 1.60 times one shared stream, " in text
     assert "and was 2.0 times as fast as reading" in text
-    assert "rounds with" not in " ".join(written("there-and-back", tmp_path, found[:2]))
+    assert " It was slower than synchronising the host (1.2 times as long). With" in text
+    host, reading = (
+        "synchronising the host (5.0 times as long)",
+        "reading each other's array interface (2.0 times as long)",
+    )
+    assert f" A round with a hand-over that is new was slower than {host} and than {reading}. " in text
+    ways |= {pingpong.HOST: 1000, pingpong.DEFAULT: 640}
+    as_fast = rows("CuPy <-> Numba", calls=9, group="ping-pong", reference=pingpong.SHARED, **ways)
+    assert "slower" not in " ".join(written("there-and-back", tmp_path, as_fast))
+    assert "rounds with" not in " ".join(written("there-and-back", tmp_path, found[:3]))
 
 
 @pytest.mark.parametrize("code", [record.interop_sha256(), "0" * 64])
