@@ -123,7 +123,8 @@ def run(library: ctypes.CDLL, *, ledger: bool = False) -> None:
     cuda = _cudart.Cuda(lambda: (stubs, stubs), lambda _address: True)
     _cudart.activate(cuda)
     if native is not None:  # as for the real GPU
-        native.bind(tuple(_cudart._entry_point(call, stubs) for call in _cudart._HOT_CALLS), cuda, cuda._pools)  # noqa: SLF001
+        addresses = tuple(_cudart._entry_point(call, stubs) for call in _cudart._HOT_CALLS)  # noqa: SLF001
+        native.bind(addresses, cuda, cuda._pools, cuda._primary)  # noqa: SLF001
         cuda.is_hot = True
     stream, producer = interop.ExternalStream(0x1000), interop.ExternalStream(0x2000)
     names = {"interop": interop, "stream": stream, "producer": producer, "event": producer.record_event()}

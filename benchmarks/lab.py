@@ -22,6 +22,9 @@ THREADS: Final = 256
 SIZE: Final = BLOCKS * THREADS
 """Elements of an array: to work on them costs the device next to nothing."""
 
+LEGACY: Final = 1
+"""The handle of the legacy default stream."""
+
 _DISABLE_TIMING: Final = 2
 
 
@@ -139,6 +142,18 @@ class Lab:
             "torch": lambda: self.module("torch").cuda.get_stream_from_external(handle, self.torch_device()),
             "Numba": lambda: self.module("Numba").external_stream(handle),
             "cuda.bindings": lambda: self.module("cuda.bindings").cudaStream_t(handle),
+        }
+        return makers[library]()
+
+    def default_stream(self, library: str) -> Any:
+        """The legacy default stream of device 0, as *library*'s own object."""
+        makers: Mapping[str, Callable[[], object]] = {
+            "interop": lambda: interop.ExternalStream(LEGACY, 0),
+            "cuda.core": lambda: self.module("cuda.core").Device(0).default_stream,
+            "CuPy": lambda: self.module("CuPy").cuda.Stream.null,
+            "torch": lambda: self.module("torch").cuda.default_stream(0),
+            "Numba": lambda: self.module("Numba").legacy_default_stream(),
+            "cuda.bindings": lambda: self.module("cuda.bindings").cudaStream_t(LEGACY),
         }
         return makers[library]()
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import interop
 from benchmarks.baseline import Baseline
-from benchmarks.lab import FOREIGN, Lab
+from benchmarks.lab import FOREIGN, LEGACY, Lab
 from benchmarks.measure import Batch, Operation, Row, Statement, Timed
 
 OURS: Final = "interop"
@@ -157,12 +157,13 @@ class Calls:
         """Record and wait, for each of the streams 1 to *producers*."""
         return self._c_waits(producers)[0]
 
-    def _c_waits(self, producers: int = 1) -> tuple[Row, Row]:
+    def _c_waits(self, producers: int = 1, *, legacy: bool = False) -> tuple[Row, Row]:
         lab = self._lab
         numbers = range(1, producers + 1)
 
         def make(c: Baseline) -> Batch:
             events, handles = [lab.event_handle(i) for i in numbers], [lab.handle(i) for i in numbers]
+            handles = [LEGACY] if legacy else handles
             return lambda n: c.wait_streams(n, lab.handle(0), events, handles)
 
         times = f", {producers} times" if producers > 1 else ""
@@ -245,8 +246,12 @@ class Calls:
         for library in FOREIGN:
             ours = self._ours(text, stream=stream, producer=self._stream(library, 1))
             yield Operation(f"wait_stream, {library}'s stream", [self.c_wait(), ours], QUEUE // 2)
+        default = {"stream": self._each_stream(), "producer": lab.default_stream}
+        ours = self._ours(text, stream=stream, producer=partial(lab.default_stream, OURS))
+        rows: list[Row] = [*self._c_waits(legacy=True), ours, *peers(lab, WAIT_STREAM, **default)]
+        yield Operation("wait_stream, the default stream", rows, QUEUE // 2)
         anew = "stream.wait_stream(torch.cuda.current_stream())"
-        rows: list[Row] = [self._of_a_new_object(label, anew) for label in (OURS, "torch")]
+        rows = [self._of_a_new_object(label, anew) for label in (OURS, "torch")]
         yield Operation("wait_stream, a new torch object", [self.c_wait(), *rows], QUEUE // 2)
         given = {"producer": self._stream("protocol", 1)}
         core = statement("cuda.core", WAIT_STREAM["cuda.core"], stream=self._stream("cuda.core"), **given)

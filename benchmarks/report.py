@@ -78,6 +78,7 @@ SHORT: Final = (
     "record, new event",
     "wait_event",
     "wait_stream",
+    "wait_stream, the default stream",
     "wait_stream, of three libraries at once",
 )
 """The operations that most libraries have."""

@@ -170,7 +170,7 @@ class Cuda:
         if native is not None and self is GPU and not CHECK:
             addresses = tuple(_entry_point(call, runtime) for call in _HOT_CALLS)
             if all(addresses):  # an old driver may lack one, and the plain way does without
-                native.bind(addresses, self, self._pools)
+                native.bind(addresses, self, self._pools, self._primary)
                 self.is_hot = True
         self._driver = driver
         self._runtime = runtime

@@ -204,7 +204,8 @@ dlpack_capsule(PyObject *module, PyObject *arguments)
 
 enum { SUCCESS = 0, NOT_READY = 600, CAPTURES = 900, AFTER_CAPTURES = 910 };
 enum { NOT_CAPTURING = 0, RELAXED = 2 };
-enum { PER_THREAD = 2, FIRST_PAGE = 4096 }; /* the last of the handles that are no addresses; where nothing is mapped */
+enum { LEGACY = 1, PER_THREAD = 2 }; /* the handles of default streams, which are no addresses */
+enum { FIRST_PAGE = 4096 };          /* nothing is mapped below */
 
 static struct {
     int (*event_record)(void *, void *);
@@ -223,9 +224,11 @@ static struct {
     int (*context_get_id)(void *, unsigned long long *);
 } cuda;
 
-static PyObject *real;   /* what the plain way takes for the driver that is bound; NULL before */
-static PyObject *active; /* what new streams are made under: that, or a simulation */
-static PyObject *pools;  /* the spare events of what is bound, by the id of the context */
+static PyObject *real;      /* what the plain way takes for the driver that is bound; NULL before */
+static int is_simulation;   /* whether that is a simulation, as in tests */
+static PyObject *active;    /* what new streams are made under: the same, or a simulation */
+static PyObject *pools;     /* the spare events of what is bound, by the id of the context */
+static PyObject *primaries; /* its primary contexts, by the ordinal of the device; those that were used */
 
 static int watched; /* whether somebody is to be told of every call, which the plain methods do */
 
@@ -247,7 +250,7 @@ hold(PyObject **place, PyObject *object)
 }
 
 PyDoc_STRVAR(bind_doc,
-"bind(addresses, cuda, pools, /)\n"
+"bind(addresses, cuda, pools, primaries, /)\n"
 "--\n\n"
 "Take the driver.\n\n"
 "Args:\n"
@@ -255,20 +258,25 @@ PyDoc_STRVAR(bind_doc,
 "        cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent,\n"
 "        cuCtxSetCurrent, cuEventCreate, cuStreamGetCtx and cuCtxGetId.\n"
 "    cuda: what the plain way takes for it.\n"
-"    pools: the spare events, by the id of the context.");
+"    pools: the spare events, by the id of the context.\n"
+"    primaries: the primary contexts that were used, by the ordinal of the device.");
 
 static PyObject *
 bind(PyObject *module, PyObject *arguments)
 {
-    PyObject *addresses, *object, *dictionary;
+    PyObject *addresses, *object, *simulation, *spare, *used;
     unsigned long long a[14];
 
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!OO!:bind", &PyTuple_Type, &addresses, &object, &PyDict_Type, &dictionary) ||
+    if (!PyArg_ParseTuple(arguments, "O!OO!O!:bind", &PyTuple_Type, &addresses, &object, &PyDict_Type, &spare,
+                          &PyDict_Type, &used) ||
         !PyArg_ParseTuple(addresses, "KKKKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
-                          a + 9, a + 10, a + 11, a + 12, a + 13)) {
+                          a + 9, a + 10, a + 11, a + 12, a + 13) ||
+        (simulation = PyObject_GetAttrString(object, "simulation")) == NULL) {
         return NULL;
     }
+    is_simulation = simulation != Py_None;
+    Py_DECREF(simulation);
     cuda.event_record = (int (*)(void *, void *))pointer(a[0]);
     cuda.event_query = (int (*)(void *))pointer(a[1]);
     cuda.event_synchronize = (int (*)(void *))pointer(a[2]);
@@ -284,7 +292,8 @@ bind(PyObject *module, PyObject *arguments)
     cuda.stream_get_context = (int (*)(void *, void **))pointer(a[12]);
     cuda.context_get_id = (int (*)(void *, unsigned long long *))pointer(a[13]);
     hold(&real, object);
-    hold(&pools, dictionary);
+    hold(&pools, spare);
+    hold(&primaries, used);
     Py_RETURN_NONE;
 }
 
@@ -445,7 +454,7 @@ typedef struct {
     unsigned long long context;
     unsigned long long context_id;
     unsigned long long needs;
-    Pool *pool; /* of its context; not NULL: a stream of the real GPU, with a handle of its own, and ready */
+    Pool *pool; /* of its context; not NULL: a stream of the real GPU, no per-thread default one, and ready */
     PyObject *adapter;
     PyObject *cuda;
     PyObject *device;
@@ -681,7 +690,7 @@ static PyObject *closable;                       /* likewise of objects that can
 static PyObject *lives;                          /* what takes an object out of both before its address is another's */
 static PyObject *adapters;                       /* by a class, those of its libraries, if they were looked for */
 static PyObject *stated_by;                      /* "__cuda_stream__" */
-static PyObject *simulated, *stays, *closes, *life, *asked; /* the names of what adapters have */
+static PyObject *simulated, *stays, *closes, *life, *asked, *placed, *marked; /* the names of what adapters have */
 static PyTypeObject *stream_class, *event_class; /* interop.ExternalStream and interop.Event */
 static PyObject *plain_flags;                    /* of an event without timing */
 
@@ -705,15 +714,17 @@ static void
 locate(Stream *stream)
 {
     unsigned long long handle = stream->handle, id = 0;
-    void *context = NULL;
+    void *context = pointer(stream->needs);
     PyObject *key, *pool;
-    int code;
+    int code = SUCCESS;
 
-    if (stream->context_id || stream->needs || handle <= PER_THREAD || stream->cuda != real) {
+    if (stream->context_id || stream->cuda != real || (context != NULL ? handle != LEGACY : handle <= PER_THREAD)) {
         return;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = cuda.stream_get_context(pointer(handle), &context);
+    if (context == NULL) {
+        code = cuda.stream_get_context(pointer(handle), &context);
+    }
     if (code == SUCCESS) {
         code = cuda.context_get_id(context, &id);
     }
@@ -733,7 +744,7 @@ locate(Stream *stream)
 }
 
 /* Whether the driver can be asked about the stream as it is, and nobody is to be told. */
-static int
+static inline int
 is_usual(Stream *stream)
 {
     if (watched) {
@@ -745,13 +756,94 @@ is_usual(Stream *stream)
     return stream->pool != NULL;
 }
 
-/* Whether a stream captures nothing. Without the GIL. */
-static int
-captures_nothing(unsigned long long stream)
-{
-    int status;
+/* A stream, as the driver is told of it: the legacy default stream is that of the context that is current. */
+typedef struct {
+    unsigned long long handle, needs;
+} Place;
 
-    return cuda.stream_is_capturing(pointer(stream), &status) == SUCCESS && status == NOT_CAPTURING;
+static inline Place
+place_of(Stream *stream)
+{
+    Place place = {stream->handle, stream->needs};
+
+    return place;
+}
+
+/* Make current what a stream needs. Without the GIL, as all that follows here. */
+static int
+enter(Place stream, void **before)
+{
+    int code = cuda.get_context(before);
+
+    return code == SUCCESS && *before != pointer(stream.needs) ? cuda.set_context(pointer(stream.needs)) : code;
+}
+
+/* Make current what was before; the code, if that can be done. */
+static int
+leave(Place stream, void *before, int code)
+{
+    return before == pointer(stream.needs) || cuda.set_context(before) == SUCCESS ? code : UNUSUAL;
+}
+
+/* What a call answers where that is current which a stream needs, if it needs anything. */
+#define THERE(stream, code, call) \
+    if (!(stream).needs) { \
+        code = call; \
+    } \
+    else { \
+        void *before; \
+        code = enter(stream, &before); \
+        code = code == SUCCESS ? leave(stream, before, call) : code; \
+    }
+
+static inline int
+captures_nothing(Place stream)
+{
+    int status, code;
+
+    THERE(stream, code, cuda.stream_is_capturing(pointer(stream.handle), &status))
+    return code == SUCCESS && status == NOT_CAPTURING;
+}
+
+static inline int
+record_on(Place stream, unsigned long long event)
+{
+    int code;
+
+    THERE(stream, code, cuda.event_record(pointer(event), pointer(stream.handle)))
+    return code;
+}
+
+static inline int
+wait_on(Place stream, unsigned long long event)
+{
+    int code;
+
+    THERE(stream, code, cuda.stream_wait_event(pointer(stream.handle), pointer(event), 0))
+    return code;
+}
+
+/* Query or synchronise, without breaking the capture of some other stream: in the modes "global" and "thread local",
+ * CUDA forbids every query and synchronise, related or not, and punishes one by invalidating the capture. */
+static inline int
+ask(int (*call)(void *), unsigned long long handle)
+{
+    int mode = RELAXED, code;
+
+    if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
+        return UNUSUAL;
+    }
+    code = call(pointer(handle));
+    return cuda.exchange_capture_mode(&mode) == SUCCESS ? code : UNUSUAL;
+}
+
+static inline int
+ask_about(int (*call)(void *), Place stream)
+{
+    int code;
+
+    THERE(stream, code, ask(call, stream.handle))
+    return code;
 }
 
 /* Whether this process can read the eight bytes at an address; 1 where that cannot be found out. As in _cudart.py, which
@@ -876,43 +968,98 @@ know(PyObject *object, PyObject *adapter, PyObject *stream)
     return done;
 }
 
+/* The context of an object that is the legacy default stream, and the device if its library says; 0 as above. */
+static unsigned long long
+context_of(PyObject *object, PyObject *adapter, PyObject **device)
+{
+    void *current = NULL;
+
+    *device = adapter == NULL ? NULL : PyObject_CallMethodObjArgs(adapter, placed, object, NULL);
+    if (*device != NULL && PyLong_CheckExact(*device)) {
+        return handle_in(PyDict_GetItemWithError(primaries, *device));
+    }
+    if (*device == Py_None || adapter == NULL) { /* with the GIL, as in switch_context */
+        return cuda.get_context(&current) == SUCCESS ? (uintptr_t)current : 0;
+    }
+    return handle_in(NULL);
+}
+
+/* The one adapter for the class of an object; Py_None if there is none for it; NULL if the plain way is to be gone, or
+ * with an exception. A borrowed reference. */
+static PyObject *
+adapter_of(PyObject *object)
+{
+    PyObject *found = PyDict_GetItemWithError(adapters, (PyObject *)Py_TYPE(object));
+
+    if (found == NULL || PyTuple_Size(found) > 1) {
+        return NULL;
+    }
+    return PyTuple_Size(found) ? PyTuple_GetItem(found, 0) : Py_None;
+}
+
+/* The handle of another library's event that was created; 0 as above. */
+static unsigned long long
+foreign_event(PyObject *object)
+{
+    PyObject *adapter, *answer;
+    unsigned long long handle;
+
+    if (active != real || (adapter = adapter_of(object)) == NULL || adapter == Py_None) {
+        return 0;
+    }
+    Py_INCREF(adapter); /* before anything runs */
+    answer = PyObject_CallMethodObjArgs(adapter, marked, object, NULL);
+    handle = handle_in(answer);
+    Py_XDECREF(answer);
+    Py_DECREF(adapter);
+    return can_be_read(handle) ? handle : 0;
+}
+
 /* A new stream, without an owner: the one that an object is, of a class with one adapter or none. NULL if the plain way
  * is to be gone, or with an exception. Makes no call of CUDA. */
 static Stream *
 borrowed(PyObject *object)
 {
-    PyObject *found = PyDict_GetItemWithError(adapters, (PyObject *)Py_TYPE(object)), *adapter = NULL;
-    unsigned long long handle = 0;
+    PyObject *adapter = PyType_Check(object) ? NULL : adapter_of(object), *device = NULL;
+    unsigned long long handle = 0, context = 0;
     Stream *made = NULL;
 
-    if (found == NULL || PyType_Check(object) || PyTuple_Size(found) > 1) {
+    if (adapter == NULL) {
         return NULL;
     }
-    if (PyTuple_Size(found) == 0) {
+    if (adapter == Py_None) {
+        adapter = NULL;
         handle = handle_by_protocol(object);
     }
     else {
-        adapter = PyTuple_GetItem(found, 0);
         Py_INCREF(adapter); /* before anything runs */
-        if (says(adapter, simulated) == 0) {
+        if (says(adapter, simulated) == is_simulation) {
             PyObject *answer = PyObject_CallMethodObjArgs(adapter, asked, object, NULL);
             handle = handle_in(answer);
             Py_XDECREF(answer);
         }
     }
-    if (handle > PER_THREAD && can_be_read(handle) && (made = (Stream *)PyType_GenericAlloc(stream_class, 0)) != NULL) {
+    if (handle == LEGACY ? (context = context_of(object, adapter, &device)) != 0
+                         : handle > PER_THREAD && can_be_read(handle)) {
+        made = (Stream *)PyType_GenericAlloc(stream_class, 0);
+    }
+    if (made != NULL) {
         made->handle = handle;
+        made->context = made->needs = context;
+        made->device = device;
+        device = NULL;
         Py_INCREF(real);
         made->cuda = real;
         made->adapter = adapter;
         if (adapter != NULL) {
             Py_INCREF(adapter);
-            if (!know(object, adapter, (PyObject *)made)) {
+            if (handle > PER_THREAD && !know(object, adapter, (PyObject *)made)) {
                 Py_DECREF((PyObject *)made);
                 made = NULL;
             }
         }
     }
+    Py_XDECREF(device);
     Py_XDECREF(adapter);
     return made;
 }
@@ -951,17 +1098,18 @@ stream_of(PyObject *object)
     return (Stream *)known;
 }
 
-/* Whether two streams with handles of their own are one. */
+/* Whether two streams, no per-thread default ones, are one. */
 static int
 is_same(Stream *one, Stream *other)
 {
-    return one->handle == other->handle;
+    return one->handle == other->handle && one->needs == other->needs;
 }
 
 static int
 order(Stream *consumer, Stream *producer)
 {
-    unsigned long long waiting = consumer->handle, awaited = producer->handle, event;
+    Place waiting = place_of(consumer), awaited = place_of(producer);
+    unsigned long long event;
     Pool *pool;
     int code = UNUSUAL;
 
@@ -977,10 +1125,11 @@ order(Stream *consumer, Stream *producer)
     }
     Py_INCREF((PyObject *)pool);
     Py_BEGIN_ALLOW_THREADS
-    if (captures_nothing(waiting)) {
-        code = cuda.event_record(pointer(event), pointer(awaited));
+    /* The legacy default stream cannot join a capture, and must not be touched while a blocking stream captures. */
+    if (captures_nothing(waiting) && ((!waiting.needs && !awaited.needs) || captures_nothing(awaited))) {
+        code = record_on(awaited, event);
         if (code == SUCCESS) {
-            code = cuda.stream_wait_event(pointer(waiting), pointer(event), 0);
+            code = wait_on(waiting, event);
         }
     }
     Py_END_ALLOW_THREADS
@@ -999,22 +1148,22 @@ static int
 order_all(Stream *consumer, PyObject *const *objects, Py_ssize_t count)
 {
     Stream **producers = PyMem_Calloc((size_t)count, sizeof *producers);
-    unsigned long long *handles = PyMem_Calloc((size_t)count, sizeof *handles);
+    Place *places = PyMem_Calloc((size_t)count, sizeof *places);
     Py_ssize_t others = 0;
-    int usual = producers != NULL && handles != NULL && is_usual(consumer);
+    int usual = producers != NULL && places != NULL && is_usual(consumer);
 
     for (Py_ssize_t i = 0; usual && i < count; i++) {
         producers[i] = stream_of(objects[i]);
         usual = producers[i] != NULL && is_usual(producers[i]);
         if (usual && !is_same(consumer, producers[i])) {
-            handles[others++] = producers[i]->handle;
+            places[others++] = place_of(producers[i]);
         }
     }
     /* None captures: else the first wait could take the consumer into a capture, and the second one would be against
      * the law, which is to be known before. */
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t i = 0; usual && i < others; i++) {
-        usual = captures_nothing(handles[i]);
+        usual = captures_nothing(places[i]);
     }
     Py_END_ALLOW_THREADS
     for (Py_ssize_t i = 0; usual && i < count; i++) {
@@ -1024,14 +1173,15 @@ order_all(Stream *consumer, PyObject *const *objects, Py_ssize_t count)
         Py_XDECREF((PyObject *)producers[i]);
     }
     PyMem_Free(producers);
-    PyMem_Free(handles);
+    PyMem_Free(places);
     return usual;
 }
 
 static int
 record(Stream *stream, Event *event)
 {
-    unsigned long long recorded = stream->handle, handle = event->handle;
+    Place recorded = place_of(stream);
+    unsigned long long handle = event->handle;
     int code = UNUSUAL;
 
     if (handle == 0 || !event->owned || !is_usual(stream) || event->pool != stream->pool) {
@@ -1039,7 +1189,7 @@ record(Stream *stream, Event *event)
     }
     Py_BEGIN_ALLOW_THREADS
     if (captures_nothing(recorded)) {
-        code = cuda.event_record(pointer(handle), pointer(recorded));
+        code = record_on(recorded, handle);
     }
     Py_END_ALLOW_THREADS
     if (code != SUCCESS) {
@@ -1094,48 +1244,41 @@ stands_for_work(Event *event)
     return event->pool != NULL && event->pool->is_hot && event->recorded && !event->capture;
 }
 
-static int
-wait(Stream *stream, Event *event)
+/* The handle of such an event, or 0. */
+static unsigned long long
+recorded_handle(Event *event)
 {
-    unsigned long long waiting = stream->handle, handle = event->handle;
+    return stands_for_work(event) ? event->handle : 0;
+}
+
+/* Wait for an event that was recorded, as far as is known. */
+static int
+wait(Stream *stream, unsigned long long handle)
+{
+    Place waiting = place_of(stream);
     int code = UNUSUAL;
 
-    if (!stands_for_work(event) || !is_usual(stream)) {
+    if (!is_usual(stream)) {
         return 0;
     }
     Py_BEGIN_ALLOW_THREADS
     if (captures_nothing(waiting)) {
-        code = cuda.stream_wait_event(pointer(waiting), pointer(handle), 0);
+        code = wait_on(waiting, handle);
     }
     Py_END_ALLOW_THREADS
     return code == SUCCESS;
 }
 
-/* Query or synchronise, without breaking the capture of some other stream: in the modes "global" and "thread local",
- * CUDA forbids every query and synchronise, related or not, and punishes one by invalidating the capture. Without the
- * GIL. */
-static int
-ask(int (*call)(void *), unsigned long long handle)
-{
-    int mode = RELAXED, code;
-
-    if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
-        return UNUSUAL;
-    }
-    code = call(pointer(handle));
-    return cuda.exchange_capture_mode(&mode) == SUCCESS ? code : UNUSUAL;
-}
-
 static int
 ask_stream(int (*call)(void *), Stream *stream)
 {
-    unsigned long long handle = stream->handle;
+    Place asked = place_of(stream);
     int code = UNUSUAL;
 
     if (is_usual(stream)) {
         Py_BEGIN_ALLOW_THREADS
-        if (captures_nothing(handle)) {
-            code = ask(call, handle);
+        if (captures_nothing(asked)) {
+            code = ask_about(call, asked);
         }
         Py_END_ALLOW_THREADS
     }
@@ -1262,8 +1405,14 @@ METHOD(do_stream_record_event)
 
 METHOD(do_stream_wait_event)
 {
-    if (names == NULL && count == 1 && is_event(args[0]) && wait((Stream *)self, (Event *)args[0])) {
-        Py_RETURN_NONE;
+    if (names == NULL && count == 1) {
+        unsigned long long handle = is_event(args[0]) ? recorded_handle((Event *)args[0]) : foreign_event(args[0]);
+        if (handle && wait((Stream *)self, handle)) {
+            Py_RETURN_NONE;
+        }
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
     }
     return PLAINLY(stream_wait_event);
 }
@@ -1290,7 +1439,7 @@ METHOD(do_stream_to)
 {
     Stream *stream = (Stream *)self;
 
-    if (names == NULL && count == 1 && stream->pool != NULL && stream->natives != NULL &&
+    if (names == NULL && count == 1 && stream->pool != NULL && !stream->needs && stream->natives != NULL &&
         PyDict_Check(stream->natives) && PyUnicode_CheckExact(args[0])) {
         PyObject *natives = stream->natives, *native;
         Py_INCREF(natives); /* a name in it may run anything when it is compared */
@@ -1488,7 +1637,9 @@ accelerate(PyObject *module, PyObject *arguments)
         (stays = PyUnicode_InternFromString("streams_stay_the_same")) == NULL ||
         (closes = PyUnicode_InternFromString("streams_close")) == NULL ||
         (life = PyUnicode_InternFromString("life")) == NULL ||
-        (asked = PyUnicode_InternFromString("stream_handle")) == NULL) {
+        (asked = PyUnicode_InternFromString("stream_handle")) == NULL ||
+        (placed = PyUnicode_InternFromString("stream_device")) == NULL ||
+        (marked = PyUnicode_InternFromString("event_handle")) == NULL) {
         return NULL;
     }
     hold(&foreign, known);
@@ -1791,19 +1942,6 @@ create_events(PyObject *module, PyObject *arguments)
     return list;
 }
 
-/* A stream, and the handle of an event, as the arguments of a function; 0, with an exception, if they are not. */
-static int
-stream_and_event(PyObject *arguments, const char *format, PyObject **stream, unsigned long long *event)
-{
-    PyObject *number;
-
-    if (!PyArg_ParseTuple(arguments, format, stream_type, stream, &PyLong_Type, &number)) {
-        return 0;
-    }
-    *event = PyLong_AsUnsignedLongLong(number);
-    return !PyErr_Occurred();
-}
-
 PyDoc_STRVAR(record_handle_doc,
 "record_handle(stream, event, /)\n"
 "--\n\n"
@@ -1814,49 +1952,24 @@ PyDoc_STRVAR(record_handle_doc,
 static PyObject *
 record_handle(PyObject *module, PyObject *arguments)
 {
-    PyObject *stream;
-    unsigned long long recorded, event;
+    PyObject *stream, *number;
+    unsigned long long event;
+    Place recorded;
     int code = UNUSUAL;
 
     (void)module;
-    if (!stream_and_event(arguments, "O!O!:record_handle", &stream, &event)) {
+    if (!PyArg_ParseTuple(arguments, "O!O!:record_handle", stream_type, &stream, &PyLong_Type, &number)) {
         return NULL;
     }
-    recorded = ((Stream *)stream)->handle;
+    event = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    recorded = place_of((Stream *)stream);
     if (((Stream *)stream)->pool != NULL) {
         Py_BEGIN_ALLOW_THREADS
         if (captures_nothing(recorded)) {
-            code = cuda.event_record(pointer(event), pointer(recorded));
-        }
-        Py_END_ALLOW_THREADS
-    }
-    return PyBool_FromLong(code == SUCCESS);
-}
-
-PyDoc_STRVAR(wait_handle_doc,
-"wait_handle(stream, event, /)\n"
-"--\n\n"
-"Make a stream's future work wait for an event that was recorded, given by its handle.\n\n"
-"Returns:\n"
-"    False, and the plain way is to be gone, if the stream captures, cannot be asked as it is, the driver fails, or\n"
-"    somebody is to be told.");
-
-static PyObject *
-wait_handle(PyObject *module, PyObject *arguments)
-{
-    PyObject *stream;
-    unsigned long long waiting, event;
-    int code = UNUSUAL;
-
-    (void)module;
-    if (!stream_and_event(arguments, "O!O!:wait_handle", &stream, &event)) {
-        return NULL;
-    }
-    waiting = ((Stream *)stream)->handle;
-    if (is_usual((Stream *)stream)) {
-        Py_BEGIN_ALLOW_THREADS
-        if (captures_nothing(waiting)) {
-            code = cuda.stream_wait_event(pointer(waiting), pointer(event), 0);
+            code = record_on(recorded, event);
         }
         Py_END_ALLOW_THREADS
     }
@@ -1889,7 +2002,6 @@ static PyMethodDef functions[] = {
     {"readable", readable, METH_O, readable_doc},
     {"record_handle", record_handle, METH_VARARGS, record_handle_doc},
     {"switch_context", switch_context, METH_O, switch_context_doc},
-    {"wait_handle", wait_handle, METH_VARARGS, wait_handle_doc},
     {"watch", watch, METH_O, watch_doc},
     {NULL, NULL, 0, NULL},
 };

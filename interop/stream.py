@@ -292,9 +292,6 @@ class ExternalStream(StreamFields):
         event = as_event(event)
         self._same_world(event)
         self._ready()
-        # Another library's: interop's own have been waited for in C, where that can be done.
-        if native is not None and event._flags is None and native.wait_handle(self, event._awaited(0)):
-            return
         handle = event._awaited(self._capture())
         if self._handle == _cudart.LEGACY and event._capture and not event._exposed:
             message = f"{self!r} cannot wait for {event!r}: the legacy default stream cannot join a graph capture"
@@ -493,7 +490,7 @@ class ExternalStream(StreamFields):
             elif not self._context:
                 self._locate(None)
             self._context_id = self._cuda.context_id(self._context)
-            if self._cuda.is_hot and not self._needs:
+            if self._cuda.is_hot and self._handle != _cudart.PER_THREAD:
                 self._pool = self._cuda.pool(self._context_id)
                 known = _known.get(id(self.owner)) or _closing.get(id(self.owner))
                 if known is not None and known._handle == self._handle:  # now it is known that well

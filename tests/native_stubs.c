@@ -43,6 +43,8 @@ void reset(int capture_mode) {
 }
 
 int capture_mode(void) { return mode; }
+int current(void) { return contexts[depth]; }
+void make_current(uint64_t context) { contexts[depth = 0] = context; }
 
 static int noted(int kind, uint64_t first, uint64_t second, unsigned flags) {
     int time = __atomic_fetch_add(&times[kind], 1, __ATOMIC_SEQ_CST);

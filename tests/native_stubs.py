@@ -85,6 +85,10 @@ class Driver:
     def capture(self, stream: int) -> None:
         ctypes.c_uint64.in_dll(self.library, "capturing").value = stream
 
+    def current(self) -> int:
+        """The context that is current in this thread; not noted down."""
+        return self.library.current()
+
     @property
     def calls(self) -> list[Call]:
         return self._calls[: self.number("called").value]
@@ -158,7 +162,7 @@ def bound(driver: Driver) -> Iterator[_cudart.Cuda]:
     cuda = _cudart.Cuda(lambda: (bindings, bindings), lambda _address: True)
     before = _cudart.activate(cuda)
     if native is not None:
-        native.bind(driver.addresses, cuda, cuda._pools)
+        native.bind(driver.addresses, cuda, cuda._pools, cuda._primary)
         cuda.is_hot = True
     driver.reset()
     try:
@@ -205,9 +209,13 @@ class World:
         self.p, self.q, self.c, self.elsewhere = map(interop.ExternalStream, (P, Q, C, ELSEWHERE))
         for stream in (self.p, self.q, self.c, self.elsewhere):
             stream.query()
+        self.legacy, self.other_legacy = interop.ExternalStream(1, 0), interop.ExternalStream(1, 1)
+        self.legacy.query()
+        self.other_legacy.query()
         self.pool = cuda.pool(OWN)
         for _ in range(6):
             self.pool.give(cuda.event_create(OWN, _cudart.EVENT_DISABLE_TIMING))
+        cuda.pool(OWN + 1).give(cuda.event_create(OWN + 1, _cudart.EVENT_DISABLE_TIMING))
         self.stating = Stating()
         self.stated = interop.as_stream(self.stating)
         self.stated.query()

@@ -39,6 +39,7 @@ from benchmarks.operations import _MODULES, DRIVER, OURS, C, Calls
 from benchmarks.results import NotResultsError, Results, Spread, Table, interval, spread
 from docs import update
 from interop import sim
+from interop._extension import native, why_not
 from interop.errors import NotSupportedError, RaceError
 from interop.stream import ExternalStream
 
@@ -55,6 +56,7 @@ IN_SIMULATION = {
     "wait_stream, by an event that the caller keeps",
     "wait_stream, in many threads",
     "wait_stream, of many streams",
+    "wait_stream, the default stream",
     "wrap an address",
     "wrap an object with __cuda_stream__",
 }
@@ -303,6 +305,9 @@ class MockedLab(Lab):
 
     def event_handle(self, number):
         return 0x2000 + number
+
+    def default_stream(self, library):
+        return self.stream(library, 0)
 
     def new_array(self, library):  # noqa: ARG002  (as of Lab)
         return mock.MagicMock()
@@ -895,6 +900,16 @@ def test_instructions_are_counted():
     assert 100 < counts["as_stream, of one of ours"] < counts["wait_event"] < counts["wait_stream"] < 100_000
     assert all(opened[call] > 1.5 * counts[call] for call in ledger.CALLS)
     assert opened["as_stream, of one of ours"] == pytest.approx(counts["as_stream, of one of ours"], rel=0.1)
+
+
+@pytest.mark.skipif(native is None, reason=why_not)
+def test_calls_by_the_extension_take_few_instructions():
+    try:
+        counts = instructions.count({"INTEROP_NATIVE": "1"})
+    except (instructions.ValgrindMissingError, baseline.CompilerMissingError) as error:
+        pytest.skip(str(error))
+    most = {"record, new event": 1600, "as_stream, of one of ours": 800}
+    assert {call: taken for call, taken in counts.items() if not 50 < taken < most.get(call, 1000)} == {}
 
 
 # -- what the ledger costs -------------------------------------------------------------------------------------------

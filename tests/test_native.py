@@ -55,7 +55,17 @@ def _calls(name):
         ctypes.c_uint64.from_address(found).value = int(number or 0)
         return int(code)
 
+    def get_current(found):
+        code, number = _hot[-1].driver.cuCtxGetCurrent()
+        ctypes.c_uint64.from_address(found).value = int(number or 0)
+        return int(code)
+
+    def set_current(context):
+        return int(_hot[-1].driver.cuCtxSetCurrent(context or 0)[0])
+
     special = {
+        "cuCtxGetCurrent": get_current,
+        "cuCtxSetCurrent": set_current,
         "cuStreamIsCapturing": is_capturing,
         "cuEventCreate": create,
         "cuStreamGetCtx": get,
@@ -78,7 +88,7 @@ _ADDRESSES = tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS)
 
 
 def bind(addresses):
-    native.bind(addresses, _hot[-1].cuda, _hot[-1].cuda._pools)
+    native.bind(addresses, _hot[-1].cuda, _hot[-1].cuda._pools, _hot[-1].cuda._primary)
 
 
 @pytest.fixture
@@ -158,15 +168,18 @@ def test_while_somebody_watches_the_plain_calls_are_made(gpu):
     assert made
 
 
-def test_default_streams_go_the_plain_way(gpu):
+def test_per_thread_default_streams_go_the_plain_way(gpu):
     p = interop.new_stream()
-    for default in (1, 2):
-        borrowed = interop.as_stream(default)
-        borrowed.wait_stream(p)
-        borrowed.synchronize()
+    borrowed = interop.as_stream(2)
+    borrowed.wait_stream(p)
+    borrowed.synchronize()
     made.clear()
     borrowed.wait_stream(p)
     p.wait_stream(borrowed)
+    p.wait_stream(p, borrowed)
+    p.wait_stream(interop.as_stream(2))
+    interop.as_stream(2).wait_stream(p)
+    borrowed.record_event()
     borrowed.query()
     assert made == []
 

@@ -58,6 +58,16 @@ OPERATIONS = {
     "wait_stream, itself, not used before": lambda w: w.p.wait_stream(interop.ExternalStream(P)),
     "wait_event, not used before": lambda w: interop.ExternalStream(C).wait_event(w.event),
     "wait_event, of another library": lambda w: w.c.wait_event(w.foreign),
+    "query, legacy": lambda w: w.legacy.query(),
+    "synchronize, legacy": lambda w: w.legacy.synchronize(),
+    "record_event, legacy": lambda w: w.legacy.record_event(),
+    "record_event, again, legacy": lambda w: w.legacy.record_event(w.event),
+    "wait_event, legacy": lambda w: w.legacy.wait_event(w.event),
+    "wait_stream, legacy": lambda w: w.legacy.wait_stream(w.p),
+    "wait_stream, for legacy": lambda w: w.c.wait_stream(w.legacy),
+    "wait_stream, legacy, of another device": lambda w: w.legacy.wait_stream(w.other_legacy),
+    "wait_stream, legacy, itself": lambda w: w.legacy.wait_stream(interop.ExternalStream(1, 0)),
+    "wait_stream, for several, and legacy": lambda w: w.c.wait_stream(w.p, w.legacy),
     "event.query": lambda w: w.event.query(),
     "event.query, never recorded": lambda w: w.fresh.query(),
     "event.synchronize": lambda w: w.event.synchronize(),
@@ -86,6 +96,10 @@ CONDITIONS = {
     "the capture mode cannot be put back": [("fail", EXCHANGE, 0, code) for code in CODES],
     "q cannot be recorded": [("fail_for", Q, "cuEventRecord", code) for code in CODES],
     "q cannot be asked": [("fail_for", Q, "cuStreamIsCapturing", code) for code in CODES],
+    "a blocking stream captures": [("fail_for", 1, "cuStreamIsCapturing", 906)],
+    "the context is not told": [("fail", "cuCtxGetCurrent", code) for code in CODES],
+    "the context cannot be switched": [("fail", "cuCtxSetCurrent", code) for code in CODES],
+    "the context cannot be switched back": [("fail", "cuCtxSetCurrent", 0, code) for code in CODES],
 }
 THREAD_LOCAL, RELAXED = 1, 2
 
@@ -107,9 +121,15 @@ def outcome(call, *arguments, **named):
     return result if result is None or isinstance(result, bool) else masked(repr(result))
 
 
+def is_of_default(call):
+    """Whether it is a call on the legacy default stream of some device."""
+    return 1 in (call.first, call.second) and "Ctx" not in call.name and call.name != EXCHANGE
+
+
 def tried(driver, operation, condition, *settings):
     """What an operation does while the driver does something: the outcome, the events, the waits. Nothing is lost."""
     with bound(driver) as cuda:
+        driver.library.make_current(0)
         first = driver.number("last_event").value
         world = World(driver, cuda)
         objects = [world.p, world.q, world.c, world.elsewhere, world.event, world.fresh, world.pool]
@@ -119,10 +139,12 @@ def tried(driver, operation, condition, *settings):
         said = outcome(OPERATIONS[operation], world)
         assert list(map(sys.getrefcount, objects)) == references
         assert driver.library.capture_mode() == THREAD_LOCAL or EXCHANGE in settings
+        assert driver.current() == 0 or "cuCtxSetCurrent" in settings
         stands_for, waits, useless = {world.event._handle: P, world.foreign.handle: STATED}, set(), set()
         for call in driver.calls:
             assert not call.gil_held
             assert call.name not in ASKING or call.mode == RELAXED
+            assert not is_of_default(call) or call.context in (OWN, OWN + 1)
             if call.name == "cuEventRecord":
                 stands_for[call.first] = None if call.answer else call.second
             if call.name == "cuStreamWaitEvent":
@@ -269,6 +291,30 @@ FAST = {
         *[("cuStreamGetCtx", C, 0), ("cuCtxGetId", OWN, 0)],
         *[("cuStreamIsCapturing", C, 0), ("cuStreamWaitEvent", C, "event")],
     ],
+    "query, legacy": [("cuStreamIsCapturing", 1, 0), ("cuStreamQuery", 1, 0)],
+    "synchronize, legacy": [("cuStreamIsCapturing", 1, 0), ("cuStreamSynchronize", 1, 0)],
+    "record_event, legacy": [("cuStreamIsCapturing", 1, 0), ("cuEventRecord", "spare", 1)],
+    "record_event, again, legacy": [("cuStreamIsCapturing", 1, 0), ("cuEventRecord", "event", 1)],
+    "wait_event, legacy": [("cuStreamIsCapturing", 1, 0), ("cuStreamWaitEvent", 1, "event")],
+    "wait_stream, legacy": [
+        *[("cuStreamIsCapturing", 1, 0), ("cuStreamIsCapturing", P, 0)],
+        *[("cuEventRecord", "spare", P), ("cuStreamWaitEvent", 1, "spare")],
+    ],
+    "wait_stream, for legacy": [
+        *[("cuStreamIsCapturing", C, 0), ("cuStreamIsCapturing", 1, 0)],
+        *[("cuEventRecord", "spare", 1), ("cuStreamWaitEvent", C, "spare")],
+    ],
+    "wait_stream, legacy, of another device": [
+        *[("cuStreamIsCapturing", 1, 0), ("cuStreamIsCapturing", 1, 0)],
+        *[("cuEventRecord", "there", 1), ("cuStreamWaitEvent", 1, "there")],
+    ],
+    "wait_stream, legacy, itself": [("cuCtxGetId", OWN, 0)],
+    "wait_stream, for several, and legacy": [
+        *[("cuStreamIsCapturing", P, 0), ("cuStreamIsCapturing", 1, 0)],
+        *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
+        *[("cuStreamIsCapturing", C, 0), ("cuStreamIsCapturing", 1, 0)],
+        *[("cuEventRecord", "spare", 1), ("cuStreamWaitEvent", C, "spare")],
+    ],
     "wait_event, of another library": [("cuStreamIsCapturing", C, 0), ("cuStreamWaitEvent", C, "foreign")],
     "event.query": [("cuEventQuery", "event", 0)],
     "event.synchronize": [("cuEventSynchronize", "event", 0)],
@@ -280,13 +326,33 @@ def test_the_fast_calls_are_these_and_no_others(driver, world, operation):
     [newest, *_] = spare(world.pool)
     [aside] = spare(world.apart)
     handles = {"spare": newest, "event": world.event._handle, "fresh": world.fresh._handle}
-    handles.update(aside=aside, foreign=world.foreign.handle)
+    [there] = spare(world.p._cuda.pool(OWN + 1))
+    handles.update(aside=aside, there=there, foreign=world.foreign.handle)
     expected = [tuple(handles.get(argument, argument) for argument in call) for call in FAST[operation]]
     result = OPERATIONS[operation](world)
     assert driver.plain == []
     assert driver.made(*SLOW, "cuStreamIsCapturing", "cuStreamGetCtx", "cuCtxGetId") == expected
     assert [call.flags for call in driver.calls] == [0] * len(driver.calls)
     del result
+
+
+LEGACY = [operation for operation in FAST if "legacy" in operation]
+
+
+@pytest.mark.parametrize("operation", LEGACY)
+@pytest.mark.parametrize("current", [0, OWN, OWN + 1, OWN + 2])
+def test_default_streams_are_used_in_their_contexts_and_what_was_current_is_so_again(driver, world, operation, current):
+    native.switch_context(current)
+    driver.reset()
+    OPERATIONS[operation](world)
+    places = [call.context for call in driver.calls if is_of_default(call)]
+    assert set(places) <= ({OWN, OWN + 1} if "another device" in operation else {OWN})
+    if "another device" in operation:
+        assert places == [OWN, OWN + 1, OWN + 1, OWN]
+    switched = driver.made("cuCtxSetCurrent")
+    assert not switched if current == OWN and "another device" not in operation else len(switched) % 2 == 0
+    assert driver.plain == []
+    assert native.switch_context(0) == current
 
 
 def test_a_record_outside_of_captures_ends_one_inside(driver, world):
@@ -308,7 +374,8 @@ def test_watched_calls_are_the_plain_ones(driver, world, operation):
         OPERATIONS[operation](world)
     finally:
         native.watch(False)  # noqa: FBT003  (positional in C)
-    assert len(driver.plain) == len(driver.calls)
+    plain = [name for name in driver.plain if name not in ("cuCtxPushCurrent", "cuCtxPopCurrent")]
+    assert len(plain) == len(driver.calls)
 
 
 def test_a_stream_of_ours_is_itself(world):
@@ -322,6 +389,7 @@ def test_what_a_stream_was_told_as_is_found_unless_that_depends_on_the_device(wo
     with pytest.raises(interop.errors.LibraryNotFoundError):
         world.p.to("alpha")
     default = interop.ExternalStream(1, 0)
+    default.query()
     default._natives = {"alpha": world}
     with pytest.raises(interop.errors.LibraryNotFoundError):
         default.to("alpha")
@@ -456,12 +524,6 @@ def test_other_threads_run_while_a_handle_is_recorded(driver, world):
     run_while_it_is_held(driver, "cuStreamIsCapturing", lambda: native.record_handle(world.p, event))
 
 
-def test_other_threads_run_while_a_handle_is_waited_for(driver, world):
-    event = world.event._handle
-    run_while_it_is_held(driver, "cuStreamWaitEvent", lambda: native.wait_handle(world.p, event))
-    run_while_it_is_held(driver, "cuStreamIsCapturing", lambda: native.wait_handle(world.p, event))
-
-
 # -- the functions of the module -------------------------------------------------------------------------------------
 
 
@@ -469,8 +531,8 @@ def test_entry_points_that_are_none_are_refused(driver, world):
     cuda = world.p._cuda
     for wrong in ((), driver.addresses[1:], (*driver.addresses, 1), ("x", *driver.addresses[1:]), 5, None):
         with pytest.raises((TypeError, SystemError)):
-            native.bind(wrong, cuda, cuda._pools)
-    for wrong in ((), (cuda,), (cuda, None), (cuda, cuda._pools, 1)):
+            native.bind(wrong, cuda, cuda._pools, cuda._primary)
+    for wrong in ((), (cuda,), (cuda, cuda._pools), (cuda, None, {}), (cuda, {}, 1), (cuda, {}, {}, {})):
         with pytest.raises(TypeError):
             native.bind(driver.addresses, *wrong)
     world.p.query()  # with the old ones
@@ -481,7 +543,7 @@ def test_entry_points_that_are_none_are_refused(driver, world):
     [
         *((name, (wrong,)) for name in ("switch_context",) for wrong in (-1, 2**64, 1.5, "x", None)),
         *(("create_events", wrong) for wrong in ((), (1,), ("x", 2), (1, None), (2**64, 2), (1, 2, 3))),
-        *((name, wrong) for name in ("record_handle", "wait_handle") for wrong in ((), (1,), (1, 2), (None, 2))),
+        *(("record_handle", wrong) for wrong in ((), (1,), (1, 2), (None, 2))),
         *(("readable", (wrong,)) for wrong in (-1, 2**64, 1.5, "x", None)),
         *((name, wrong) for name in ("watch", "activate") for wrong in ((), (1, 2))),
         *(("dlpack_capsule", wrong) for wrong in ((), (None,) * 8, (None, 1, 0, 0, (1,), (), (2, 32, 1), (2, 0)))),
@@ -612,29 +674,6 @@ def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
     assert driver.calls == []
 
 
-def test_a_handle_is_waited_for_where_nothing_is_unusual(driver, world):
-    event = world.event._handle
-    assert native.wait_handle(world.p, event) is True
-    assert driver.made("cuStreamWaitEvent") == [("cuStreamWaitEvent", P, event)]
-    native.watch(True)  # noqa: FBT003  (positional in C)
-    try:
-        assert native.wait_handle(world.p, event) is False
-    finally:
-        native.watch(False)  # noqa: FBT003  (positional in C)
-    for kind in ("cuStreamWaitEvent", "cuStreamIsCapturing"):
-        driver.reset()
-        driver.fail(kind, 400)
-        assert native.wait_handle(world.p, event) is False
-    driver.reset()
-    driver.capture(P)
-    assert native.wait_handle(world.p, event) is False
-    for wrong in (-1, 2**64, 1.5, "x", None):
-        with pytest.raises((TypeError, OverflowError)):
-            native.wait_handle(world.p, wrong)
-    assert native.wait_handle(interop.ExternalStream(1, 0), event) is False
-    assert driver.made("cuStreamWaitEvent") == []
-
-
 def test_memory_is_readable_as_the_plain_way_finds(driver):
     for address in (0, 3, 8, 4095, 4096, 2**47, 2**63, 2**64 - 1, 0x30000000, 0x30000FF8, 0x30000FFF, 0x30001000):
         assert native.readable(address) is _cudart._readable(address)
@@ -708,6 +747,47 @@ def test_what_an_object_was_under_another_driver_is_not_what_it_is(driver, world
     assert interop.as_stream(object_)._cuda is world.p._cuda
     with bound(driver) as cuda:
         assert interop.as_stream(object_)._cuda is cuda
+
+
+@pytest.mark.parametrize("says", [0, 1, None])
+def test_an_object_that_is_a_default_stream_is_of_the_device_that_its_library_says(driver, world, theirs, says):
+    theirs.handle, theirs.stream_device = 1, lambda _: says
+    native.switch_context(OWN)
+    object_ = Theirs()
+    driver.reset()
+    world.c.wait_stream(object_)
+    context = OWN + (says or 0)
+    assert driver.plain == []
+    assert [call.context for call in driver.calls if call.name == "cuEventRecord"] == [context]
+    borrowed = interop.as_stream(object_)
+    assert (borrowed.cuda_stream, borrowed._needs, borrowed.owner, borrowed._adapter) == (1, context, object_, theirs)
+    assert borrowed._device == says
+    assert borrowed == interop.as_stream(object_, device=None)
+    assert driver.plain == ([] if says is not None else ["cuCtxGetCurrent"])
+    assert not stream._known.keys() & {id(object_)}
+    native.switch_context(0)
+
+
+def test_what_cannot_be_found_out_about_a_default_stream_goes_the_plain_way(driver, world, theirs):
+    theirs.handle = 1
+    native.switch_context(0)
+    world.c.wait_stream(Theirs())  # of the primary context of the current device, then
+    assert driver.made("cuEventRecord")[-1][2] == 1
+    theirs.stream_device = lambda _: 5
+    with pytest.raises(interop.errors.InvalidDeviceError):
+        world.c.wait_stream(Theirs())
+    theirs.stream_device = lambda _: "0"
+    with pytest.raises(interop.errors.InvalidDeviceError):
+        world.c.wait_stream(Theirs())
+
+    def stop(_):
+        stopped.append(True)
+        raise KeyboardInterrupt
+
+    stopped, theirs.stream_device = [], stop
+    with pytest.raises(KeyboardInterrupt):
+        world.c.wait_stream(Theirs())
+    assert len(stopped) == 1
 
 
 def test_to_borrow_calls_no_cuda(driver, world, theirs):
@@ -828,6 +908,41 @@ def test_an_adapter_that_fails_is_an_error_on_both_ways(driver, world, theirs):
     with pytest.raises(interop.errors.AdapterError):
         world.c.wait_stream(Theirs())
     assert stream._known.keys() <= stream._objects.keys()
+
+
+@pytest.mark.parametrize("handle", [-1, 0, 1, 8, 4095, 2**47, 2**64, True, None, "x", 1.5, ValueError("no")], ids=repr)
+def test_what_is_no_event_of_another_library_is_refused_in_the_words_of_the_plain_way(driver, world, theirs, handle):
+    def event_handle(_):
+        if isinstance(handle, Exception):
+            raise handle
+        return handle
+
+    world.p._cuda.readable = native.readable
+    theirs.event_handle = event_handle
+    object_ = Theirs()
+    plain = outcome(lambda: world.c.wait_event(event=object_))
+    assert plain[0] in ("InvalidEventError", "AdapterError", "UnrecordedEventError")
+    assert outcome(world.c.wait_event, object_) == plain
+    assert driver.made("cuStreamWaitEvent") == []
+
+
+def test_another_librarys_event_is_asked_once_and_only_while_nothing_is_simulated(driver, world, theirs):
+    asked = []
+
+    def event_handle(_):
+        asked.append(True)
+        raise KeyboardInterrupt
+
+    theirs.event_handle = event_handle
+    with pytest.raises(KeyboardInterrupt):
+        world.c.wait_event(Theirs())
+    assert len(asked) == 1
+    theirs.event_handle = lambda _: STATED
+    world.c.wait_event(Theirs())
+    assert driver.plain == []
+    with sim.simulate(), pytest.raises(interop.errors.InteropError):
+        world.c.wait_event(Theirs())
+    assert len(driver.made("cuStreamWaitEvent")) == 1
 
 
 def test_what_a_stream_was_told_as_may_go_while_a_name_is_compared(world):
