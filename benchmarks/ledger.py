@@ -42,6 +42,7 @@ def _loop(told: str, indent: int) -> tuple[str, str]:
 LOOKS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "_native.c": (
         ("    if (watched) {\n        return 0;\n    }\n", ""),
+        ("count == 2 && !watched &&", "count == 2 &&"),
         ("stands_for_work(event) && !watched)", "stands_for_work(event))"),
     ),
     "stream.py": (

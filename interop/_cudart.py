@@ -16,6 +16,7 @@ import errno
 import functools
 import os
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -151,7 +152,7 @@ class Cuda:
         self._peers: dict[tuple[int, int], bool] = {}
         self._pools: dict[int, Pool] = {}
         self._process = os.getpid()
-        self._retired: deque[int] = deque()
+        self._retired: deque[tuple[int, weakref.ref[object]]] = deque()
         self.readable = readable
         self.simulation = simulation
         self.is_hot = False
@@ -277,7 +278,8 @@ class Cuda:
         """Create a stream in *context*."""
         for _ in range(len(self._retired)):
             with contextlib.suppress(IndexError):  # another thread was faster
-                self.discard(self._destroy_if_idle, self._retired.popleft())
+                handle, owner = self._retired.popleft()
+                self.discard(functools.partial(self._destroy_if_over, owner), handle)
         with self.context(context):
             runtime = self._runtime
             flags = NON_BLOCKING if non_blocking else 0
@@ -289,20 +291,20 @@ class Cuda:
         runtime = self._runtime
         _value(runtime.cudaStreamDestroy(handle), "cudaStreamDestroy", runtime)
 
-    def stream_retire(self, handle: int) -> None:
-        """Destroy a stream that nothing refers to any more, when a later one is created after its work is done.
+    def stream_retire(self, handle: int, owner: weakref.ref[object]) -> None:
+        """Destroy a stream when a later one is created, if *owner*, which is about to go, is gone, and the work done.
 
-        Not at once: this is called by finalisers, and others of the same cycle may still use the stream. And not while
-        there is work, though CUDA lets that finish: the address could be given to the next stream, and memory pools,
-        which know streams by address, would hand it memory that the pending work of this one still uses.
+        Not at once: other finalisers of the same cycle may still use the stream, and even keep it. And not while there
+        is work, though CUDA lets that finish: the address could be given to the next stream, and memory pools, which
+        know streams by address, would hand it memory that the pending work of this one still uses.
         """
-        self._retired.append(handle)
+        self._retired.append((handle, owner))
 
-    def _destroy_if_idle(self, handle: int) -> None:
-        if not self.stream_capture(handle) and self.stream_query(handle):
+    def _destroy_if_over(self, owner: weakref.ref[object], handle: int) -> None:
+        if owner() is None and not self.stream_capture(handle) and self.stream_query(handle):
             self.stream_destroy(handle)
         else:
-            self._retired.append(handle)
+            self._retired.append((handle, owner))
 
     def stream_context(self, handle: int) -> int:
         """The context of a stream with a handle of its own. Legal while the stream captures."""

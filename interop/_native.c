@@ -202,7 +202,9 @@ dlpack_capsule(PyObject *module, PyObject *arguments)
  * plain method is called, as if nothing had happened: so there is one place that knows the rules, and that raises.
  */
 
-enum { SUCCESS = 0, NOT_READY = 600, CAPTURES = 900, AFTER_CAPTURES = 910 };
+enum { SUCCESS = 0, NOT_READY = 600 };
+enum { UNUSUAL = -1 };           /* the plain way is to be gone: nothing that was to be done was asked for */
+enum { NOT_RESTORED = 1 << 20 }; /* with the driver's answer: what was current before could not be made so again */
 enum { NOT_CAPTURING = 0, RELAXED = 2 };
 enum { LEGACY = 1, PER_THREAD = 2 }; /* the handles of default streams, which are no addresses */
 enum { FIRST_PAGE = 4096 };          /* nothing is mapped below */
@@ -681,8 +683,8 @@ static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0
 
 /* -- the usual case ------------------------------------------------------------------------------------------------
  *
- * Each of these returns 1 if all is done, 0 if the plain way is to be gone, with nothing changed. Where the GIL is
- * released, other threads may change every object meanwhile: what is needed of them is read before.
+ * If the plain way is to be gone, nothing has been done yet, but that it may be known now where a stream is. Where the
+ * GIL is released, other threads may change every object meanwhile: what is needed of them is read before.
  */
 
 static PyObject *foreign;                        /* by its address, the stream that an object of another library is */
@@ -690,11 +692,10 @@ static PyObject *closable;                       /* likewise of objects that can
 static PyObject *lives;                          /* what takes an object out of both before its address is another's */
 static PyObject *adapters;                       /* by a class, those of its libraries, if they were looked for */
 static PyObject *stated_by;                      /* "__cuda_stream__" */
-static PyObject *simulated, *stays, *closes, *life, *asked, *placed, *marked; /* the names of what adapters have */
+static PyObject *simulated, *stays, *closes, *life, *asked, *placed, *marked, *living; /* the names of what is asked for */
 static PyTypeObject *stream_class, *event_class; /* interop.ExternalStream and interop.Event */
 static PyObject *plain_flags;                    /* of an event without timing */
-
-enum { UNUSUAL = -1 }; /* in place of what the driver says: it was not asked, or the capture mode is lost */
+static PyObject *refuse_stream, *refuse_event;   /* functions that raise what is wrong with an object */
 
 /* Most are of the class itself, which is told faster than that they are of a subclass. */
 static int
@@ -718,7 +719,7 @@ locate(Stream *stream)
     PyObject *key, *pool;
     int code = SUCCESS;
 
-    if (stream->context_id || stream->cuda != real || (context != NULL ? handle != LEGACY : handle <= PER_THREAD)) {
+    if (real == NULL || stream->context_id || stream->cuda != real || (context != NULL ? handle != LEGACY : handle <= PER_THREAD)) {
         return;
     }
     Py_BEGIN_ALLOW_THREADS
@@ -782,7 +783,9 @@ enter(Place stream, void **before)
 static int
 leave(Place stream, void *before, int code)
 {
-    return before == pointer(stream.needs) || cuda.set_context(before) == SUCCESS ? code : UNUSUAL;
+    int failed = before == pointer(stream.needs) ? SUCCESS : cuda.set_context(before);
+
+    return failed == SUCCESS ? code : NOT_RESTORED + failed;
 }
 
 /* What a call answers where that is current which a stream needs, if it needs anything. */
@@ -792,17 +795,17 @@ leave(Place stream, void *before, int code)
     } \
     else { \
         void *before; \
-        code = enter(stream, &before); \
-        code = code == SUCCESS ? leave(stream, before, call) : code; \
+        code = enter(stream, &before) == SUCCESS ? leave(stream, before, call) : UNUSUAL; \
     }
 
+/* SUCCESS if a stream captures nothing. */
 static inline int
 captures_nothing(Place stream)
 {
     int status, code;
 
     THERE(stream, code, cuda.stream_is_capturing(pointer(stream.handle), &status))
-    return code == SUCCESS && status == NOT_CAPTURING;
+    return code >= NOT_RESTORED || (code == SUCCESS && status == NOT_CAPTURING) ? code : UNUSUAL;
 }
 
 static inline int
@@ -861,51 +864,76 @@ can_be_read(unsigned long long address)
 #endif
 }
 
-/* The handle in an answer; 0 if it is none, and where an exception says that there is no answer. The plain way then asks
- * once more, and says what is wrong. An exception stays only if it is none that the plain way explains. */
+/* The handle in an answer; 0 if it is none: the plain way then asks once more, and says what is wrong. */
 static unsigned long long
 handle_in(PyObject *answer)
 {
     unsigned long long handle = answer != NULL && PyLong_CheckExact(answer) ? PyLong_AsUnsignedLongLong(answer) : 0;
 
-    if (!PyErr_Occurred()) {
-        return handle;
-    }
-    if (PyErr_ExceptionMatches(PyExc_Exception)) {
+    if (answer != NULL && PyErr_Occurred()) { /* it is out of range */
         PyErr_Clear();
+        return 0;
     }
-    return 0;
+    return handle;
 }
 
-/* The handle that an object states by the method of the protocol; 0 as above. */
+/* Raise what the plain way raises where an object could not be asked; what is no Exception stays as it is. It is not asked
+ * again: what it does for an answer may ask others, and each of them would be asked twice as often. */
+static void
+refuse(PyObject *in_words, PyObject *object, PyObject *adapter)
+{
+    PyObject *type, *error, *traceback;
+
+    if (PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        if (traceback != NULL) {
+            PyException_SetTraceback(error, traceback);
+        }
+        Py_XDECREF(PyObject_CallFunctionObjArgs(in_words, object, adapter, error, NULL));
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+    }
+}
+
+/* The handle that an object states by the method of the protocol; 0 if it is none, or with an exception. */
 static unsigned long long
 stated_handle(PyObject *object)
 {
-    PyObject *stated = PyObject_CallMethodObjArgs(object, stated_by, NULL), *handle = NULL;
-    unsigned long long number;
+    PyObject *stated = PyObject_CallMethodObjArgs(object, stated_by, NULL);
+    unsigned long long handle = 0;
 
     if (stated != NULL && PyTuple_CheckExact(stated) && PyTuple_Size(stated) == 2) {
         PyObject *version = PyTuple_GetItem(stated, 0);
         if (PyLong_CheckExact(version) && PyLong_AsLong(version) == 0) {
-            handle = PyTuple_GetItem(stated, 1);
+            handle = handle_in(PyTuple_GetItem(stated, 1));
         }
+        PyErr_Clear(); /* of a version that is out of range */
     }
-    number = handle_in(handle);
     Py_XDECREF(stated);
-    return number;
+    return handle;
 }
 
-/* The same, if the class has that method: not what some __getattr__ makes up. */
+/* The same, if it is a method of the class: not what some __getattr__ makes up, nor an attribute or property. */
 static unsigned long long
 handle_by_protocol(PyObject *object)
 {
     PyObject *method = PyObject_GetAttr((PyObject *)Py_TYPE(object), stated_by);
+    unsigned long long handle;
 
     if (method == NULL) {
-        return handle_in(NULL);
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+        }
+        return 0;
     }
+    handle = PyCallable_Check(method) ? stated_handle(object) : 0;
     Py_DECREF(method);
-    return stated_handle(object);
+    if (PyErr_Occurred()) {
+        refuse(refuse_stream, object, Py_None);
+    }
+    return handle;
 }
 
 /* Whether an adapter says True of its library; -1 with an exception. */
@@ -940,7 +968,7 @@ static PyMethodDef forget_definition = {"forget", forget, METH_O, NULL};
 /* Remember which stream an object is, for as long as it lives, if its library says that it stays the same, or whether
  * it is closed. 0 with an exception. */
 static int
-know(PyObject *object, PyObject *adapter, PyObject *stream)
+know(PyObject *object, PyObject *adapter, Stream *stream)
 {
     PyObject *lives_as_long, *key = NULL, *callback = NULL, *reference = NULL;
     int for_good = says(adapter, stays), until_closed = says(adapter, closes), done;
@@ -960,7 +988,11 @@ know(PyObject *object, PyObject *adapter, PyObject *stream)
            (callback = PyCFunction_New(&forget_definition, key)) != NULL &&
            (reference = PyWeakref_NewRef(lives_as_long, callback)) != NULL &&
            PyDict_SetItem(lives, key, reference) == 0 &&
-           PyDict_SetItem(until_closed ? closable : foreign, key, stream) == 0;
+           PyDict_SetItem(until_closed ? closable : foreign, key, (PyObject *)stream) == 0;
+    if (done && lives_as_long != object) { /* so that it can be seen whether it is still the object's */
+        Py_INCREF(reference);
+        stream->owner = reference;
+    }
     Py_XDECREF(reference);
     Py_XDECREF(callback);
     Py_XDECREF(key);
@@ -975,13 +1007,13 @@ context_of(PyObject *object, PyObject *adapter, PyObject **device)
     void *current = NULL;
 
     *device = adapter == NULL ? NULL : PyObject_CallMethodObjArgs(adapter, placed, object, NULL);
-    if (*device != NULL && PyLong_CheckExact(*device)) {
-        return handle_in(PyDict_GetItemWithError(primaries, *device));
+    if (*device == NULL && adapter != NULL) {
+        return 0;
     }
-    if (*device == Py_None || adapter == NULL) { /* with the GIL, as in switch_context */
+    if (*device == NULL || *device == Py_None) { /* with the GIL, as in switch_context */
         return cuda.get_context(&current) == SUCCESS ? (uintptr_t)current : 0;
     }
-    return handle_in(NULL);
+    return PyLong_CheckExact(*device) ? handle_in(PyDict_GetItemWithError(primaries, *device)) : 0;
 }
 
 /* The one adapter for the class of an object; Py_None if there is none for it; NULL if the plain way is to be gone, or
@@ -989,9 +1021,10 @@ context_of(PyObject *object, PyObject *adapter, PyObject **device)
 static PyObject *
 adapter_of(PyObject *object)
 {
-    PyObject *found = PyDict_GetItemWithError(adapters, (PyObject *)Py_TYPE(object));
+    PyObject *found;
 
-    if (found == NULL || PyTuple_Size(found) > 1) {
+    if (PyType_Check(object) || PyLong_Check(object) || /* which the plain way takes for none, or for a handle */
+        (found = PyDict_GetItemWithError(adapters, (PyObject *)Py_TYPE(object))) == NULL || PyTuple_Size(found) > 1) {
         return NULL;
     }
     return PyTuple_Size(found) ? PyTuple_GetItem(found, 0) : Py_None;
@@ -1009,6 +1042,9 @@ foreign_event(PyObject *object)
     }
     Py_INCREF(adapter); /* before anything runs */
     answer = PyObject_CallMethodObjArgs(adapter, marked, object, NULL);
+    if (answer == NULL) {
+        refuse(refuse_event, object, adapter);
+    }
     handle = handle_in(answer);
     Py_XDECREF(answer);
     Py_DECREF(adapter);
@@ -1016,11 +1052,11 @@ foreign_event(PyObject *object)
 }
 
 /* A new stream, without an owner: the one that an object is, of a class with one adapter or none. NULL if the plain way
- * is to be gone, or with an exception. Makes no call of CUDA. */
+ * is to be gone, or with an exception. Calls no CUDA, except to find out which context is current. */
 static Stream *
 borrowed(PyObject *object)
 {
-    PyObject *adapter = PyType_Check(object) ? NULL : adapter_of(object), *device = NULL;
+    PyObject *adapter = adapter_of(object), *device = NULL;
     unsigned long long handle = 0, context = 0;
     Stream *made = NULL;
 
@@ -1035,6 +1071,9 @@ borrowed(PyObject *object)
         Py_INCREF(adapter); /* before anything runs */
         if (says(adapter, simulated) == is_simulation) {
             PyObject *answer = PyObject_CallMethodObjArgs(adapter, asked, object, NULL);
+            if (answer == NULL) {
+                refuse(refuse_stream, object, adapter);
+            }
             handle = handle_in(answer);
             Py_XDECREF(answer);
         }
@@ -1053,7 +1092,7 @@ borrowed(PyObject *object)
         made->adapter = adapter;
         if (adapter != NULL) {
             Py_INCREF(adapter);
-            if (handle > PER_THREAD && !know(object, adapter, (PyObject *)made)) {
+            if (handle > PER_THREAD && !know(object, adapter, made)) {
                 Py_DECREF((PyObject *)made);
                 made = NULL;
             }
@@ -1062,6 +1101,24 @@ borrowed(PyObject *object)
     Py_XDECREF(device);
     Py_XDECREF(adapter);
     return made;
+}
+
+/* Whether what is known is of this object: what lives as long as an object may outlive it in a copy of it, and another
+ * object be at its address. */
+static int
+is_known_of(Stream *known, PyObject *object)
+{
+    PyObject *attribute;
+    int same;
+
+    if (known->owner == NULL || known->owner == Py_None) {
+        return 1;
+    }
+    attribute = PyObject_GetAttr(object, living);
+    same = attribute != NULL && attribute == PyWeakref_GetObject(known->owner);
+    Py_XDECREF(attribute);
+    PyErr_Clear();
+    return same;
 }
 
 /* A new reference to the stream that an object is, of whatever library; without an owner, if it is not of ours. NULL if
@@ -1083,130 +1140,167 @@ stream_of(PyObject *object)
     if (known == NULL && !PyErr_Occurred() && (known = PyDict_GetItemWithError(closable, key)) != NULL) {
         Py_INCREF(known); /* before the object is asked: to make the answer may set off a collection */
         if (stated_handle(object) != ((Stream *)known)->handle) {
+            if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception)) {
+                PyErr_Clear();
+            }
             Py_DECREF(known); /* it was closed */
             Py_DECREF(key);
             return NULL;
         }
     }
     Py_DECREF(key);
-    if (known == NULL) {
-        return PyErr_Occurred() ? NULL : borrowed(object);
+    if (known == NULL && PyErr_Occurred()) {
+        return NULL;
     }
-    if (((Stream *)known)->cuda != real) { /* it is of another GPU or simulation, that is over */
-        Py_CLEAR(known);
+    /* Not if it is of another GPU or simulation, that is over. */
+    if (known != NULL && ((Stream *)known)->cuda == real && is_known_of((Stream *)known, object)) {
+        return (Stream *)known;
     }
-    return (Stream *)known;
+    Py_XDECREF(known);
+    return borrowed(object);
 }
 
-/* Whether two streams, no per-thread default ones, are one. */
+/* Whether two streams are one, as == has it. */
 static int
 is_same(Stream *one, Stream *other)
 {
-    return one->handle == other->handle && one->needs == other->needs;
+    return one->handle == other->handle && one->needs == other->needs && one->cuda == other->cuda &&
+           (one->handle != PER_THREAD || one->thread == other->thread);
 }
 
+/* SUCCESS, UNUSUAL, or what the driver has answered to *call*. */
 static int
-order(Stream *consumer, Stream *producer)
+order(Stream *consumer, Stream *producer, const char **call)
 {
-    Place waiting = place_of(consumer), awaited = place_of(producer);
+    Place waiting, awaited;
     unsigned long long event;
     Pool *pool;
-    int code = UNUSUAL;
+    int code;
 
-    if (!is_usual(consumer) || !is_usual(producer)) {
-        return 0;
-    }
     if (is_same(consumer, producer)) {
-        return 1;
+        return SUCCESS;
     }
+    if (!is_usual(consumer) || !is_usual(producer) || !(event = pool_take(producer->pool))) {
+        return UNUSUAL;
+    }
+    waiting = place_of(consumer);
+    awaited = place_of(producer);
     pool = producer->pool;
-    if (!(event = pool_take(pool))) {
-        return 0;
-    }
     Py_INCREF((PyObject *)pool);
+    *call = NULL;
     Py_BEGIN_ALLOW_THREADS
+    code = captures_nothing(waiting);
     /* The legacy default stream cannot join a capture, and must not be touched while a blocking stream captures. */
-    if (captures_nothing(waiting) && ((!waiting.needs && !awaited.needs) || captures_nothing(awaited))) {
+    if (code == SUCCESS && (waiting.needs || awaited.needs)) {
+        code = captures_nothing(awaited);
+    }
+    if (code == SUCCESS) {
+        *call = "cudaEventRecord";
         code = record_on(awaited, event);
-        if (code == SUCCESS) {
-            code = wait_on(waiting, event);
-        }
+    }
+    if (code == SUCCESS) {
+        *call = "cudaStreamWaitEvent";
+        code = wait_on(waiting, event);
     }
     Py_END_ALLOW_THREADS
-    /* After a failure too: the plain way takes it, fails likewise, says why, and destroys it. */
-    if (!pool_give(pool, event)) {
+    /* After a failure it may stand for anything, or be no good at all. */
+    if ((*call != NULL && code != SUCCESS) || !pool_give(pool, event)) {
         Py_BEGIN_ALLOW_THREADS
         cuda.event_destroy(pointer(event));
         Py_END_ALLOW_THREADS
     }
     Py_DECREF((PyObject *)pool);
-    return code == SUCCESS;
+    return code;
 }
 
-/* In the order in which they are given. If one fails, the plain way waits for all of them once more. */
+/* Raise what the plain way raises where the driver has answered *code* to *call*. NULL, as a method returns. */
+static PyObject *
+failed(PyObject *of, const char *call, int code, PyObject *other)
+{
+    if (code >= NOT_RESTORED) {
+        call = "cuCtxSetCurrent";
+        code -= NOT_RESTORED;
+    }
+    return PyObject_CallMethod(of, "_failed", "siO", call, code, other);
+}
+
+/* In the order in which they are given. As order, but with an exception where the driver has failed. */
 static int
 order_all(Stream *consumer, PyObject *const *objects, Py_ssize_t count)
 {
     Stream **producers = PyMem_Calloc((size_t)count, sizeof *producers);
     Place *places = PyMem_Calloc((size_t)count, sizeof *places);
     Py_ssize_t others = 0;
-    int usual = producers != NULL && places != NULL && is_usual(consumer);
+    int code = producers != NULL && places != NULL ? SUCCESS : UNUSUAL;
 
-    for (Py_ssize_t i = 0; usual && i < count; i++) {
+    for (Py_ssize_t i = 0; code == SUCCESS && i < count; i++) {
         producers[i] = stream_of(objects[i]);
-        usual = producers[i] != NULL && is_usual(producers[i]);
-        if (usual && !is_same(consumer, producers[i])) {
+        if (producers[i] == NULL) {
+            code = UNUSUAL;
+        }
+        else if (!is_same(consumer, producers[i])) {
+            code = is_usual(producers[i]) ? SUCCESS : UNUSUAL;
             places[others++] = place_of(producers[i]);
         }
     }
     /* None captures: else the first wait could take the consumer into a capture, and the second one would be against
      * the law, which is to be known before. */
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; usual && i < others; i++) {
-        usual = captures_nothing(places[i]);
+    for (Py_ssize_t i = 0; code == SUCCESS && i < others; i++) {
+        code = captures_nothing(places[i]);
     }
     Py_END_ALLOW_THREADS
-    for (Py_ssize_t i = 0; usual && i < count; i++) {
-        usual = order(consumer, producers[i]);
+    if (code >= NOT_RESTORED) {
+        failed((PyObject *)consumer, NULL, code, Py_None);
+    }
+    for (Py_ssize_t i = 0; code == SUCCESS && i < count; i++) {
+        const char *call = NULL;
+        code = order(consumer, producers[i], &call);
+        if (code != SUCCESS && code != UNUSUAL) {
+            failed((PyObject *)consumer, call, code, (PyObject *)producers[i]);
+        }
     }
     for (Py_ssize_t i = 0; producers != NULL && i < count; i++) {
         Py_XDECREF((PyObject *)producers[i]);
     }
     PyMem_Free(producers);
     PyMem_Free(places);
-    return usual;
+    return code;
 }
 
+/* SUCCESS, UNUSUAL, or what the driver has answered. */
 static int
 record(Stream *stream, Event *event)
 {
-    Place recorded = place_of(stream);
     unsigned long long handle = event->handle;
-    int code = UNUSUAL;
+    Place recorded;
+    int code;
 
     if (handle == 0 || !event->owned || !is_usual(stream) || event->pool != stream->pool) {
-        return 0;
+        return UNUSUAL;
     }
+    recorded = place_of(stream);
     Py_BEGIN_ALLOW_THREADS
-    if (captures_nothing(recorded)) {
+    code = captures_nothing(recorded);
+    if (code == SUCCESS) {
         code = record_on(recorded, handle);
     }
     Py_END_ALLOW_THREADS
-    if (code != SUCCESS) {
-        return 0;
+    if (code == SUCCESS) {
+        event->recorded = 1;
+        event->capture = 0;
     }
-    event->recorded = 1;
-    event->capture = 0;
-    return 1;
+    return code;
 }
 
-/* A new event that stands for the stream's work; NULL, without an exception, if the plain way is to be gone. */
+/* A new event that stands for the stream's work; NULL if the plain way is to be gone, or with an exception. */
 static PyObject *
 record_new(Stream *stream)
 {
     Pool *pool;
     PyObject *made;
     Event *event;
+    int code;
 
     if (!is_usual(stream) || (pool = stream->pool)->count == 0) {
         return NULL;
@@ -1230,11 +1324,15 @@ record_new(Stream *stream)
     event->cuda = stream->cuda;
     Py_INCREF(plain_flags);
     event->flags = plain_flags;
-    if (!record(stream, event)) {
-        Py_DECREF(made);
-        return NULL;
+    code = record(stream, event);
+    if (code == SUCCESS) {
+        return made;
     }
-    return made;
+    if (code != UNUSUAL) {
+        failed((PyObject *)stream, "cudaEventRecord", code, made);
+    }
+    Py_DECREF(made);
+    return NULL;
 }
 
 /* Whether it is a plain event of the real GPU that was recorded, and not while a graph was captured. */
@@ -1251,37 +1349,42 @@ recorded_handle(Event *event)
     return stands_for_work(event) ? event->handle : 0;
 }
 
-/* Wait for an event that was recorded, as far as is known. */
+/* Wait for an event that was recorded, as far as is known. As record. */
 static int
 wait(Stream *stream, unsigned long long handle)
 {
-    Place waiting = place_of(stream);
-    int code = UNUSUAL;
+    Place waiting;
+    int code;
 
     if (!is_usual(stream)) {
-        return 0;
+        return UNUSUAL;
     }
+    waiting = place_of(stream);
     Py_BEGIN_ALLOW_THREADS
-    if (captures_nothing(waiting)) {
+    code = captures_nothing(waiting);
+    if (code == SUCCESS) {
         code = wait_on(waiting, handle);
     }
     Py_END_ALLOW_THREADS
-    return code == SUCCESS;
+    return code;
 }
 
 static int
 ask_stream(int (*call)(void *), Stream *stream)
 {
-    Place asked = place_of(stream);
-    int code = UNUSUAL;
+    Place asked;
+    int code;
 
-    if (is_usual(stream)) {
-        Py_BEGIN_ALLOW_THREADS
-        if (captures_nothing(asked)) {
-            code = ask_about(call, asked);
-        }
-        Py_END_ALLOW_THREADS
+    if (!is_usual(stream)) {
+        return UNUSUAL;
     }
+    asked = place_of(stream);
+    Py_BEGIN_ALLOW_THREADS
+    code = captures_nothing(asked);
+    if (code == SUCCESS) {
+        code = ask_about(call, asked);
+    }
+    Py_END_ALLOW_THREADS
     return code;
 }
 
@@ -1343,21 +1446,6 @@ done:
 #define METHOD(name) static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 #define PLAINLY(method) plainly(&method, self, args, count, names)
 
-/* Whether the driver has said of the device's work that it failed. It may say so only once: it is not to be asked again.
- * What it says about captures, the plain way finds out again, and explains. */
-static int
-is_failure(int code)
-{
-    return code != SUCCESS && code != NOT_READY && code != UNUSUAL && !(CAPTURES <= code && code < AFTER_CAPTURES);
-}
-
-/* Raise what the plain way raises for a call that failed. */
-static PyObject *
-failed(PyObject *of, const char *call, int code)
-{
-    return PyObject_CallMethod(of, "failed", "si", call, code);
-}
-
 METHOD(do_stream_query)
 {
     if (count == 0 && names == NULL) {
@@ -1365,8 +1453,8 @@ METHOD(do_stream_query)
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
-        if (is_failure(code)) {
-            return failed(((Stream *)self)->cuda, "cudaStreamQuery", code);
+        if (code != UNUSUAL) {
+            return failed(self, "cudaStreamQuery", code, Py_None);
         }
     }
     return PLAINLY(stream_query);
@@ -1379,8 +1467,8 @@ METHOD(do_stream_synchronize)
         if (code == SUCCESS) {
             Py_RETURN_NONE;
         }
-        if (is_failure(code)) {
-            return failed(((Stream *)self)->cuda, "cudaStreamSynchronize", code);
+        if (code != UNUSUAL && code != NOT_READY) {
+            return failed(self, "cudaStreamSynchronize", code, Py_None);
         }
     }
     return PLAINLY(stream_synchronize);
@@ -1392,13 +1480,19 @@ METHOD(do_stream_record_event)
 
     if (names == NULL && count == 0) {
         PyObject *made = record_new(stream);
-        if (made != NULL) {
+        if (made != NULL || PyErr_Occurred()) {
             return made;
         }
     }
-    else if (names == NULL && count == 1 && is_event(args[0]) && record(stream, (Event *)args[0])) {
-        Py_INCREF(args[0]);
-        return args[0];
+    else if (names == NULL && count == 1 && is_event(args[0])) {
+        int code = record(stream, (Event *)args[0]);
+        if (code == SUCCESS) {
+            Py_INCREF(args[0]);
+            return args[0];
+        }
+        if (code != UNUSUAL) {
+            return failed(self, "cudaEventRecord", code, args[0]);
+        }
     }
     return PLAINLY(stream_record_event);
 }
@@ -1406,12 +1500,17 @@ METHOD(do_stream_record_event)
 METHOD(do_stream_wait_event)
 {
     if (names == NULL && count == 1) {
-        unsigned long long handle = is_event(args[0]) ? recorded_handle((Event *)args[0]) : foreign_event(args[0]);
-        if (handle && wait((Stream *)self, handle)) {
+        int ours = is_event(args[0]), code;
+        unsigned long long handle = ours ? recorded_handle((Event *)args[0]) : foreign_event(args[0]);
+        if (!handle && PyErr_Occurred()) {
+            return NULL;
+        }
+        code = handle ? wait((Stream *)self, handle) : UNUSUAL;
+        if (code == SUCCESS) {
             Py_RETURN_NONE;
         }
-        if (PyErr_Occurred()) {
-            return NULL;
+        if (code != UNUSUAL) {
+            return failed(self, "cudaStreamWaitEvent", code, ours ? args[0] : Py_None);
         }
     }
     return PLAINLY(stream_wait_event);
@@ -1419,17 +1518,23 @@ METHOD(do_stream_wait_event)
 
 METHOD(do_stream_wait_stream)
 {
-    int done = 0;
+    int code = UNUSUAL;
 
     if (names == NULL && count == 1) {
         Stream *producer = stream_of(args[0]);
-        done = producer != NULL && order((Stream *)self, producer);
-        Py_XDECREF((PyObject *)producer);
+        if (producer != NULL) {
+            const char *call = NULL;
+            code = order((Stream *)self, producer, &call);
+            if (code != SUCCESS && code != UNUSUAL) {
+                failed(self, call, code, (PyObject *)producer);
+            }
+            Py_DECREF((PyObject *)producer);
+        }
     }
     else if (names == NULL) {
-        done = order_all((Stream *)self, args, count);
+        code = order_all((Stream *)self, args, count);
     }
-    if (done) {
+    if (code == SUCCESS) {
         Py_RETURN_NONE;
     }
     return PyErr_Occurred() ? NULL : PLAINLY(stream_wait_stream);
@@ -1460,8 +1565,8 @@ METHOD(do_event_query)
         if (code == SUCCESS || code == NOT_READY) {
             return PyBool_FromLong(code == SUCCESS);
         }
-        if (is_failure(code)) {
-            return failed(((Event *)self)->cuda, "cudaEventQuery", code);
+        if (code != UNUSUAL) {
+            return failed(self, "cudaEventQuery", code, Py_None);
         }
     }
     return PLAINLY(event_query);
@@ -1474,8 +1579,8 @@ METHOD(do_event_synchronize)
         if (code == SUCCESS) {
             Py_RETURN_NONE;
         }
-        if (is_failure(code)) {
-            return failed(((Event *)self)->cuda, "cudaEventSynchronize", code);
+        if (code != UNUSUAL && code != NOT_READY) {
+            return failed(self, "cudaEventSynchronize", code, Py_None);
         }
     }
     return PLAINLY(event_synchronize);
@@ -1601,7 +1706,8 @@ fast_function(PyObject *module, Method *method, const char *name, PyObject *plai
 }
 
 PyDoc_STRVAR(accelerate_doc,
-"accelerate(stream_class, event_class, as_stream, known, closing, objects, by_type, flags, /)\n"
+"accelerate(stream_class, event_class, as_stream, known, closing, objects, by_type, flags, refuse_stream,\n"
+"           refuse_event, /)\n"
 "--\n\n"
 "Put the fast methods before those of the classes, and return the fast one that stands before *as_stream*.\n\n"
 "Args:\n"
@@ -1611,16 +1717,17 @@ PyDoc_STRVAR(accelerate_doc,
 "    closing: likewise of objects that can be closed, and are asked each time whether they have the handle still.\n"
 "    objects: by the identity, a weak reference that takes it out of both when the object is gone.\n"
 "    by_type: by a class, the adapters of the libraries that it comes from, if they were looked for.\n"
-"    flags: those of an event without timing.");
+"    flags: those of an event without timing.\n"
+"    refuse_stream, refuse_event: raise that an object could not be asked; given its adapter, or None, and the error.");
 
 static PyObject *
 accelerate(PyObject *module, PyObject *arguments)
 {
-    PyObject *streams, *events, *function, *known, *closing, *objects, *by_type, *flags;
+    PyObject *streams, *events, *function, *known, *closing, *objects, *by_type, *flags, *no_stream, *no_event;
 
-    if (!PyArg_ParseTuple(arguments, "O!O!OO!O!O!O!O:accelerate", &PyType_Type, &streams, &PyType_Type, &events,
+    if (!PyArg_ParseTuple(arguments, "O!O!OO!O!O!O!OOO:accelerate", &PyType_Type, &streams, &PyType_Type, &events,
                           &function, &PyDict_Type, &known, &PyDict_Type, &closing, &PyDict_Type, &objects,
-                          &PyDict_Type, &by_type, &flags)) {
+                          &PyDict_Type, &by_type, &flags, &no_stream, &no_event)) {
         return NULL;
     }
     if (!PyType_IsSubtype((PyTypeObject *)streams, stream_type) ||
@@ -1639,7 +1746,8 @@ accelerate(PyObject *module, PyObject *arguments)
         (life = PyUnicode_InternFromString("life")) == NULL ||
         (asked = PyUnicode_InternFromString("stream_handle")) == NULL ||
         (placed = PyUnicode_InternFromString("stream_device")) == NULL ||
-        (marked = PyUnicode_InternFromString("event_handle")) == NULL) {
+        (marked = PyUnicode_InternFromString("event_handle")) == NULL ||
+        (living = PyUnicode_InternFromString("_interop_life")) == NULL) {
         return NULL;
     }
     hold(&foreign, known);
@@ -1647,6 +1755,8 @@ accelerate(PyObject *module, PyObject *arguments)
     hold(&lives, objects);
     hold(&adapters, by_type);
     hold(&plain_flags, flags);
+    hold(&refuse_stream, no_stream);
+    hold(&refuse_event, no_event);
     for (size_t i = 0; i < sizeof of_streams / sizeof *of_streams; i++) {
         if (accelerate_method(streams, of_streams[i].name, of_streams[i].method)) {
             return NULL;
@@ -1778,7 +1888,16 @@ alive(PyObject *reference)
 static int
 order_objects(PyObject *consumer, PyObject *producer)
 {
-    return is_stream(consumer) && is_stream(producer) && order((Stream *)consumer, (Stream *)producer);
+    const char *call = NULL;
+    int code = UNUSUAL;
+
+    if (is_stream(consumer) && is_stream(producer)) {
+        code = order((Stream *)consumer, (Stream *)producer, &call);
+        if (code != SUCCESS && code != UNUSUAL) {
+            failed(consumer, call, code, producer);
+        }
+    }
+    return code == SUCCESS;
 }
 
 /* The same hand-over once more. A new reference to the array that came of it; NULL if the plain way is to be gone,
@@ -1850,7 +1969,7 @@ METHOD(do_handoff)
 {
     PyObject *producer = Py_None, *into = Py_None, *loan, *result = NULL;
     Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
-    int usual = count == 2 && PyDict_Size(held) == 0;
+    int usual = count == 2 && !watched && PyDict_Size(held) == 0;
 
     self = NULL; /* the module */
     for (Py_ssize_t i = 0; usual && i < named; i++) {
@@ -1954,7 +2073,6 @@ record_handle(PyObject *module, PyObject *arguments)
 {
     PyObject *stream, *number;
     unsigned long long event;
-    Place recorded;
     int code = UNUSUAL;
 
     (void)module;
@@ -1965,10 +2083,11 @@ record_handle(PyObject *module, PyObject *arguments)
     if (PyErr_Occurred()) {
         return NULL;
     }
-    recorded = place_of((Stream *)stream);
     if (((Stream *)stream)->pool != NULL) {
+        Place recorded = place_of((Stream *)stream);
         Py_BEGIN_ALLOW_THREADS
-        if (captures_nothing(recorded)) {
+        code = captures_nothing(recorded);
+        if (code == SUCCESS) {
             code = record_on(recorded, event);
         }
         Py_END_ALLOW_THREADS

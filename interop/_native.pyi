@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from interop._plain import EventFields as EventFields
 from interop._plain import LoanFields as LoanFields
@@ -15,6 +15,8 @@ def accelerate(
     objects: dict[int, Any],
     by_type: dict[type, tuple[Any, ...]],
     flags: int,
+    refuse_stream: Callable[..., NoReturn],
+    refuse_event: Callable[..., NoReturn],
     /,
 ) -> Callable[..., Any]: ...
 def accelerate_handoff(

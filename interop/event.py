@@ -350,6 +350,14 @@ class Event(EventFields):
         for watcher in _watch.watchers:
             watcher.finished(self)
 
+    def _failed(self, call: str, code: int, _other: None) -> None:
+        """Raise what it means that the driver has answered *code*, no success, to *call*. For the extension in C."""
+        try:
+            self._cuda.failed(call, code)
+        except CudaError as error:
+            self._explain(error)
+            raise
+
     def _explain(self, error: CudaError) -> None:
         """Raise the error in terms of the event, if it is about a capture."""
         if error.code in _cudart.CAPTURE_CODES:
@@ -404,9 +412,8 @@ def as_event(obj: object) -> Event:
     for adapter in adapters_of(obj):
         try:
             handle = adapter.event_handle(obj)
-        except Exception as error:
-            message = f"{described(obj)} cannot be used as an event: {type(error).__name__}: {error}"
-            raise InvalidEventError(message) from error
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+            refuse_event(obj, adapter, error)
         if handle is not None:
             return Event._borrowed(_checked(adapter, obj, handle), obj, adapter)
     if is_binding(obj, "cudaEvent_t", "CUevent"):
@@ -416,6 +423,12 @@ def as_event(obj: object) -> Event:
         f"CUevent, or the address of one as an int; got {described(obj)}"
     )
     raise InvalidEventError(message)
+
+
+def refuse_event(obj: object, _adapter: "Adapter", error: Exception) -> NoReturn:
+    """Raise that *obj* could not be asked by *_adapter* which event it is."""
+    message = f"{described(obj)} cannot be used as an event: {type(error).__name__}: {error}"
+    raise InvalidEventError(message) from error
 
 
 def _checked(adapter: "Adapter", obj: object, handle: int) -> int:

@@ -22,7 +22,7 @@ from interop.errors import (
     NotSupportedError,
     StaleStreamError,
 )
-from interop.event import Event, as_event, check_timeout, is_binding, poll
+from interop.event import Event, as_event, check_timeout, is_binding, poll, refuse_event
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -266,13 +266,7 @@ class ExternalStream(StreamFields):
         try:
             event._record_on(self._handle, context, self._context_id, self._needs, capture)
         except CudaError as error:
-            if error.code == _INVALID_RESOURCE_HANDLE:
-                message = (
-                    f"{event!r} cannot be recorded on {self!r}: an event belongs to the device it was first recorded "
-                    f"on, and to its context. Take a new one for this stream: record_event() without an argument"
-                )
-                raise DeviceMismatchError(message) from error
-            self._explain(error)
+            self._explain_record(error, event)
             raise
         self._recorded(event)
         return event
@@ -299,10 +293,7 @@ class ExternalStream(StreamFields):
         try:
             self._cuda.stream_wait_event(self._handle, handle, self._needs)
         except CudaError as error:
-            if error.code == _INVALID_VALUE and event._capture:
-                message = f"{self!r} cannot wait for {event!r}: the capture that it was recorded in is over"
-                raise CaptureError(message) from error
-            self._explain(error)
+            self._explain_wait(error, event)
             raise
         for watcher in _watch.watchers:
             watcher.waited(self, event)
@@ -590,6 +581,40 @@ class ExternalStream(StreamFields):
             raise CaptureError(message)
         return [producer for _, producer in sorted(zip(captures, producers, strict=True), key=lambda pair: pair[0])]
 
+    def _failed(self, call: str, code: int, other: "ExternalStream | Event | None") -> None:
+        """Raise what it means that the driver has answered *code*, no success, to *call*. For the extension in C.
+
+        Args:
+            call: the name of the runtime's function that is like it.
+            code: the answer.
+            other: the event or the producer, if it is ours.
+        """
+        try:
+            self._cuda.failed(call, code)
+        except CudaError as error:
+            if isinstance(other, ExternalStream):
+                self._explain(error, other)
+            elif call == "cudaEventRecord" and other is not None:
+                self._explain_record(error, other)
+            elif call == "cudaStreamWaitEvent":
+                self._explain_wait(error, other)
+            raise
+
+    def _explain_record(self, error: CudaError, event: Event) -> None:
+        if error.code == _INVALID_RESOURCE_HANDLE:
+            message = (
+                f"{event!r} cannot be recorded on {self!r}: an event belongs to the device it was first recorded "
+                f"on, and to its context. Take a new one for this stream: record_event() without an argument"
+            )
+            raise DeviceMismatchError(message) from error
+        self._explain(error)
+
+    def _explain_wait(self, error: CudaError, event: Event | None) -> None:
+        if error.code == _INVALID_VALUE and event is not None and event._capture:
+            message = f"{self!r} cannot wait for {event!r}: the capture that it was recorded in is over"
+            raise CaptureError(message) from error
+        self._explain(error)
+
     def _explain(self, error: CudaError, other: "ExternalStream | None" = None) -> None:
         """Raise the error in terms of the streams, if it is about a capture."""
         if error.code not in _cudart.CAPTURE_CODES:
@@ -606,9 +631,9 @@ class ExternalStream(StreamFields):
 
 
 class _Handle:
-    """The owner of a stream that interop made: destroys it when the last reference goes."""
+    """The owner of a stream that interop made, which is destroyed some time after the last reference goes."""
 
-    __slots__ = ("_cuda", "_handle")
+    __slots__ = ("__weakref__", "_cuda", "_handle")
 
     def __init__(self, cuda: _cudart.Cuda, handle: int) -> None:
         self._cuda = cuda
@@ -617,7 +642,7 @@ class _Handle:
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At interpreter exit the driver may be gone already, and frees everything itself.
         if not _finalizing():
-            self._cuda.stream_retire(self._handle)
+            self._cuda.stream_retire(self._handle, weakref.ref(self))
 
 
 def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
@@ -666,16 +691,15 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
         return obj
     if isinstance(obj, int):
         return ExternalStream(obj, device)
-    known = _known.get(id(obj)) or _still_open(obj)
+    known = _still_known(obj) or _still_open(obj)
     if known is not None and device is None and known._cuda is _cudart.active():
         return known._of(obj)
     adapters = adapters_of(obj)
     for adapter in adapters:
         try:
             handle = adapter.stream_handle(obj)
-        except Exception as error:
-            message = f"{described(obj)} cannot be used as a stream: {type(error).__name__}: {error}"
-            raise InvalidStreamError(message) from error
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+            _refuse(obj, adapter, error)
         if handle is not None:
             return _from_adapter(adapter, obj, handle, device)
     return ExternalStream(_stated_handle(obj, known=bool(adapters)), device, owner=obj)
@@ -714,6 +738,8 @@ _objects: Final[dict[int, weakref.ref[object]]] = {}
 
 def _know(obj: object, life: object, stream: ExternalStream, *, closes: bool = False) -> None:
     identity, streams = id(obj), _closing if closes else _known
+    if life is not obj:  # so that it can be seen whether it is still the object's
+        stream.owner = weakref.ref(life)
 
     def forget(gone: object) -> None:
         if _objects.get(identity) is gone:
@@ -722,6 +748,18 @@ def _know(obj: object, life: object, stream: ExternalStream, *, closes: bool = F
 
     _objects[identity] = weakref.ref(life, forget)
     streams[identity] = stream
+
+
+def _still_known(obj: object) -> ExternalStream | None:
+    """The stream that *obj* is, if that is known of this very object.
+
+    What lives as long as an object may outlive it in a copy of it, and another object be at its address.
+    """
+    stream = _known.get(id(obj))
+    if stream is None or stream.owner is None:
+        return stream
+    life: Any = stream.owner
+    return stream if getattr(obj, "_interop_life", None) is life() else None
 
 
 def _still_open(obj: object) -> ExternalStream | None:
@@ -762,6 +800,16 @@ def _stated_handle(obj: object, *, known: bool) -> int:
     raise InvalidStreamError(message)
 
 
+def _refuse(obj: object, adapter: Adapter | None, error: Exception) -> NoReturn:
+    """Raise that *obj* could not be asked which stream it is: by *adapter*, or by the protocol."""
+    if adapter is None:
+        what = f"{type(obj).__qualname__}.__cuda_stream__ of {described(obj)} raised"
+    else:
+        what = f"{described(obj)} cannot be used as a stream:"
+    message = f"{what} {type(error).__name__}: {error}"
+    raise InvalidStreamError(message) from error
+
+
 def _protocol_handle(obj: object) -> int:
     """The handle in what ``__cuda_stream__`` says: ``(0, int)``, from a method or, as some have it, an attribute.
 
@@ -772,9 +820,8 @@ def _protocol_handle(obj: object) -> int:
         stated = obj.__cuda_stream__  # type: ignore[attr-defined]
         if callable(stated):
             stated = stated()
-    except Exception as error:
-        message = f"{name} of {described(obj)} raised {type(error).__name__}: {error}"
-        raise InvalidStreamError(message) from error
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+        _refuse(obj, None, error)
     if not isinstance(stated, tuple) or len(stated) != 2:  # noqa: PLR2004  (the protocol's pair)
         message = f"{name} must give the pair (0, handle); {described(obj)} gave {described(stated)}"
         raise InvalidStreamError(message)
@@ -790,5 +837,14 @@ def _protocol_handle(obj: object) -> int:
 
 if native is not None:
     as_stream = native.accelerate(
-        ExternalStream, Event, as_stream, _known, _closing, _objects, by_type, _cudart.EVENT_DISABLE_TIMING
+        ExternalStream,
+        Event,
+        as_stream,
+        _known,
+        _closing,
+        _objects,
+        by_type,
+        _cudart.EVENT_DISABLE_TIMING,
+        _refuse,
+        refuse_event,
     )

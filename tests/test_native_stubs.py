@@ -16,7 +16,7 @@ import pytest
 import interop
 from interop import _cudart, adapters, sim, stream
 from interop._extension import native, why_not
-from interop.adapters.base import Adapter
+from interop.adapters.base import Adapter, life_of
 from tests.native_stubs import (
     ELSEWHERE,
     KINDS,
@@ -99,7 +99,6 @@ CONDITIONS = {
     "a blocking stream captures": [("fail_for", 1, "cuStreamIsCapturing", 906)],
     "the context is not told": [("fail", "cuCtxGetCurrent", code) for code in CODES],
     "the context cannot be switched": [("fail", "cuCtxSetCurrent", code) for code in CODES],
-    "the context cannot be switched back": [("fail", "cuCtxSetCurrent", 0, code) for code in CODES],
 }
 THREAD_LOCAL, RELAXED = 1, 2
 
@@ -235,20 +234,37 @@ def test_control_the_errors_are_those_of_the_driver(plainly):
     assert said[2:5] == [700, "cudaErrorIllegalAddress", "cudaEventSynchronize"]
 
 
-@pytest.mark.parametrize("kind", ASKING)
-def test_what_has_failed_is_not_asked_again(driver, kind):
+@pytest.mark.parametrize("kind", SLOW)
+@pytest.mark.parametrize("code", [1, 400, 700, 905, 909])
+def test_what_has_failed_is_not_asked_again(driver, plainly, kind, code):
+    """The first answer is the cause: it may be given only once, or the next one be its consequence."""
     for operation in SLOW[kind]:
-        [said, *_] = tried(driver, operation, "fail", kind, 700, 0)
-        assert said[:3] == ["CudaError", said[1], 700]
-        assert [said, *_] == tried(driver, operation, "fail", kind, 700)
+        [said, *_] = tried(driver, operation, "fail", kind, code, 901)
         assert len(driver.made(kind)) == 1
+        assert said is not None
+        assert [said, *_] == tried(driver, operation, "fail", kind, code)
+        if code in CODES:
+            assert [said, *_] == plainly[f"{operation}, {kind} fails"][CODES.index(code)]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SLOW if kind not in ASKING])
-def test_what_fails_once_is_done_once_more_by_the_plain_way(driver, kind):
-    for operation in SLOW[kind]:
-        said = tried(driver, operation, "fail", kind, 700, 0)
-        assert said == tried(driver, operation, "fail", kind, 0, 700, 0) == tried(driver, operation, "fail", kind, 0)
+@pytest.mark.parametrize("kind", ["cuEventRecord", "cuStreamWaitEvent"])
+def test_the_second_of_several_may_fail(driver, kind):
+    [said, *_] = tried(driver, "wait_stream, several", "fail", kind, 0, 700, 0)
+    assert said[0] == "CudaError"
+    assert len(driver.made(kind)) == 2
+
+
+def test_what_was_current_and_cannot_be_again_is_an_error(driver, world):
+    for operation in LEGACY:
+        if "itself" in operation:
+            continue
+        driver.library.make_current(OWN + 2)
+        driver.reset()
+        driver.fail("cuCtxSetCurrent", 0, 201)
+        said = outcome(OPERATIONS[operation], world)
+        assert said[:2] == ["CudaError", said[1]]
+        assert said[2:5] == [201, "cudaErrorDeviceUninitialized", "cuCtxSetCurrent"]
+    driver.library.make_current(0)
 
 
 # -- what is called ------------------------------------------------------------------------------------------------
@@ -286,7 +302,7 @@ FAST = {
         *[("cuStreamGetCtx", C, 0), ("cuCtxGetId", OWN, 0), ("cuStreamGetCtx", P, 0), ("cuCtxGetId", OWN, 0)],
         *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
     ],
-    "wait_stream, itself, not used before": [("cuStreamGetCtx", P, 0), ("cuCtxGetId", OWN, 0)],
+    "wait_stream, itself, not used before": [],
     "wait_event, not used before": [
         *[("cuStreamGetCtx", C, 0), ("cuCtxGetId", OWN, 0)],
         *[("cuStreamIsCapturing", C, 0), ("cuStreamWaitEvent", C, "event")],
@@ -308,7 +324,7 @@ FAST = {
         *[("cuStreamIsCapturing", 1, 0), ("cuStreamIsCapturing", 1, 0)],
         *[("cuEventRecord", "there", 1), ("cuStreamWaitEvent", 1, "there")],
     ],
-    "wait_stream, legacy, itself": [("cuCtxGetId", OWN, 0)],
+    "wait_stream, legacy, itself": [],
     "wait_stream, for several, and legacy": [
         *[("cuStreamIsCapturing", P, 0), ("cuStreamIsCapturing", 1, 0)],
         *[("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
@@ -852,6 +868,90 @@ def test_ctrl_c_while_an_object_is_asked_is_let_out(driver, world, theirs, call,
     assert (object_ if kind == "stated" else theirs).asked == 1
     assert driver.made("cuEventRecord") == []
     assert spare(world.pool)
+
+
+class Chain:
+    """Is what another one of its kind is, and so on; the last one fails. Counts how often it is asked."""
+
+    asked = 0
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __cuda_stream__(self):
+        Chain.asked += 1
+        if self.inner is None:
+            raise ValueError("the last one")
+        return (0, interop.as_stream(self.inner).cuda_stream)
+
+
+@pytest.mark.parametrize("call", ["as_stream", "wait_stream"])
+def test_objects_that_ask_others_are_asked_once_each(driver, world, call):
+    with pytest.raises(interop.errors.InvalidStreamError):
+        interop.as_stream(Chain(None))  # what class it is is known now
+    chain = None
+    for _ in range(12):
+        chain = Chain(chain)
+    Chain.asked = 0
+    with pytest.raises(interop.errors.InvalidStreamError, match="the last one"):
+        {"as_stream": interop.as_stream, "wait_stream": world.c.wait_stream}[call](chain)
+    assert Chain.asked == 12
+
+
+def test_an_object_that_asks_about_itself_is_an_error(driver, world):
+    class Itself(Stating):
+        def __cuda_stream__(self):
+            return (0, interop.as_stream(self).cuda_stream)
+
+    for _ in range(2):
+        with pytest.raises(interop.errors.InvalidStreamError, match=r"RecursionError|Itself\.__cuda_stream__"):
+            interop.as_stream(Itself())
+
+
+def test_an_int_is_an_address_whatever_its_class_states(driver, world):
+    class Number(int):
+        def __cuda_stream__(self):
+            return (0, STATED + 16)
+
+    adapters.adapters_of(Number(STATED))  # what class it is is known now
+    for call in (interop.as_stream, plain_as_stream):
+        assert (call(Number(STATED)).cuda_stream, call(Number(STATED)).owner) == (STATED, None)
+    world.c.wait_event(Number(STATED))
+    assert driver.made("cuStreamWaitEvent") == [("cuStreamWaitEvent", C, STATED)]
+
+
+def test_what_is_known_of_an_object_is_not_of_one_with_its_life(driver, world, theirs):
+    """As of a copy of it, which has the same attributes, at the address of another one that is gone."""
+    theirs.life = life_of
+    first, copy = Theirs(), Theirs()
+    world.c.wait_stream(first)
+    assert interop.as_stream(first).cuda_stream == STATED
+    assert theirs.asked == 1
+    copy.__dict__.update(first.__dict__)
+    known = stream._known.pop(id(first))
+    stream._known[id(copy)] = known  # as it would be, had the address of the first one been that of the copy
+    theirs.handle = STATED + 16
+    assert interop.as_stream(copy).cuda_stream == STATED, "it has the life of the first one"
+    del copy.__dict__["_interop_life"]
+    for call in (plain_as_stream, interop.as_stream):
+        assert call(copy).cuda_stream == STATED + 16
+
+
+def test_a_half_made_stream_is_no_crash(python):
+    code = """
+import json
+import interop
+
+class Mine(interop.ExternalStream):
+    def __init__(self):
+        self._handle = 0x10010
+
+try:
+    Mine().query()
+except AttributeError:
+    print(json.dumps(True))
+"""
+    assert python(code) is True
 
 
 def test_several_are_asked_once(driver, world):

@@ -511,6 +511,21 @@ def test_a_stream_can_be_used_by_a_finaliser_of_the_same_cycle(gpu, first):
     assert raised == []
 
 
+def test_a_stream_that_a_finaliser_of_the_same_cycle_keeps_is_kept(gpu):
+    kept = []
+    user = User(interop.new_stream(), kept.append)
+    handle = user.used.cuda_stream
+    del user
+    gc.collect()
+    others = [interop.new_stream() for _ in range(3)]
+    assert handle not in {other.cuda_stream for other in others}
+    assert kept[0].record_event().query()
+    number = kept.pop().stream_id
+    gc.collect()
+    assert interop.new_stream().stream_id != number
+    assert gpu.runtime.cudaStreamQuery(handle)[0] or interop.ExternalStream(handle).stream_id != number
+
+
 @pytest.mark.parametrize("first", ["the event", "its user"])
 def test_an_event_that_a_finaliser_of_the_same_cycle_uses_stands_for_nothing_or_for_what_it_did(gpu, first):
     p, q = interop.new_stream(), interop.new_stream()
