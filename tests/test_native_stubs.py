@@ -572,17 +572,12 @@ def test_the_modules_functions_refuse_what_they_cannot_use(driver, world, functi
 
 
 def test_what_stands_before_the_methods_is_changed_by_no_wrong_call(driver, world):
-    for wrong in (
-        (interop.ExternalStream, 5, len, {}, {}, {}, {}, 2),
-        (5, interop.Event, len, {}, {}, {}, {}, 2),
-        (interop.ExternalStream, interop.Event, len, None, {}, {}, {}, 2),
-        (interop.ExternalStream, interop.Event, len, {}, None, {}, {}, 2),
-        (interop.ExternalStream, interop.Event, len, {}, {}, {}, None, 2),
-        (interop.ExternalStream, int, len, {}, {}, {}, {}, 2),
-        (int, interop.Event, len, {}, {}, {}, {}, 2),
-    ):
+    right = [interop.ExternalStream, interop.Event, len, {}, {}, {}, {}, 2, len, len]
+    for place, wrong in ((0, 5), (0, int), (1, 5), (1, int), *((place, None) for place in (3, 4, 5, 6))):
         with pytest.raises(TypeError):
-            native.accelerate(*wrong)
+            native.accelerate(*right[:place], wrong, *right[place + 1 :])
+    with pytest.raises(TypeError):
+        native.accelerate(*right[:-1])
     assert type(world.p.record_event()) is interop.Event
     assert driver.plain == []
 

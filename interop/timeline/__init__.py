@@ -50,7 +50,7 @@ class _Open:
         self._timeline = timeline
         self._name = name
         self._stream = stream
-        self._start: int | None = None
+        self._start: tuple[int, Lane | None] | None = None
 
     def __enter__(self) -> None:
         recorder = self._timeline._recording
@@ -63,7 +63,7 @@ class _Open:
             message = f"span {self._name!r} is open already: mark what is inside of it by another timeline.span(...)"
             raise InteropError(message)
         self._recorder = recorder
-        self._start = recorder.tick(self._stream)
+        self._start = recorder.start(self._stream)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -71,7 +71,7 @@ class _Open:
         start, self._start = self._start, None
         assert start is not None  # for mypy
         if self._timeline._recording is not None:
-            self._recorder.span(self._name, self._stream, start, self._recorder.tick(self._stream))
+            self._recorder.span(self._name, start, self._recorder.tick(self._stream))
 
 
 class Timeline:

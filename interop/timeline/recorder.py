@@ -77,22 +77,28 @@ class Recorder(Watcher):
         if stream._cuda is not self._cuda:
             message = f"{stream!r} is not of the GPU or simulation on which this timeline was entered"
             raise NotSupportedError(message)
-        context = stream._ready()
+        # One with spare events is ready, and in every thread.
+        context = stream._ready() if stream._pool is None else stream._context
         tick = self._ticks.take(context, stream._context_id)
         if native is None or not native.record_handle(stream, tick):
             if _captures(stream):
                 self._ticks.put_back(tick)
                 return 0
             self._cuda.event_record(tick, stream._handle, stream._needs)
-        self._lane(stream)  # they are numbered as they are first used
         return tick
 
-    def span(self, name: str, stream: "ExternalStream", start: int, end: int) -> None:
-        """Note a span that has been left, with its two ticks."""
-        if not start or not end:
+    def start(self, stream: "ExternalStream") -> tuple[int, Lane | None]:
+        """The tick that a span begins with, and the stream's lane: they are numbered as they are first used."""
+        tick = self.tick(stream)
+        return tick, self._lane(stream) if tick else None
+
+    def span(self, name: str, start: tuple[int, Lane | None], end: int) -> None:
+        """Note a span that has been left: what it began with, and its other tick."""
+        tick, lane = start
+        if lane is None or not end:
             self._skipped += 1
         else:
-            self._spans.append((name, self._lane(stream), start, end))
+            self._spans.append((name, lane, tick, end))
 
     # -- what the watcher is told ----------------------------------------------------------------------------------
 
