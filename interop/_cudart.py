@@ -152,7 +152,7 @@ class Cuda:
         self._peers: dict[tuple[int, int], bool] = {}
         self._pools: dict[int, Pool] = {}
         self._process = os.getpid()
-        self._retired: deque[tuple[int, weakref.ref[object]]] = deque()
+        self._retired: deque[tuple[int, weakref.ref[Any]]] = deque()
         self.readable = readable
         self.simulation = simulation
         self.is_hot = False
@@ -291,7 +291,7 @@ class Cuda:
         runtime = self._runtime
         _value(runtime.cudaStreamDestroy(handle), "cudaStreamDestroy", runtime)
 
-    def stream_retire(self, handle: int, owner: weakref.ref[object]) -> None:
+    def stream_retire(self, handle: int, owner: weakref.ref[Any]) -> None:
         """Destroy a stream when a later one is created, if *owner*, which is about to go, is gone, and the work done.
 
         Not at once: other finalisers of the same cycle may still use the stream, and even keep it. And not while there
@@ -300,8 +300,11 @@ class Cuda:
         """
         self._retired.append((handle, owner))
 
-    def _destroy_if_over(self, owner: weakref.ref[object], handle: int) -> None:
-        if owner() is None and not self.stream_capture(handle) and self.stream_query(handle):
+    def _destroy_if_over(self, owner: weakref.ref[Any], handle: int) -> None:
+        kept = owner()
+        if kept is not None:
+            kept.keep()  # its own finaliser will not run again
+        elif not self.stream_capture(handle) and self.stream_query(handle):
             self.stream_destroy(handle)
         else:
             self._retired.append((handle, owner))

@@ -198,13 +198,14 @@ dlpack_capsule(PyObject *module, PyObject *arguments)
 /* -- CUDA ---------------------------------------------------------------------------------------------------------
  *
  * The driver's entry points, by their addresses. What is done here is what the plain methods of ExternalStream and
- * Event do in the usual case, and no more. In every other case, and whenever the driver says anything but success, the
- * plain method is called, as if nothing had happened: so there is one place that knows the rules, and that raises.
+ * Event do in the usual case, and no more. In every other case the plain method is called, as if nothing had happened;
+ * and what it means that the driver has failed, methods in Python say too: so there is one place that knows the rules.
  */
 
 enum { SUCCESS = 0, NOT_READY = 600 };
-enum { UNUSUAL = -1 };           /* the plain way is to be gone: nothing that was to be done was asked for */
-enum { NOT_RESTORED = 1 << 20 }; /* with the driver's answer: what was current before could not be made so again */
+enum { UNUSUAL = -1 }; /* the plain way is to be gone, from the beginning */
+/* With the driver's answer: the context, or the mode of captures, that was before could not be put back. */
+enum { NOT_RESTORED = 1 << 20, MODE_NOT_RESTORED = 1 << 21 };
 enum { NOT_CAPTURING = 0, RELAXED = 2 };
 enum { LEGACY = 1, PER_THREAD = 2 }; /* the handles of default streams, which are no addresses */
 enum { FIRST_PAGE = 4096 };          /* nothing is mapped below */
@@ -683,8 +684,8 @@ static PyType_Spec event_spec = {"interop._native.EventFields", sizeof(Event), 0
 
 /* -- the usual case ------------------------------------------------------------------------------------------------
  *
- * If the plain way is to be gone, nothing has been done yet, but that it may be known now where a stream is. Where the
- * GIL is released, other threads may change every object meanwhile: what is needed of them is read before.
+ * If the plain way is to be gone, nothing has been done yet that it may not do once more. Where the GIL is released,
+ * other threads may change every object meanwhile: what is needed of them is read before.
  */
 
 static PyObject *foreign;                        /* by its address, the stream that an object of another library is */
@@ -831,13 +832,14 @@ wait_on(Place stream, unsigned long long event)
 static inline int
 ask(int (*call)(void *), unsigned long long handle)
 {
-    int mode = RELAXED, code;
+    int mode = RELAXED, code, failed;
 
     if (cuda.exchange_capture_mode(&mode) != SUCCESS) {
         return UNUSUAL;
     }
     code = call(pointer(handle));
-    return cuda.exchange_capture_mode(&mode) == SUCCESS ? code : UNUSUAL;
+    failed = cuda.exchange_capture_mode(&mode);
+    return failed == SUCCESS ? code : MODE_NOT_RESTORED + failed;
 }
 
 static inline int
@@ -897,11 +899,10 @@ refuse(PyObject *in_words, PyObject *object, PyObject *adapter)
     }
 }
 
-/* The handle that an object states by the method of the protocol; 0 if it is none, or with an exception. */
+/* The handle in what an object states by the protocol; 0 if it is none, or with the exception that came of it. */
 static unsigned long long
-stated_handle(PyObject *object)
+handle_stated(PyObject *stated)
 {
-    PyObject *stated = PyObject_CallMethodObjArgs(object, stated_by, NULL);
     unsigned long long handle = 0;
 
     if (stated != NULL && PyTuple_CheckExact(stated) && PyTuple_Size(stated) == 2) {
@@ -911,25 +912,32 @@ stated_handle(PyObject *object)
         }
         PyErr_Clear(); /* of a version that is out of range */
     }
-    Py_XDECREF(stated);
     return handle;
 }
 
-/* The same, if it is a method of the class: not what some __getattr__ makes up, nor an attribute or property. */
+/* The handle that an object states by the protocol, a method or an attribute, which its class has: what some __getattr__
+ * makes up is left to the plain way, and what only the object has. 0 if it is none, or with an exception. */
 static unsigned long long
 handle_by_protocol(PyObject *object)
 {
-    PyObject *method = PyObject_GetAttr((PyObject *)Py_TYPE(object), stated_by);
+    PyObject *of_class = PyObject_GetAttr((PyObject *)Py_TYPE(object), stated_by), *stated, *method;
     unsigned long long handle;
 
-    if (method == NULL) {
+    if (of_class == NULL) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
             PyErr_Clear();
         }
         return 0;
     }
-    handle = PyCallable_Check(method) ? stated_handle(object) : 0;
-    Py_DECREF(method);
+    Py_DECREF(of_class);
+    stated = PyObject_GetAttr(object, stated_by);
+    if (stated != NULL && PyCallable_Check(stated)) {
+        method = stated;
+        stated = PyObject_CallNoArgs(method);
+        Py_DECREF(method);
+    }
+    handle = handle_stated(stated);
+    Py_XDECREF(stated);
     if (PyErr_Occurred()) {
         refuse(refuse_stream, object, Py_None);
     }
@@ -1103,7 +1111,7 @@ borrowed(PyObject *object)
     return made;
 }
 
-/* Whether what is known is of this object: what lives as long as an object may outlive it in a copy of it, and another
+/* Whether what is known is of this object; 0 also with an exception. What lives as long as an object may outlive it in a copy of it, and another
  * object be at its address. */
 static int
 is_known_of(Stream *known, PyObject *object)
@@ -1115,9 +1123,14 @@ is_known_of(Stream *known, PyObject *object)
         return 1;
     }
     attribute = PyObject_GetAttr(object, living);
-    same = attribute != NULL && attribute == PyWeakref_GetObject(known->owner);
-    Py_XDECREF(attribute);
-    PyErr_Clear();
+    if (attribute == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+        }
+        return 0;
+    }
+    same = attribute != Py_None && attribute == PyWeakref_GetObject(known->owner);
+    Py_DECREF(attribute);
     return same;
 }
 
@@ -1127,6 +1140,7 @@ static Stream *
 stream_of(PyObject *object)
 {
     PyObject *key, *known;
+    int is_open;
 
     if (is_stream(object)) {
         Py_INCREF(object);
@@ -1138,8 +1152,12 @@ stream_of(PyObject *object)
     known = PyDict_GetItemWithError(foreign, key);
     Py_XINCREF(known);
     if (known == NULL && !PyErr_Occurred() && (known = PyDict_GetItemWithError(closable, key)) != NULL) {
+        PyObject *stated;
         Py_INCREF(known); /* before the object is asked: to make the answer may set off a collection */
-        if (stated_handle(object) != ((Stream *)known)->handle) {
+        stated = PyObject_CallMethodObjArgs(object, stated_by, NULL);
+        is_open = handle_stated(stated) == ((Stream *)known)->handle;
+        Py_XDECREF(stated);
+        if (!is_open) {
             if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception)) {
                 PyErr_Clear();
             }
@@ -1157,7 +1175,7 @@ stream_of(PyObject *object)
         return (Stream *)known;
     }
     Py_XDECREF(known);
-    return borrowed(object);
+    return PyErr_Occurred() ? NULL : borrowed(object);
 }
 
 /* Whether two streams are one, as == has it. */
@@ -1217,7 +1235,11 @@ order(Stream *consumer, Stream *producer, const char **call)
 static PyObject *
 failed(PyObject *of, const char *call, int code, PyObject *other)
 {
-    if (code >= NOT_RESTORED) {
+    if (code >= MODE_NOT_RESTORED) {
+        call = "cudaThreadExchangeStreamCaptureMode";
+        code -= MODE_NOT_RESTORED;
+    }
+    else if (code >= NOT_RESTORED) {
         call = "cuCtxSetCurrent";
         code -= NOT_RESTORED;
     }
@@ -2064,9 +2086,10 @@ create_events(PyObject *module, PyObject *arguments)
 PyDoc_STRVAR(record_handle_doc,
 "record_handle(stream, event, /)\n"
 "--\n\n"
-"Record a stream's work so far in an event of its context, given by its handle; nobody is told.\n\n"
+"Record a stream's work so far in an event of its context, given by its handle; nobody is told. If the driver fails, what\n"
+"that means is raised.\n\n"
 "Returns:\n"
-"    False, and the plain way is to be gone, if the stream captures, cannot be asked as it is, or the driver fails.");
+"    False, and the plain way is to be gone, if the stream captures, or cannot be asked as it is.");
 
 static PyObject *
 record_handle(PyObject *module, PyObject *arguments)
@@ -2091,6 +2114,9 @@ record_handle(PyObject *module, PyObject *arguments)
             code = record_on(recorded, event);
         }
         Py_END_ALLOW_THREADS
+    }
+    if (code != SUCCESS && code != UNUSUAL) {
+        return failed(stream, "cudaEventRecord", code, Py_None);
     }
     return PyBool_FromLong(code == SUCCESS);
 }

@@ -585,7 +585,7 @@ class ExternalStream(StreamFields):
         """Raise what it means that the driver has answered *code*, no success, to *call*. For the extension in C.
 
         Args:
-            call: the name of the runtime's function that is like it.
+            call: the name of the runtime's function that is like it, or of the driver's.
             code: the answer.
             other: the event or the producer, if it is ours.
         """
@@ -633,7 +633,7 @@ class ExternalStream(StreamFields):
 class _Handle:
     """The owner of a stream that interop made, which is destroyed some time after the last reference goes."""
 
-    __slots__ = ("__weakref__", "_cuda", "_handle")
+    __slots__ = ("__weakref__", "_cuda", "_handle", "_next")
 
     def __init__(self, cuda: _cudart.Cuda, handle: int) -> None:
         self._cuda = cuda
@@ -643,6 +643,10 @@ class _Handle:
         # At interpreter exit the driver may be gone already, and frees everything itself.
         if not _finalizing():
             self._cuda.stream_retire(self._handle, weakref.ref(self))
+
+    def keep(self) -> None:
+        """A finaliser has kept what it had the stream from: let another one, which goes with this one, retire it."""
+        self._next = _Handle(self._cuda, self._handle)
 
 
 def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
@@ -758,8 +762,9 @@ def _still_known(obj: object) -> ExternalStream | None:
     stream = _known.get(id(obj))
     if stream is None or stream.owner is None:
         return stream
-    life: Any = stream.owner
-    return stream if getattr(obj, "_interop_life", None) is life() else None
+    reference: Any = stream.owner
+    life = reference()
+    return stream if life is not None and getattr(obj, "_interop_life", None) is life else None
 
 
 def _still_open(obj: object) -> ExternalStream | None:

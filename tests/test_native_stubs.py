@@ -254,6 +254,16 @@ def test_the_second_of_several_may_fail(driver, kind):
     assert len(driver.made(kind)) == 2
 
 
+@pytest.mark.parametrize("operation", ["query", "synchronize", "event.query", "event.synchronize"])
+def test_the_capture_mode_that_cannot_be_put_back_is_an_error(driver, world, operation):
+    driver.reset(THREAD_LOCAL)
+    driver.fail(EXCHANGE, 0, 1, 0)
+    said = outcome(OPERATIONS[operation], world)
+    assert said[2:5] == [1, "cudaErrorInvalidValue", "cudaThreadExchangeStreamCaptureMode"]
+    assert len(driver.made(*ASKING)) == 1
+    driver.reset()
+
+
 def test_what_was_current_and_cannot_be_again_is_an_error(driver, world):
     for operation in LEGACY:
         if "itself" in operation:
@@ -668,10 +678,15 @@ def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
     finally:
         native.watch(False)  # noqa: FBT003  (positional only)
     assert recorded == [True, True]
-    for kind in ("cuEventRecord", "cuStreamIsCapturing"):
-        driver.reset()
-        driver.fail(kind, 400)
-        assert native.record_handle(world.p, event) is False
+    driver.reset()
+    driver.fail("cuEventRecord", 700, 0)
+    with pytest.raises(interop.errors.CudaError) as raised:
+        native.record_handle(world.p, event)
+    assert (raised.value.code, raised.value.call) == (700, "cudaEventRecord")
+    assert len(driver.made("cuEventRecord")) == 1
+    driver.reset()
+    driver.fail("cuStreamIsCapturing", 400)
+    assert native.record_handle(world.p, event) is False
     driver.reset()
     driver.capture(P)
     assert native.record_handle(world.p, event) is False
@@ -930,6 +945,33 @@ def test_what_is_known_of_an_object_is_not_of_one_with_its_life(driver, world, t
     del copy.__dict__["_interop_life"]
     for call in (plain_as_stream, interop.as_stream):
         assert call(copy).cuda_stream == STATED + 16
+    other, gone = Theirs(), Theirs()
+    stream._known[id(other)] = known  # as it would be, had its finaliser not run yet
+    known.owner = weakref.ref(gone)
+    del gone
+    theirs.handle = STATED + 32
+    for call in (plain_as_stream, interop.as_stream):
+        assert call(other).cuda_stream == STATED + 32
+
+
+def test_what_an_object_raises_when_its_life_is_asked_for_is_let_out(driver, world, theirs):
+    class Raising(Theirs):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    adapters.by_type[Raising] = (theirs,)
+    object_ = Raising()
+    theirs.life = life_of
+    assert interop.as_stream(object_).cuda_stream == STATED
+    del object_.__dict__["_interop_life"]
+    stream._known[id(object_)] = known = world.p._of(None)
+    keep = Theirs()
+    known.owner = weakref.ref(keep)
+    for call in (plain_as_stream, interop.as_stream, world.c.wait_stream):
+        with pytest.raises(KeyboardInterrupt):
+            call(object_)
+    stream._known.pop(id(object_), None)
+    del adapters.by_type[Raising]
 
 
 def test_a_half_made_stream_is_no_crash(python):
@@ -977,6 +1019,18 @@ def test_the_protocol_is_the_classs(driver, world):
     attribute.__cuda_stream__ = (0, STATED)
     for _ in range(2):
         assert interop.as_stream(attribute).cuda_stream == STATED
+
+    class ByProperty:
+        @property
+        def __cuda_stream__(self):
+            return (0, STATED)
+
+    over = Stating()
+    over.__cuda_stream__ = (0, STATED + 16)
+    for _ in range(2):
+        for call in (interop.as_stream, plain_as_stream):
+            assert call(ByProperty()).cuda_stream == STATED
+            assert call(over).cuda_stream == STATED + 16
 
 
 def test_an_adapter_that_fails_is_an_error_on_both_ways(driver, world, theirs):

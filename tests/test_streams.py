@@ -511,15 +511,38 @@ def test_a_stream_can_be_used_by_a_finaliser_of_the_same_cycle(gpu, first):
     assert raised == []
 
 
+def test_after_its_finaliser_a_stream_can_be_used_and_an_event_stands_for_nothing(gpu):
+    """Whichever of a cycle comes first."""
+    p, q = interop.new_stream(), interop.new_stream()
+    event, again = p.record_event(), p.record_event()
+    event.__del__()
+    other = q.record_event()
+    assert other._handle not in (event._handle, again._handle)
+    with pytest.raises(interop.errors.UnrecordedEventError):
+        event.query()
+    with pytest.raises(interop.errors.UnrecordedEventError):
+        q.wait_event(event)
+    event.__del__()
+    assert q.record_event()._handle != other._handle, "it did not go twice"
+    p.owner.__del__()
+    interop.new_stream()
+    p.record_event(again)
+    assert p.query()
+
+
 def test_a_stream_that_a_finaliser_of_the_same_cycle_keeps_is_kept(gpu):
     kept = []
     user = User(interop.new_stream(), kept.append)
     handle = user.used.cuda_stream
+    for _ in range(3):  # again and again
+        del user
+        gc.collect()
+        others = [interop.new_stream() for _ in range(3)]
+        assert handle not in {other.cuda_stream for other in others}
+        assert kept[0].record_event().query()
+        user = User(kept.pop(), kept.append)
     del user
     gc.collect()
-    others = [interop.new_stream() for _ in range(3)]
-    assert handle not in {other.cuda_stream for other in others}
-    assert kept[0].record_event().query()
     number = kept.pop().stream_id
     gc.collect()
     assert interop.new_stream().stream_id != number

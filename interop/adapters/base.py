@@ -109,7 +109,10 @@ class Adapter:
         return True
 
     def life(self, stream: object) -> object | None:
-        """What lives as long as *stream*, and whose weak references are cleared at its end; None if nothing does."""
+        """What lives as long as *stream*, and whose weak references are cleared at its end; None if nothing does.
+
+        *stream* itself or, where weak references to it fail, what :func:`life_of` gives for it.
+        """
         return stream
 
     # -- streams out ---------------------------------------------------------------------------------------------
