@@ -200,7 +200,8 @@ def _counted(verdicts: Sequence[goals.Verdict]) -> str:
     missed = [_missed(*verdict) for verdict in verdicts if verdict.met is False]
     unknown = sum(verdict.met is None for verdict in verdicts)
     count = f"{unknown} were not measured in that run, and {len(missed)}" if unknown else f"{len(missed)}"
-    return f"{count} are missed: {'; '.join(missed)}." if missed else f"{count} are missed."
+    said = f"{count} {'is' if len(missed) == 1 else 'are'} missed"
+    return f"{said}: {'; '.join(missed)}." if missed else f"{said}."
 
 
 def _missed(goal: goals.Goal, measured: Spread | None) -> str:

@@ -280,7 +280,7 @@ def test_goals_beyond_the_others_are_missed_apart(tmp_path):
     line, beyond = written("goals", tmp_path, found)
     assert line.endswith("0 are missed.")
     assert beyond == (
-        "Of 2 more that go beyond them, 1 are missed: CuPy <-> Numba: interop, handoff, views kept (1.30 times one "
+        "Of 2 more that go beyond them, 1 is missed: CuPy <-> Numba: interop, handoff, views kept (1.30 times one "
         "shared stream, goal 1.25)."
     )
 
