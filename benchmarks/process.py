@@ -42,9 +42,13 @@ def described_machine() -> dict[str, object]:
     return run and {**run, "cpu": processor(), "python": platform.python_version()}
 
 
+_WRITERS: Final = ("compare.py", "missed.py", "plot.py", "report.py")
+"""What only says what was measured."""
+
+
 def benchmarks_sha256() -> str:
-    """Of the code of the benchmarks, as :func:`~tests.gpu.record.interop_sha256` is of interop's."""
-    paths = sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".c"))
+    """Of the code that measures, as :func:`~tests.gpu.record.interop_sha256` is of interop's."""
+    paths = sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".c") and path.name not in _WRITERS)
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  benchmarks/{path.name}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
