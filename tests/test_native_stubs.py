@@ -952,6 +952,12 @@ def test_what_is_known_of_an_object_is_not_of_one_with_its_life(driver, world, t
     theirs.handle = STATED + 32
     for call in (plain_as_stream, interop.as_stream):
         assert call(other).cuda_stream == STATED + 32
+    another = Theirs()
+    assert life_of(another) is another._interop_life, "its own"
+    stream._known[id(another)] = known
+    theirs.handle = STATED + 48
+    for call in (plain_as_stream, interop.as_stream):
+        assert call(another).cuda_stream == STATED + 48
 
 
 def test_what_an_object_raises_when_its_life_is_asked_for_is_let_out(driver, world, theirs):
