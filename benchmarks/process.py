@@ -7,7 +7,6 @@ library that crashes takes with it only what comes after.
 import argparse
 import dataclasses
 import faulthandler
-import hashlib
 import json
 import platform
 import re
@@ -22,7 +21,7 @@ from benchmarks import growth, pingpong
 from benchmarks.lab import Lab
 from benchmarks.measure import Operation, measure
 from benchmarks.operations import OURS, Calls
-from tests.gpu.record import described_run, interop_sha256
+from tests.gpu.record import described_run, interop_sha256, sources_sha256
 
 FOLDER: Final = Path(__file__).parent
 LONGEST_OPERATION: Final = 90
@@ -48,9 +47,7 @@ _WRITERS: Final = ("compare.py", "missed.py", "plot.py", "report.py")
 
 def benchmarks_sha256() -> str:
     """Of the code that measures, as :func:`~tests.gpu.record.interop_sha256` is of interop's."""
-    paths = sorted(path for path in FOLDER.iterdir() if path.suffix in (".py", ".c") and path.name not in _WRITERS)
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  benchmarks/{path.name}\n" for path in paths]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return sources_sha256(path for path in FOLDER.iterdir() if path.name not in _WRITERS)
 
 
 def processor() -> str:

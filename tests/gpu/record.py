@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +37,13 @@ def measured(name: str, **numbers: object) -> None:
 
 def interop_sha256() -> str:
     """As of `find interop -type f ... -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum`."""
-    paths = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "interop").rglob("*") if p.suffix in (".py", ".c"))
-    lines = [f"{hashlib.sha256((ROOT / path).read_bytes()).hexdigest()}  {path}\n" for path in paths]
+    return sources_sha256((ROOT / "interop").rglob("*"))
+
+
+def sources_sha256(paths: Iterable[Path]) -> str:
+    """The same, of those among *paths* that are sources."""
+    names = sorted(str(path.relative_to(ROOT)) for path in paths if path.suffix in (".py", ".c"))
+    lines = [f"{hashlib.sha256((ROOT / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
