@@ -7,6 +7,7 @@ import pytest
 from interop._extension import native, why_not
 from tests.mutants import ROOT, SOURCE, survives
 
+
 @pytest.mark.skipif(native is None, reason=why_not)
 def test_what_does_not_compile_is_not_caught(tmp_path):
     shutil.copytree(ROOT / "interop", tmp_path / "unbroken" / "interop")
