@@ -44,9 +44,8 @@ def _explained(error: ImportError) -> str:
 native, why_not = _load()
 
 if TYPE_CHECKING or native is None:
-    from interop._plain import EventFields, LoanFields, Pool, StreamFields
+    from interop._plain import EventFields, Pool, StreamFields
 else:
-    EventFields, LoanFields = native.EventFields, native.LoanFields
-    Pool, StreamFields = native.Pool, native.StreamFields
+    EventFields, Pool, StreamFields = native.EventFields, native.Pool, native.StreamFields
 
-__all__ = ["EventFields", "LoanFields", "Pool", "StreamFields", "native", "why_not"]
+__all__ = ["EventFields", "Pool", "StreamFields", "native", "why_not"]

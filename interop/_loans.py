@@ -4,7 +4,6 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart, _watch
-from interop._extension import LoanFields
 from interop._handover import Handover
 from interop.adapters.base import Adapter
 from interop.stream import ExternalStream
@@ -17,14 +16,29 @@ _unchanging: Final = id
 """In place of a layout that cannot change: the same for one array each time, and fast."""
 
 
-class Loan(LoanFields):
+class Loan:
     """One array, handed to one stream and library, for as long as the array that came of it lives.
 
     What was given as streams is held by it, so that its identity stays its own; the arrays are not, and are asked
     whether they are still the same.
     """
 
-    __slots__ = ("_lender",)
+    __slots__ = (
+        "_ask_mark",
+        "_layout_of_source",
+        "_layout_of_view",
+        "_lender",
+        "_mark",
+        "_source_layout",
+        "_view_layout",
+        "_way_home",
+        "given",
+        "reader",
+        "source",
+        "tensor",
+        "view",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -57,7 +71,7 @@ class Loan(LoanFields):
         self._mark = self._lender.stream_mark(source) if given[0] is None else None
         self._ask_mark = None if self._mark is None else self._lender.stream_mark
         self.tensor = tensor
-        self._way_home = None
+        self._way_home: tuple[object, object, object, ExternalStream] | None = None
 
     @property
     def is_lasting(self) -> bool:

@@ -2,7 +2,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from interop._plain import EventFields as EventFields
-from interop._plain import LoanFields as LoanFields
 from interop._plain import Pool as Pool
 from interop._plain import StreamFields as StreamFields
 
@@ -17,13 +16,6 @@ def accelerate(
     flags: int,
     refuse_stream: Callable[..., NoReturn],
     refuse_event: Callable[..., NoReturn],
-    /,
-) -> Callable[..., Any]: ...
-def accelerate_handoff(
-    handoff: Callable[..., Any],
-    loans: dict[tuple[int, ...], Any],
-    by_view: dict[int, Any],
-    held: dict[Any, Any],
     /,
 ) -> Callable[..., Any]: ...
 def activate(cuda: object, /) -> None: ...

@@ -3,16 +3,11 @@
 The methods themselves are those of the classes, here and there: see ``_native.c``.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    import weakref
-
     from interop._cudart import Cuda
-    from interop._tensor import Tensor
     from interop.adapters.base import Adapter
-    from interop.stream import ExternalStream
 
 _MOST_SPARE: Final = 256
 
@@ -131,37 +126,3 @@ class EventFields:
             self._owned = self._recorded = False
             if self._pool is None or self._exposed or not self._pool.give(handle):
                 self._cuda.event_discard(handle)
-
-
-class LoanFields:
-    """What a Loan is made of."""
-
-    __slots__ = (
-        "_ask_mark",
-        "_layout_of_source",
-        "_layout_of_view",
-        "_mark",
-        "_source_layout",
-        "_view_layout",
-        "_way_home",
-        "given",
-        "reader",
-        "source",
-        "tensor",
-        "view",
-        "writer",
-    )
-
-    _ask_mark: Callable[[object], object] | None
-    _layout_of_source: Callable[[object], object]
-    _layout_of_view: Callable[[object], object]
-    _mark: object
-    _source_layout: object
-    _view_layout: object
-    _way_home: "tuple[object, object, object, ExternalStream] | None"
-    given: tuple[object, object, object]
-    reader: "ExternalStream"
-    source: "weakref.ref[Any]"
-    tensor: "Tensor"
-    view: "weakref.ref[Any]"
-    writer: "ExternalStream"

@@ -382,7 +382,3 @@ def _writer(
             with cuda.context(cuda.primary_context(tensor.device_id)):
                 return as_stream(native_stream)
     return stated_stream(interface, tensor)
-
-
-if native is not None:
-    handoff = native.accelerate_handoff(handoff, loans, by_view, held.queues)
