@@ -42,7 +42,7 @@ def interop_sha256() -> str:
 
 def sources_sha256(paths: Iterable[Path]) -> str:
     """The same, of those among *paths* that are sources."""
-    names = sorted(str(path.relative_to(ROOT)) for path in paths if path.suffix in (".py", ".c"))
+    names = sorted(str(path.relative_to(ROOT)) for path in paths if path.suffix in (".py", ".c", ".h"))
     lines = [f"{hashlib.sha256((ROOT / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
