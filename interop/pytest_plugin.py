@@ -1,10 +1,11 @@
 """interop for pytest: what a test needs, streams and libraries as fixtures, gates that no test can forget.
 
 pytest loads this by its entry point when interop is installed. A run that uses none of it is as it was: no CUDA is
-called, no library is imported, and nothing is reported. Marks of the names ``gpu`` and ``needs`` are taken for ours,
-unless the project registers them as its own.
+called, no library is imported, and nothing is reported. The name of each fixture begins with ``interop_``. The marks
+``gpu`` and ``needs`` are interop's, unless the project or another plugin has registered a mark of that name.
 """
 
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -13,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from interop.stream import ExternalStream
     from interop.testing import Gate
 
-_DEVICES: Final = re.compile(r"gpu(\d*)")
+_DEVICES: Final = re.compile(r"gpu([1-9]\d*)?")
 _MARKS: Final = {
     "gpu": "gpu(n=1): needs n CUDA devices; skipped where they are missing, failed where --interop-require names them",
     "needs": "needs(*names): needs libraries by import path, 'gpu', 'gpu2' and so on, or 'no_gpu'; skipped where one "
@@ -37,8 +38,7 @@ _MARKS: Final = {
 _WITHOUT_STREAMS: Final = frozenset({"jax"})
 """Libraries that take no stream from outside: there is nothing to make of them."""
 
-_ours = pytest.StashKey[frozenset[str]]()
-_has_gates = pytest.StashKey[bool]()
+_SIMULATION: Final = "interop_simulated_gpu"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,16 +54,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks that the project has not registered for itself: those mean there what they meant before.
+    """Register the marks that the project has not registered for itself.
 
     Raises:
         pytest.UsageError: ``--interop-require`` names what nobody knows, or what is no library that is installed.
     """
-    theirs = {re.split(r"[(:\s]", line, maxsplit=1)[0] for line in config.getini("markers")}
-    ours: frozenset[str] = frozenset(_MARKS.keys() - theirs)
-    config.stash[_ours] = ours
-    for name in sorted(ours):
-        config.addinivalue_line("markers", _MARKS[name])
+    for name, line in _MARKS.items():
+        if not _is_theirs(name, config):
+            config.addinivalue_line("markers", line)
     unknown = sorted(name for name in _required(config) if not _is_known(name))
     if unknown:
         missing, known = ", ".join(unknown), ", ".join(["gpu", "gpu2", *adapters.known()])
@@ -74,12 +72,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test whose marks name what is missing."""
-    ours = item.config.stash.get(_ours, frozenset())
+    # Asked now, and not when the run begins: the conftest of a sub-folder may register marks while tests are collected.
     names: list[str] = []
-    if "gpu" in ours:
+    if not _is_theirs("gpu", item.config):
         names += [f"gpu{_count(mark)}" for mark in item.iter_markers("gpu")]
-    if "needs" in ours:
-        names += [name for mark in item.iter_markers("needs") for name in _names(mark.args)]
+    if not _is_theirs("needs", item.config):
+        names += [name for mark in item.iter_markers("needs") for name in _names(mark.args, mark.kwargs)]
     if names:
         _demand(item.config, names)
 
@@ -98,10 +96,10 @@ def pytest_runtest_teardown() -> Iterator[None]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each library that is installed or required, or for each ordered pair of them.
 
-    A test that says itself which ones, by ``@pytest.mark.parametrize("library", ["cupy"], indirect=True)``, has those.
+    A test may name its libraries: ``@pytest.mark.parametrize("interop_library", ["cupy"], indirect=True)``.
     """
-    for fixture, count in (("library", 1), ("library_pair", 2)):
-        if _is_ours(metafunc, fixture) and not _is_parametrized(metafunc, fixture):
+    for fixture, count in (("interop_library", 1), ("interop_library_pair", 2)):
+        if fixture in metafunc.fixturenames and not _is_parametrized(metafunc, fixture):
             tuples = list(itertools.product(_libraries(metafunc.config), repeat=count))
             metafunc.parametrize(fixture, tuples, indirect=True, ids=["-".join(names) for names in tuples])
 
@@ -134,46 +132,46 @@ class Library(NamedTuple):
 
 
 @pytest.fixture
-def need(request: pytest.FixtureRequest) -> Callable[..., None]:
+def interop_need(request: pytest.FixtureRequest) -> Callable[..., None]:
     """The mark ``needs`` as a function, for names that only a parameter tells."""
-    return lambda *names: _demand(request.config, _names(names))
+    return lambda *names: _demand(request.config, _names(names, {}))
 
 
 @pytest.fixture
-def stream(request: pytest.FixtureRequest) -> "ExternalStream":
+def interop_stream(request: pytest.FixtureRequest) -> "ExternalStream":
     """A new non-blocking stream on the current device, or of the simulation that is running. Needs a GPU otherwise."""
-    _demand(request.config, _gpu_or_simulation())
+    _demand(request.config, _gpu_or_simulation(request))
     return interop.new_stream()
 
 
 @pytest.fixture
-def stream_pair(request: pytest.FixtureRequest) -> "tuple[ExternalStream, ExternalStream]":
-    """Two of them: a producer and a consumer."""
-    _demand(request.config, _gpu_or_simulation())
+def interop_stream_pair(request: pytest.FixtureRequest) -> "tuple[ExternalStream, ExternalStream]":
+    """Two new streams, as :func:`interop_stream` makes them: a producer and a consumer."""
+    _demand(request.config, _gpu_or_simulation(request))
     return interop.new_stream(), interop.new_stream()
 
 
 @pytest.fixture
-def library(request: pytest.FixtureRequest) -> Library:
-    """Each library that is installed, in turn: ``library.stream()`` makes a stream of its own type. Needs a GPU."""
+def interop_library(request: pytest.FixtureRequest) -> Library:
+    """Each library that is installed, in turn. ``interop_library.stream()`` makes a stream of its type. Needs a GPU."""
     return _prepared(request)[0]
 
 
 @pytest.fixture
-def library_pair(request: pytest.FixtureRequest) -> tuple[Library, ...]:
+def interop_library_pair(request: pytest.FixtureRequest) -> tuple[Library, ...]:
     """Each ordered pair of them, a library with itself among them: a producer and a consumer. Needs a GPU."""
     return _prepared(request)
 
 
 @pytest.fixture
-def gate(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Gate]]":
-    """``gate(stream, timeout=10)``, as :func:`interop.testing.gate`; at the end of the test, all of them are opened.
+def interop_gate(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Gate]]":
+    """``interop_gate(stream, timeout=10)``, as :func:`interop.testing.gate`; each is opened at the end of the test.
 
     A gate that had to open itself fails the test.
     """
     from interop import testing  # noqa: PLC0415  (a run that uses none of this does not pay for it)
 
-    request.node.stash[_has_gates] = True
+    _simulate_first(request)
     gates: list[Gate] = []
 
     def shut(stream: object, timeout: float = 10.0) -> "Gate":
@@ -188,17 +186,14 @@ def gate(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Gate]]":
 
 
 @pytest.fixture
-def simulated_gpu(request: pytest.FixtureRequest) -> "Iterator[SimulatedGPU]":
-    """A simulation of one device, for the length of the test; ask for it before the streams and the gates."""
-    if request.node.stash.get(_has_gates, False):
-        message = "ask for simulated_gpu before gate: the simulation would end before its gates are opened"
-        raise pytest.UsageError(message)
+def interop_simulated_gpu() -> "Iterator[SimulatedGPU]":
+    """A simulation of one device, for the length of the test. It begins before the streams and the gates are made."""
     with interop.sim.simulate() as gpu:
         yield gpu
 
 
 @pytest.fixture
-def gpu_lock() -> Iterator[None]:
+def interop_gpu_lock() -> Iterator[None]:
     """The GPUs of this machine for this test alone, among all processes of this user that ask for it, as xdist's do."""
     import fcntl  # noqa: PLC0415  (not on every platform)
 
@@ -210,6 +205,12 @@ def gpu_lock() -> Iterator[None]:
         finally:
             # Closing the file is not enough: processes that the test has forked have it open.
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _simulate_first(request: pytest.FixtureRequest) -> None:
+    """Begin the simulation that the test asks for, if it does, wherever it stands among the arguments."""
+    if _SIMULATION in request.fixturenames:
+        request.getfixturevalue(_SIMULATION)
 
 
 def _fail_if_late(gates: "list[Gate]") -> None:
@@ -237,8 +238,9 @@ def _skip(reason: str) -> NoReturn:
     raise pytest.skip.Exception(reason, _use_item_location=True)
 
 
-def _gpu_or_simulation() -> list[str]:
-    """What a stream needs: a GPU, unless a simulation is running."""
+def _gpu_or_simulation(request: pytest.FixtureRequest) -> list[str]:
+    """What a stream needs: a GPU, unless a simulation is running, or the test asks for one."""
+    _simulate_first(request)
     return ["gpu"] if _cudart.active().simulation is None else []
 
 
@@ -260,22 +262,45 @@ def _devices(name: str) -> int | None:
     return int(found[1] or 1) if found else None
 
 
+def _is_theirs(name: str, config: pytest.Config) -> bool:
+    """Whether the project, or another plugin, has registered a mark of this name."""
+    lines = config.getini("markers")
+    return any(line != _MARKS[name] and re.split(r"[(:\s]", line, maxsplit=1)[0] == name for line in lines)
+
+
 def _count(mark: pytest.Mark) -> int:
-    count = mark.args[0] if mark.args else mark.kwargs.get("n", 1)
+    try:
+        count = (lambda n=1: n)(*mark.args, **mark.kwargs)
+    except TypeError:
+        count = None
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        message = f"the mark gpu(n) takes how many devices the test needs, 1 or more; got {count!r}"
+        said = ", ".join([*map(repr, mark.args), *(f"{key}={value!r}" for key, value in mark.kwargs.items())])
+        message = f"the mark gpu(n) takes how many devices the test needs, 1 or more; got gpu({said})"
         raise pytest.UsageError(message)
     return count
 
 
-def _names(given: tuple[object, ...]) -> list[str]:
+def _names(given: tuple[object, ...], named: Mapping[str, object]) -> list[str]:
     names = [name for name in given if isinstance(name, str) and all(name.split("."))]
-    if len(names) < len(given):
+    if not given or named or len(names) < len(given):
+        said = ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in named.items())])
         message = (
-            f'what a test needs is named by strings, import paths such as needs("cupy", "torch"); got needs{given!r}'
+            f'what a test needs is named by strings, import paths such as needs("cupy", "torch"); got needs({said})'
         )
         raise pytest.UsageError(message)
+    for name in names:
+        if name != "no_gpu" and not _is_known(name):
+            _refuse_misspelt(name)
     return names
+
+
+def _refuse_misspelt(name: str) -> None:
+    """Refuse a name that is nearly one that interop knows: a test that needs it would be skipped for ever."""
+    known = adapters.known()
+    meant = difflib.get_close_matches(name.lower(), ["gpu", "no_gpu", *known], n=1, cutoff=0.8)
+    if meant and not name.startswith(tuple(known)):  # cupyx is a package of its own
+        message = f"nothing of the name {name!r} is known or installed; did you mean {meant[0]!r}?"
+        raise pytest.UsageError(message)
 
 
 def _is_known(name: str) -> bool:
@@ -296,7 +321,7 @@ def _missing(name: str) -> str:
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
             raise
-        return f"{name} is not installed"
+        return f"{name} is not installed" + ("" if name in adapters.known() else ", and interop knows no such library")
     return ""
 
 
@@ -314,12 +339,6 @@ def _is_installed(library: str) -> bool:
         return importlib.util.find_spec(library) is not None
     except (ImportError, ValueError):  # of a package around it; of a module that is only pretended
         return False
-
-
-def _is_ours(metafunc: pytest.Metafunc, fixture: str) -> bool:
-    """Whether a test asks for our *fixture*, and not for one of the same name that the project has."""
-    definitions = metafunc._arg2fixturedefs.get(fixture, ())  # noqa: SLF001  (there is no public way)
-    return bool(definitions) and definitions[-1].func.__module__ == __name__
 
 
 def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
@@ -346,7 +365,13 @@ def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
         )
         raise pytest.UsageError(message)
     names: tuple[str, ...] = (request.param,) if isinstance(request.param, str) else tuple(request.param)
-    _demand(request.config, [*names, *_gpu_or_simulation()])
+    for name in names:
+        if name not in adapters.known():
+            message = (
+                f"{request.fixturename} is a library that interop knows: {', '.join(adapters.known())}; got {name!r}"
+            )
+            raise pytest.UsageError(message)
+    _demand(request.config, [*names, *_gpu_or_simulation(request)])
     for name in names:
         if _cudart.active().simulation is not None and not adapters.adapter_named(name).simulated:
             _skip(f"{name} cannot use the streams of a simulation")

@@ -317,8 +317,8 @@ def test_a_library_that_is_not_ready_when_it_is_named_is_left_alone_by_others(gp
 
 
 @pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm"])
-def test_a_library_without_a_current_stream_says_what_to_do(gpu, library, need):
-    need(library)
+def test_a_library_without_a_current_stream_says_what_to_do(gpu, library, interop_need):
+    interop_need(library)
     for ask in (lambda: interop.current_stream(library), lambda: interop.use(interop.new_stream(), library)):
         with pytest.raises(NotSupportedError, match=rf"{library} has no current stream; pass `stream\.to"):
             ask()
@@ -330,8 +330,8 @@ def test_an_unknown_library(gpu):
             ask()
 
 
-def test_real_libraries_are_left_alone_by_a_simulated_stream(gpu, registry, need):
-    need("cupy")
+def test_real_libraries_are_left_alone_by_a_simulated_stream(gpu, registry, interop_need):
+    interop_need("cupy")
     assert "cupy" in sys.modules
     assert adapters.with_current_stream(simulated=True) == []
 

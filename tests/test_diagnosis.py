@@ -247,9 +247,9 @@ print(json.dumps(list(sys.modules)))
 
 
 @pytest.mark.parametrize("value", ["0", "1"])
-def test_what_0_means_agrees_with_the_adapters(value, need, monkeypatch):
+def test_what_0_means_agrees_with_the_adapters(value, interop_need, monkeypatch):
     monkeypatch.setenv(libraries.BINDINGS_VARIABLE, value)
-    need("cupy", "numba", "rmm")
+    interop_need("cupy", "numba", "rmm")
     import cupy
     from numba.cuda.cudadrv.driver import Stream
     from rmm.pylibrmm.stream import DEFAULT_STREAM

@@ -53,9 +53,9 @@ def nothing(*_args, **_kwargs):
 
 
 @pytest.fixture
-def torch(monkeypatch, need):
+def torch(monkeypatch, interop_need):
     """PyTorch on two simulated streams, with host memory for the device's."""
-    need("torch")
+    interop_need("torch")
     import torch
 
     eyes = importlib.import_module("interop.ledger.torch")
@@ -262,8 +262,8 @@ def test_torch_operators_that_call_functions_run_and_are_unknown(torch):
     assert all("cannot be seen" in unknown.doubt for unknown in ledger.unknown)
 
 
-def test_which_tensors_of_torch_are_seen(need):
-    need("torch")
+def test_which_tensors_of_torch_are_seen(interop_need):
+    interop_need("torch")
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.testing._internal.two_tensor import TwoTensor
@@ -327,8 +327,8 @@ def test_torch_backward_passes_are_never_a_race(torch):
     assert "backward" in ledger.unknown[0].doubt
 
 
-def test_torch_streams_and_events(notes, monkeypatch, address, need):
-    need("torch")
+def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
+    interop_need("torch")
     import torch
 
     eyes = importlib.import_module("interop.ledger.torch")
@@ -369,8 +369,8 @@ def test_torch_streams_and_events(notes, monkeypatch, address, need):
     assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
 
 
-def test_torchs_calls_by_name(notes, monkeypatch, address, need):
-    need("torch")
+def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
+    interop_need("torch")
     import torch
 
     eyes = importlib.import_module("interop.ledger.torch")
@@ -404,8 +404,8 @@ def test_torchs_calls_by_name(notes, monkeypatch, address, need):
     assert notes.told[2][2] == 11
 
 
-def test_torchs_events_of_any_device(notes, monkeypatch, address, need):
-    need("torch")
+def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
+    interop_need("torch")
     import torch
 
     class Event:
@@ -481,8 +481,8 @@ def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):
     assert ledger.accesses
 
 
-def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, need):
-    need("torch")
+def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, interop_need):
+    interop_need("torch")
     import torch
 
     eyes = importlib.import_module("interop.ledger.torch")
@@ -517,9 +517,9 @@ def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, need):
 
 
 @pytest.fixture
-def cupy(monkeypatch, need):
+def cupy(monkeypatch, interop_need):
     """CuPy, whose streams and events call no CUDA."""
-    need("cupy")
+    interop_need("cupy")
     import cupy
     from cupy.cuda.stream import _BaseStream
 
@@ -687,8 +687,8 @@ def test_memory_that_is_given_again():
 
 
 @pytest.fixture
-def numba(monkeypatch, need):
-    need("numba")
+def numba(monkeypatch, interop_need):
+    interop_need("numba")
     from numba.cuda import dispatcher
     from numba.cuda.cudadrv import driver
 
@@ -1058,8 +1058,8 @@ def test_a_method_that_is_called_by_its_class(notes):
     assert notes.told == [("outer", 3, stream, 3)]
 
 
-def test_cuda_cores_wait_for_a_device(notes, monkeypatch, need):
-    need("cuda.core")
+def test_cuda_cores_wait_for_a_device(notes, monkeypatch, interop_need):
+    interop_need("cuda.core")
     from cuda.core import Device
 
     eyes = importlib.import_module("interop.ledger.cuda_core")
@@ -1129,8 +1129,8 @@ def test_a_wait_below_the_libraries_is_not_seen(through_interop):
     assert bool(ledger.races) is not through_interop
 
 
-def test_whom_to_doubt(address, need):
-    need("cuda.core")
+def test_whom_to_doubt(address, interop_need):
+    interop_need("cuda.core")
     from cuda.core import Stream
 
     ledger = interop.ledger.Ledger(strict=False)
@@ -1160,8 +1160,8 @@ def test_an_event_is_known_by_its_object_and_by_its_address(made):
     assert bool(ledger.unknown) is not made
 
 
-def test_ledgers_are_closed_in_any_order(need):
-    need("torch")
+def test_ledgers_are_closed_in_any_order(interop_need):
+    interop_need("torch")
     import torch
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -1197,8 +1197,8 @@ def test_one_thread_at_a_time_replaces_methods():
         pass
 
 
-def test_a_ledger_is_closed_by_the_thread_that_has_opened_it(need):
-    need("torch")
+def test_a_ledger_is_closed_by_the_thread_that_has_opened_it(interop_need):
+    interop_need("torch")
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
     def close():

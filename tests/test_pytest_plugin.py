@@ -18,15 +18,15 @@ def _pairs(line):
 
 def test_streams_of_a_simulation(tmp_path, run_tests):
     code = """
-def test_one(simulated_gpu, stream):
-    assert "SIMULATED" in repr(stream)
+def test_one(interop_simulated_gpu, interop_stream):
+    assert "SIMULATED" in repr(interop_stream)
 
-def test_two(simulated_gpu, stream_pair):
-    producer, consumer = stream_pair
+def test_two(interop_simulated_gpu, interop_stream_pair):
+    producer, consumer = interop_stream_pair
     assert producer != consumer
 
-def test_none_without(stream): pass
-def test_nor_two(stream_pair): pass
+def test_none_without(interop_stream): pass
+def test_nor_two(interop_stream_pair): pass
 """
     assert counts(run_tests(tmp_path, code)) == {"passed": 2, "skipped": 2}
 
@@ -35,14 +35,14 @@ OPENED = """
 import pytest
 
 @pytest.fixture
-def afterwards(simulated_gpu):
+def afterwards(interop_simulated_gpu):
     seen = []
     yield seen
     assert seen[0].is_open
 
-def test_opened(afterwards, stream, gate):
-    afterwards.append(gate(stream))
-    assert not stream.query()
+def test_opened(afterwards, interop_stream, interop_gate):
+    afterwards.append(interop_gate(interop_stream))
+    assert not interop_stream.query()
 """
 
 
@@ -71,17 +71,17 @@ def wait(shut):
     while not shut.is_open:
         time.sleep(0.001)
 
-def test_late(held, gate):
-    wait(gate(held, timeout=0.05))
+def test_late(held, interop_gate):
+    wait(interop_gate(held, timeout=0.05))
 
-def test_told_already(held, gate):
-    shut = gate(held, timeout=0.05)
+def test_told_already(held, interop_gate):
+    shut = interop_gate(held, timeout=0.05)
     wait(shut)
     with pytest.raises(AssertionError):
         shut.open()
 
-def test_in_time(held, gate):
-    gate(held).open()
+def test_in_time(held, interop_gate):
+    interop_gate(held).open()
 """
 
 
@@ -117,18 +117,18 @@ from interop import testing
 
 kept = []
 
-def test_late(simulated_gpu, stream, gate):
-    gate(stream, timeout=0.05)
-    while not stream.query():
+def test_late(interop_simulated_gpu, interop_stream, interop_gate):
+    interop_gate(interop_stream, timeout=0.05)
+    while not interop_stream.query():
         pass
 
-def test_keeps_it(simulated_gpu, stream):
-    kept.append(testing.gate(stream, timeout=0.05))
-    while not stream.query():
+def test_keeps_it(interop_simulated_gpu, interop_stream):
+    kept.append(testing.gate(interop_stream, timeout=0.05))
+    while not interop_stream.query():
         pass
 
-def test_in_time(simulated_gpu, stream, gate):
-    gate(stream)
+def test_in_time(interop_simulated_gpu, interop_stream, interop_gate):
+    interop_gate(interop_stream)
 """
     done = run_tests(tmp_path, code)
     assert counts(done) == {"passed": 3, "error": 2}
@@ -140,8 +140,8 @@ def test_a_library_is_no_fixture_to_be_fetched(tmp_path, run_tests):
     code = """
 import pytest
 
-@pytest.mark.parametrize("name", ["library", "library_pair"])
-def test_it(request, name, simulated_gpu):
+@pytest.mark.parametrize("name", ["interop_library", "interop_library_pair"])
+def test_it(request, name, interop_simulated_gpu):
     with pytest.raises(pytest.UsageError, match=f"{name} has a parameter for each library"):
         request.getfixturevalue(name)
 """
@@ -164,12 +164,12 @@ for name in ("alpha", "beta"):
 
 def test_each_library_and_each_pair(tmp_path, run_tests):
     code = """
-def test_one(simulated_gpu, library):
-    assert library.name in ("alpha", "beta")
-    assert type(library.stream()).__module__ == library.name
+def test_one(interop_simulated_gpu, interop_library):
+    assert interop_library.name in ("alpha", "beta")
+    assert type(interop_library.stream()).__module__ == interop_library.name
 
-def test_two(simulated_gpu, library_pair):
-    producer, consumer = library_pair
+def test_two(interop_simulated_gpu, interop_library_pair):
+    producer, consumer = interop_library_pair
 """
     done = run_tests(tmp_path, LIBRARIES + code, "-vv", "-k", "alpha and not acme or beta-beta or one and beta")
     for name in (
@@ -186,28 +186,28 @@ def test_a_test_says_itself_which_libraries(tmp_path, run_tests):
     code = """
 import pytest
 
-@pytest.mark.parametrize("library", ["beta"], indirect=True)
-def test_one(simulated_gpu, library):
-    assert library.name == "beta"
+@pytest.mark.parametrize("interop_library", ["beta"], indirect=True)
+def test_one(interop_simulated_gpu, interop_library):
+    assert interop_library.name == "beta"
 
-@pytest.mark.parametrize("number, library_pair", [(1, ("beta", "alpha"))], indirect=["library_pair"])
-def test_two(simulated_gpu, library_pair, number):
-    assert [library.name for library in library_pair] == ["beta", "alpha"]
+@pytest.mark.parametrize("number, interop_library_pair", [(1, ("beta", "alpha"))], indirect=["interop_library_pair"])
+def test_two(interop_simulated_gpu, interop_library_pair, number):
+    assert [library.name for library in interop_library_pair] == ["beta", "alpha"]
 
-@pytest.mark.parametrize(("library", "number"), [("its own", 1)])
-def test_own(library, number):
-    assert library == "its own"
+@pytest.mark.parametrize(("interop_library", "number"), [("its own", 1)])
+def test_own(interop_library, number):
+    assert interop_library == "its own"
 """
     assert counts(run_tests(tmp_path, LIBRARIES + code)) == {"passed": 3}
 
 
 def test_libraries_that_cannot_use_a_simulation_are_skipped(tmp_path, run_tests):
     code = """
-def test_one(simulated_gpu, library):
-    library.stream()
+def test_one(interop_simulated_gpu, interop_library):
+    interop_library.stream()
 
-def test_two(simulated_gpu, library_pair):
-    for library in library_pair:
+def test_two(interop_simulated_gpu, interop_library_pair):
+    for library in interop_library_pair:
         library.stream()
 """
     done = run_tests(tmp_path, LIBRARIES + code, "-rs", "-k", "[alpha or cuda.core or alpha-cuda.core]")
@@ -216,18 +216,35 @@ def test_two(simulated_gpu, library_pair):
     assert "cuda.core cannot use the streams of a simulation" in done.stdout
 
 
-def test_a_simulation_comes_before_the_gates(tmp_path, run_tests):
+def test_the_simulation_begins_first_whatever_the_order_of_the_arguments(tmp_path, run_tests):
+    asked = ["interop_stream", "interop_stream_pair", "interop_library", "interop_gate", "own"]
+    tests = [
+        f"def test_{name}_{place}({arguments}): pass"
+        for name in asked
+        for place, arguments in [
+            ("first", f"{name}, interop_simulated_gpu"),
+            ("last", f"interop_simulated_gpu, {name}"),
+        ]
+    ]
     code = """
-def test_late(gate, simulated_gpu): pass
-def test_in_time(simulated_gpu, gate, stream): gate(stream)
+import pytest
+from interop import new_stream
+
+@pytest.fixture
+def own(interop_stream, interop_gate):
+    yield
+    assert "SIMULATED" in repr(interop_stream)
+
+def test_gate(interop_gate, interop_simulated_gpu):
+    interop_gate(new_stream())  # opened while the simulation lasts
 """
-    done = run_tests(tmp_path, code)
-    assert counts(done) == {"passed": 1, "error": 1}
-    assert "ask for simulated_gpu before gate" in done.stdout
+    hidden = "not (core or cupy or numba or rmm or torch or jax or warp or acme or beta)"
+    done = run_tests(tmp_path, "\n".join([LIBRARIES, code, *tests]), "-k", hidden)
+    assert counts(done) == {"passed": 2 * len(asked) + 1, "deselected": counts(done)["deselected"]}
 
 
 def test_only_libraries_that_are_there_or_required(tmp_path, run_tests):
-    code = "def test_it(library): pass"
+    code = "def test_it(interop_library): pass"
     hide = "import sys; sys.modules.update(cupy=None, warp=None)\n"
     shown = run_tests(tmp_path, hide + code, "--collect-only").stdout
     assert "[cupy]" not in shown
@@ -239,64 +256,131 @@ def test_only_libraries_that_are_there_or_required(tmp_path, run_tests):
 
 
 def test_a_library_needs_a_gpu(tmp_path, run_tests):
-    done = run_tests(tmp_path, "def test_it(library): pass", "-k", "cuda.core")
+    done = run_tests(tmp_path, "def test_it(interop_library): pass", "-k", "cuda.core")
     assert counts(done)["skipped"] == 1
-    done = run_tests(tmp_path, "def test_it(library): pass", "-k", "cuda.core", "--interop-require=gpu")
+    done = run_tests(tmp_path, "def test_it(interop_library): pass", "-k", "cuda.core", "--interop-require=gpu")
     assert counts(done)["error"] == 1
 
 
-def test_the_projects_own_marks_and_fixtures_are_left_alone(tmp_path, run_tests):
-    (tmp_path / "conftest.py").write_text("""
-import pytest
+@pytest.mark.parametrize("last", ["other_plugin", "interop.pytest_plugin"])
+def test_another_plugins_fixtures_are_found_by_their_own_names(last, tmp_path, run_tests):
+    names = ["need", "stream", "stream_pair", "library", "library_pair", "gate", "simulated_gpu", "gpu_lock"]
+    fixtures = [f"@pytest.fixture\ndef {name}(): return 'the other plugin has {name}'\n" for name in names]
+    (tmp_path / "other_plugin.py").write_text("\n".join(["import pytest", *fixtures]))
+    tests = [f"def test_{name}({name}): assert {name} == 'the other plugin has {name}'\n" for name in names]
+    code = "\n".join([*tests, "def test_ours(interop_simulated_gpu, interop_stream): interop_stream.synchronize()"])
+    plugins = ["-p", "other_plugin"] + (["-p", last] if last != "other_plugin" else [])
+    assert counts(run_tests(tmp_path, code, *plugins, "-p", "no:xdist")) == {"passed": 9}
 
+
+def test_every_fixture_has_the_prefix():
+    from interop import pytest_plugin
+
+    fixtures = [name for name, value in vars(pytest_plugin).items() if "fixture" in type(value).__name__.lower()]
+    assert len(fixtures) == 8
+    assert {name.partition("_")[0] for name in fixtures} == {"interop"}
+
+
+REGISTERED = """
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: one of ours")
     config.addinivalue_line("markers", "needs(what): another one")
-
-@pytest.fixture(params=["ours"])
-def library(request):
-    return request.param
-
-@pytest.fixture
-def stream():
-    return "ours"
-""")
-    code = """
+"""
+MARKED = """
 import pytest
 
 @pytest.mark.gpu
-@pytest.mark.needs("anything")
-def test_marks(): pass
+def test_gpu(): pass
 
-def test_fixtures(library, stream):
-    assert library == stream == "ours"
+@pytest.mark.needs("anything")
+def test_needs(): pass
 """
-    assert counts(run_tests(tmp_path, code)) == {"passed": 2}
+
+
+@pytest.mark.parametrize("folder", [".", "sub", "sub/sub"])
+@pytest.mark.parametrize(("conftest", "expected"), [(REGISTERED, {"passed": 2}), ("", {"skipped": 2})])
+def test_marks_that_a_conftest_registers_are_the_projects(folder, conftest, expected, tmp_path, run_tests):
+    inner = tmp_path / folder
+    inner.mkdir(parents=True, exist_ok=True)
+    (inner / "conftest.py").write_text(conftest)
+    (inner / "test_inner.py").write_text(MARKED)
+    assert counts(run_tests(tmp_path, "", ".", "--ignore=test_it.py")) == expected
 
 
 def test_a_mark_that_is_wrong_says_so(tmp_path, run_tests):
-    done = run_tests(tmp_path, "import pytest\n@pytest.mark.gpu('two')\ndef test_it(): pass")
-    assert "takes how many devices the test needs" in done.stdout + done.stderr
-    assert done.returncode
+    wrong = ["gpu('two')", "gpu(0)", "gpu(True)", "gpu(1, 2)", "gpu(count=2)", "gpu(1, n=2, m=3)"]
+    code = [f"@pytest.mark.{mark}\ndef test_{number}(): pass" for number, mark in enumerate(wrong)]
+    done = run_tests(tmp_path, "\n".join(["import pytest", *code]))
+    assert counts(done) == {"error": len(wrong)}
+    assert done.stdout.count("takes how many devices the test needs, 1 or more; got gpu(") >= len(wrong)
+    assert "got gpu(1, n=2, m=3)" in done.stdout
 
 
-@pytest.mark.parametrize("given", ["['cupy']", "''", "'cupy', 3", "'.bad'", "'numpy..bad'"])
+@pytest.mark.parametrize("given", ["['cupy']", "''", "'cupy', 3", "'.bad'", "'numpy..bad'", ""])
 def test_what_is_needed_has_names(tmp_path, run_tests, given):
-    code = f"import pytest\n@pytest.mark.needs({given})\ndef test_it(): pass\ndef test_need(need): need({given})"
+    code = (
+        f"import pytest\n@pytest.mark.needs({given})\ndef test_it(): pass\ndef test_need(interop_need): need({given})"
+    )
     done = run_tests(tmp_path, code)
     assert done.stdout.count('by strings, import paths such as needs("cupy", "torch"); got needs(') >= 2
     assert "INTERNALERROR" not in done.stdout
     assert done.returncode
 
 
-def test_a_mark_that_nobody_has_registered_is_ours(tmp_path, run_tests):
-    code = "import pytest\n@pytest.mark.gpu\ndef test_it(): pass"
-    assert counts(run_tests(tmp_path, code)) == {"skipped": 1}
-    (tmp_path / "conftest.py").write_text("""
-def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: slow, and runs anywhere")
-""")
-    assert counts(run_tests(tmp_path, code)) == {"passed": 1}
+def test_a_mark_that_names_nothing_says_so(tmp_path, run_tests):
+    wrong = ["needs", "needs()", "needs(library='cupy')", "needs('cupy', library='cupy')"]
+    code = [f"@pytest.mark.{mark}\ndef test_{number}(): pass" for number, mark in enumerate(wrong)]
+    done = run_tests(tmp_path, "\n".join(["import pytest", *code]))
+    assert counts(done) == {"error": len(wrong)}
+    assert done.stdout.count("what a test needs is named by strings") >= len(wrong)
+
+
+MISSPELT = {"cuppy": "cupy", "troch": "torch", "CuPy": "cupy", "gpu0": "gpu", "no-gpu": "no_gpu"}
+
+
+def test_a_name_that_is_nearly_known_is_refused(tmp_path, run_tests):
+    code = f"""
+import pytest
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.needs("gpu", name)) for name in {list(MISSPELT)}
+])
+def test_mark(name): pass
+
+@pytest.mark.parametrize("name", {list(MISSPELT)})
+def test_function(interop_need, name):
+    interop_need(name)
+"""
+    done = run_tests(tmp_path, code)
+    assert counts(done) == {"failed": len(MISSPELT), "error": len(MISSPELT)}
+    for name, meant in MISSPELT.items():
+        said = f"nothing of the name {name!r} is known or installed; did you mean {meant!r}?"
+        assert done.stdout.count(said) >= 2
+
+
+def test_other_names_that_are_missing_are_skipped(tmp_path, run_tests):
+    code = """
+import pytest
+
+@pytest.mark.parametrize("name", ["scipyy", "warp2", "cuda.compute2"])
+def test_it(interop_need, name):
+    interop_need(name)
+"""
+    done = run_tests(tmp_path, code, "-rs")
+    assert counts(done) == {"skipped": 3}
+    assert "scipyy is not installed, and interop knows no such library" in done.stdout
+
+
+def test_a_library_that_nobody_knows_is_no_parameter(tmp_path, run_tests):
+    code = """
+import pytest
+
+@pytest.mark.parametrize("interop_library", ["numpy"], indirect=True)
+def test_it(interop_library): pass
+"""
+    done = run_tests(tmp_path, code)
+    assert counts(done) == {"error": 1}
+    assert "interop_library is a library that interop knows: acme_streams, cuda.core, cupy" in done.stdout
 
 
 def test_a_run_that_uses_nothing_pays_nothing(python):
@@ -344,7 +428,7 @@ def inside(number):
 
 """
 ONE_BY_ONE = """
-def test_it(at_the_door, gpu_lock, inside):
+def test_it(at_the_door, interop_gpu_lock, inside):
     assert come("door", 3, seconds=30)  # now nothing but the lock keeps the others out
     assert not come("inside", 2, seconds=0.3)
 """
@@ -370,9 +454,9 @@ def test_required(): pass
 @pytest.mark.needs("warp2")
 def test_missing(): pass
 
-def test_one(simulated_gpu, library): pass
+def test_one(interop_simulated_gpu, interop_library): pass
 
-def test_two(simulated_gpu, library_pair): pass
+def test_two(interop_simulated_gpu, interop_library_pair): pass
 """
     options = ["-rA", "--interop-require=gpu", "-k", "not (cupy or numba or rmm or torch)"]  # which are slow to import
     done = [run_tests(tmp_path, LIBRARIES + OPENED + HELD + code, *options, *workers) for workers in ([], ["-n", "2"])]
@@ -389,7 +473,7 @@ def test_two(simulated_gpu, library_pair): pass
 
 def test_a_process_that_dies_lets_go_of_the_lock(tmp_path, run_tests, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    code = "import os\ndef test_it(gpu_lock): {}"
+    code = "import os\ndef test_it(interop_gpu_lock): {}"
     assert run_tests(tmp_path, code.format("os._exit(9)")).returncode == 9
     assert counts(run_tests(tmp_path, code.format("pass"))) == {"passed": 1}
 
@@ -402,12 +486,12 @@ import signal
 
 child = []
 
-def test_forks(gpu_lock):
+def test_forks(interop_gpu_lock):
     child.append(os.fork())
     if not child[0]:
         signal.pause()
 
-def test_next(gpu_lock): pass
+def test_next(interop_gpu_lock): pass
 
 def test_end():
     os.kill(child[0], signal.SIGKILL)

@@ -757,8 +757,8 @@ def test_elapsed_time_does_not_mix_either(gpu):
             mine.elapsed_time(theirs)
 
 
-def test_a_library_that_is_not_simulated_gets_into_no_simulation(gpu, need):
-    need("cupy")
+def test_a_library_that_is_not_simulated_gets_into_no_simulation(gpu, interop_need):
+    interop_need("cupy")
     import cupy
 
     for borrow in (interop.as_stream, interop.new_stream().wait_stream, interop.Event().record):
@@ -791,8 +791,8 @@ def test_reprs_say_simulated(gpu):
 
 
 @pytest.mark.parametrize("library", ["cupy", "numba", "torch"])
-def test_a_real_library_gets_no_simulated_stream(gpu, library, need):
-    need(library)
+def test_a_real_library_gets_no_simulated_stream(gpu, library, interop_need):
+    interop_need(library)
     with pytest.raises(NotSupportedError, match="simulated"):
         interop.new_stream().to(library)
 
@@ -1041,8 +1041,8 @@ def test_an_object_that_can_be_closed_is_forgotten_with_its_end(gpu):
     assert identity not in stream._objects
 
 
-def test_a_stream_of_cuda_core_that_is_closed_is_refused_though_it_is_known(need):
-    need("cuda.core")
+def test_a_stream_of_cuda_core_that_is_closed_is_refused_though_it_is_known(interop_need):
+    interop_need("cuda.core")
     from cuda.core import Stream
 
     memory = ctypes.create_string_buffer(4096)
@@ -1056,8 +1056,8 @@ def test_a_stream_of_cuda_core_that_is_closed_is_refused_though_it_is_known(need
         interop.as_stream(theirs)
 
 
-def test_a_stream_of_cuda_core_may_be_known_and_no_subclass(need):
-    need("cuda.core")
+def test_a_stream_of_cuda_core_may_be_known_and_no_subclass(interop_need):
+    interop_need("cuda.core")
     from cuda.core import Stream
 
     from interop.adapters.cuda_core import ADAPTER

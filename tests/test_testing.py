@@ -678,8 +678,8 @@ def test_what_is_read_only_is_not_poisoned():
         memory_of(array, writes=True)
 
 
-def test_what_requires_a_gradient_is_read_without_it(need):
-    need("torch")
+def test_what_requires_a_gradient_is_read_without_it(interop_need):
+    interop_need("torch")
     import torch
 
     class Tensor:

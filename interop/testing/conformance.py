@@ -85,16 +85,16 @@ class AdapterConformance:
     # -- where it runs ---------------------------------------------------------------------------------------------
 
     @pytest.fixture
-    def adapter(self, need: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Adapter]:
+    def adapter(self, interop_need: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Adapter]:
         """The adapter, on a GPU, or in a simulation of one."""
-        need(self.library)
+        interop_need(self.library)
         adapter = adapter_named(self.library)
         with contextlib.ExitStack() as simulation:
             if self.only_addresses and not _gpu_is_there():
                 simulation.enter_context(interop.sim.simulate())
                 monkeypatch.setattr(adapter, "simulated", True)
             else:
-                need("gpu")
+                interop_need("gpu")
             yield adapter
 
     @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ class AdapterConformance:
     # What a library has not is refused, as these make sure; then there is nothing more to test.
 
     @pytest.fixture
-    def current(self, adapter: Adapter, need: Callable[..., None]) -> Adapter | None:
+    def current(self, adapter: Adapter, interop_need: Callable[..., None]) -> Adapter | None:
         """The adapter of a library that has a current stream; None if it has none, and interop says what to do."""
         if not adapter.has_current_stream:
             stream = self.new_stream()
@@ -116,7 +116,7 @@ class AdapterConformance:
                     ask()
             return None
         if not adapter.usable():
-            need("gpu")
+            interop_need("gpu")
             pytest.fail(f"{self.library}, as it is installed here, cannot use the GPU that is here")
         return adapter
 

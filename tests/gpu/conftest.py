@@ -13,8 +13,8 @@ RECORD = Path(__file__).with_name("last_run.json")
 
 
 @pytest.fixture(autouse=True)
-def _gpu(need):
-    need("gpu")
+def _gpu(interop_need):
+    interop_need("gpu")
 
 
 @pytest.fixture(autouse=True)

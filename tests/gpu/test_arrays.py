@@ -206,7 +206,7 @@ pairs = pytest.mark.parametrize(("producer", "consumer"), list(itertools.product
 
 @pytest.fixture(autouse=True)
 def _needs(request):
-    need = request.getfixturevalue("need")
+    need = request.getfixturevalue("interop_need")
     for library in getattr(getattr(request.node, "callspec", None), "params", {}).values():
         if library in ("interface", "dlpack"):
             need("cupy")
@@ -304,8 +304,8 @@ def test_borrow_orders_the_way_back(producer, consumer, streams):
     del view
 
 
-def test_the_last_view_orders_the_way_back_before_the_source_goes(streams, need):
-    need("cupy")
+def test_the_last_view_orders_the_way_back_before_the_source_goes(streams, interop_need):
+    interop_need("cupy")
     p, c = streams
     array = cupy_array(p)
     reader = Core()
@@ -319,8 +319,8 @@ def test_the_last_view_orders_the_way_back_before_the_source_goes(streams, need)
     assert set(reader.seen()) == {STALE}
 
 
-def test_control_the_view_still_there_orders_nothing_back(streams, need):
-    need("cupy")
+def test_control_the_view_still_there_orders_nothing_back(streams, interop_need):
+    interop_need("cupy")
     p, c = streams
     array = cupy_array(p)
     reader = Core()
@@ -337,9 +337,9 @@ def test_control_the_view_still_there_orders_nothing_back(streams, need):
 
 @pytest.mark.parametrize("dropped", [True, False], ids=["dropped", "the control"])
 @pytest.mark.parametrize("last_first", [True, False])
-def test_the_ways_back_of_a_chain(streams, need, last_first, dropped):
-    need("cupy")
-    need("torch")
+def test_the_ways_back_of_a_chain(streams, interop_need, last_first, dropped):
+    interop_need("cupy")
+    interop_need("torch")
     p, c = streams
     d, array, reader = interop.new_stream(), cupy_array(p), Core()
 
@@ -367,8 +367,8 @@ def test_the_ways_back_of_a_chain(streams, need, last_first, dropped):
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
-def test_the_current_stream_is_the_producer(library, need):
-    need(library)
+def test_the_current_stream_is_the_producer(library, interop_need):
+    interop_need(library)
     p, c = interop.new_stream(), interop.as_stream(int_stream())
     array, reader = PRODUCERS[library](p), Core()
     reset(array)
@@ -387,8 +387,8 @@ def test_an_array_that_states_no_stream_is_not_taken_as_idle(producer, streams):
         interop.handoff(PRODUCERS[producer](None), streams[1], into="cuda.core")
 
 
-def test_a_stated_stream_is_the_producer(streams, need):
-    need("numba")
+def test_a_stated_stream_is_the_producer(streams, interop_need):
+    interop_need("numba")
     p, c = streams
     array, reader = numba_array(p).bind(p.to("numba")), Core()
     reset(array)
@@ -399,9 +399,9 @@ def test_a_stated_stream_is_the_producer(streams, need):
     assert set(reader.seen()) == {WRITTEN}
 
 
-def test_the_neutral_holder_states_the_stream_that_it_is_ready_on(streams, need):
-    need("cupy")
-    need("cuda.core")
+def test_the_neutral_holder_states_the_stream_that_it_is_ready_on(streams, interop_need):
+    interop_need("cupy")
+    interop_need("cuda.core")
     from cuda.core.utils import StridedMemoryView
 
     p, c = streams
@@ -421,8 +421,8 @@ def test_the_neutral_holder_states_the_stream_that_it_is_ready_on(streams, need)
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32", "complex64"])
 @pytest.mark.parametrize("into", ["torch", "cupy", "numba", "cuda.core"])
-def test_types_shapes_and_strides(dtype, into, streams, need):
-    need("torch", into)
+def test_types_shapes_and_strides(dtype, into, streams, interop_need):
+    interop_need("torch", into)
     import torch
 
     p, c = streams
@@ -442,9 +442,9 @@ def test_types_shapes_and_strides(dtype, into, streams, need):
             assert (view.copy_to_host() == expected).all()
 
 
-def test_a_read_only_array(streams, need):
-    need("cupy")
-    need("cuda.core")
+def test_a_read_only_array(streams, interop_need):
+    interop_need("cupy")
+    interop_need("cuda.core")
 
     class ReadOnly(PlainInterface):
         @property
@@ -458,8 +458,8 @@ def test_a_read_only_array(streams, need):
         interop.handoff(array, c, producer=p, into="cupy")
 
 
-def test_what_torch_means_by_bits_beside_the_memory(streams, need):
-    need("torch")
+def test_what_torch_means_by_bits_beside_the_memory(streams, interop_need):
+    interop_need("torch")
     import torch
 
     x = torch.zeros(4, dtype=torch.complex64, device="cuda")
@@ -468,8 +468,8 @@ def test_what_torch_means_by_bits_beside_the_memory(streams, need):
             interop.handoff(tensor, streams[1], into="torch")
 
 
-def test_the_library_of_the_result(need):
-    need("cupy", "torch", "numba")
+def test_the_library_of_the_result(interop_need):
+    interop_need("cupy", "torch", "numba")
     import cupy
     import torch
 
@@ -479,8 +479,8 @@ def test_the_library_of_the_result(need):
     assert type(interop.handoff(array, native_stream("numba", 0, 0))).__name__ == "DeviceNDArray"
 
 
-def test_several_with_one_wait_a_producer(streams, need):
-    need("cupy")
+def test_several_with_one_wait_a_producer(streams, interop_need):
+    interop_need("cupy")
     p, c = streams
     arrays = [cupy_array(p) for _ in range(4)]
     interop.handoff(arrays[0], c, producer=p)
@@ -502,8 +502,8 @@ def test_several_with_one_wait_a_producer(streams, need):
     assert joins == [there, back]
 
 
-def test_the_way_back_is_ordered_after_an_exception(streams, need):
-    need("cupy")
+def test_the_way_back_is_ordered_after_an_exception(streams, interop_need):
+    interop_need("cupy")
     p, c = streams
     array = cupy_array(p)
     with gate(c):
@@ -541,9 +541,9 @@ def test_hold(streams):
 
 
 @pytest.mark.parametrize("way", ["handoff", "borrow"])
-def test_captured(need, way):
-    need("cupy")
-    need("numba")
+def test_captured(interop_need, way):
+    interop_need("cupy")
+    interop_need("numba")
     import cupy
     from numba import cuda
 
@@ -623,15 +623,15 @@ def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
 
 @pytest.mark.parametrize("third", [False, True])
 @pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_pools_reuse_memory_in_order(library, third, need):
-    need("cupy", "torch", "cuda.core")
+def test_pools_reuse_memory_in_order(library, third, interop_need):
+    interop_need("cupy", "torch", "cuda.core")
     assert stress(library, third=third) == 0
 
 
 @pytest.mark.parametrize("third", [False, True])
 @pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_control_without_the_way_back_pools_corrupt(library, third, need, monkeypatch):
-    need("cupy", "torch", "cuda.core")
+def test_control_without_the_way_back_pools_corrupt(library, third, interop_need, monkeypatch):
+    interop_need("cupy", "torch", "cuda.core")
     from interop import _held
 
     monkeypatch.setattr(_held.Held, "give_back", lambda *_, **__: None)

@@ -90,9 +90,9 @@ def test_a_hundred_streams_in_one_loop_one_cancelled_no_thread_no_busy_loop():
 
 
 @pytest.mark.parametrize("library", STREAMS)
-def test_waits_for_the_work_so_far_and_no_other(library, need):
+def test_waits_for_the_work_so_far_and_no_other(library, interop_need):
     if library != "int":
-        need(library)
+        interop_need(library)
 
     async def main():
         stream = interop.as_stream(native_stream(library, 0, 0))
@@ -128,8 +128,8 @@ def test_a_default_stream(handle):
     run(main())
 
 
-def test_two_devices_in_one_loop(need):
-    need("gpu2")
+def test_two_devices_in_one_loop(interop_need):
+    interop_need("gpu2")
 
     async def main():
         a, b = interop.new_stream(0), interop.new_stream(1)

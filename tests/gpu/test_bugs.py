@@ -27,12 +27,12 @@ both = pytest.mark.parametrize("fixed", [False, True], ids=["bug", "twin"])
 
 
 @pytest.fixture
-def bugs(request, need):
-    need("cupy")
-    need("numba")
-    need("torch")
+def bugs(request, interop_need):
+    interop_need("cupy")
+    interop_need("numba")
+    interop_need("torch")
     if "event_on_the_wrong_device" in request.node.name or "table" in request.node.name:
-        need("gpu2")
+        interop_need("gpu2")
     from tests.gpu import bugs
 
     assert [bug.__name__ for bug in bugs.BUGS] == NAMES

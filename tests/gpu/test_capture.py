@@ -209,9 +209,9 @@ def test_the_scratch_events_survive_a_capture(capture):
     assert race(p, c, (0, 0), lambda: interop.as_stream(c).wait_stream(p)) == WRITTEN
 
 
-def test_inside_torchs_own_capture(need):
-    need("torch")
-    need("cupy")
+def test_inside_torchs_own_capture(interop_need):
+    interop_need("torch")
+    interop_need("cupy")
     import cupy
     import torch
 

@@ -63,8 +63,8 @@ def test_the_control_a_stream_creates_a_context():
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp", "numba", "rmm", "cuda.core"])
-def test_it_creates_no_context_for_a_library_that_is_loaded(library, need):
-    need(library)
+def test_it_creates_no_context_for_a_library_that_is_loaded(library, interop_need):
+    interop_need(library)
     code = f"""
 import importlib
 importlib.import_module({library!r})
@@ -85,8 +85,8 @@ STARTED = {
 
 
 @pytest.mark.parametrize("library", STARTED)
-def test_it_starts_no_library(library, need):
-    need(library)
+def test_it_starts_no_library(library, interop_need):
+    interop_need(library)
     code = f"""
 import interop, {library}
 if {library!r} == "warp":
@@ -121,10 +121,10 @@ def test_it_sees_the_machine():
 
 
 @pytest.mark.parametrize("device", [0, 1])
-def test_it_sees_the_current_streams(device, need):
-    need("cupy", "torch")
+def test_it_sees_the_current_streams(device, interop_need):
+    interop_need("cupy", "torch")
     if device:
-        need("gpu2")
+        interop_need("gpu2")
     stream = interop.new_stream(device, priority=-2)
     with interop.use(stream, "cupy", "torch"):
         found = interop.doctor()
@@ -136,8 +136,8 @@ def test_it_sees_the_current_streams(device, need):
     assert any("both work on one stream" in advice.what for advice in found.advice)
 
 
-def test_a_sticky_use(need):
-    need("cupy")
+def test_a_sticky_use(interop_need):
+    interop_need("cupy")
     import cupy
 
     stream = cupy.cuda.Stream(non_blocking=True)
@@ -153,8 +153,8 @@ def test_a_sticky_use(need):
     assert not any("Stream.use()" in what for what in warnings(found))
 
 
-def test_a_sticky_set_stream(need):
-    need("torch")
+def test_a_sticky_set_stream(interop_need):
+    interop_need("torch")
     import torch
 
     torch.cuda.set_stream(torch.cuda.Stream())
@@ -165,8 +165,8 @@ def test_a_sticky_set_stream(need):
     assert not any("set_stream()" in what for what in warnings(interop.doctor()))
 
 
-def test_a_blocking_stream_against_the_legacy_one(need):
-    need("cupy", "torch")
+def test_a_blocking_stream_against_the_legacy_one(interop_need):
+    interop_need("cupy", "torch")
     import cupy
     import torch
 
@@ -181,8 +181,8 @@ def test_a_blocking_stream_against_the_legacy_one(need):
 
 @pytest.mark.parametrize("non_blocking", [True, False])
 @pytest.mark.parametrize("mode", ["Global", "ThreadLocal", "Relaxed"])
-def test_it_breaks_no_capture(non_blocking, mode, need):
-    need("cupy", "torch")
+def test_it_breaks_no_capture(non_blocking, mode, interop_need):
+    interop_need("cupy", "torch")
     import torch
 
     torch.cuda.init()
@@ -200,8 +200,8 @@ def test_it_breaks_no_capture(non_blocking, mode, need):
     assert all("interop.ExternalStream" in text for text in shown)
 
 
-def test_it_does_not_block_the_host(need):
-    need("cupy")
+def test_it_does_not_block_the_host(interop_need):
+    interop_need("cupy")
     interop.doctor()
     stream = interop.new_stream()
     with interop.use(stream, "cupy"), gate(stream) as shut:
@@ -222,9 +222,9 @@ def test_probe_hands_a_stream_to_every_library():
     assert any(gpu["has_context"] for gpu in found["machine"]["gpus"])
 
 
-def test_what_the_page_shows(need):
-    need("cupy")
-    need("torch")
+def test_what_the_page_shows(interop_need):
+    interop_need("cupy")
+    interop_need("torch")
     code = """
 import cupy, torch, interop
 cupy.zeros(1), torch.zeros(1, device="cuda")
@@ -270,8 +270,8 @@ print(os.read(reading, 1 << 16).decode())
 
 
 @pytest.mark.parametrize(("value", "address"), [("0", 1), ("1", 2)])
-def test_the_default_stream_of_cupy(value, address, need):
-    need("cupy")
+def test_the_default_stream_of_cupy(value, address, interop_need):
+    interop_need("cupy")
     code = """
 import interop
 found = interop.doctor(probe=True)
@@ -286,9 +286,9 @@ print(json.dumps([cupy.current.address, cupy.default, [advice.about for advice i
 
 
 @pytest.mark.parametrize("library", STREAMS)
-def test_a_repr_in_a_notebook(library, need):
+def test_a_repr_in_a_notebook(library, interop_need):
     if library != "int":
-        need(library)
+        interop_need(library)
     stream = interop.as_stream(native_stream(library, 0, 0))
     facts = look_at(stream)
     if library == "int":
@@ -301,8 +301,8 @@ def test_a_repr_in_a_notebook(library, need):
     assert f"{stream.cuda_stream:#x}" in stream._repr_html_()
 
 
-def test_a_repr_of_a_stream_on_another_device_creates_no_context_here(need):
-    need("gpu2")
+def test_a_repr_of_a_stream_on_another_device_creates_no_context_here(interop_need):
+    interop_need("gpu2")
     code = """
 import threading
 import interop
@@ -324,8 +324,8 @@ print(json.dumps([before, after[0], "non-blocking" in shown[0]]))
     assert shown
 
 
-def test_a_repr_on_every_device_leaves_the_current_one(need):
-    need("gpu2")
+def test_a_repr_on_every_device_leaves_the_current_one(interop_need):
+    interop_need("gpu2")
     streams = [interop.new_stream(device) for device in (0, 1)]
     for current in (0, 1):
         with on_device(current):

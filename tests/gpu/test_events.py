@@ -79,7 +79,7 @@ kinds = pytest.mark.parametrize("kind", EVENTS)
 def _needs(request):
     for library in getattr(getattr(request.node, "callspec", None), "params", {}).values():
         if library in LIBRARIES:
-            request.getfixturevalue("need")(library)
+            request.getfixturevalue("interop_need")(library)
 
 
 @kinds
@@ -101,8 +101,8 @@ def test_record_and_wait(kind, producer, consumer):
 @kinds
 @pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("current", [0, 1])
-def test_record_and_wait_on_two_devices(kind, devices, current, need):
-    need("gpu2")
+def test_record_and_wait_on_two_devices(kind, devices, current, interop_need):
+    interop_need("gpu2")
     for library in ("int", *LIBRARIES & {kind}):
         p, c = pair(library, library, devices)
         with on_device(devices[0]):
@@ -147,8 +147,8 @@ def test_a_wait_keeps_the_record_it_saw():
 
 
 @pytest.mark.parametrize("library", ["torch", "cupy"])
-def test_our_event_in_their_wait(library, need):
-    need(library)
+def test_our_event_in_their_wait(library, interop_need):
+    interop_need(library)
     p, c = pair("int", library)
     event = interop.Event()
 
@@ -162,8 +162,8 @@ def test_our_event_in_their_wait(library, need):
 
 
 @pytest.mark.parametrize("library", ["torch", "cupy"])
-def test_our_event_in_their_record(library, need):
-    need(library)
+def test_our_event_in_their_record(library, interop_need):
+    interop_need(library)
     p, c = pair(library, "int")
     event = interop.Event()
 
@@ -174,8 +174,8 @@ def test_our_event_in_their_record(library, need):
     assert race(p, c, ONE, order) == WRITTEN
 
 
-def test_an_unrecorded_torch_event_is_an_error(need):
-    need("torch")
+def test_an_unrecorded_torch_event_is_an_error(interop_need):
+    interop_need("torch")
     stream = interop.new_stream()
     with pytest.raises(UnrecordedEventError):
         stream.wait_event(torch_event())
@@ -201,8 +201,8 @@ def test_query_and_synchronize():
     event.synchronize()
 
 
-def test_an_event_belongs_to_one_device(need):
-    need("gpu2")
+def test_an_event_belongs_to_one_device(interop_need):
+    interop_need("gpu2")
     streams = [interop.new_stream(device) for device in (0, 1)]
     event = streams[0].record_event()
     with pytest.raises(DeviceMismatchError, match="cannot be recorded"):
@@ -216,8 +216,8 @@ def test_an_event_belongs_to_one_device(need):
 
 
 @pytest.mark.parametrize("current", [0, 1])
-def test_an_event_of_another_device_can_be_waited_for(current, need):
-    need("gpu2")
+def test_an_event_of_another_device_can_be_waited_for(current, interop_need):
+    interop_need("gpu2")
     p, c = pair("int", "int", (0, 1))
     with on_device(current):
         for event in (interop.Event(), interop.Event(device=0)):

@@ -35,18 +35,18 @@ def streams():
 
 
 @pytest.fixture(autouse=True)
-def _needs(request, need):
+def _needs(request, interop_need):
     params = getattr(getattr(request.node, "callspec", None), "params", {})
     for library in {params.get("producer"), params.get("consumer")} & {*PRODUCERS, *CONSUMERS, "jax"}:
-        need("cupy" if library in ("interface", "dlpack", "buffer") else library)
+        interop_need("cupy" if library in ("interface", "dlpack", "buffer") else library)
 
 
 # -- JAX -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def jitted(need):
-    need("jax", "cupy")
+def jitted(interop_need):
+    interop_need("jax", "cupy")
     import jax
 
     return jax.jit(lambda array: array + np.uint8(0))
@@ -159,8 +159,8 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("dtype", "consumer"), TYPES)
-def test_types_that_only_dlpack_can_say(dtype, consumer, streams, need):
-    need("torch")
+def test_types_that_only_dlpack_can_say(dtype, consumer, streams, interop_need):
+    interop_need("torch")
     import torch
 
     p, c = streams
@@ -180,16 +180,16 @@ def test_types_that_only_dlpack_can_say(dtype, consumer, streams, need):
 
 
 @pytest.mark.parametrize("consumer", ["numba", "warp"])
-def test_types_that_a_library_cannot_take(consumer, streams, need):
-    need("torch")
+def test_types_that_a_library_cannot_take(consumer, streams, interop_need):
+    interop_need("torch")
     import torch
 
     with pytest.raises(NotSupportedError, match="by the array interface only"):
         interop.handoff(torch.zeros(4, dtype=torch.bfloat16, device="cuda"), streams[1], into=consumer)
 
 
-def test_structured_types_are_refused(streams, need):
-    need("cupy")
+def test_structured_types_are_refused(streams, interop_need):
+    interop_need("cupy")
     import cupy
 
     p, c = streams
@@ -199,8 +199,8 @@ def test_structured_types_are_refused(streams, need):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int32", "float16", "float32", "complex64"])
-def test_jax_takes_types_and_shapes(dtype, streams, jitted, need):
-    need("torch")
+def test_jax_takes_types_and_shapes(dtype, streams, jitted, interop_need):
+    interop_need("torch")
     import torch
 
     p, c = streams

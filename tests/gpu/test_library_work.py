@@ -9,9 +9,9 @@ N = 1 << 16
 
 
 @pytest.fixture
-def libraries(need):
+def libraries(interop_need):
     for name in ("cupy", "numba", "torch"):
-        need(name)
+        interop_need(name)
     import cupy
     import torch
     from numba import cuda

@@ -24,7 +24,7 @@ def _needs(request):
     for name in ("producer", "consumer"):
         library = request.node.callspec.params.get(name) if hasattr(request.node, "callspec") else None
         if library not in (None, "int"):
-            request.getfixturevalue("need")(library)
+            request.getfixturevalue("interop_need")(library)
 
 
 @both
@@ -65,8 +65,8 @@ def test_control_values_are_stale_without_it(producer, consumer):
 @both
 @pytest.mark.parametrize("devices", TWO)
 @pytest.mark.parametrize("current", [0, 1])
-def test_two_devices(producer, consumer, devices, current, need):
-    need("gpu2")
+def test_two_devices(producer, consumer, devices, current, interop_need):
+    interop_need("gpu2")
     p, c = pair(producer, consumer, devices)
     with on_device(current):
         with assert_ordered(p, c):

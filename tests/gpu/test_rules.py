@@ -173,12 +173,12 @@ def memory() -> Memory:
 
 class TestGpu(CudaRules):
     @pytest.fixture
-    def lab(self, need: Callable[[str], None], memory: Memory, real_stderr: int) -> Iterator[GpuLab]:
+    def lab(self, interop_need: Callable[[str], None], memory: Memory, real_stderr: int) -> Iterator[GpuLab]:
         # Behind a gate that nobody opens Python would hang in C, where no other time limit reaches it.
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True, file=real_stderr)
         value(runtime.cudaSetDevice(0))
         memory.reset()
-        lab = GpuLab(memory, need)
+        lab = GpuLab(memory, interop_need)
         try:
             yield lab
         finally:

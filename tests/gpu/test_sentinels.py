@@ -81,10 +81,10 @@ IN = {
 
 
 @pytest.mark.parametrize("name", IN)
-def test_in(name, need):
+def test_in(name, interop_need):
     library, make, handle = IN[name]
     if library:
-        need(library)
+        interop_need(library)
     stream = interop.as_stream(make())
     assert stream.cuda_stream == handle
     assert stream.stream_id == identity(handle)
@@ -93,8 +93,8 @@ def test_in(name, need):
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
 @pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
-def test_out(library, handle, need):
-    need(library)
+def test_out(library, handle, interop_need):
+    interop_need(library)
     native = interop.ExternalStream(handle).to(library)
     assert identity(wrap_foreign_pointer(native)) == identity(handle)
     assert interop.as_stream(native) == interop.ExternalStream(handle)
@@ -102,9 +102,9 @@ def test_out(library, handle, need):
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
 @pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
-def test_out_of_the_other_device(library, handle, need):
-    need(library)
-    need("gpu2")
+def test_out_of_the_other_device(library, handle, interop_need):
+    interop_need(library)
+    interop_need("gpu2")
     for current in (0, 1):
         other = interop.ExternalStream(handle, 1 - current)
         with on_device(current):
@@ -121,15 +121,15 @@ def test_out_of_the_other_device(library, handle, need):
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
-def test_current(library, handle, need):
-    need(library)
+def test_current(library, handle, interop_need):
+    interop_need(library)
     with interop.use(handle):
         assert interop.current_stream(library) == interop.ExternalStream(handle)
 
 
-def test_torch_default_stream_of_the_other_device(need):
-    need("torch")
-    need("gpu2")
+def test_torch_default_stream_of_the_other_device(interop_need):
+    interop_need("torch")
+    interop_need("gpu2")
     import torch
 
     for current in (0, 1):
@@ -174,8 +174,8 @@ with gate(blocking):
 
 
 @pytest.mark.parametrize(("per_thread", "handle", "state"), [("0", 1, "held"), ("1", 2, "free")])
-def test_a_library_default_stream_in_either_environment(per_thread, handle, state, need):
-    need("numba")
+def test_a_library_default_stream_in_either_environment(per_thread, handle, state, interop_need):
+    interop_need("numba")
     environment = {**os.environ, "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM": per_thread}
     result = subprocess.run(
         [sys.executable, "-c", PER_THREAD_PROCESS], capture_output=True, text=True, timeout=100, env=environment

@@ -58,11 +58,11 @@ def test_synchronize_releases_the_gil():
 
 @pytest.mark.parametrize("library", STREAMS)
 @pytest.mark.parametrize("device", [0, 1])
-def test_the_device_is_found(library, device, need):
+def test_the_device_is_found(library, device, interop_need):
     if device:
-        need("gpu2")
+        interop_need("gpu2")
     if library != "int":
-        need(library)
+        interop_need(library)
     native = native_stream(library, device, 0)
     for current in range(device_count()):
         with on_device(current):
@@ -82,8 +82,8 @@ def test_a_device_that_does_not_exist():
 
 
 @pytest.mark.parametrize("device", [0, 1])
-def test_everything_works_whichever_device_is_current(device, need):
-    need("gpu2")
+def test_everything_works_whichever_device_is_current(device, interop_need):
+    interop_need("gpu2")
     stream, other = interop.new_stream(device), interop.new_stream(1 - device)
     for current in (0, 1):
         with on_device(current):
@@ -104,8 +104,8 @@ def test_everything_works_whichever_device_is_current(device, need):
 
 
 @pytest.mark.parametrize("special", [1, 2])
-def test_default_streams_of_two_devices_are_two(special, need):
-    need("gpu2")
+def test_default_streams_of_two_devices_are_two(special, interop_need):
+    interop_need("gpu2")
     streams = [interop.ExternalStream(special, device) for device in (0, 1)]
     assert streams[0] != streams[1]
     assert streams[0].stream_id != streams[1].stream_id
@@ -193,8 +193,8 @@ def test_no_id_is_given_twice():
     assert len(ids) == 20
 
 
-def test_a_new_stream_lives_as_long_as_anything_of_it(monkeypatch, need):
-    need("torch")
+def test_a_new_stream_lives_as_long_as_anything_of_it(monkeypatch, interop_need):
+    interop_need("torch")
     destroyed = []
     real = _cudart.Cuda.stream_destroy
 
@@ -417,12 +417,12 @@ class Speaks:
 
 
 @pytest.mark.parametrize("kind", ["torch", "cupy", "protocol"])
-def test_a_new_object_at_each_call_is_waited_for_and_forgotten(kind, need):
+def test_a_new_object_at_each_call_is_waited_for_and_forgotten(kind, interop_need):
     p, c = interop.new_stream(), interop.new_stream()
     if kind == "protocol":
         current = lambda: Speaks(p)  # noqa: E731
     else:
-        need(kind)
+        interop_need(kind)
         cuda = importlib.import_module(kind).cuda
         current = cuda.current_stream if kind == "torch" else lambda: cuda.Stream.from_external(Speaks(p))
     with interop.use(p):
@@ -448,8 +448,8 @@ def test_a_new_object_at_each_call_is_waited_for_and_forgotten(kind, need):
     c.synchronize()
 
 
-def test_an_events_handle_is_waited_for_and_the_host_goes_on(need):
-    need("torch", "cupy")
+def test_an_events_handle_is_waited_for_and_the_host_goes_on(interop_need):
+    interop_need("torch", "cupy")
     import cupy
     import torch
 

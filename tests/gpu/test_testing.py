@@ -40,7 +40,7 @@ SIZE = 1 << 16
 def _needs(request):
     params = getattr(getattr(request.node, "callspec", None), "params", {})
     for name in {params.get("producer"), params.get("consumer")} - {None, "int"}:
-        request.getfixturevalue("need")(name)
+        request.getfixturevalue("interop_need")(name)
 
 
 class Bytes:
@@ -256,9 +256,9 @@ except DeadlockError as error:
 
 @pytest.mark.parametrize("length", [1, 5, 20, 50])
 @pytest.mark.parametrize("device", [0, 1])
-def test_slow_takes_its_time_from_when_the_stream_gets_there(length, device, need):
+def test_slow_takes_its_time_from_when_the_stream_gets_there(length, device, interop_need):
     if device:
-        need("gpu2")
+        interop_need("gpu2")
     stream = interop.new_stream(device)
     start, end = interop.Event(enable_timing=True), interop.Event(enable_timing=True)
     slow(stream, 0)
@@ -384,9 +384,9 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_arrays_of_every_library(kind, need):
+def test_arrays_of_every_library(kind, interop_need):
     name = kind.partition(" ")[0]
-    need("cupy" if name == "dlpack" else name)
+    interop_need("cupy" if name == "dlpack" else name)
     array, stream = ARRAYS[kind](), interop.new_stream()
     call(runtime.cudaDeviceSynchronize())
     assert not is_poisoned(array, stream)

@@ -61,9 +61,9 @@ class Plain:
 
 
 @pytest.mark.parametrize("library", STREAMS)
-def test_a_span_is_as_long_as_plain_events_say(library, need):
+def test_a_span_is_as_long_as_plain_events_say(library, interop_need):
     if library != "int":
-        need(library)
+        interop_need(library)
     stream = native_stream(library, 0, 0)
     busy(stream, 1)
     plain = {}

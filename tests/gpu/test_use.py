@@ -15,9 +15,9 @@ LIBRARIES = ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"]
 
 
 @pytest.fixture
-def both(need):
-    need("cupy")
-    need("torch")
+def both(interop_need):
+    interop_need("cupy")
+    interop_need("torch")
     import cupy
     import torch
 
@@ -40,11 +40,11 @@ def handles(both):
 
 @pytest.mark.parametrize("device", [0, 1])
 @pytest.mark.parametrize("library", STREAMS)
-def test_use(both, library, device, need):
+def test_use(both, library, device, interop_need):
     if device:
-        need("gpu2")
+        interop_need("gpu2")
     if library != "int":
-        need(library)
+        interop_need(library)
     before = currents(both)
     native = native_stream(library, device, 0)
     with interop.use(native) as stream:
@@ -64,8 +64,8 @@ def test_with_stream_is_the_same(both):
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
-def test_a_stream_object_at_the_address_of_another_one_is_not_taken_for_it(library, need):
-    need(library)
+def test_a_stream_object_at_the_address_of_another_one_is_not_taken_for_it(library, interop_need):
+    interop_need(library)
     streams = [interop.new_stream() for _ in range(8)]
     for stream in streams * 8:
         with interop.use(stream, library):
@@ -91,8 +91,8 @@ print("done")
 """
 
 
-def test_an_interpreter_that_has_used_torch_streams_and_events_ends(need):
-    need("torch")
+def test_an_interpreter_that_has_used_torch_streams_and_events_ends(interop_need):
+    interop_need("torch")
     done = subprocess.run([sys.executable, "-c", TORCH], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
@@ -192,9 +192,9 @@ def test_two_threads_at_once(both):
     assert failures == []
 
 
-def test_warps_current_stream_and_device(need):
-    need("warp")
-    need("gpu2")
+def test_warps_current_stream_and_device(interop_need):
+    interop_need("warp")
+    interop_need("gpu2")
     import warp
 
     warp.config.quiet = True
@@ -210,8 +210,8 @@ def test_warps_current_stream_and_device(need):
     assert ([warp.get_stream(f"cuda:{device}") for device in (0, 1)], warp.get_device()) == before
 
 
-def test_warp_is_restored_when_threads_leave_in_the_order_they_came(need):
-    need("warp")
+def test_warp_is_restored_when_threads_leave_in_the_order_they_came(interop_need):
+    interop_need("warp")
     import warp
 
     warp.config.quiet = True
@@ -241,23 +241,23 @@ def test_warp_is_restored_when_threads_leave_in_the_order_they_came(need):
     assert (warp.get_stream("cuda:0"), warp.get_device()) == before
 
 
-def test_warps_own_stream_comes_back_as_itself(need):
-    need("warp")
-    need("cupy")
+def test_warps_own_stream_comes_back_as_itself(interop_need):
+    interop_need("warp")
+    interop_need("cupy")
     own = STREAMS["warp"]()
     assert interop.as_stream(interop.as_stream(own).to("cupy")).to("warp") is own
 
 
-def test_warp_gets_one_wrapper_a_handle(need):
-    need("warp")
+def test_warp_gets_one_wrapper_a_handle(interop_need):
+    interop_need("warp")
     handle = native_stream("int", 0, 0)
     one, two = interop.as_stream(handle), interop.as_stream(handle)
     assert one.to("warp") is two.to("warp")
 
 
 @pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm", "jax"])
-def test_a_library_without_a_current_stream_says_what_to_do(library, need):
-    need(library)
+def test_a_library_without_a_current_stream_says_what_to_do(library, interop_need):
+    interop_need(library)
     for ask in (lambda: interop.use(interop.new_stream(), library), lambda: interop.current_stream(library)):
         with pytest.raises(NotSupportedError, match="no current stream"):
             ask()
@@ -269,11 +269,11 @@ def test_a_library_without_a_current_stream_says_what_to_do(library, need):
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("device", [0, 1])
 @pytest.mark.parametrize("source", STREAMS)
-def test_to(library, device, source, need):
+def test_to(library, device, source, interop_need):
     for name in {library, source} - {"int"}:
-        need(name)
+        interop_need(name)
     if device:
-        need("gpu2")
+        interop_need("gpu2")
     native = native_stream(source, device, 0)
     stream = interop.as_stream(native)
     for current in range(device_count()):
@@ -289,8 +289,8 @@ def test_to(library, device, source, need):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_to_keeps_the_owner_alive(library, need):
-    need(library)
+def test_to_keeps_the_owner_alive(library, interop_need):
+    interop_need(library)
     import gc
     import weakref
 
@@ -313,8 +313,8 @@ def test_to_keeps_the_owner_alive(library, need):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_what_to_makes_does_not_destroy_the_stream(library, need):
-    need(library)
+def test_what_to_makes_does_not_destroy_the_stream(library, interop_need):
+    interop_need(library)
     import gc
 
     handle = STREAMS["int"]()
@@ -328,8 +328,8 @@ def test_what_to_makes_does_not_destroy_the_stream(library, need):
 
 
 @pytest.mark.filterwarnings("ignore:.*Grid size")
-def test_numba_launches_on_it_and_not_on_a_foreign_object(need):
-    need("numba")
+def test_numba_launches_on_it_and_not_on_a_foreign_object(interop_need):
+    interop_need("numba")
     import numpy as np
     from numba import cuda
 
@@ -346,14 +346,14 @@ def test_numba_launches_on_it_and_not_on_a_foreign_object(need):
         write[1, 1, stream](a)
 
 
-def test_jax_says_why_not_and_what_to_do(need):
-    need("jax")
+def test_jax_says_why_not_and_what_to_do(interop_need):
+    interop_need("jax")
     with pytest.raises(NotSupportedError, match=r"interop\.handoff\(array, stream, into=\"jax\"\)"):
         interop.new_stream().to("jax")
 
 
-def test_the_protocol_out(need):
-    need("cupy")
+def test_the_protocol_out(interop_need):
+    interop_need("cupy")
     import cupy
 
     stream = interop.as_stream(pair("int", "int")[0])
