@@ -97,6 +97,9 @@ class Timeline:
     work around it. Each device has a clock of its own; those of several are compared with the host's when the
     timeline is read, and the notes say how exactly.
 
+    A large timeline is drawn as far as it can be seen: short spans that lie close together become one bar, and of too
+    many streams, arrows and rows some are left out. The picture says how much. The lists and the trace have it all.
+
     On the simulator, which has no clock, positions count kernels: a kernel is one step, and takes its place as soon as
     everything that it has to come after is done. The streams, and the owners of the borrowed ones, are kept alive
     until the timeline has been left and read.

@@ -1,5 +1,7 @@
 """How the spans of a stream lie in each other, for whoever draws them."""
 
+import bisect
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,15 +33,27 @@ def places(spans: Sequence[Span]) -> list[Place]:
     """
     found = [Place(0, 0)] * len(spans)
     rows: list[list[float]] = []  # of each, the ends of the spans around
+    reached: list[tuple[float, int]] = []  # the end of the innermost span of each row that has one, sorted; the row
+    empty: list[int] = []
     for i in outer_first(spans):
         _, _, start, end = spans[i]
-        for around in rows:
-            # An empty span at the end of another one is taken to be inside.
-            while around and around[-1] <= start and around[-1] < end:
-                around.pop()
-        row = next((row for row, around in enumerate(rows) if not around or end <= around[-1]), len(rows))
-        if row == len(rows):
+        # An empty span at the end of another one is taken to be inside.
+        while reached and reached[0][0] <= start and reached[0][0] < end:
+            _, row = reached.pop(0)
+            rows[row].pop()
+            if rows[row]:
+                bisect.insort(reached, (rows[row][-1], row))
+            else:
+                heapq.heappush(empty, row)
+        inside = bisect.bisect_left(reached, (end, 0))
+        if inside < len(reached):
+            _, row = reached.pop(inside)
+        elif empty:
+            row = heapq.heappop(empty)
+        else:
+            row = len(rows)
             rows.append([])
         found[i] = Place(row, len(rows[row]))
         rows[row].append(end)
+        bisect.insort(reached, (end, row))
     return found

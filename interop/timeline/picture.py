@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from interop.errors import LibraryNotFoundError
-from interop.timeline.nesting import Place, places
-from interop.timeline.reading import Arrow, Lane, Reading, Span
+from interop.timeline.reading import Arrow, Lane, Reading
+from interop.timeline.selection import Bar, select
 
 try:
     from matplotlib import patheffects
@@ -34,6 +34,8 @@ _STYLED: Final = 40
 """The names that have a look of their own, and a place in the legend; no two of so many look alike."""
 _PLAIN: Final[dict[str, Any]] = {"facecolor": "white", "hatch": ""}
 """The look of all others."""
+_SEVERAL: Final[dict[str, Any]] = {"facecolor": "0.6", "hatch": ""}
+"""The look of spans of several names that are drawn together."""
 _LONGEST: Final = 36
 """The letters of a name that are shown; of a stream's, two thirds."""
 _LINES: Final[dict[str, Any]] = {"wait": "-", "event": (0, (4, 2)), "hand-over": (0, (1, 1.2))}
@@ -60,7 +62,10 @@ def png(reading: Reading) -> bytes:
 
 
 def draw(reading: Reading) -> Figure:
-    """Draw *reading*."""
+    """Draw *reading*, as far as it can be seen; what is left out is said in the picture."""
+    bars, arrows, end, left_out = select(reading)
+    notes = reading.notes + left_out
+    end = end or 1.0
     names = list(dict.fromkeys(span.name for span in sorted(reading.spans, key=lambda span: (span.start, -span.end))))
     styles = {
         name: {"facecolor": _COLOURS[i % len(_COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
@@ -69,21 +74,19 @@ def draw(reading: Reading) -> Figure:
     entries: list[tuple[Artist, str]] = [(_box(style), _short(name)) for name, style in styles.items()]
     if len(names) > _STYLED:
         entries.append((_box(_PLAIN), f"and {len(names) - _STYLED} more"))
+    if any(len(bar.names) > 1 for found in bars.values() for bar in found):
+        entries.append((_box(_SEVERAL), "several, too short to see"))
     entries += [(_line(kind), _KINDS[kind]) for kind in dict.fromkeys(arrow.kind for arrow in reading.arrows)]
     columns = max(1, int(_WIDTH / (0.6 + _LETTER * max((len(label) for _, label in entries), default=0))))
-    bars = [[span for span in reading.spans if span.lane == lane] for lane in reading.lanes]
-    placed = [places(spans) for spans in bars]
-    most = 1 + max((row for found in placed for row, _ in found), default=0)
-    height = 1.25 + 0.17 * math.ceil(len(entries) / columns) + 0.18 * len(reading.notes)
-    height += _ROW * max(len(reading.lanes), 1) * (1 + most) / 2
+    most = 1 + max((bar.place.row for found in bars.values() for bar in found), default=0)
+    height = 1.25 + 0.17 * math.ceil(len(entries) / columns) + 0.18 * len(notes)
+    height += _ROW * max(len(bars), 1) * (1 + most) / 2
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
-    ends = [span.end for span in reading.spans]
-    end = max(ends + [at for arrow in reading.arrows for at in (arrow.recorded, arrow.waited)], default=0.0) or 1.0
     axes.set_xlim(-0.01 * end, 1.01 * end)
-    axes.set_ylim(len(reading.lanes) - 0.45, -0.55)
-    axes.set_yticks(range(len(reading.lanes)), [_label(lane) for lane in reading.lanes], parse_math=False)
+    axes.set_ylim(len(bars) - 0.45, -0.55)
+    axes.set_yticks(range(len(bars)), [_label(lane) for lane in bars], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=8.5)
     axes.grid(visible=True, axis="x", color="0.85", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -95,16 +98,16 @@ def draw(reading: Reading) -> Figure:
         axes.set_xlabel("steps of the simulator: the order, not the time")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title("SIMULATED", loc="right", fontsize=9, fontweight="bold")
-    for lane, spans, found in zip(reading.lanes, bars, placed, strict=True):
-        _draw_lane(axes, lane, spans, found, styles, end)
-    for arrow in reading.arrows:
-        _draw_arrow(axes, arrow, size=0.5 if len(reading.arrows) > _MANY else 1.0)
+    for lane, found in bars.items():
+        _draw_lane(axes, lane, found, styles, end)
+    for arrow in arrows:
+        _draw_arrow(axes, arrow, size=0.5 if len(arrows) > _MANY else 1.0)
     if entries:
         _draw_legend(figure, entries, columns)
-    if not reading.lanes:
+    if not bars:
         axes.text(0.5, 0.5, "nothing was recorded", transform=axes.transAxes, ha="center", va="center", color="0.4")
-    if reading.notes:
-        figure.supxlabel("\n".join(reading.notes), x=0.01, ha="left", fontsize=8, color="0.35")
+    if notes:
+        figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8, color="0.35")
     return figure
 
 
@@ -122,30 +125,30 @@ def _label(lane: Lane) -> str:
 def _draw_lane(
     axes: "Axes",
     lane: Lane,
-    spans: list[Span],
-    placed: list[Place],
+    bars: list[Bar],
     styles: dict[str, dict[str, Any]],
     end: float,
 ) -> None:
     axes.axhspan(lane.number - _BAR, lane.number + _BAR, color="0.95", zorder=0)
-    levels = [0] * (1 + max((row for row, _ in placed), default=0))
-    for row, depth in placed:
-        levels[row] = max(levels[row], 1 + depth)
-    for span, (row, depth) in zip(spans, placed, strict=True):
+    levels = [0] * (1 + max((bar.place.row for bar in bars), default=0))
+    for bar in bars:
+        levels[bar.place.row] = max(levels[bar.place.row], 1 + bar.place.depth)
+    for bar in bars:
+        row, depth = bar.place
         # The rows of a lane lie below each other. A span inside another one is drawn in its lower part.
         step = 2 * _BAR / len(levels) / levels[row]
         bottom = lane.number - _BAR + 2 * _BAR * (row + 1) / len(levels)
         height = step * (levels[row] - depth)
-        length = max(span.end - span.start, 0.0)
-        style = styles.get(span.name, _PLAIN)
+        length = max(bar.end - bar.start, 0.0)
+        style = _SEVERAL if len(bar.names) > 1 else styles.get(bar.names[0], _PLAIN)
         box = Rectangle(
-            (span.start, bottom - height), length, height, edgecolor="black", linewidth=0.8, zorder=2 + depth, **style
+            (bar.start, bottom - height), length, height, edgecolor="black", linewidth=0.8, zorder=2 + depth, **style
         )
         axes.add_patch(box)
-        label = _short(span.name)
-        if length / end * 0.78 * _WIDTH > _LETTER * len(label):
+        label = _short(bar.names[0])
+        if bar.spans == 1 and length / end * 0.78 * _WIDTH > _LETTER * len(label):
             axes.text(
-                span.start + length / 2,
+                bar.start + length / 2,
                 bottom - height + step / 2,
                 label,
                 ha="center",
@@ -155,17 +158,19 @@ def _draw_lane(
                 parse_math=False,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2},
             )
-    for start, stop in _gaps(spans):
-        axes.plot([start, stop], [lane.number] * 2, color="0.45", linewidth=1.0, linestyle=":", zorder=1)
+    if gaps := list(_gaps(bars)):
+        starts, stops = zip(*gaps, strict=True)
+        middle = [lane.number] * len(gaps)
+        axes.hlines(middle, starts, stops, color="0.45", linewidth=1.0, linestyle=":", zorder=1)
 
 
-def _gaps(spans: list[Span]) -> Iterator[tuple[float, float]]:
-    """The times between two spans of a lane in which none was open."""
+def _gaps(bars: list[Bar]) -> Iterator[tuple[float, float]]:
+    """The times between two bars of a lane in which none was open."""
     reached: float | None = None
-    for span in sorted(spans, key=lambda span: span.start):
-        if reached is not None and span.start > reached:
-            yield reached, span.start
-        reached = span.end if reached is None else max(reached, span.end)
+    for bar in bars:
+        if reached is not None and bar.start > reached:
+            yield reached, bar.start
+        reached = bar.end if reached is None else max(reached, bar.end)
 
 
 def _draw_arrow(axes: "Axes", arrow: Arrow, size: float) -> None:

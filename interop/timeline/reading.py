@@ -1,6 +1,6 @@
 """What a timeline has recorded, as plain numbers: lanes, spans, arrows, and the table of them."""
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from interop._text import counted, drawn
 from interop.errors import LibraryNotFoundError
@@ -121,8 +121,14 @@ class Row(NamedTuple):
     length: float
 
 
+_DRAWN: Final = 300
+
+
 class Table(list[Row]):
-    """The rows, in the order of their start; draws itself as a table in a notebook, with ``print`` and with rich."""
+    """The rows, in the order of their start; draws itself as a table in a notebook, with ``print`` and with rich.
+
+    Of more than 300 rows the first and the last 150 are drawn. The list has them all.
+    """
 
     def __init__(self, reading: Reading) -> None:
         """Make the rows of *reading*."""
@@ -139,14 +145,21 @@ class Table(list[Row]):
         """The table, for rich."""
         rich = _rich()
         digits = 3 if self.unit == "ms" else 0
-        table: RichTable = rich.table.Table(caption="\n".join(self.notes) or None, caption_justify="left")
+        notes, first, last = list(self.notes), self[:], []
+        if len(self) > _DRAWN:
+            notes.append(f"{len(self) - _DRAWN:,} of {len(self):,} rows are not drawn here: the list has them all.")
+            first, last = self[: _DRAWN // 2], self[-_DRAWN // 2 :]
+        table: RichTable = rich.table.Table(caption="\n".join(notes) or None, caption_justify="left")
         for column in ("what", "name", "stream"):
             table.add_column(column, overflow="fold")
         for column in ("start", "end", "length"):
             table.add_column(rich.text.Text(f"{column}\n[{self.unit}]"), justify="right")
-        for row in self:
-            # As Text, nothing in a name is taken for markup.
-            table.add_row(*map(rich.text.Text, row[:3]), *(f"{number:.{digits}f}" for number in row[3:]))
+        for rows in (first, last):
+            for row in rows:
+                # As Text, nothing in a name is taken for markup.
+                table.add_row(*map(rich.text.Text, row[:3]), *(f"{number:.{digits}f}" for number in row[3:]))
+            if last and rows is first:
+                table.add_row(*["…"] * 6)
         return table
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from interop.timeline.nesting import outer_first, places
 from interop.timeline.reading import Arrow, Lane, Reading
+from interop.timeline.selection import by_lane
 
 _NANOSECONDS: Final = 1e6
 """In a millisecond; and for a step of the simulator."""
@@ -29,13 +30,10 @@ def _events(reading: Reading) -> Iterator[dict[str, Any]]:
     for device in sorted({lane.device for lane in reading.lanes}):
         yield _named("process_name", _process(device), 0, name=f"device {device}{simulated}")
     slices = []
+    of = by_lane(reading.spans)
     for lane in reading.lanes:
         # Rounded before it is asked what lies in what: so nothing overlaps afterwards that did not before.
-        spans = [
-            span._replace(start=_rounded(span.start), end=_rounded(span.end))
-            for span in reading.spans
-            if span.lane == lane
-        ]
+        spans = [span._replace(start=_rounded(span.start), end=_rounded(span.end)) for span in of[lane]]
         rows = [row for row, _ in places(spans)]
         for row in range(1 + max(rows, default=0)):
             # The first row of every lane comes before the second one of any.
