@@ -269,8 +269,11 @@ def _is_theirs(name: str, config: pytest.Config) -> bool:
 
 
 def _count(mark: pytest.Mark) -> int:
+    def gpu(n: object = 1) -> object:
+        return n
+
     try:
-        count = (lambda n=1: n)(*mark.args, **mark.kwargs)
+        count = gpu(*mark.args, **mark.kwargs)
     except TypeError:
         count = None
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
