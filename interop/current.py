@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from interop import _cudart
+from interop._block import Block
 from interop.adapters import current_stream_adapter, with_current_stream
 from interop.adapters.base import Adapter
 from interop.errors import CudaError, InvalidStreamError, NestingError, NotSupportedError
@@ -32,7 +33,7 @@ class _Thread(threading.local):
 _thread: Final = _Thread()
 
 
-class use:  # noqa: N801  (used as a function)
+class use(Block[ExternalStream]):  # noqa: N801  (used as a function)
     """Make a stream current, on its device, in every loaded library that has a current stream; a context manager.
 
     On entry the stream's device becomes the current one, and the stream the current one of CuPy, PyTorch, Warp and of
@@ -41,6 +42,7 @@ class use:  # noqa: N801  (used as a function)
     nested, and other threads may do the same at the same time, with the same object too.
 
     Nothing is ordered and nothing waits: work that was queued on the previous current streams is not waited for.
+    Without ``with`` nothing is switched, and a ``RuntimeWarning`` says so.
 
     A library that is imported inside the block keeps its own current stream. One without a current stream, like
     Numba, takes its stream at each call: ``stream.to("numba")``.
@@ -55,13 +57,17 @@ class use:  # noqa: N801  (used as a function)
         LibraryNotFoundError: a library that was named is not installed, or not known.
     """
 
+    _call = "use"
+
     def __init__(self, stream: object, *libraries: str) -> None:
         """Find the stream and the libraries; switch nothing yet."""
         self.stream = as_stream(stream)
         self._adapters = [current_stream_adapter(library) for library in libraries]
+        self._entered = False
 
     def __enter__(self) -> ExternalStream:
         """Switch; if one library cannot, switch the others back and raise what it raised."""
+        self._entered = True
         enter(self, self.stream, self._adapters)
         return self.stream
 

@@ -309,7 +309,8 @@ def binding(module, name):
 
 def of(rows):
     return [
-        pytest.param(make, id=name, marks=pytest.mark.needs(*library.split())) for name, (make, library) in rows.items()
+        pytest.param(make, id=name, marks=[pytest.mark.needs(each) for each in library.split()])
+        for name, (make, library) in rows.items()
     ]
 
 

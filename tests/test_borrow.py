@@ -148,7 +148,7 @@ FOLLOWS_THE_BINDINGS = {"int", "numba", "cuda.core", *OF_NO_LIBRARY}
 
 
 def needs(library):
-    return pytest.mark.needs(*[library] if library else [])
+    return [pytest.mark.needs(library)] if library else []
 
 
 def params(table, *, without=()):

@@ -294,7 +294,8 @@ def test_a_named_library_is_looked_up_once(gpu, libraries, looked_up):
 
 def test_a_named_library_that_is_another_one_by_now_is_looked_up_again(gpu, libraries, looked_up, monkeypatch):
     stream = interop.new_stream()
-    interop.use(stream, "alpha")
+    with interop.use(stream, "alpha"):
+        pass
     monkeypatch.delitem(sys.modules, "alpha")
     with pytest.raises(LibraryNotFoundError):
         interop.use(stream, "alpha")
@@ -303,7 +304,8 @@ def test_a_named_library_that_is_another_one_by_now_is_looked_up_again(gpu, libr
     monkeypatch.setitem(sys.modules, "alpha", types.ModuleType("alpha"))
     looked_up.clear()
     for _ in range(2):
-        interop.use(stream, "alpha")
+        with interop.use(stream, "alpha"):
+            pass
     assert looked_up == ["alpha"]
 
 
@@ -311,7 +313,8 @@ def test_a_library_that_is_not_ready_when_it_is_named_is_left_alone_by_others(gp
     stream = interop.new_stream()
     monkeypatch.setattr(libraries[0], "usable", lambda: False)
     sys.modules["beta"].__spec__ = types.SimpleNamespace(_initializing=True)
-    interop.use(stream, "alpha", "beta")
+    with pytest.warns(RuntimeWarning, match="never entered"):
+        interop.use(stream, "alpha", "beta")
     with interop.use(stream):
         assert handles(libraries) == [None, None]
 

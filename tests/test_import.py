@@ -15,6 +15,7 @@ LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torc
 
 CHAIN = [
     "interop.errors",
+    "interop._block",
     "interop._plain",
     "interop._extension",
     "interop._cudart",

@@ -4,6 +4,7 @@ import contextlib
 from types import TracebackType
 
 from interop import _cudart
+from interop._block import Block
 from interop.adapters import with_current_stream
 from interop.errors import DeadlockError
 from interop.stream import ExternalStream, as_stream
@@ -11,15 +12,19 @@ from interop.testing.gate import Gate, gate
 from interop.testing.witness import Witness
 
 
-class _HostFree(contextlib.AbstractContextManager[None]):
+class _HostFree(Block[None]):
     """A class, so that tracebacks show the test, and not contextlib."""
+
+    _call = "assert_host_free"
 
     def __init__(self, streams: tuple[object, ...], timeout: float) -> None:
         self._streams = [as_stream(stream) for stream in streams] or _current_streams()
         self._timeout = timeout
+        self._entered = False
 
     def __enter__(self) -> None:
         __tracebackhide__ = True
+        self._entered = True
         self._gates: list[Gate] = []
         with contextlib.ExitStack() as undo:
             for stream in self._streams:
@@ -63,7 +68,7 @@ def _current_streams() -> list[ExternalStream]:
     return list(dict.fromkeys([as_stream(_cudart.LEGACY), *current]))
 
 
-def assert_host_free(*streams: object, timeout: float = 5.0) -> contextlib.AbstractContextManager[None]:
+def assert_host_free(*streams: object, timeout: float = 5.0) -> Block[None]:
     """Assert that the ``with`` block does not wait for the work of *streams*, nor for the device as a whole.
 
     The streams are shut by gates, and the block has to come through while they are: no time is measured. What it

@@ -2,12 +2,16 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Literal
 
 from interop import _cudart
+from interop._block import Block, block
 from interop._handles import described
+from interop._where import where
 from interop.errors import CaptureError, CudaError, NotSupportedError
 from interop.event import Event
 from interop.stream import ExternalStream, as_stream
@@ -21,21 +25,52 @@ _ASK_THE_GATE: Final = 'Ask a gate instead, which lets the code really run: by="
 
 
 class Verdict:
-    """The answer of :func:`is_ordered`, as a truth value, once its block has ended."""
+    """The answer of :func:`is_ordered`, as a truth value, once its block has ended.
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
-        self.ordered: bool | None = None
+    One that goes without that anybody has read it warns: a test that has asked has also to assert.
+    """
+
+    def __init__(self, place: str) -> None:
+        """Know nothing yet; *place* is where the block begins, as ``file:line``."""
+        self._ordered: bool | None = None
+        self._is_read = False
+        self._place = place
 
     def __bool__(self) -> bool:
-        """Whether the consumer's work comes after the producer's."""
-        if self.ordered is None:
+        """Whether the consumer's work comes after the producer's.
+
+        Raises:
+            RuntimeError: the block has not ended, or there is no verdict.
+        """
+        self._is_read = True
+        if self._ordered is None:
             message = "the verdict is there when the `with` block has ended"
             raise RuntimeError(message)
-        return self.ordered
+        return self._ordered
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the verdict is *other*, a bool."""
+        return bool(self) == other
+
+    def __hash__(self) -> int:
+        """By identity: what it is equal to changes when the block ends."""
+        return id(self)
+
+    def __repr__(self) -> str:
+        """What it is so far."""
+        said = "none yet" if self._ordered is None else "ordered" if self._ordered else "not ordered"
+        return f"<interop.testing.Verdict: {said}>"
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self._ordered is not None and not self._is_read and not _finalizing():
+            file, _, line = self._place.rpartition(":")
+            message = (
+                "nobody has read the verdict: write `with is_ordered(...) as verdict:`, and `assert verdict` after it"
+            )
+            warnings.warn_explicit(message, RuntimeWarning, file or self._place, int(line) if file else 0)
 
 
-@contextlib.contextmanager
+@block
 def is_ordered(
     producer: object, consumer: object, *, by: By = "capture", timeout: float = 10.0, patience: float = 0.1
 ) -> Iterator[Verdict]:
@@ -73,7 +108,8 @@ def is_ordered(
             of the streams is captured already.
         AssertionError: there is no verdict: the gate had to open itself, or something else held the consumer up from
             before the block.
-        ValueError: *by* is neither; or *timeout* or *patience* is no such time.
+        ValueError: the two are one stream, whose work is ordered anyway; *by* is neither; or *timeout* or *patience*
+            is no such time.
     """
     if by not in ("capture", "gate"):
         message = f'by is "capture" or "gate"; got {by!r}'
@@ -81,7 +117,7 @@ def is_ordered(
     if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
         message = f"patience is a number of seconds, 0 or more; got {described(patience)}"
         raise ValueError(message)
-    producer, consumer = as_stream(producer), as_stream(consumer)
+    producer, consumer = _two_streams(producer, consumer)
     for stream in (producer, consumer):
         if by == "capture" and stream.cuda_stream == _cudart.LEGACY:
             message = f"{stream!r} cannot be captured, so its order cannot be proved this way. {_ASK_THE_GATE}"
@@ -89,7 +125,7 @@ def is_ordered(
         if stream.is_capturing():
             message = f"{stream!r} is captured already, perhaps by another proof around this one. {_ASK_THE_GATE}"
             raise CaptureError(message)
-    verdict = Verdict()
+    verdict = Verdict(where())
     if by == "capture":
         with _captured(producer, consumer, verdict):
             yield verdict
@@ -106,7 +142,17 @@ def is_ordered(
                     f"takes longer than {patience} s. Open that gate, or synchronise with the consumer first"
                 )
                 raise AssertionError(message)
-            verdict.ordered = ordered
+        verdict._ordered = ordered
+
+
+def _two_streams(producer: object, consumer: object) -> tuple[ExternalStream, ExternalStream]:
+    streams = as_stream(producer), as_stream(consumer)
+    if streams[0] == streams[1]:
+        message = (
+            f"the producer and the consumer are one stream, {streams[0]!r}, whose work is ordered anyway: give two"
+        )
+        raise ValueError(message)
+    return streams
 
 
 @contextlib.contextmanager
@@ -136,7 +182,7 @@ def _captured(producer: ExternalStream, consumer: ExternalStream, verdict: Verdi
                 f"legacy default stream? {_ASK_THE_GATE}"
             )
             raise CaptureError(message) from error
-    verdict.ordered = ordered
+    verdict._ordered = ordered
 
 
 def _is_held(event: Event, patience: float) -> bool:
@@ -151,16 +197,21 @@ def _is_held(event: Event, patience: float) -> bool:
     return False
 
 
-class _Assertion(contextlib.AbstractContextManager[None]):
+class _Assertion(Block[None]):
     """Asserts what :func:`is_ordered` finds out. A class, so that tracebacks show the test, and not contextlib."""
 
+    _call = ""
+
     def __init__(self, producer: object, consumer: object, *, expected: bool, by: By, **limits: float) -> None:
-        self._producer, self._consumer = as_stream(producer), as_stream(consumer)
+        self._producer, self._consumer = _two_streams(producer, consumer)
+        self._call = "assert_ordered" if expected else "assert_not_ordered"
         self._expected = expected
         self._ask = functools.partial(is_ordered, self._producer, self._consumer, by=by, **limits)
+        self._entered = False
 
     def __enter__(self) -> None:
         __tracebackhide__ = True
+        self._entered = True
         self._question = self._ask()
         self._verdict = self._question.__enter__()
         self._witness = Witness()
@@ -185,7 +236,7 @@ class _Assertion(contextlib.AbstractContextManager[None]):
 
 def assert_ordered(
     producer: object, consumer: object, *, by: By = "capture", timeout: float = 10.0, patience: float = 0.1
-) -> contextlib.AbstractContextManager[None]:
+) -> Block[None]:
     """Assert that the ``with`` block makes *consumer*'s later work wait for *producer*'s work.
 
     By capture, what the block submits is thrown away, and nothing runs; ``by="gate"`` is for where capture cannot
@@ -201,7 +252,7 @@ def assert_ordered(
 
 def assert_not_ordered(
     producer: object, consumer: object, *, by: By = "capture", timeout: float = 10.0, patience: float = 0.1
-) -> contextlib.AbstractContextManager[None]:
+) -> Block[None]:
     """Assert that the ``with`` block does *not* make *consumer*'s later work wait for *producer*'s work.
 
     The control of every ordering test. See :func:`is_ordered`, whose arguments these are, and whose errors this raises
