@@ -4,10 +4,10 @@
 
 :class:`Clocks` follows the calls that a program makes (enqueue, record, wait, synchronise) and answers, for any piece
 of work, whether CUDA's rules order it before what comes next on a stream or on the host. :class:`Accesses` keeps, for
-each buffer, the accesses that later ones can still conflict with.
+one buffer, the accesses that later ones can still conflict with.
 
-Neither knows anything of CUDA modules: streams, events, contexts, buffers and host threads are whatever hashable keys
-the caller uses. Neither takes a lock: the caller does.
+Neither knows anything of CUDA modules: streams, events, contexts and host threads are whatever hashable keys the caller
+uses. Neither takes a lock: the caller does.
 
 The rules:
 
@@ -19,13 +19,30 @@ The rules:
   (measured on an H200 with driver 580).
 - A bare record on any other stream is only a snapshot. In particular it does not make a blocking stream wait for the
   legacy stream: such a stream says that it is done while the event recorded on it is not (measured likewise).
+- A new thread knows what the other threads know: one of them has started it, and which cannot be seen.
+
+A program may run for long, and make and drop streams, threads and events without end. The clocks stay as small as what
+is alive, if the caller says what has gone:
+
+- Call :meth:`Clocks.remove_stream` when a stream is destroyed, :meth:`Clocks.end_thread` when a thread has ended, and
+  :meth:`Clocks.forget_event` when an event is destroyed.
+- Keep an :class:`Epoch` only as long as somebody may ask for it. An epoch holds its :class:`Line`, and the clocks
+  forget a line once its stream or thread is gone and nobody holds the line. Let a key of the caller's hold no epoch.
+- Two :class:`Clocks` that follow the same streams, and are asked for the same epochs, are made beside each other.
+- Keep no :class:`Clock` to join it later: :meth:`Clocks.assign` lets an event stand for it.
+- Of the accesses that are alike but for their epochs, keep only the last one of each :attr:`Line.group`, as
+  :class:`Accesses` does: so the accesses of a million streams that are gone become one.
 """
+
+# ruff: noqa: SLF001  (a clock, the lines that it knows, and the table of both are one thing)
 
 import enum
 import itertools
-from collections.abc import Hashable, Iterable, Iterator
+import sys
+import weakref
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import contextlib
@@ -34,54 +51,103 @@ if TYPE_CHECKING:
 
 Who = TypeVar("Who")
 
+_ALL: Final = sys.maxsize
+"""In a clock: all the work of a line that will have no more."""
+_FEW: Final = 64
+"""So many lines of streams and threads that are gone are not looked at."""
+
+
+class Line:
+    """Where work is done in order: one stream, or one host thread.
+
+    Attributes:
+        key: what the caller calls the stream or the thread.
+        number: what clocks call the line. No other line of the process has it, ever.
+    """
+
+    __slots__ = ("__weakref__", "_group", "_last", "key", "number")
+
+    def __init__(self, key: Hashable) -> None:
+        """Start a line for the stream or thread *key*."""
+        self.key = key
+        self.number = next(_numbers)
+        # Lines of streams that are gone, which no clock tells apart, are in one group. Clocks then know the group.
+        self._group: Line | None = None
+        self._last = 0  # the number of its last piece of work, once there will be no more
+
+    @property
+    def group(self) -> "Line":
+        """The line that stands for this one in clocks: itself, as long as its stream or thread is alive."""
+        line = self
+        while line._group is not None:
+            line = line._group
+        return line
+
+
+_numbers = itertools.count(1)
+
 
 class Epoch(NamedTuple):
-    """One piece of work: the *number*-th on its *line*, which is a stream or a host thread."""
+    """One piece of work: the *number*-th on its *line*."""
 
-    line: Hashable
+    line: Line
     number: int
 
 
-class HostThread(NamedTuple):
-    """The line of a host thread; a type of its own, so that a thread's key never equals a stream's."""
-
-    key: Hashable
-
-
 class Clock:
-    """A set of work that is closed under "comes before", as one number for each line."""
+    """A set of work that is closed under "comes before", as one number for each line.
 
-    __slots__ = ("_seen",)
+    Attributes:
+        steps: how many pieces of work, at least, run one after the other until all is done.
+    """
+
+    __slots__ = ("_seen", "steps")
 
     def __init__(self) -> None:
         """Start with nothing known."""
-        self._seen: dict[Hashable, int] = {}
+        self._seen: dict[int, int] = {}
+        self.steps = 0
 
     def knows(self, epoch: Epoch) -> bool:
         """Whether the work is in the set."""
-        return epoch.number <= self._seen.get(epoch.line, 0)
+        line: Line | None = epoch.line
+        while line is not None:
+            if epoch.number <= self._seen.get(line.number, 0):
+                return True
+            line = line._group
+        return False
 
     def join(self, other: "Clock") -> None:
         """Add everything that *other* knows."""
         seen = self._seen
-        for line, number in other._seen.items():  # noqa: SLF001  (a class may read its own kind)
-            if number > seen.get(line, 0):
-                seen[line] = number
+        if seen:
+            for line, number in other._seen.items():
+                if number > seen.get(line, 0):
+                    seen[line] = number
+        else:
+            seen.update(other._seen)
+        self.steps = max(self.steps, other.steps)
 
-    def tick(self, line: Hashable) -> Epoch:
+    def add(self, epoch: Epoch, steps: int = 1) -> None:
+        """Add a piece of work that comes after all that is known."""
+        self._seen[epoch.line.number] = epoch.number
+        self.steps += steps
+
+    def tick(self, line: Line, steps: int = 1) -> Epoch:
         """Add the next piece of work of *line*, and name it."""
-        number = self._seen[line] = self._seen.get(line, 0) + 1
-        return Epoch(line, number)
+        epoch = Epoch(line, self._seen.get(line.number, 0) + 1)
+        self.add(epoch, steps)
+        return epoch
 
     def copy(self) -> "Clock":
         """Make an independent clock that knows the same."""
         clock = Clock()
-        clock._seen.update(self._seen)
+        clock.join(self)
         return clock
 
-    def __iter__(self) -> Iterator[Epoch]:
-        """The last known work of each line."""
-        return itertools.starmap(Epoch, self._seen.items())
+    def __len__(self) -> int:
+        """How many lines it knows work of."""
+        return len(self._seen)
 
     def __repr__(self) -> str:
         """Show the last known number of each line."""
@@ -99,20 +165,25 @@ class StreamKind(enum.Enum):
 @dataclass(slots=True)
 class _Context:
     legacy: "_Stream | None" = None
-    streams: dict[Hashable, "_Stream"] = field(default_factory=dict)
+    streams: "dict[Hashable, _Stream]" = field(default_factory=dict)
+    blocking: "dict[Hashable, _Stream]" = field(default_factory=dict)
     removed: Clock = field(default_factory=Clock)
-
-    def blocking(self) -> Iterable["_Stream"]:
-        return (stream for stream in self.streams.values() if stream.kind is StreamKind.BLOCKING)
 
 
 @dataclass(slots=True)
 class _Stream:
     context: _Context
     kind: StreamKind
+    line: Line
     # Everything that the next work of the stream comes after, as far as the stream itself knows; what the legacy rules
     # and the enqueuing thread add is joined when work is enqueued.
     clock: Clock = field(default_factory=Clock)
+
+
+@dataclass(slots=True)
+class _Thread:
+    line: Line
+    clock: Clock
 
 
 class Clocks:
@@ -122,12 +193,20 @@ class Clocks:
     known from their first use.
     """
 
-    def __init__(self) -> None:
-        """Start without streams."""
+    def __init__(self, beside: "Clocks | None" = None) -> None:
+        """Start without streams.
+
+        Args:
+            beside: clocks that follow the same streams by other rules, so that an epoch of those can be asked of these.
+        """
         self._contexts: dict[Hashable, _Context] = {}
         self._streams: dict[Hashable, _Stream] = {}
         self._events: dict[Hashable, Clock] = {}
-        self._threads: dict[Hashable, Clock] = {}
+        self._threads: dict[Hashable, _Thread] = {}
+        self._ended = Clock()
+        self._all: list[Clocks] = beside._all if beside else []
+        self._all.append(self)
+        self._gone: _Gone = beside._gone if beside else _Gone()
 
     # -- streams, events, threads --------------------------------------------------------------------------------
 
@@ -145,13 +224,23 @@ class Clocks:
             message = f"stream {stream!r} was added before"
             raise ValueError(message)
         group = self._contexts.setdefault(context, _Context())
-        added = _Stream(group, kind)
+        lines = [clocks._streams[stream].line for clocks in self._all if stream in clocks]
+        added = _Stream(group, kind, lines[0] if lines else Line(stream))
         if kind is StreamKind.LEGACY:
             if group.legacy is not None:
                 message = f"context {context!r} has a legacy stream already; {stream!r} cannot be another"
                 raise ValueError(message)
             group.legacy = added
+        elif kind is StreamKind.BLOCKING:
+            group.blocking[stream] = added
         self._streams[stream] = group.streams[stream] = added
+
+    def exempt_stream(self, stream: Hashable) -> None:
+        """Let a stream be like a non-blocking one from now on."""
+        exempt = self._streams[stream]
+        if exempt.kind is StreamKind.BLOCKING:
+            exempt.kind = StreamKind.NON_BLOCKING
+            del exempt.context.blocking[stream]
 
     def remove_stream(self, stream: Hashable) -> None:
         """Forget a destroyed stream. Its work still counts when the context is synchronised."""
@@ -159,8 +248,10 @@ class Clocks:
         group = removed.context
         group.removed.join(removed.clock)
         del group.streams[stream]
+        group.blocking.pop(stream, None)
         if group.legacy is removed:
             group.legacy = None
+        self._let_go(removed.line, removed.clock)
 
     def forget_event(self, event: Hashable) -> None:
         """Forget an event's record, as if it had never been recorded. Waits already placed on it stay."""
@@ -170,19 +261,34 @@ class Clocks:
         """Whether the event was ever recorded."""
         return event in self._events
 
+    def add_thread(self, thread: Hashable) -> None:
+        """Add a host thread that has just been started, and knows what the others know. Its first use does the same."""
+        self._host(thread)
+
+    def end_thread(self, thread: Hashable) -> None:
+        """Forget a thread that has ended. Somebody has joined it, or it makes no difference: all know what it knew."""
+        ended = self._threads.pop(thread, None)
+        if ended is not None:
+            for clock in (self._ended, *(other.clock for other in self._threads.values())):
+                clock.join(ended.clock)
+            self._let_go(ended.line, ended.clock)
+
     def hear(self, thread: Hashable, other: Hashable) -> None:
-        """Let *thread* know what *other* knows, as after ``Thread.join`` or a message through a queue."""
-        self._host(thread).join(self._host(other))
+        """Let *thread* know what *other* knows, as after a message through a queue."""
+        if other in self._threads:
+            self._host(thread).clock.join(self._host(other).clock)
 
     # -- what the program does -----------------------------------------------------------------------------------
 
-    def enqueue(self, stream: Hashable, thread: Hashable) -> Epoch:
-        """Enqueue work on a stream; the new work's epoch."""
-        return self._touch(self._streams[stream], thread).tick(stream)
+    def enqueue(self, stream: Hashable, thread: Hashable, steps: int = 1) -> Epoch:
+        """Enqueue work on a stream; the new work's epoch. It counts for so many *steps*."""
+        target = self._streams[stream]
+        return self._touch(target, thread).tick(target.line, steps)
 
     def access(self, thread: Hashable) -> Epoch:
         """Let the host itself do something to memory, at once; the epoch of that."""
-        return self._host(thread).tick(HostThread(thread))
+        host = self._host(thread)
+        return host.clock.tick(host.line, 0)
 
     def record(self, event: Hashable, stream: Hashable, thread: Hashable) -> None:
         """Let *event* stand for the work enqueued on *stream* so far, and no longer for what it stood for."""
@@ -190,6 +296,10 @@ class Clocks:
         if target.kind is StreamKind.LEGACY:
             self._touch(target, thread)
         self._events[event] = self.before_next(stream, thread)
+
+    def assign(self, event: Hashable, clock: Clock) -> None:
+        """Let *event* stand for all that *clock* knows."""
+        self._events[event] = clock
 
     def wait(self, stream: Hashable, event: Hashable, thread: Hashable) -> None:
         """Let the later work of *stream* come after what *event* stands for now."""
@@ -207,19 +317,19 @@ class Clocks:
 
     def tell(self, thread: Hashable, clock: Clock) -> None:
         """Let the host thread come after all that *clock* knows, however it has learnt of it."""
-        self._host(thread).join(clock)
+        self._host(thread).clock.join(clock)
 
     def synchronize_stream(self, stream: Hashable, thread: Hashable) -> None:
         """Let the host thread come after the work of *stream*: it waited for it, or asked and heard that it is done."""
-        self._host(thread).join(self.of_stream(stream))
+        self.tell(thread, self.of_stream(stream))
 
     def synchronize_event(self, event: Hashable, thread: Hashable) -> None:
         """Let the host thread come after what *event* stands for; nothing, if it was never recorded."""
-        self._host(thread).join(self.of_event(event))
+        self.tell(thread, self.of_event(event))
 
     def synchronize_context(self, context: Hashable, thread: Hashable) -> None:
         """Let the host thread come after all work of the context, as ``cudaDeviceSynchronize`` does."""
-        self._host(thread).join(self.of_context(context))
+        self.tell(thread, self.of_context(context))
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -228,8 +338,7 @@ class Clocks:
         target = self._streams[stream]
         clock = target.clock.copy()
         if target.kind is StreamKind.LEGACY:
-            for blocking in target.context.blocking():
-                clock.join(blocking.clock)
+            self._join_all(clock, target.context.blocking.values())
         return clock
 
     def of_event(self, event: Hashable) -> Clock:
@@ -242,22 +351,21 @@ class Clocks:
         group = self._contexts.get(context)
         if group is not None:
             clock.join(group.removed)
-            for stream in group.streams.values():
-                clock.join(stream.clock)
+            self._join_all(clock, group.streams.values())
         return clock
 
     def of_everything(self) -> Clock:
         """All work of all contexts, and all that host threads know."""
-        clock = Clock()
-        for context in self._contexts:
+        clock = self._ended.copy()
+        for context in list(self._contexts):
             clock.join(self.of_context(context))
-        for thread in self._threads.values():
-            clock.join(thread)
+        for thread in list(self._threads.values()):
+            clock.join(thread.clock)
         return clock
 
     def of_thread(self, thread: Hashable) -> Clock:
         """What the host thread knows to be done."""
-        return self._host(thread).copy()
+        return self._host(thread).clock.copy()
 
     def before_next(self, stream: Hashable, thread: Hashable) -> Clock:
         """What work would come after, if *thread* enqueued it on *stream* now. Changes nothing."""
@@ -272,25 +380,139 @@ class Clocks:
 
     def is_known(self, epoch: Epoch, thread: Hashable) -> bool:
         """Whether *epoch* is ordered before what the host thread itself does next."""
-        return self._host(thread).knows(epoch)
+        return self._host(thread).clock.knows(epoch)
 
     # -- the rules -----------------------------------------------------------------------------------------------
 
-    def _host(self, thread: Hashable) -> Clock:
-        return self._threads.setdefault(thread, Clock())
+    def _host(self, thread: Hashable) -> _Thread:
+        host = self._threads.get(thread)
+        if host is None:
+            clock = self._ended.copy()
+            for other in list(self._threads.values()):
+                clock.join(other.clock)
+            host = self._threads[thread] = _Thread(Line(thread), clock)
+        return host
 
     def _touch(self, stream: _Stream, thread: Hashable) -> Clock:
         self._join_rules(stream.clock, stream, thread)
         return stream.clock
 
     def _join_rules(self, clock: Clock, stream: _Stream, thread: Hashable) -> None:
-        clock.join(self._host(thread))
+        clock.join(self._host(thread).clock)
         group = stream.context
         if stream.kind is StreamKind.LEGACY:
-            for blocking in group.blocking():
-                clock.join(blocking.clock)
+            self._join_all(clock, group.blocking.values())
         elif stream.kind is StreamKind.BLOCKING and group.legacy is not None:
             clock.join(group.legacy.clock)
+
+    @staticmethod
+    def _join_all(clock: Clock, streams: Iterable[_Stream]) -> None:
+        # Of a copy: a signal handler may make streams, and drop them.
+        for stream in list(streams):
+            clock.join(stream.clock)
+
+    # -- what has gone -------------------------------------------------------------------------------------------
+
+    def _let_go(self, line: Line, clock: Clock) -> None:
+        line._last = max(line._last, clock._seen.get(line.number, 0))  # the clocks beside these may have let it go
+        self._gone.add(line)
+        if self._gone.is_full:
+            self._gone.tidy([clocks._parts() for clocks in self._all])
+
+    def _parts(self) -> tuple[list[Clock], list[Clock]]:
+        """The clocks of the threads, and all others."""
+        others = [self._ended, *self._events.values(), *(stream.clock for stream in self._streams.values())]
+        others += [context.removed for context in self._contexts.values()]
+        return [thread.clock for thread in self._threads.values()], others
+
+
+class _Gone:
+    """The lines of streams and threads that are gone, until nobody holds them."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, weakref.ref[Line]] = {}
+        self._room = _FEW
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to tidy: as much has come as was there the last time, so each line costs the same."""
+        return len(self._lines) >= self._room
+
+    def add(self, line: Line) -> None:
+        """Add a line that gets no more work."""
+        self._lines[line.number] = weakref.ref(line)
+
+    def tidy(self, parts: Iterable[tuple[list[Clock], list[Clock]]]) -> None:
+        """Take the lines that nobody holds out of the clocks, and make one line of those that no clock tells apart.
+
+        Whatever comes later, its clock is made by joining those that are there now. So what these do not tell apart is
+        never told apart. And what all threads know need not be in any other clock: whoever asks has joined a thread's.
+
+        Args:
+            parts: for each of the clocks that are beside each other, those of the threads, and all others.
+        """
+        held = {number: line for number, reference in self._lines.items() if (line := reference()) is not None}
+        knowers: dict[int, list[Clock]] = {number: [] for number, line in held.items() if line._group is None}
+        partly: set[int] = set()
+        size = 0
+        for hosts, others in parts:
+            size += len(hosts) + len(others)
+            for number, found in self._find([*hosts, *others], held).items():
+                if number in knowers:  # else it is in a group already
+                    clocks = _needed(hosts, found, held[number])
+                    knowers[number] += clocks
+                    if not _know_all(clocks, held[number]):
+                        partly.add(number)
+        alike: dict[tuple[int, ...], list[Line]] = {}
+        for number, clocks in knowers.items():
+            if number not in partly:
+                alike.setdefault(tuple(map(id, clocks)), []).append(held[number])
+        for lines in alike.values():
+            if len(lines) > 1:
+                group = self._make_one(lines, knowers[lines[0].number])
+                held[group.number] = group
+        self._lines = {number: weakref.ref(line) for number, line in held.items()}
+        self._room = _FEW + size + 2 * len(held)
+
+    def _find(self, clocks: list[Clock], held: dict[int, Line]) -> dict[int, list[Clock]]:
+        """Which of the clocks know of which of the lines, in this order. What nobody holds, they forget."""
+        found: dict[int, list[Clock]] = {}
+        for clock in clocks:
+            for number in clock._seen.keys() & self._lines.keys():
+                if number in held:
+                    found.setdefault(number, []).append(clock)
+                else:
+                    del clock._seen[number]
+        return found
+
+    @staticmethod
+    def _make_one(lines: list[Line], clocks: list[Clock]) -> Line:
+        """Let one line stand for *lines*, of which these clocks know everything, and no other one anything."""
+        group = next((line for line in lines if line._last == _ALL), None)
+        if group is None:
+            group = Line(None)
+            group._last = _ALL
+        for line in lines:
+            if line is not group:
+                line._group = group
+                for clock in clocks:
+                    del clock._seen[line.number]
+        for clock in clocks:
+            clock._seen[group.number] = _ALL
+        return group
+
+
+def _needed(hosts: list[Clock], found: list[Clock], line: Line) -> list[Clock]:
+    """The clocks, of those that know of *line*, that have to: if all threads know all of it, theirs. Others forget."""
+    if not hosts or found[: len(hosts)] != hosts or not _know_all(hosts, line):
+        return found
+    for clock in found[len(hosts) :]:
+        del clock._seen[line.number]
+    return hosts
+
+
+def _know_all(clocks: Iterable[Clock], line: Line) -> bool:
+    return all(clock._seen[line.number] >= line._last for clock in clocks)
 
 
 _NOTHING = Clock()
@@ -304,46 +526,57 @@ class Access(Generic[Who]):
         who: whatever the caller wants to know of it later.
         epoch: the work that does it.
         writes: whether it writes; what both reads and writes, writes.
+        by_host: whether a host thread does it. What host threads do among themselves is not CUDA's business: two of
+            their accesses never conflict.
     """
 
     who: Who
     epoch: Epoch
     writes: bool
+    by_host: bool = False
+
+    def covers(self, old: "Access[Who]") -> bool:
+        """Whether all that conflicts with *old* conflicts with this one too."""
+        return (self.writes or not old.writes) and (old.by_host or not self.by_host)
 
 
 class Accesses(Generic[Who]):
-    """The accesses of each buffer that later ones can still conflict with.
+    """The accesses of one buffer that later ones can still conflict with.
 
     That is the last write and the reads since, as long as everything is ordered; where it is not, all the accesses
     that no later one comes after, so that a second culprit is not hidden by the first.
     """
 
     def __init__(self) -> None:
-        """Start with untouched buffers."""
-        self._live: dict[Hashable, list[Access[Who]]] = {}
+        """Start with an untouched buffer."""
+        self._live: list[Access[Who]] = []
+        self._room = _FEW
 
-    def conflicts(self, buffer: Hashable, known: Clock, *, writes: bool) -> list[Access[Who]]:
+    def conflicts(self, known: Clock, *, writes: bool, by_host: bool = False) -> list[Access[Who]]:
         """The earlier accesses that a new one conflicts with and is not ordered after, oldest first.
 
         Args:
-            buffer: what is accessed.
             known: what the new access comes after.
             writes: whether the new access writes. Two reads never conflict.
+            by_host: whether a host thread makes the new access.
         """
-        live = self._live.get(buffer, ())
-        return [access for access in live if (writes or access.writes) and not known.knows(access.epoch)]
+        return [
+            old
+            for old in self._live
+            if (writes or old.writes) and not (by_host and old.by_host) and not known.knows(old.epoch)
+        ]
 
-    def add(self, buffer: Hashable, access: Access[Who], known: Clock) -> None:
+    def add(self, access: Access[Who], known: Clock) -> None:
         """Add an access that comes after what *known* knows."""
-        # What is dropped here comes before the new access, and conflicts with nothing that the new one does not
-        # conflict with: whoever is ordered after the new one is ordered after it too.
-        live = self._live.get(buffer, ())
-        kept = [old for old in live if not ((access.writes or not old.writes) and known.knows(old.epoch))]
-        self._live[buffer] = [*kept, access]
-
-    def forget(self, buffer: Hashable) -> None:
-        """Forget a buffer that is gone, so that its key may stand for another one."""
-        self._live.pop(buffer, None)
+        # What is dropped here comes before the new access, which covers it: so whoever is ordered after the new one is
+        # ordered after what is dropped, too, and whoever is not conflicts with the new one.
+        live = [old for old in self._live if not (access.covers(old) and known.knows(old.epoch))]
+        live.append(access)
+        if len(live) >= self._room:
+            latest = {(old.epoch.line.group, old.writes, old.by_host): old for old in live}
+            live = list(latest.values())
+            self._room = _FEW + 2 * len(live)
+        self._live = live
 
 
 def check(*, strict: bool = False, raises: bool = True) -> "contextlib.AbstractContextManager[Ledger]":

@@ -17,7 +17,7 @@ from interop import _watch
 from interop.errors import InvalidArrayError, InvalidStreamError, RaceError
 from interop.ledger.events import Events
 from interop.ledger.memory import Kind, Layout, Memory, Touch, share
-from interop.ordering import Clock, Clocks, StreamKind, check
+from interop.ordering import Clock, Clocks, Line, StreamKind, check
 
 
 @pytest.fixture
@@ -506,6 +506,7 @@ def test_an_empty_array_touches_nothing(gpu):
 
 
 BYTES = 24
+A = Line("a")
 
 
 @st.composite
@@ -572,16 +573,16 @@ def test_memory_against_a_list_of_everything(program):
 
 def test_what_is_cut_keeps_its_accesses():
     memory, clock = Memory(), Clock()
-    memory.add(Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(64, (16,), None, 1)), Clock())
-    memory.add(Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(68, (4,), None, 1)), clock)
+    memory.add(Touch(None, clock.tick(A), Kind.WRITE, Layout.of(64, (16,), None, 1)), Clock())
+    memory.add(Touch(None, clock.tick(A), Kind.WRITE, Layout.of(68, (4,), None, 1)), clock)
     for start, count in ((0, 1), (4, 1), (8, 1), (12, 1), (3, 1)):
         assert len(list(memory.conflicts(Layout.of(64 + start, (1,), None, 1), Kind.READ, Clock()))) == count
 
 
 def test_a_strided_write_leaves_those_between_it():
     memory, clock = Memory(), Clock()
-    whole = Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(64, (16,), None, 1))
-    even = Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(64, (8,), (2,), 1))
+    whole = Touch(None, clock.tick(A), Kind.WRITE, Layout.of(64, (16,), None, 1))
+    even = Touch(None, clock.tick(A), Kind.WRITE, Layout.of(64, (8,), (2,), 1))
     memory.add(whole, Clock())
     memory.add(even, clock)
     assert list(memory.conflicts(Layout.of(65, (7,), (2,), 1), Kind.READ, Clock())) == [(whole, True)]
@@ -590,7 +591,7 @@ def test_a_strided_write_leaves_those_between_it():
 def test_forgotten_bytes():
     memory, clock = Memory(), Clock()
     for start in (0, 8, 16):
-        memory.add(Touch(None, clock.tick("a"), Kind.WRITE, Layout.of(start, (8,), None, 1)), Clock())
+        memory.add(Touch(None, clock.tick(A), Kind.WRITE, Layout.of(start, (8,), None, 1)), Clock())
     memory.forget(Layout.of(4, (8,), None, 1))
     assert memory.is_untouched(Layout.of(4, (8,), None, 1))
     assert not memory.is_untouched(Layout.of(3, (2,), None, 1))

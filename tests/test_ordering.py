@@ -1,6 +1,8 @@
 """The vector clocks, rule by rule, and against two oracles: PyTorch's own, and a graph that is searched."""
 
 import importlib
+import itertools
+import random
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interop.ordering import Access, Accesses, Clock, Clocks, Epoch, StreamKind
+from interop import ordering
+from interop.ordering import Access, Accesses, Clock, Clocks, Epoch, Line, StreamKind
 
 MAIN, OTHER = "main", "other"
 KINDS = {
@@ -27,6 +30,8 @@ def clocks() -> Clocks:
     for stream, kind in KINDS.items():
         clocks.add_stream(stream, context="here", kind=kind)
     clocks.add_stream("far", context="there", kind=StreamKind.BLOCKING)
+    for thread in (MAIN, OTHER):
+        clocks.add_thread(thread)
     return clocks
 
 
@@ -39,7 +44,7 @@ def test_a_stream_is_in_order(clocks: Clocks) -> None:
 
 def test_epochs_count_the_work_of_a_stream(clocks: Clocks) -> None:
     epochs = [clocks.enqueue(stream, MAIN) for stream in ("x", "y", "x")]
-    assert epochs == [("x", 1), ("y", 1), ("x", 2)]
+    assert [(epoch.line.key, epoch.number) for epoch in epochs] == [("x", 1), ("y", 1), ("x", 2)]
 
 
 def test_a_wait_orders_what_was_recorded(clocks: Clocks) -> None:
@@ -198,13 +203,13 @@ def test_asking_changes_nothing(clocks: Clocks) -> None:
         clocks.of_stream(stream)
     clocks.of_context("here")
     assert not clocks.happens_before(work, "b", MAIN)
-    assert clocks.enqueue("a", MAIN) == ("a", 2)
+    assert clocks.enqueue("a", MAIN) == (work.line, 2)
 
 
 def test_a_clock_shows_what_it_knows() -> None:
-    clock = Clock()
-    clock.tick("x")
-    assert repr(clock) == "Clock({'x': 1})"
+    clock, line = Clock(), Line("x")
+    clock.tick(line)
+    assert repr(clock) == f"Clock({{{line.number}: 1}})"
 
 
 # -- accesses ----------------------------------------------------------------------------------------------------
@@ -226,17 +231,10 @@ def test_a_write_conflicts_with_what_is_not_ordered_before_it(clocks: Clocks) ->
     assert touch(accesses, clocks, "far", "late", writes=True) == ["read"]
 
 
-def test_a_forgotten_buffer_is_new(clocks: Clocks) -> None:
-    accesses: Accesses[str] = Accesses()
-    touch(accesses, clocks, "x", "write", writes=True)
-    accesses.forget("buffer")
-    assert touch(accesses, clocks, "y", "read", writes=False) == []
-
-
 def touch(accesses: Accesses[str], clocks: Clocks, stream: str, who: str, *, writes: bool) -> list[str]:
     known = clocks.before_next(stream, MAIN)
-    found = [access.who for access in accesses.conflicts("buffer", known, writes=writes)]
-    accesses.add("buffer", Access(who, clocks.enqueue(stream, MAIN), writes), known)
+    found = [access.who for access in accesses.conflicts(known, writes=writes)]
+    accesses.add(Access(who, clocks.enqueue(stream, MAIN), writes), known)
     return found
 
 
@@ -412,6 +410,8 @@ def test_the_clocks_agree_with_a_search_of_the_graph(program: list[Step]) -> Non
     graph, clocks = Graph(dict(KINDS)), Clocks()
     for stream, kind in KINDS.items():
         clocks.add_stream(stream, context="here", kind=kind)
+    for thread in (MAIN, OTHER):
+        clocks.add_thread(thread)
     works: list[tuple[Epoch, int]] = []
     for step, *arguments in program:
         if any(argument in KINDS and argument not in graph.kinds for argument in arguments):
@@ -441,7 +441,7 @@ def test_no_access_is_dropped_that_a_later_one_could_conflict_with(program: list
             getattr(clocks, step)(*arguments)
             continue
         known = clocks.before_next(*arguments)
-        reported = accesses.conflicts("buffer", known, writes=writes[number])
+        reported = accesses.conflicts(known, writes=writes[number])
         conflicting = [
             access for access in everything if (access.writes or writes[number]) and not known.knows(access.epoch)
         ]
@@ -449,5 +449,174 @@ def test_no_access_is_dropped_that_a_later_one_could_conflict_with(program: list
         assert set(reported) <= set(conflicting)
         assert bool(reported) == bool(conflicting)
         access = Access(number, clocks.enqueue(arguments[0], arguments[1]), writes[number])
-        accesses.add("buffer", access, known)
+        accesses.add(access, known)
         everything.append(access)
+
+
+# -- what has gone -------------------------------------------------------------------------------------------------
+
+
+class Life:
+    """A random program in which streams, threads and events come and go, followed by the clocks and by a graph."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.graph, self.clocks = Graph({}), Clocks()
+        self.names = itertools.count()
+        self.threads: list[str] = []
+        self.epochs: list[tuple[Epoch, int]] = []
+        self.accesses = Accesses[int]()
+        self.touched: list[tuple[int, bool, bool]] = []
+        self.add_stream("legacy", StreamKind.LEGACY)
+        self.add_thread()
+
+    def add_stream(self, name: str, kind: StreamKind) -> None:
+        self.graph.kinds[name] = kind
+        self.clocks.add_stream(name, context="here", kind=kind)
+
+    def add_thread(self) -> None:
+        thread = f"thread {next(self.names)}"
+        self.graph.hear_of(thread, *(self.graph.tail(("host", other)) for other in (*self.threads, "ended")))
+        self.clocks.add_thread(thread)
+        self.threads.append(thread)
+
+    def end_thread(self, thread: str) -> None:
+        self.threads.remove(thread)
+        for other in (*self.threads, "ended"):
+            self.graph.hear(other, thread)
+        self.clocks.end_thread(thread)
+
+    def step(self) -> None:
+        """Do one thing, and keep its epoch for a while."""
+        choose = self.random.choice
+        thread, event, stream = choose(self.threads), choose(EVENTS), choose(list(self.graph.kinds))
+        calls = [
+            ("record", event, stream, thread),
+            ("wait", stream, event, thread),
+            ("wait", stream, event, thread),
+            ("synchronize_event", event, thread),
+            ("synchronize_context", "here", thread),
+            ("synchronize_stream", stream, thread),
+            ("hear", thread, choose(self.threads)),
+        ]
+        match self.random.randrange(4):
+            case 0:
+                self.come_or_go(stream, thread)
+            case 1:
+                self.both(*choose(calls))
+            case _:
+                self.touch(thread, choose([stream, stream, None]))
+        if len(self.epochs) > 20:
+            del self.epochs[self.random.randrange(len(self.epochs))]
+
+    def come_or_go(self, stream: str, thread: str) -> None:
+        match self.random.randrange(5):
+            case 0 | 1 if len(self.graph.kinds) < 5:
+                kind = self.random.choice([StreamKind.BLOCKING, StreamKind.NON_BLOCKING])
+                self.add_stream(f"stream {next(self.names)}", kind)
+            case 2 if stream != "legacy":
+                self.graph.remove_stream(stream)
+                self.clocks.remove_stream(stream)
+            case 3 if len(self.threads) < 3:
+                self.add_thread()
+            case 4 if len(self.threads) > 1:
+                self.end_thread(thread)
+
+    def both(self, call: str, *arguments: str) -> tuple[int, Epoch]:
+        return getattr(self.graph, call)(*arguments), getattr(self.clocks, call)(*arguments)
+
+    def touch(self, thread: str, stream: str | None) -> None:
+        """Access the buffer: what the accesses say conflicts is what would conflict if none were ever dropped."""
+        writes, by_host = self.random.random() < 0.4, stream is None
+        if self.random.random() < 0.2:
+            self.accesses, self.touched = Accesses(), []  # of another buffer
+        sources = self.graph.next(stream, thread) if stream else [self.graph.tail(("host", thread))]
+        known = self.clocks.before_next(stream, thread) if stream else self.clocks.of_thread(thread)
+        conflicting = [
+            node
+            for node, wrote, was_host in self.touched
+            if (writes or wrote) and not (by_host and was_host) and not self.graph.is_before(node, sources)
+        ]
+        found = [old.who for old in self.accesses.conflicts(known, writes=writes, by_host=by_host)]
+        assert set(found) <= set(conflicting)
+        assert bool(found) == bool(conflicting)
+        node, epoch = self.both("enqueue", stream, thread) if stream else self.both("access", thread)
+        self.accesses.add(Access(node, epoch, writes, by_host), known)
+        self.touched.append((node, writes, by_host))
+        self.epochs.append((epoch, node))
+
+    def check(self) -> None:
+        """Everybody knows what the graph says they know."""
+        for epoch, node in self.epochs:
+            for thread in self.threads:
+                tail = self.graph.tail(("host", thread))
+                assert self.clocks.is_known(epoch, thread) == self.graph.is_before(node, [tail])
+                for stream in self.graph.kinds:
+                    expected = self.graph.is_before(node, self.graph.next(stream, thread))
+                    assert self.clocks.happens_before(epoch, stream, thread) == expected
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_what_has_gone_is_forgotten_and_nothing_else(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With no room at all, so that each thing that goes is tidied up at once.
+    monkeypatch.setattr(ordering, "_FEW", 1 - 1000)
+    life = Life(seed)
+    life.clocks._gone._room = 0
+    for _ in range(120):
+        life.step()
+        life.check()
+
+
+def test_the_clocks_beside_others_are_asked_for_their_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The two learn one after the other that a stream is gone; what one of them tells apart, both do.
+    monkeypatch.setattr(ordering, "_FEW", 1 - 1000)
+    strict = Clocks()
+    lenient = Clocks(beside=strict)
+    strict._gone._room = 0
+    epochs = []
+    for stream in ("main", "first", "second", "third"):
+        for clocks in (strict, lenient):
+            clocks.add_stream(stream, context="here", kind=StreamKind.NON_BLOCKING)
+    for stream in ("first", "second", "third"):
+        epochs.append(strict.enqueue(stream, MAIN))
+        assert lenient.enqueue(stream, MAIN) == epochs[-1]
+    strict.record("event", "second", MAIN)
+    lenient.join("main", lenient.of_stream("second"))
+    strict.record("event", "third", OTHER)
+    for stream in ("first", "second", "third"):
+        strict.remove_stream(stream)
+        lenient.remove_stream(stream)
+    assert [lenient.happens_before(epoch, "main", MAIN) for epoch in epochs] == [False, True, False]
+    strict.wait("main", "event", MAIN)
+    assert [strict.happens_before(epoch, "main", MAIN) for epoch in epochs] == [False, False, True]
+
+
+@pytest.mark.parametrize("order", ["host", "stream", "nobody"])
+@pytest.mark.parametrize("kind", [StreamKind.BLOCKING, StreamKind.NON_BLOCKING])
+def test_the_clocks_stay_small_while_streams_events_and_threads_come_and_go(order: str, kind: StreamKind) -> None:
+    clocks, weights = Clocks(), Accesses[int]()
+    clocks.add_stream("main", context="here", kind=StreamKind.NON_BLOCKING)
+    sizes = []
+    for number in range(3000):
+        stream, event, thread = ("stream", number), ("event", number), ("thread", number)
+        clocks.add_stream(stream, context="here", kind=kind)
+        clocks.add_thread(thread)
+        known = clocks.before_next(stream, thread)
+        assert weights.conflicts(known, writes=False) == []
+        weights.add(Access(number, clocks.enqueue(stream, thread), writes=False), known)
+        clocks.record(event, stream, thread)
+        if order == "host":
+            clocks.synchronize_event(event, MAIN)
+        elif order == "stream":
+            clocks.wait("main", event, MAIN)
+        clocks.access(thread)
+        clocks.forget_event(event)
+        clocks.remove_stream(stream)
+        clocks.end_thread(thread)
+        hosts, others = clocks._parts()
+        sizes.append(sum(map(len, (*hosts, *others))) + len(clocks._gone._lines) + len(weights._live))
+    assert max(sizes) < 2000
+    # And the race is still there, or not.
+    clocks.add_stream("new", context="here", kind=kind)
+    for stream, ordered in (("new", order == "host"), ("main", order != "nobody")):
+        assert bool(weights.conflicts(clocks.before_next(stream, MAIN), writes=True)) is not ordered

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from interop.ledger.memory import Kind, Layout, Memory, Touch
 from interop.ledger.report import Party
-from interop.ordering import Clock, Clocks, StreamKind
+from interop.ordering import Clocks, StreamKind
 
 _HOST = "the host"
+_SUPPOSED = "everything, when all streams were supposed to have waited for it"
 _PERHAPS = "nothing says whether one of them writes, or whether two strided arrays have a byte in common"
 
 
@@ -47,8 +48,7 @@ class History:
         self.memory = Memory()
         self.doubts: dict[str, None] = {}
         self._seen = Clocks()
-        self._possible = Clocks()
-        self._supposed = Clock()
+        self._possible = Clocks(beside=self._seen)
         self.lines: dict[Hashable, Line] = {}
         self._threads: dict[threading.Thread, set[threading.Thread]] = {}
 
@@ -60,7 +60,7 @@ class History:
         if known is line:
             for clocks in (self._seen, self._possible):
                 clocks.add_stream(line.key, context=line.context, kind=line.kind)
-            self._possible.join(line.key, self._supposed)
+            self._possible.join(line.key, self._possible.of_event(_SUPPOSED))
         known.doubt = known.doubt or line.doubt
         if known.doubt:
             self.suppose(known, known.doubt)
@@ -73,7 +73,7 @@ class History:
 
     def suppose_all(self, doubt: str) -> None:
         """Suppose it of all streams, those that were not seen yet too."""
-        self._supposed = self._possible.of_everything()
+        self._possible.assign(_SUPPOSED, self._possible.of_everything())
         for line in self.lines.values():
             self.suppose(line, doubt)
 

@@ -294,7 +294,7 @@ class Ledger(_watch.Watcher):
         found: dict[Finding, None] = {}
         for party, layout in touches:
             for old, doubt in self._history.conflicts(line, party.kind, layout, thread):
-                producer = self._history.lines[old.epoch.line]
+                producer = self._history.lines[old.epoch.line.key]
                 found[Finding(old.party, party, report.fix(frame, line, producer), doubt)] = None
         return found
 

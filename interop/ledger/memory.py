@@ -217,7 +217,7 @@ class Memory:
     def leave(self, layout: Layout, line: Hashable) -> None:
         """Forget what a stream did to a range of bytes."""
         for piece in self._space(layout).cut(layout.start, layout.stop):
-            piece.live = [old for old in piece.live if old.epoch.line != line]
+            piece.live = [old for old in piece.live if old.epoch.line.key != line]
 
     def _space(self, layout: Layout) -> _Space:
         return self._spaces.setdefault(layout.space, _Space())

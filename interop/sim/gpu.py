@@ -18,13 +18,13 @@ from interop import _cudart
 from interop._handles import described
 from interop._where import where
 from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
-from interop.ordering import Clock, Epoch, StreamKind
+from interop.ordering import StreamKind
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
 from interop.sim.races import Race
 from interop.sim.runtime import Driver, Runtime
 from interop.sim.schedule import InOrder, Schedule, Scheduler
-from interop.sim.state import Stream
+from interop.sim.state import Array, Stream
 from interop.sim.work import Work
 
 OnRace = Literal["raise", "record"]
@@ -74,12 +74,13 @@ class SimulatedArray:
         dtype: as NumPy's.
     """
 
-    def __init__(self, memory: NDArray[Any], name: str) -> None:
+    def __init__(self, memory: NDArray[Any], array: Array) -> None:
         """Take *memory* as the device's."""
-        self.name = name
+        self.name = array.name
         self.shape = memory.shape
         self.dtype = memory.dtype
         self._memory = memory
+        self._array = array
 
     def __repr__(self) -> str:
         """Name, shape and type; not the values, which are on the device."""
@@ -217,7 +218,7 @@ class SimulatedGPU:
         with self._machine.lock:
             self._machine.check()
             self._arrays += 1
-            return SimulatedArray(np.array(values), name or f"array {self._arrays}")
+            return SimulatedArray(np.array(values), Array(self._arrays, name or f"array {self._arrays}"))
 
     # -- work ----------------------------------------------------------------------------------------------------
 
@@ -252,17 +253,13 @@ class SimulatedGPU:
             view.flags.writeable = False
         arguments = [*read_only, *map(_memory_of, writes)]
         work = Work(
-            number=0,
             name=name or getattr(function, "__name__", None) or repr(function),
-            stream="",
             where=where(),
-            epoch=Epoch(None, 0),
-            clock=Clock(),
             run=lambda: function(*arguments),
-            reads=frozenset(reads) - frozenset(writes),
-            writes=frozenset(writes),
+            reads=frozenset(array._array for array in reads if array not in writes),
+            writes=frozenset(array._array for array in writes),
         )
-        self._enqueue(stream, work, {array: array.name for array in (*reads, *writes)}, "launch")
+        self._enqueue(stream, work, "launch")
 
     def gate(self, stream: object, timeout: float = math.inf) -> Gate:
         """Enqueue a closed gate, which holds the later work of *stream*.
@@ -275,8 +272,8 @@ class SimulatedGPU:
         Raises:
             NotSupportedError: the stream captures.
         """
-        work = Work(0, "gate", "", where(), Epoch(None, 0), Clock(), deadline=time.monotonic() + timeout)
-        self._enqueue(stream, work, {}, "gate")
+        work = Work(name="gate", where=where(), deadline=time.monotonic() + timeout)
+        self._enqueue(stream, work, "gate")
         return Gate(self._machine, work)
 
     def read(self, array: SimulatedArray) -> NDArray[Any]:
@@ -324,7 +321,7 @@ class SimulatedGPU:
         """
         with self._machine.lock:
             self._machine.check()
-            return self._machine.steps(self._machine.clocks.of_event(self._machine.event(event)))
+            return self._machine.clocks.of_event(self._machine.event(event)).steps
 
     def is_held(self, event: int) -> bool:
         """Whether a closed gate holds an event, once all has run that can. The host does not wait for it.
@@ -348,14 +345,14 @@ class SimulatedGPU:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, stream: object, work: Work, arrays: dict[object, str], call: str) -> None:
+    def _enqueue(self, stream: object, work: Work, call: str) -> None:
         machine = self._machine
         with machine.lock:
             machine.check()
             try:
                 target = self._target(stream)
                 work.stream = target.name
-                machine.enqueue(target, work, arrays, raising=self._raising)
+                machine.enqueue(target, work, raising=self._raising)
             except Refused as answer:
                 code = self.runtime.cudaError_t(answer.code)
                 text = _cudart.error_text(code, self.runtime)
@@ -371,7 +368,7 @@ class SimulatedGPU:
 
     def _access(self, array: SimulatedArray, *, writes: bool) -> None:
         self._machine.check()
-        self._machine.access(array, array.name, where(), writes=writes, raising=self._raising)
+        self._machine.access(array._array, where(), writes=writes, raising=self._raising)
 
 
 def _memory_of(array: SimulatedArray) -> NDArray[Any]:

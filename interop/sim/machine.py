@@ -6,17 +6,17 @@ refuse raises :class:`Refused` with the code.
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from interop import _cudart
 from interop.errors import DeadlockError, InteropError, NotSupportedError
-from interop.ordering import Accesses, Clock, Clocks, Epoch, StreamKind
+from interop.ordering import Clock, Clocks, StreamKind
 from interop.sim.capture import Captures
 from interop.sim.codes import INVALID_DEVICE, INVALID_HANDLE, Refused
 from interop.sim.races import Party, Race
 from interop.sim.schedule import Scheduler
-from interop.sim.state import Event, Stream, Thread
+from interop.sim.state import Array, Event, Stream, Thread
 from interop.sim.work import Queue, Work
 
 GREATEST_PRIORITY: Final = -5
@@ -52,11 +52,9 @@ class Machine:
         self.devices = devices
         self.scheduler = scheduler
         self.clocks = Clocks()
-        self.accesses: Accesses[Party] = Accesses()
         self.queue = Queue()
         self.captures = Captures()
         self.races: list[Race] = []
-        self._steps: dict[Epoch, int] = {}
         self.contexts = [_CONTEXTS + device * _SPACING for device in range(devices)]
         self.events: dict[int, Event] = {}
         self.streams: dict[int, Stream] = {}
@@ -87,15 +85,13 @@ class Machine:
         thread: Thread | None = getattr(self._local, "thread", None)
         if thread is None:
             thread = self._local.thread = Thread(threading.current_thread())
-            # Some thread started this one, and which cannot be seen: so it may know what any of them knows.
-            for other in self._threads:
-                self.clocks.hear(thread, other)
             self._threads.append(thread)
-        for other in self._threads:
-            # That it ended was seen by someone who joined it, or it makes no difference.
-            if other not in thread.heard and not other.thread.is_alive():
-                self.clocks.hear(thread, other)
-                thread.heard.add(other)
+            self.clocks.add_thread(thread)
+        for other in list(self._threads):
+            # The interpreter's end finds its own thread ended.
+            if other is not thread and not other.thread.is_alive():
+                self._threads.remove(other)
+                self.clocks.end_thread(other)
         return thread
 
     def hear(self, other: threading.Thread) -> None:
@@ -200,13 +196,12 @@ class Machine:
 
     # -- work ----------------------------------------------------------------------------------------------------
 
-    def enqueue(self, stream: Stream, work: Work, arrays: dict[object, str], *, raising: bool) -> None:
+    def enqueue(self, stream: Stream, work: Work, *, raising: bool) -> None:
         """Enqueue *work*, or capture it.
 
         Args:
             stream: where.
             work: what; its epoch, clock and number are set here.
-            arrays: the names of the arrays that it accesses.
             raising: whether to raise, and enqueue nothing, if it races with earlier work.
         """
         capture = self.captures.enter(stream)
@@ -219,31 +214,28 @@ class Machine:
         thread = self.thread()
         known = self.clocks.before_next(stream, thread)
         party = Party(work.name, stream.name, work.where, on_host=False)
-        self._race(party, known, arrays, work.writes, raising=raising)
+        self._race(party, known, work.reads, work.writes, raising=raising)
         work.number = next(self._works)
-        work.epoch = self.clocks.enqueue(stream, thread)
+        steps = 0 if work.run is None else 1
+        work.epoch = self.clocks.enqueue(stream, thread, steps)
+        for array in (*work.reads, *work.writes):
+            array.accesses.add(party.access(work.epoch, writes=array in work.writes), known)
+        known.add(work.epoch, steps)
         work.clock = known
-        self._steps[work.epoch] = self.steps(known) + (work.run is not None)
-        known.tick(stream)
         self.queue.pending.append(work)
-        for array in arrays:
-            self.accesses.add(array, party.access(work.epoch, writes=array in work.writes), known)
 
-    def access(self, array: object, name: str, where: str, *, writes: bool, raising: bool) -> None:
+    def access(self, array: Array, where: str, *, writes: bool, raising: bool) -> None:
         """Let the host read or write an array, now."""
         thread = self.thread()
         known = self.clocks.of_thread(thread)
         verb = "write" if writes else "read"
         party = Party("host", thread.thread.name, where, on_host=True)
-        self._race(party, known, {array: name}, {array} if writes else set(), raising=raising)
-        touched, nothing = frozenset([array]), frozenset[object]()
-        self.scheduler.access(self.queue, nothing if writes else touched, touched if writes else nothing)
-        self.queue.trace.append(f"the host {verb}s {name} ({where})")
-        self.accesses.add(array, party.access(self.clocks.access(thread), writes=writes), known)
-
-    def steps(self, target: Clock) -> int:
-        """How many kernels, at least, run one after the other before *target* is reached."""
-        return max((self._steps.get(epoch, 0) for epoch in target), default=0)
+        touched, nothing = frozenset([array]), frozenset[Array]()
+        reads, writes_to = (nothing, touched) if writes else (touched, nothing)
+        self._race(party, known, reads, writes_to, raising=raising)
+        self.scheduler.access(self.queue, reads, writes_to)
+        self.queue.trace.append(f"the host {verb}s {array.name} ({where})")
+        array.accesses.add(party.access(self.clocks.access(thread), writes=writes), known)
 
     def query(self, target: Clock, asked: str) -> bool:
         """Whether the work that *target* knows is done."""
@@ -282,14 +274,12 @@ class Machine:
         return clock
 
     def _race(
-        self, party: Party, known: Clock, arrays: dict[object, str], writes: Iterable[object], *, raising: bool
+        self, party: Party, known: Clock, reads: frozenset[Array], writes: frozenset[Array], *, raising: bool
     ) -> None:
         found = [
-            Race(old.who, party, array=name, earlier_writes=old.writes, later_writes=key in writes)
-            for key, name in arrays.items()
-            for old in self.accesses.conflicts(key, known, writes=key in writes)
-            # What host threads do among themselves is not CUDA's business, and cannot be seen from here.
-            if not (old.who.on_host and party.on_host)
+            Race(old.who, party, array=array.name, earlier_writes=old.writes, later_writes=array in writes)
+            for array in sorted(reads | writes, key=lambda array: array.number)
+            for old in array.accesses.conflicts(known, writes=array in writes, by_host=party.on_host)
         ]
         self.races += found
         if found and raising:

@@ -25,7 +25,7 @@ class Party:
 
     def access(self, epoch: Epoch, *, writes: bool) -> "Access[Party]":
         """Its access of one array."""
-        return Access(self, epoch, writes)
+        return Access(self, epoch, writes, self.on_host)
 
     def __str__(self) -> str:
         """Who, and where, in one line."""

@@ -5,12 +5,13 @@ Kernels run only when something has to know: a query, a synchronise, an access b
 thing could happen, so that all of them can be tried.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from interop.errors import DeadlockError, InteropError
 from interop.ordering import Clock
+from interop.sim.state import Array
 from interop.sim.work import Queue, Work
 
 PATIENCE: Final = 1000
@@ -47,7 +48,7 @@ class Scheduler(Protocol):
     def reach(self, queue: Queue, target: Clock) -> None:
         """Run what must run before *target* is reached, as far as closed gates allow."""
 
-    def access(self, queue: Queue, reads: frozenset[Hashable], writes: frozenset[Hashable]) -> None:
+    def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
         """Run what happens to run before the host touches these arrays."""
 
 
@@ -73,7 +74,7 @@ class InOrder:
         while needed := _needed(queue, target):
             queue.run(needed[0])
 
-    def access(self, queue: Queue, reads: frozenset[Hashable], writes: frozenset[Hashable]) -> None:
+    def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
         """Run nothing: what the host has not waited for has not happened yet."""
 
 
@@ -148,7 +149,7 @@ class Chosen:
                 return
             queue.run(options[self._choose([_label(work) for work in options])])
 
-    def access(self, queue: Queue, reads: frozenset[Hashable], writes: frozenset[Hashable]) -> None:
+    def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
         """Run any of what the access conflicts with, or nothing."""
         may_stop = True
         while seen := [work for work in queue.pending if work.touches(reads, writes)]:

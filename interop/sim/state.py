@@ -7,7 +7,8 @@ import enum
 import threading
 from dataclasses import dataclass, field
 
-from interop.ordering import Clock, StreamKind
+from interop.ordering import Accesses, Clock, StreamKind
+from interop.sim.races import Party
 
 
 class Mode(enum.IntEnum):
@@ -27,6 +28,21 @@ class Status(enum.IntEnum):
 
 
 @dataclass(eq=False, slots=True)
+class Array:
+    """The memory of an array, without its values: who has accessed it.
+
+    Attributes:
+        number: its place in the order in which arrays were made.
+        name: what reports call it.
+        accesses: those that later ones can conflict with.
+    """
+
+    number: int
+    name: str
+    accesses: Accesses[Party] = field(default_factory=Accesses)
+
+
+@dataclass(eq=False, slots=True)
 class Thread:
     """A host thread: what is current in it, and its per-thread default streams, by context."""
 
@@ -35,8 +51,6 @@ class Thread:
     contexts: list[int] = field(default_factory=list)
     mode: Mode = Mode.GLOBAL
     streams: dict[int, "Stream"] = field(default_factory=dict)
-    # The ended threads whose knowledge it has.
-    heard: set["Thread"] = field(default_factory=set)
 
 
 @dataclass(eq=False, slots=True)

@@ -3,10 +3,14 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
-from interop.ordering import Clock, Epoch
+from interop.ordering import Clock, Epoch, Line
+from interop.sim.state import Array
+
+_NONE: Final = Epoch(Line(None), 0)
 
 
 @dataclass(eq=False, slots=True)
@@ -14,30 +18,30 @@ class Work:
     """A kernel, or a gate, on its stream.
 
     Attributes:
-        number: its place in the order in which the program enqueued work.
         name: what the user calls it.
-        stream: the name of its stream.
         where: ``file:line`` of the launch.
+        number: its place in the order in which the program enqueued work.
+        stream: the name of its stream.
         epoch: its own place on its stream.
         clock: everything that it comes after, and itself.
         run: what it does; None for a gate.
-        reads: the keys of the arrays that it reads.
-        writes: the keys of the arrays that it writes.
+        reads: the arrays that it reads.
+        writes: the arrays that it writes.
         is_open: for a gate, whether it lets later work pass.
         deadline: for a gate, when it opens itself, by ``time.monotonic``.
         is_overdue: for a gate, whether it had to.
         refused: for a gate, the threads that would have waited for it, and got an error.
     """
 
-    number: int
     name: str
-    stream: str
     where: str
-    epoch: Epoch
-    clock: Clock
+    number: int = 0
+    stream: str = ""
+    epoch: Epoch = _NONE
+    clock: Clock = field(default_factory=Clock)
     run: Callable[[], object] | None = None
-    reads: frozenset[Hashable] = frozenset()
-    writes: frozenset[Hashable] = frozenset()
+    reads: frozenset[Array] = frozenset()
+    writes: frozenset[Array] = frozenset()
     is_open: bool = False
     deadline: float = math.inf
     is_overdue: bool = False
@@ -51,7 +55,7 @@ class Work:
         """Whether the order in which the two run can make a difference to memory."""
         return self is not other and self.touches(other.reads, other.writes)
 
-    def touches(self, reads: frozenset[Hashable], writes: frozenset[Hashable]) -> bool:
+    def touches(self, reads: frozenset[Array], writes: frozenset[Array]) -> bool:
         """Whether it conflicts with an access that reads and writes these arrays."""
         return not self.writes.isdisjoint(reads | writes) or not self.reads.isdisjoint(writes)
 
