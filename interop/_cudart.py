@@ -19,8 +19,9 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from interop import _fork
 from interop._extension import Pool, native
 from interop.errors import CudaError, InteropError, InvalidDeviceError, NoDeviceError
 
@@ -151,11 +152,14 @@ class Cuda:
         self._primary: dict[int, int] = {}
         self._peers: dict[tuple[int, int], bool] = {}
         self._pools: dict[int, Pool] = {}
-        self._process = os.getpid()
         self._retired: deque[tuple[int, weakref.ref[Any]]] = deque()
         self.readable = readable
         self.simulation = simulation
         self.is_hot = False
+        self.was_forked = False
+        """Whether CUDA was started in a process that this one was forked from."""
+        if simulation is None:
+            _fork.in_child(self, Cuda._after_fork)
 
     def start(self) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
         """Load the bindings and make sure that there is a device; the runtime module.
@@ -167,7 +171,6 @@ class Cuda:
         code, count = runtime.cudaGetDeviceCount()
         if code or not count:
             raise no_device(code, runtime)
-        self._process = os.getpid()
         if native is not None and self is GPU and not CHECK:
             addresses = tuple(_entry_point(call, runtime) for call in _HOT_CALLS)
             if all(addresses):  # an old driver may lack one, and the plain way does without
@@ -177,10 +180,15 @@ class Cuda:
         self._runtime = runtime
         return runtime
 
-    @property
-    def was_forked(self) -> bool:
-        """Whether CUDA was started in a process that this one was forked from."""
-        return self._runtime is not None and self._process != os.getpid()
+    def _after_fork(self) -> None:
+        """Let every later call fail at once, in a child of a process that had started CUDA: the driver would hang."""
+        if self._runtime is None:
+            return
+        self.was_forked = True
+        self.is_hot = False
+        self._runtime = self._driver = _Forked()
+        if native is not None:
+            native.watch(True)  # noqa: FBT003  (then it calls the methods in Python, which say so)
 
     def discard(self, destroy: Callable[[int], None], handle: int) -> None:
         """Destroy what nothing refers to any more, from a finaliser: it has nobody to raise to.
@@ -670,6 +678,14 @@ class Cuda:
         return True
 
 
+class _Forked:
+    """What stands for cuda.bindings in a process that was forked from one that had started CUDA."""
+
+    def __getattr__(self, call: str) -> NoReturn:
+        text = "CUDA was started before this process was forked, and does not work in it: start workers with 'spawn'"
+        raise CudaError(_INITIALIZATION_ERROR, "cudaErrorInitializationError", call, text)
+
+
 def _entry_point(call: str, runtime: Any) -> int:  # noqa: ANN401  (cuda.bindings has no types)
     """The address of a function of the driver; 0 if it has none, or does not tell."""
     code, address, *_ = runtime.cudaGetDriverEntryPointByVersion(call.encode(), _CUDA_12, 0)
@@ -688,8 +704,6 @@ def _value(result: Sequence[Any], call: str, runtime: Any) -> Any:  # noqa: ANN4
     if code in NO_DEVICE_CODES:
         raise no_device(code, runtime)
     text = error_text(code, runtime)
-    if code == _INITIALIZATION_ERROR and GPU.was_forked:
-        text += ". CUDA was started before this process was forked: start workers with 'spawn'"
     raise CudaError(int(code), code.name, call, text)
 
 

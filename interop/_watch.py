@@ -3,9 +3,9 @@
 While nobody watches, a call pays for one look at :data:`watchers`, which is empty then.
 """
 
-import threading
 from typing import TYPE_CHECKING
 
+from interop import _cudart, _fork
 from interop._extension import native
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Watcher:
 
 watchers: tuple[Watcher, ...] = ()
 
-_lock = threading.Lock()
+_lock = _fork.lock()
 
 
 def watch(watcher: Watcher) -> None:
@@ -62,4 +62,4 @@ def unwatch(watcher: Watcher) -> None:
 def _tell_the_extension() -> None:
     """Its fast calls tell nobody, and give way to those that do."""
     if native is not None:
-        native.watch(bool(watchers))
+        native.watch(bool(watchers) or _cudart.GPU.was_forked)

@@ -110,6 +110,8 @@ def leave(manager: object) -> None:
         raise NestingError(message)
     block = blocks.pop()
     cuda = block.stream._cuda
+    if cuda.was_forked:
+        return  # nothing of CUDA's, nor of the libraries', works here: the child goes its own way
     try:
         # On the block's own device again: the libraries keep their current streams by device, and the block may have
         # left another one current. Even if that device is lost, the libraries are switched back.

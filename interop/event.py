@@ -1,11 +1,10 @@
 """Events: points in a stream's work that other streams, and the host, can wait for."""
 
-import threading
 import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
-from interop import _cudart, _watch
+from interop import _cudart, _fork, _watch
 from interop._extension import EventFields, Pool
 from interop._handles import check_device, check_handle, described
 from interop.adapters import adapters_of
@@ -31,7 +30,7 @@ _FIRST_PAUSE: Final = 20e-6
 _LONGEST_PAUSE: Final = 1e-3
 _INVALID_RESOURCE_HANDLE: Final = 400
 
-_creating: Final = threading.RLock()
+_creating: Final = _fork.lock()
 
 
 class Event(EventFields):

@@ -585,7 +585,7 @@ def test_numpy_is_found(pair, monkeypatch):
 
 
 def test_a_forked_process(gpu, pair, monkeypatch):
-    monkeypatch.setattr(gpu.cuda, "_process", -1)
+    monkeypatch.setattr(gpu.cuda, "was_forked", True)
     for probe in (False, True):
         found = interop.doctor(probe=probe)
         assert found.machine.forked

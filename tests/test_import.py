@@ -18,6 +18,7 @@ CHAIN = [
     "interop._block",
     "interop._plain",
     "interop._extension",
+    "interop._fork",
     "interop._cudart",
     "interop._handles",
     "interop._watch",
@@ -103,7 +104,7 @@ def test_no_file_imports_an_adapter(path):
 @pytest.mark.parametrize("module", BUILT_IN.values())
 def test_adapters_know_the_contract_only(module):
     path = next(path for path in FILES if name_of(path) == module)
-    allowed = ("interop.adapters.base", "interop.errors", "interop._cudart")
+    allowed = ("interop.adapters.base", "interop.errors", "interop._cudart", "interop._fork")
     ours = [name for name in imports(path) if lies_in(name, "interop")]
     assert ours
     assert not [name for name in ours if not any(lies_in(name, module) for module in allowed)]

@@ -135,7 +135,7 @@ def test_of_a_stream_that_nobody_keeps_cuda_is_asked_nothing(gpu):
 
 def test_in_a_forked_process_cuda_is_asked_nothing(gpu, monkeypatch):
     stream = interop.new_stream()
-    monkeypatch.setattr(gpu.cuda, "_process", -1)
+    monkeypatch.setattr(gpu.cuda, "was_forked", True)
     with no_cuda(gpu):
         assert "forked" in look_at(stream).not_asked
     monkeypatch.undo()

@@ -12,12 +12,12 @@ import contextlib
 import functools
 import importlib
 import sys
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Final
 
+from interop import _fork
 from interop.adapters.base import Adapter
 from interop.errors import AdapterError, LibraryNotFoundError, NotSupportedError
 
@@ -56,7 +56,7 @@ _GROUP: Final = "interop.adapters"
 _registered: dict[str, Adapter] = {}
 by_type: Final[dict[type, tuple[Adapter, ...]]] = {}
 """What :func:`adapters_of` has found. For the extension in C."""
-_lock = threading.RLock()
+_lock = _fork.lock()
 
 
 def register(library: str, adapter: Adapter) -> None:

@@ -1,13 +1,13 @@
 """Warp: a current stream a device, the same for all threads; one ``wp.Stream`` a handle, never two."""
 
 import sys
-import threading
 import weakref
 from typing import Any
 
 import numpy as np
 import warp
 
+from interop import _fork
 from interop.adapters.base import LEGACY, Adapter, Source, keep
 from interop.errors import LibraryNotFoundError
 
@@ -18,7 +18,7 @@ if not hasattr(warp, "ScopedStream"):
 # Warp's own map of streams has one entry a handle, and the first of two wrappers to go would take it away: so a
 # second request for a handle gets the wrapper that is there, be it ours or the user's.
 _wrappers: "weakref.WeakValueDictionary[tuple[int, int], warp.Stream]" = weakref.WeakValueDictionary()
-_lock = threading.RLock()
+_lock = _fork.lock()
 
 
 class _Entry:

@@ -1,0 +1,76 @@
+"""What a process that is forked from this one makes anew: locks that are free, and state that is its own.
+
+A child of ``os.fork()`` has one thread, the one that forked. A lock that another thread held then stays taken in the
+child for ever; and CUDA does not work in the child, if the parent had started it.
+
+Who needs a lock takes one from here; it is free in every child::
+
+    self._lock = _fork.lock()
+
+Who owns more that is wrong in a child (queues, threads, handles) says what puts it right::
+
+    _fork.in_child(self, Owner._was_forked)
+
+``Owner._was_forked(self)`` is then called once in each child, before ``os.fork()`` returns there. Its rules:
+
+- It calls no CUDA, and no library that may call CUDA: such calls hang.
+- It lets go of nothing that a finaliser would free by CUDA. What must be forgotten is kept for good by
+  :func:`never_free`.
+- It takes no lock but those of this module, and raises nothing: nobody would see what it raises.
+
+The order is that of the calls of :func:`in_child`; ``_cudart.GPU`` is first, so all others can ask ``GPU.was_forked``.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_locks: Final["weakref.WeakSet[Any]"] = weakref.WeakSet()
+_owners: Final[dict["weakref.ref[Any]", Callable[[Any], None]]] = {}
+
+
+# Not `threading.RLock`, which is no type before Python 3.13.
+def lock() -> Any:  # noqa: ANN401
+    """Make a re-entrant lock that nobody holds in a child, but for the thread that forks."""
+    made = threading.RLock()
+    _locks.add(made)
+    return made
+
+
+def in_child(owner: T, function: Callable[[T], None]) -> None:
+    """Call *function* with *owner* in every child that is forked while *owner* lives. Does not keep *owner* alive.
+
+    Args:
+        owner: hashable; *function* itself must not refer to it.
+        function: see the rules above.
+    """
+    _owners[weakref.ref(owner, _forget)] = function
+
+
+def _forget(gone: "weakref.ref[Any]") -> None:
+    _owners.pop(gone, None)
+
+
+def never_free(thing: object) -> None:
+    """Keep *thing* until the process is gone, past the end of the interpreter: no finaliser runs."""
+    import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def _after_fork() -> None:
+    for taken in list(_locks):
+        if not taken._is_owned():  # noqa: SLF001  (by the thread that forked, which will release it)
+            taken._at_fork_reinit()  # noqa: SLF001
+    for reference, function in list(_owners.items()):
+        owner = reference()
+        if owner is not None:
+            function(owner)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,219 @@
+"""A process that forks: the child's locks are free, its calls fail at once, and it ends with its own status."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import interop
+
+CHILDREN = int(os.environ.get("CHILDREN", "20"))
+"""How many are forked while threads are busy; the more, the more states they are caught in."""
+
+PREPARED = """
+import os, sys, threading, time
+import interop
+from interop.errors import CudaError, InteropError
+from tests import native_stubs
+driver = native_stubs.Driver(sys.argv[1])
+with native_stubs.bound(driver) as cuda:
+    world = native_stubs.World(driver, cuda)
+p, q = world.p, world.q
+interop._cudart.GPU = cuda
+interop._cudart.activate(cuda)
+
+def children(count, body, limit):
+    '''Fork *count* children that run *body* to the end of their interpreter; (status, seconds) of each.'''
+    found = []
+    for _ in range(count):
+        began = time.monotonic()
+        child = os.fork()
+        if not child:
+            body()
+            sys.exit(7)
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() - began > limit:
+                os.kill(child, 9)
+            time.sleep(0.0005)
+        found.append((ended[1], time.monotonic() - began))
+    return found
+"""
+
+
+@pytest.fixture
+def run(driver):
+    def run(code: str, *, native: str = "") -> str:
+        path = os.pathsep.join([str(Path(interop.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            [sys.executable, "-c", PREPARED + code, driver.library._name],
+            env={**os.environ, "PYTHONPATH": path, "INTEROP_NATIVE": native},
+            capture_output=True,
+            text=True,
+            timeout=100 + 2 * CHILDREN,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+CALLS = """
+calls = {
+    "query": p.query,
+    "synchronize": p.synchronize,
+    "synchronize for a time": lambda: p.synchronize(1),
+    "record": p.record_event,
+    "record again": lambda: p.record_event(world.event),
+    "wait_event": lambda: p.wait_event(world.event),
+    "wait_stream": lambda: p.wait_stream(q),
+    "wait for an object of a library": lambda: p.wait_stream(world.stating),
+    "wait for a library's event": lambda: p.wait_event(world.foreign),
+    "the legacy stream": lambda: p.wait_stream(world.legacy),
+    "is_capturing": p.is_capturing,
+    "stream_id": lambda: p.stream_id,
+    "to": lambda: p.to("cupy"),
+    "with": lambda: p.__enter__(),
+    "use": lambda: interop.use(p).__enter__(),
+    "event": lambda: world.event.query(),
+    "event synchronize": lambda: world.event.synchronize(),
+    "new event": lambda: interop.Event().record(p),
+    "new_stream": interop.new_stream,
+    "hold": lambda: interop.hold(p, object()) or interop.release() or p.query(),
+}
+def body():
+    assert not driver.plain.clear()
+    before = len(driver.calls)
+    for name, call in calls.items():
+        try:
+            call()
+        except CudaError as error:
+            assert "spawn" in str(error), name
+        else:
+            print(name, "raised nothing")
+    if driver.plain or len(driver.calls) > before:
+        print("the driver was called", driver.plain, [call.name for call in driver.calls[before:]])
+"""
+
+
+@pytest.mark.parametrize("native", ["", "0"])
+def test_every_call_on_inherited_objects_fails_at_once(run, native):
+    assert run(CALLS + "print(children(1, body, 20)[0][0] >> 8)", native=native) == "7\n"
+
+
+def test_a_watcher_that_comes_and_goes_in_the_child_does_not_bring_the_fast_calls_back(run):
+    code = """
+from interop import _watch
+def again():
+    watcher = _watch.Watcher()
+    _watch.watch(watcher)
+    _watch.unwatch(watcher)
+    body()
+print(children(1, again, 20)[0][0] >> 8)
+"""
+    assert run(CALLS + code) == "7\n"
+
+
+def test_the_control_in_the_parent_all_goes_on(run):
+    code = """
+children(1, body, 20)
+p.wait_stream(q)
+p.query()
+print("fine")
+"""
+    assert run(CALLS + code) == "fine\n"
+
+
+def test_a_block_that_was_entered_before_the_fork_is_left_in_the_child_without_a_word(run):
+    code = """
+with interop.use(p):
+    status = children(1, lambda: None, 20)[0][0]
+print(status >> 8)
+"""
+    assert run(code) == "7\n"
+
+
+def test_a_process_that_had_not_started_cuda_can_start_it_in_a_child(run):
+    code = """
+fresh = interop._cudart.Cuda(cuda._load, cuda.readable)
+interop._cudart.activate(fresh)
+def body():
+    assert interop.ExternalStream(native_stubs.P).query()
+print(children(1, body, 20)[0][0] >> 8)
+"""
+    assert run(code) == "7\n"
+
+
+def test_locks_that_other_threads_hold_are_free_in_the_child(run):
+    code = """
+import interop.arrays, interop.ledger, interop.timeline, interop.testing
+from interop import _fork
+def hold(lock, taken):
+    with lock:
+        taken.set()
+        time.sleep(60)
+locks = list(_fork._locks)
+for lock in locks:
+    taken = threading.Event()
+    threading.Thread(target=hold, args=(lock, taken), daemon=True).start()
+    taken.wait()
+    assert not lock.acquire(blocking=False)
+def body():
+    for lock in locks:
+        with lock:
+            pass
+print(len(locks) > 2, children(1, body, 20)[0][0] >> 8)
+"""
+    assert run(code) == "True 7\n"
+
+
+def test_an_owner_is_told_in_the_child_while_it_lives(run):
+    code = """
+from interop import _fork
+class Owner:
+    def forked(self):
+        self.is_told = True
+owner = Owner()
+_fork.in_child(owner, Owner.forked)
+gone = Owner()
+_fork.in_child(gone, lambda _: print("of an owner that is gone"))
+del gone
+def body():
+    assert owner.is_told
+print(children(1, body, 20)[0][0] >> 8, hasattr(owner, "is_told"))
+"""
+    assert run(code) == "7 False\n"
+
+
+def test_children_of_a_process_whose_threads_are_busy_end_at_once(run):
+    code = """
+sys.setswitchinterval(1e-4)
+def busy(work):
+    while True:
+        work()
+        time.sleep(0)
+for work in (lambda: p.wait_stream(q), lambda: interop.Event().record(p), lambda: interop.adapters.known()):
+    threading.Thread(target=busy, args=(work,), daemon=True).start()
+def body():
+    interop.adapters.known()
+    try:
+        interop.Event().record(p)
+    except InteropError:
+        pass
+found = children(CHILDREN, body, 20)
+print(sum(status != 7 << 8 for status, _ in found))
+"""
+    assert run(f"CHILDREN = {CHILDREN}\n{code}") == "0\n"
+
+
+def test_a_thread_that_forks_in_the_middle_of_its_own_lock(run):
+    code = """
+from interop import _fork
+lock = _fork.lock()
+with lock:
+    status = children(1, lambda: None, 20)[0][0]
+print(status >> 8)
+"""
+    assert run(code) == "7\n"
