@@ -8,7 +8,7 @@ bin := $(venv)/bin
 pip := $(bin)/python -m pip --quiet --disable-pip-version-check install
 gpu := $(shell command -v nvidia-smi)
 # After a change of these, the package is installed anew, which builds the extension in C.
-built_from := pyproject.toml setup.py interop/_native.c
+built_from := pyproject.toml setup.py $(wildcard interop/_native/*.c interop/_native/*.h)
 
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
@@ -57,7 +57,7 @@ wheel: $(venv)/dev.done
 	rm -rf build/lib* build/temp* build/bdist*
 	CC=false $(bin)/python -m build --wheel --outdir build/plain . >/dev/null 2>&1
 	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --force-reinstall build/plain/*.whl
-	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -c "from interop import _extension; assert not _extension.native"
+	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -c "from interop import _native; assert not _native.native"
 	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -m interop demo
 
 # The core and the simulator, with the oldest cuda-python that is allowed and no GPU library at all.
@@ -84,7 +84,7 @@ mutants: $(venv)/test.done
 	$(bin)/python tests/mutants.py $(MUTANTS)
 
 clean:
-	rm -rf $(venv) build dist *.egg-info interop/*.so tests/plugin/build tests/plugin/*.egg-info
+	rm -rf $(venv) build dist *.egg-info interop/_native/*.so tests/plugin/build tests/plugin/*.egg-info
 
 $(venv)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'

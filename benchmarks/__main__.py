@@ -71,7 +71,7 @@ def has_native() -> bool:
     """Whether interop was built with its native module."""
     # Not importlib.util.find_spec: beside an editable install it finds the module of another checkout.
     package = Path(interop.__file__).parent
-    return any((package / f"_native{suffix}").exists() for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return any((package / "_native" / f"_ext{suffix}").exists() for suffix in importlib.machinery.EXTENSION_SUFFIXES)
 
 
 def _run(options: argparse.Namespace) -> int:

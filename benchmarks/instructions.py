@@ -22,7 +22,7 @@ from typing import Any, Final
 import interop
 from benchmarks.baseline import compile_library
 from interop import _cudart
-from interop._extension import native
+from interop._native import native
 from interop.ordering import check
 
 ROOT: Final = Path(__file__).parents[1]
@@ -124,8 +124,8 @@ def run(library: ctypes.CDLL, *, ledger: bool = False) -> None:
     _cudart.activate(cuda)
     if native is not None:  # as for the real GPU
         addresses = tuple(_cudart._entry_point(call, stubs) for call in _cudart._HOT_CALLS)  # noqa: SLF001
-        native.bind(addresses, cuda, cuda._pools, cuda._primary)  # noqa: SLF001
-        cuda.is_hot = True
+        native.bind(addresses, cuda, cuda._pools)  # noqa: SLF001
+        cuda.uses_extension = True
     stream, producer = interop.ExternalStream(0x1000), interop.ExternalStream(0x2000)
     names = {"interop": interop, "stream": stream, "producer": producer, "event": producer.record_event()}
     with check() if ledger else contextlib.nullcontext():

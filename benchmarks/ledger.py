@@ -40,11 +40,11 @@ def _loop(told: str, indent: int) -> tuple[str, str]:
 
 
 LOOKS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "_native.c": (
+    "_native/order.c": (
         ("    if (watched) {\n        return 0;\n    }\n", ""),
-        ("count == 2 && !watched &&", "count == 2 &&"),
         ("stands_for_work(event) && !watched)", "stands_for_work(event))"),
     ),
+    "_native/methods.c": (("if (names != NULL || watched) {", "if (names != NULL) {"),),
     "stream.py": (
         _loop("waited(self, event)", 12),
         _loop("joined(self, producer)", 16),
@@ -67,7 +67,7 @@ def without_looks(name: str, text: str) -> str:
             message = f"{name} has {text.count(old)} times, and not once: {old}"
             raise ValueError(message)
         text = text.replace(old, new)
-    if "!watched" in text or "(watched)" in text or "_watch.watchers" in text:
+    if "!watched" in text or "(watched)" in text or "|| watched" in text or "_watch.watchers" in text:
         message = f"{name} has more looks than are known here"
         raise ValueError(message)
     return text
@@ -82,10 +82,9 @@ def build(folder: Path, *, looks: bool) -> Path:
             source = folder / "interop" / name
             source.write_text(without_looks(name, source.read_text()))
     command = [compiler(), "-O2", "-std=c11", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}"]  # as setup.py
-    target = folder / "interop" / "_native.abi3.so"
-    subprocess.run(
-        [*command, str(folder / "interop" / "_native.c"), "-o", str(target)], check=True, capture_output=True
-    )
+    native = folder / "interop" / "_native"
+    command += ["-fvisibility=hidden", *map(str, native.glob("*.c")), "-o", str(native / "_ext.abi3.so")]
+    subprocess.run(command, check=True, capture_output=True)
     return folder
 
 

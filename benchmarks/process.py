@@ -32,7 +32,7 @@ NATIVE, PYTHON = "native", "Python"
 
 def path_in_use() -> str:
     """Whether interop calls CUDA through its native module, or through cuda.bindings."""
-    return NATIVE if "interop._native" in sys.modules else PYTHON
+    return NATIVE if "interop._native._ext" in sys.modules else PYTHON
 
 
 def described_machine() -> dict[str, object]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 from interop import _fork
-from interop._extension import Pool, native
+from interop._native import Pool, native
 from interop.errors import CudaError, InteropError, InvalidDeviceError, NoDeviceError
 
 LEGACY: Final = 1
@@ -70,7 +70,7 @@ def per_thread_by_default() -> bool:
 CHECK: Final = os.environ.get("INTEROP_CHECK", "0") not in ("", "0")
 """Whether every operation first makes sure that the stream it was given is still the one that was borrowed.
 
-That is done by the plain way, which then is the only one.
+Python does that: the extension in C is not used then.
 """
 
 _FIRST_PAGE: Final = 4096
@@ -155,7 +155,7 @@ class Cuda:
         self._retired: deque[tuple[int, weakref.ref[Any]]] = deque()
         self.readable = readable
         self.simulation = simulation
-        self.is_hot = False
+        self.uses_extension = False
         self.was_forked = False
         """Whether CUDA was started in a process that this one was forked from."""
         if simulation is None:
@@ -173,9 +173,9 @@ class Cuda:
             raise no_device(code, runtime)
         if native is not None and self is GPU and not CHECK:
             addresses = tuple(_entry_point(call, runtime) for call in _HOT_CALLS)
-            if all(addresses):  # an old driver may lack one, and the plain way does without
-                native.bind(addresses, self, self._pools, self._primary)
-                self.is_hot = True
+            if all(addresses):  # an old driver may lack one; Python does without
+                native.bind(addresses, self, self._pools)
+                self.uses_extension = True
         self._driver = driver
         self._runtime = runtime
         return runtime
@@ -185,7 +185,7 @@ class Cuda:
         if self._runtime is None:
             return
         self.was_forked = True
-        self.is_hot = False
+        self.uses_extension = False
         self._runtime = self._driver = _Forked()
         if native is not None:
             native.watch(True)  # noqa: FBT003  (then it calls the methods in Python, which say so)
@@ -243,7 +243,7 @@ class Cuda:
     def switch(self, context: int) -> int:
         """Make *context* current, or none if it is 0; the one that was, or 0. For as long as code of users runs."""
         runtime = self._runtime or self.start()
-        if native is not None and self.is_hot and (switched := native.switch_context(context)) is not None:
+        if native is not None and self.uses_extension and (switched := native.switch_context(context)) is not None:
             return int(switched)
         before = int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
         if before != context:
@@ -418,9 +418,7 @@ class Cuda:
         # By the id, and not the address: the events of a context that is gone are gone too, and their handles wild.
         pool = self._pools.get(context_id)
         if pool is None:
-            pool = Pool()
-            pool.is_hot = self.is_hot
-            pool = self._pools.setdefault(context_id, pool)
+            pool = self._pools.setdefault(context_id, Pool())
         return pool
 
     # -- events --------------------------------------------------------------------------------------------------
@@ -441,7 +439,7 @@ class Cuda:
         """Create *count* events in *context*, and append each to *events*; that enters the context only once."""
         with self.context(context):
             runtime = self._runtime
-            made = native.create_events(count, flags) if native is not None and self.is_hot else []
+            made = native.create_events(count, flags) if native is not None and self.uses_extension else []
             events += made
             for _ in range(count - len(made)):
                 result = runtime.cudaEventCreateWithFlags(flags)

@@ -10,14 +10,21 @@ from interop.errors import InvalidDeviceError, InvalidEventError, InvalidStreamE
 _ADDRESSES = 2**64
 
 
-def check_handle(handle: object, kind: Literal["stream", "event"]) -> int:
+def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cudart.Cuda) -> int:
     """An int that can be the address of a stream or event, as it is; 0, 1 and 2 are streams, but no events.
 
     No CUDA call is made: one on an address that is no memory kills the interpreter.
 
+    Args:
+        handle: the int.
+        kind: whose address it shall be.
+        cuda: the GPU or simulation where the stream or event is.
+
     Raises:
         InvalidStreamError, InvalidEventError: *handle* is no int, out of range, or not the address of readable memory.
     """
+    if type(handle) is int and _cudart.PER_THREAD < handle < _ADDRESSES and cuda.readable(handle):
+        return handle  # the common case
     error = InvalidStreamError if kind == "stream" else InvalidEventError
     if isinstance(handle, bool) or not isinstance(handle, int):
         message = f"a handle is an int, the address of the {kind}; got {described(handle)}"
@@ -27,7 +34,7 @@ def check_handle(handle: object, kind: Literal["stream", "event"]) -> int:
         message = f"a handle is the address of the {kind}, {lowest} <= handle < 2**64; got {handle}"
         raise error(message)
     is_default = kind == "stream" and handle <= _cudart.PER_THREAD
-    if not is_default and not _cudart.active().readable(handle):
+    if not is_default and not cuda.readable(handle):
         message = (
             f"no {kind} is at {handle:#x}: this process has no readable memory there. Is it a device "
             f"pointer, or was the {kind} destroyed?"

@@ -6,10 +6,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart
-from interop._extension import native, why_not
 from interop._handles import described
 from interop._held import held
 from interop._memory import CUDA_HOST
+from interop._native import native, why_not
 from interop.adapters.base import Adapter
 from interop.errors import InteropError, InvalidStreamError, NotSupportedError
 from interop.stream import ExternalStream, new_stream

@@ -6,7 +6,7 @@ While nobody watches, a call pays for one look at :data:`watchers`, which is emp
 from typing import TYPE_CHECKING
 
 from interop import _cudart, _fork
-from interop._extension import native
+from interop._native import native
 
 if TYPE_CHECKING:
     from interop._tensor import Tensor

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interop import _cudart, _watch
 from interop._block import block
-from interop._extension import native, why_not
 from interop._handles import described
 from interop._handover import Handover, converted, live
 from interop._held import held
 from interop._loans import Loan, loan_of, loans, remember
 from interop._memory import CUDA, by_dlpack, by_interface, stated_stream
+from interop._native import native, why_not
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
 from interop.current import streams_in_use

@@ -5,8 +5,8 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cudart, _fork, _watch
-from interop._extension import EventFields, Pool
 from interop._handles import check_device, check_handle, described
+from interop._native import EventFields, Pool
 from interop.adapters import adapters_of
 from interop.errors import (
     AdapterError,
@@ -110,7 +110,7 @@ class Event(EventFields):
             raise InvalidEventError(message)
         event = cls(interprocess=True, device=device)
         event._handle = event._cuda.event_import(event._cuda.primary_context(check_device(device)), bytes(handle))
-        event._owned = event._recorded = event._exposed = True
+        event._recorded = event._exposed = True
         return event
 
     # -- the handle ----------------------------------------------------------------------------------------------
@@ -135,6 +135,11 @@ class Event(EventFields):
         """The same as :attr:`cuda_event`, under CuPy's name."""
         return self.cuda_event
 
+    @property
+    def _owned(self) -> bool:
+        """Whether the CUDA event exists, and goes with this object."""
+        return bool(self._handle) and self._flags is not None
+
     def _existing(self) -> int:
         """The handle, or 0 if the event was not created yet; a foreign one may have been in the meantime."""
         if not self._handle and self._adapter is not None:
@@ -152,7 +157,7 @@ class Event(EventFields):
             if not self._handle:
                 if pool is not None:
                     self._pool = pool
-                self._handle, self._owned = handle, True
+                self._handle = handle
                 return
         # Another thread has used it for the first time just now.
         if pool is None or not pool.give(handle):
@@ -407,7 +412,7 @@ def as_event(obj: object) -> Event:
     if isinstance(obj, Event):
         return obj
     if isinstance(obj, int):
-        return Event._borrowed(check_handle(obj, "event"), None)
+        return Event._borrowed(check_handle(obj, "event", _cudart.active()), None)
     for adapter in adapters_of(obj):
         try:
             handle = adapter.event_handle(obj)
@@ -416,7 +421,7 @@ def as_event(obj: object) -> Event:
         if handle is not None:
             return Event._borrowed(_checked(adapter, obj, handle), obj, adapter)
     if is_binding(obj, "cudaEvent_t", "CUevent"):
-        return Event._borrowed(check_handle(int(obj), "event"), obj)  # type: ignore[call-overload]
+        return Event._borrowed(check_handle(int(obj), "event", _cudart.active()), obj)  # type: ignore[call-overload]
     message = (
         f"expected an event: an interop.Event, one of PyTorch, CuPy, Numba, cuda.core or Warp, a cudaEvent_t or "
         f"CUevent, or the address of one as an int; got {described(obj)}"
@@ -435,7 +440,7 @@ def _checked(adapter: "Adapter", obj: object, handle: int) -> int:
     if isinstance(handle, bool) or not isinstance(handle, int):
         message = f"the adapter for {adapter.library!r} gave {handle!r} for {described(obj)}: a handle is an int"
         raise AdapterError(message)
-    return check_handle(handle, "event") if handle else 0
+    return check_handle(handle, "event", _cudart.active()) if handle else 0
 
 
 def is_binding(obj: object, *names: str) -> bool:

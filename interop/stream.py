@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cudart, _watch
-from interop._extension import StreamFields, native
 from interop._handles import check_device, check_handle, described
+from interop._native import StreamFields, native
 from interop.adapters import adapter_named, adapters_of, by_type
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
@@ -76,13 +76,15 @@ class ExternalStream(StreamFields):
 
     def __init__(self, stream_ptr: int, device: int | None = None, *, owner: object = None) -> None:
         """Check the address without CUDA, and *device* with it."""
-        handle = check_handle(stream_ptr, "stream")
-        if handle == 0:
-            handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
-        self._cuda = _cudart.active()
-        self._handle = handle
-        self._thread = _thread.token if handle == _cudart.PER_THREAD else None
+        self._cuda = cuda = _cudart.active()
+        self._handle = handle = check_handle(stream_ptr, "stream", cuda)
         self.owner = owner
+        if handle > _cudart.PER_THREAD and device is None and not _cudart.CHECK:
+            return  # the common case: the rest is found out when it is needed
+        if handle == 0:
+            self._handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
+        if self._handle == _cudart.PER_THREAD:
+            self._thread = _thread.token
         declared = None if device is None else check_device(device)
         # Without a driver a stream can be borrowed and passed on, and every operation on it says that there is none.
         with contextlib.suppress(NoDeviceError) if declared is None else contextlib.nullcontext():
@@ -93,7 +95,6 @@ class ExternalStream(StreamFields):
         cuda = self._cuda
         if self._handle <= _cudart.PER_THREAD:
             self._context = cuda.current_context() if declared is None else cuda.primary_context(declared)
-            self._needs = self._context
             self._device = declared
         elif declared is not None and self.device != declared:
             message = f"device={declared} was given for stream {self._handle:#x}, which is on device {self.device}"
@@ -311,7 +312,7 @@ class ExternalStream(StreamFields):
             InvalidStreamError: one of them is no stream. Then none was waited for.
             CaptureError: a wait would cross the border of a capture. The capture goes on.
         """
-        producers = [stream if isinstance(stream, ExternalStream) else as_stream(stream) for stream in streams]
+        producers = [as_stream(stream) for stream in streams]
         producers = [producer for producer in producers if producer != self]
         if not producers:
             return
@@ -450,6 +451,11 @@ class ExternalStream(StreamFields):
     # -- inside ----------------------------------------------------------------------------------------------------
 
     @property
+    def _needs(self) -> int:
+        """The context that must be current for a CUDA call about this stream; 0 if any may be."""
+        return self._context if self._handle <= _cudart.PER_THREAD else 0
+
+    @property
     def is_of_another_thread(self) -> bool:
         """Whether this is the per-thread default stream of a thread that is not the calling one."""
         return self._thread is not None and self._thread is not _thread.token
@@ -481,9 +487,9 @@ class ExternalStream(StreamFields):
             elif not self._context:
                 self._locate(None)
             self._context_id = self._cuda.context_id(self._context)
-            if self._cuda.is_hot and self._handle != _cudart.PER_THREAD:
+            if self._cuda.uses_extension and self._handle != _cudart.PER_THREAD:
                 self._pool = self._cuda.pool(self._context_id)
-                known = _known.get(id(self.owner)) or _closing.get(id(self.owner))
+                known = _known.get(id(self.owner))
                 if known is not None and known._handle == self._handle:  # now it is known that well
                     known._context, known._context_id, known._pool = self._context, self._context_id, self._pool
         return self._context
@@ -516,19 +522,15 @@ class ExternalStream(StreamFields):
     def _of(self, owner: object) -> "ExternalStream":
         """The same stream, with another owner."""
         stream = ExternalStream.__new__(ExternalStream)
-        for name in (
-            "_adapter",
-            "_context",
-            "_context_id",
-            "_cuda",
-            "_device",
-            "_handle",
-            "_id",
-            "_needs",
-            "_pool",
-            "_priority",
-        ):
-            setattr(stream, name, getattr(self, name))
+        stream._handle = self._handle
+        stream._context = self._context
+        stream._context_id = self._context_id
+        stream._pool = self._pool
+        stream._adapter = self._adapter
+        stream._cuda = self._cuda
+        stream._device = self._device
+        stream._id = self._id
+        stream._priority = self._priority
         stream.owner = owner
         return stream
 
@@ -695,7 +697,7 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
         return obj
     if isinstance(obj, int):
         return ExternalStream(obj, device)
-    known = _still_known(obj) or _still_open(obj)
+    known = _still_known(obj)
     if known is not None and device is None and known._cuda is _cudart.active():
         return known._of(obj)
     adapters = adapters_of(obj)
@@ -718,40 +720,40 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
     if adapter.simulated is (_cudart.active().simulation is None):
         message = f"{described(obj)} of {adapter.library} is no stream here: one of the two is simulated"
         raise NotSupportedError(message)
-    place = adapter.stream_device(obj) if handle <= _cudart.PER_THREAD else None
-    if device is not None and place is not None and place != device:
-        message = f"device={device} was given for {described(obj)}, the default stream of device {place}"
-        raise DeviceMismatchError(message)
-    stream = ExternalStream(handle, place if device is None else device, owner=obj)
+    if handle <= _cudart.PER_THREAD:
+        place = adapter.stream_device(obj)
+        if device is not None and place is not None and place != device:
+            message = f"device={device} was given for {described(obj)}, the default stream of device {place}"
+            raise DeviceMismatchError(message)
+        device = place if device is None else device
+    stream = ExternalStream(handle, device, owner=obj)
     stream._adapter = adapter
-    stays_or_says = adapter.streams_stay_the_same or adapter.streams_close
-    if stays_or_says and handle > _cudart.PER_THREAD and stream._cuda is _cudart.GPU and not _cudart.CHECK:
+    if adapter.streams_stay_the_same and handle > _cudart.PER_THREAD and not _cudart.CHECK:
         life = adapter.life(obj)
         if life is not None:
-            _know(obj, life, stream._of(None), closes=adapter.streams_close)
+            _know(obj, life, stream._of(None))
     return stream
 
 
 _known: Final[dict[int, ExternalStream]] = {}
 """By the identity of another library's object, the stream that it is, without an owner: borrowed again, it is found."""
-_closing: Final[dict[int, ExternalStream]] = {}
-"""Likewise of objects that can be closed, and are asked each time whether they have the handle still."""
 _objects: Final[dict[int, weakref.ref[object]]] = {}
-"""What takes an object out of both before its identity can become another's."""
+"""By the identity likewise, a weak reference that takes the object out before its identity can become another's."""
 
 
-def _know(obj: object, life: object, stream: ExternalStream, *, closes: bool = False) -> None:
-    identity, streams = id(obj), _closing if closes else _known
+def _know(obj: object, life: object, stream: ExternalStream) -> None:
+    """Remember that *obj* is *stream*, which has no owner, for as long as *life* lives."""
+    identity = id(obj)
     if life is not obj:  # so that it can be seen whether it is still the object's
         stream.owner = weakref.ref(life)
 
     def forget(gone: object) -> None:
         if _objects.get(identity) is gone:
-            streams.pop(identity, None)
+            _known.pop(identity, None)
             del _objects[identity]
 
     _objects[identity] = weakref.ref(life, forget)
-    streams[identity] = stream
+    _known[identity] = stream
 
 
 def _still_known(obj: object) -> ExternalStream | None:
@@ -765,12 +767,6 @@ def _still_known(obj: object) -> ExternalStream | None:
     reference: Any = stream.owner
     life = reference()
     return stream if life is not None and getattr(obj, "_interop_life", None) is life else None
-
-
-def _still_open(obj: object) -> ExternalStream | None:
-    """The stream that *obj* was, if it can be closed and has not been."""
-    stream = _closing.get(id(obj))
-    return stream if stream is not None and _states(obj, stream._handle) else None
 
 
 def _states(obj: Any, handle: int) -> bool:  # noqa: ANN401
@@ -846,10 +842,7 @@ if native is not None:
         Event,
         as_stream,
         _known,
-        _closing,
-        _objects,
         by_type,
         _cudart.EVENT_DISABLE_TIMING,
-        _refuse,
         refuse_event,
     )

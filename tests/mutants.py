@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TABLES = sorted(Path(__file__).parent.glob("*mutations.toml"))
 COPIED = ("benchmarks", "docs", "interop", "tests", "README.md", "pyproject.toml", "setup.py")
-SOURCE = "interop/_native.c"
+EXTENSION = "interop/_native"
 NATIVE = os.environ.get("INTEROP_NATIVE") != "0"
 
 
@@ -47,13 +47,18 @@ def run(tests: list[str], package: Path, *, plain: bool) -> subprocess.Completed
 
 def build(package: Path) -> str | None:
     """Build the extension; None, or why it cannot be built."""
-    for built in (package / "interop").glob("_native*.so"):
+    folder = package / EXTENSION
+    for built in folder.glob("*.so"):
         built.unlink()
-    output = package / "interop" / "_native.abi3.so"
-    options = ["-w", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}", "-o", str(output), str(package / SOURCE)]
-    command = [*shlex.split(sysconfig.get_config_var("CC")), *options]
+    options = ["-w", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{sysconfig.get_path('include')}"]
+    output = str(folder / "_ext.abi3.so")
+    command = [*shlex.split(sysconfig.get_config_var("CC")), *options, "-o", output, *map(str, folder.glob("*.c"))]
     compiled = subprocess.run(command, capture_output=True, text=True, check=False)
     return compiled.stderr if compiled.returncode else None
+
+
+def is_of_c(mutation: dict[str, Any]) -> bool:
+    return mutation["file"].endswith((".c", ".h"))
 
 
 def survives(unbroken: Path, mutation: dict[str, Any]) -> str | None:
@@ -66,7 +71,7 @@ def survives(unbroken: Path, mutation: dict[str, Any]) -> str | None:
         if text.count(mutation["old"]) != 1:
             return f"its text is in {mutation['file']} {text.count(mutation['old'])} times"
         path.write_text(text.replace(mutation["old"], mutation["new"]))
-        of_c = mutation["file"] == SOURCE
+        of_c = is_of_c(mutation)
         if of_c and (problem := build(copy)):
             return f"it cannot be compiled:\n{problem}"
         result = run([mutation["test"]], copy, plain=bool(mutation.get("plain")))
@@ -81,7 +86,7 @@ def main(names: list[str]) -> int:
     tables = [table for table in TABLES if not names or table.name.removesuffix("_mutations.toml") in names]
     mutations = [row for table in tables for row in tomllib.loads(table.read_text())["mutation"]]
     if not NATIVE:
-        mutations = [row for row in mutations if row["file"] != SOURCE and not row.get("native")]
+        mutations = [row for row in mutations if not is_of_c(row) and not row.get("native")]
     failures = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         unbroken = Path(folder)

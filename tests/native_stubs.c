@@ -1,4 +1,4 @@
-/* Stand-ins for the driver's entry points that interop/_native.c calls: each notes the call down, with whether the GIL
+/* Stand-ins for the driver's entry points that the extension in C calls: each notes the call down, with whether the GIL
  * was held, waits if the test says so, and answers what the test says. */
 
 #include <stdint.h>

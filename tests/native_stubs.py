@@ -16,7 +16,7 @@ from cuda.bindings import runtime
 import interop
 from benchmarks import baseline
 from interop import _cudart, adapters
-from interop._extension import native
+from interop._native import native
 from interop.adapters.base import Adapter
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -162,8 +162,8 @@ def bound(driver: Driver) -> Iterator[_cudart.Cuda]:
     cuda = _cudart.Cuda(lambda: (bindings, bindings), lambda _address: True)
     before = _cudart.activate(cuda)
     if native is not None:
-        native.bind(driver.addresses, cuda, cuda._pools, cuda._primary)
-        cuda.is_hot = True
+        native.bind(driver.addresses, cuda, cuda._pools)
+        cuda.uses_extension = True
     driver.reset()
     try:
         yield cuda

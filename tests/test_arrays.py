@@ -12,7 +12,7 @@ import pytest
 
 import interop
 from interop import _cudart, _held, _tensor, sim
-from interop._extension import native, why_not
+from interop._native import native, why_not
 from interop.adapters.base import Adapter
 from interop.errors import (
     CaptureError,

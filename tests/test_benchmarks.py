@@ -39,7 +39,7 @@ from benchmarks.operations import _MODULES, DRIVER, OURS, C, Calls
 from benchmarks.results import NotResultsError, Results, Spread, Table, interval, spread
 from docs import update
 from interop import sim
-from interop._extension import native, why_not
+from interop._native import native, why_not
 from interop.errors import NotSupportedError, RaceError
 from interop.stream import ExternalStream
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import interop
-from interop import _extension, adapters, diagnosis
+from interop import _native, adapters, diagnosis
 from interop.adapters.base import Adapter
 from interop.diagnosis import Diagnosis, drawing, libraries
 from interop.diagnosis.advice import Facts, advise
@@ -529,8 +529,8 @@ def test_no_warning(changed):
 
 @pytest.mark.parametrize("why", ["", "INTEROP_NATIVE=0"])
 def test_the_extension(why, pair, monkeypatch):
-    monkeypatch.setattr(_extension, "native", None if why else object())
-    monkeypatch.setattr(_extension, "why_not", why)
+    monkeypatch.setattr(_native, "native", None if why else object())
+    monkeypatch.setattr(_native, "why_not", why)
     found = interop.doctor()
     assert found.to_dict()["machine"]["extension"] == (f"not in use: {why}" if why else "in use")
     assert any("DLPack" in what for what in whats(found, "note")) is bool(why)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from interop import _tensor
-from interop._extension import native, why_not
 from interop._handover import _c_contiguous
+from interop._native import native, why_not
 from interop._tensor import BFLOAT, DataType, Tensor, from_typestr, read
 
 torch = pytest.importorskip("torch")
@@ -404,7 +404,7 @@ SETUP = """
 import ctypes, sys, threading
 import numpy as np
 from interop import _tensor
-from interop._extension import native, why_not
+from interop._native import native, why_not
 from interop._tensor import Tensor, DataType, read
 
 def make(tensor, max_version=None):

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 
 import interop
 from interop import _tensor, sim
-from interop._extension import native, why_not
 from interop._handover import Handover, _c_contiguous
+from interop._native import native, why_not
 from interop.errors import InvalidStreamError, NotSupportedError, RaceError
 
 needs_native = pytest.mark.skipif(native is None, reason=why_not)

@@ -16,8 +16,8 @@ LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torc
 CHAIN = [
     "interop.errors",
     "interop._block",
-    "interop._plain",
-    "interop._extension",
+    "interop._native.plain",
+    "interop._native",
     "interop._fork",
     "interop._cudart",
     "interop._handles",

@@ -13,8 +13,7 @@ import pytest
 
 import interop
 from interop import _cudart, _watch, sim, stream
-from interop._extension import native, why_not
-from interop.errors import InvalidStreamError
+from interop._native import native, why_not
 from tests import test_streams
 from tests.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
 
@@ -88,21 +87,19 @@ _ADDRESSES = tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS)
 
 
 def bind(addresses):
-    native.bind(addresses, _hot[-1].cuda, _hot[-1].cuda._pools, _hot[-1].cuda._primary)
+    native.bind(addresses, _hot[-1].cuda, _hot[-1].cuda._pools)
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     with sim.simulate(devices=2) as gpu:
         _hot.append(gpu)
-        gpu.cuda.is_hot = True
+        gpu.cuda.uses_extension = True
         bind(_ADDRESSES)
         made.clear()
         yield gpu
         gc.collect()
-    gpu.cuda.is_hot = False
-    for pool in gpu.cuda._pools.values():
-        pool.is_hot = False
+    gpu.cuda.uses_extension = False
 
 
 def test_a_capture_is_joined_after_the_waits_for_what_is_outside(gpu, capture):
@@ -204,43 +201,6 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
     assert identity not in stream._objects
 
 
-def test_an_object_that_can_be_closed_is_waited_for_while_it_is_open(gpu):
-    p, foreign = test_streams.closable()
-    c = interop.new_stream()
-    c.wait_stream(p)
-    made.clear()
-    c.wait_stream(foreign)
-    assert made == ["cuEventRecord", "cuStreamWaitEvent"]
-    made.clear()
-    for wrong in ((0,), (0, -1), (0, "x"), (0, 1.0), (1, p.cuda_stream), ("x", p.cuda_stream), 5, None):
-        foreign.states = wrong
-        with pytest.raises(InvalidStreamError):
-            c.wait_stream(foreign)
-    assert made == []
-
-
-def test_what_an_object_does_when_it_is_asked_takes_nothing_away(gpu):
-    p, other = interop.new_stream(), interop.new_stream()
-    p.wait_stream(other)
-
-    class Restless(test_streams.Closable):
-        asked = 0
-
-        def __cuda_stream__(self):
-            self.asked += 1
-            # As a collection may: the same object is borrowed anew meanwhile, and what it was is gone.
-            stream._closing[id(self)] = other._of(None)
-            self.others = [other._of(None) for _ in range(10)]
-            return self.states
-
-    foreign = Restless(p.cuda_stream)
-    stream._know(foreign, foreign, p._of(None), closes=True)
-    again = interop.as_stream(foreign)
-    assert again == p
-    assert again._cuda is p._cuda
-    assert foreign.asked == 1
-
-
 def test_a_timeline_records_by_the_extension(gpu):
     p, q = interop.new_stream(), interop.new_stream()
     q.wait_stream(p)
@@ -277,7 +237,7 @@ def test_the_fast_function_is_of_the_module_in_python():
     assert pickle.loads(pickle.dumps(interop.as_stream)) is interop.as_stream
 
 
-EXTENSION = "import json, interop, interop._extension as e; print(json.dumps([e.native is None, e.why_not]))"
+EXTENSION = "import json, interop, interop._native as e; print(json.dumps([e.native is None, e.why_not]))"
 NOT_BUILT = "it was not built: install a C compiler, then install interop again"
 
 
@@ -304,7 +264,7 @@ def test_the_way_cannot_be_chosen_in_other_words(python, value):
 
 
 def test_an_extension_that_was_not_built(python):
-    missing = "import sys; sys.modules['interop._native'] = None\n"
+    missing = "import sys; sys.modules['interop._native._ext'] = None\n"
     assert python(missing + EXTENSION, INTEROP_NATIVE="") == [True, NOT_BUILT]
     kind, said = python(missing + failure(""), INTEROP_NATIVE="1")
     assert kind == "ImportError"
@@ -320,7 +280,7 @@ def test_an_extension_that_cannot_be_loaded(python):
     code = """
 import importlib
 def broken(name, load=importlib.import_module):
-    if name == "interop._native":
+    if name == "interop._native._ext":
         raise ImportError("undefined symbol", name=name)
     return load(name)
 importlib.import_module = broken
@@ -330,14 +290,14 @@ importlib.import_module = broken
 
 @pytest.mark.parametrize("call", ["switch_context(1)", "create_events(1, 2)"])
 def test_without_a_driver_nothing_is_called(python, call):
-    said = python(failure(f"    from interop._native import *; {call}"), INTEROP_NATIVE="1")
+    said = python(failure(f"    from interop._native._ext import *; {call}"), INTEROP_NATIVE="1")
     assert said == ["RuntimeError", "no driver is bound"]
 
 
 def test_what_fails_when_the_last_reference_is_gone_is_reported(python):
     code = """
 import json, sys
-from interop._native import EventFields
+from interop._native._ext import EventFields
 class Broken:
     def event_discard(self, event):
         raise OSError
@@ -345,7 +305,7 @@ told = []
 sys.unraisablehook = lambda what: told.append([type(what.object).__name__, what.exc_type.__name__])
 for _ in range(1000):
     event = EventFields()
-    event._owned, event._handle, event._cuda = True, 0xE, Broken()
+    event._flags, event._handle, event._cuda = 2, 0xE, Broken()
     del event
 print(json.dumps(told))
 """
@@ -372,15 +332,15 @@ def test_other_interpreters_go_the_plain_way(python, isolated):
 read, write = os.pipe()
 interpreters.run_string(create({isolated}), f'''
 import os
-from interop._extension import native, why_not
+from interop._native import native, why_not
 os.write({{write}}, f"{{{{native}}}}: {{{{why_not}}}}".encode())
 ''')
 os.close(write)
 print(json.dumps(os.read(read, 1000).decode()))
 """
     assert python(code) in (
-        "None: interop._native works once, and in the main interpreter only",
-        "None: module interop._native does not support loading in subinterpreters",
+        "None: interop._native._ext works once, and in the main interpreter only",
+        "None: module interop._native._ext does not support loading in subinterpreters",
     )
 
 

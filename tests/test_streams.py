@@ -987,85 +987,15 @@ def test_nothing_is_active_afterwards():
     assert _cudart.active() is _cudart.GPU
 
 
-# -- objects that can be closed ------------------------------------------------------------------------------------
-
-
-class Closable:
-    """A stream as cuda.core has it: it has one handle until it is closed."""
-
-    def __init__(self, handle):
-        self.states = 0, handle
-
-    def __cuda_stream__(self):
-        if self.states is None:
-            raise ValueError("Stream has been closed")
-        return self.states
-
-
-def closable():
-    """One, and the stream that it is known to be."""
-    p = interop.new_stream()
-    p.wait_stream(interop.new_stream())
-    foreign = Closable(p.cuda_stream)
-    stream._know(foreign, foreign, p._of(None), closes=True)
-    return p, foreign
-
-
-def test_an_object_that_can_be_closed_is_asked_each_time(gpu):
-    p, foreign = closable()
-    again = interop.as_stream(foreign)
-    assert again == p
-    assert again.owner is foreign
-    assert again._context_id == p._context_id  # it was not looked for once more
-    other = interop.new_stream()
-    foreign.states = 0, other.cuda_stream
-    assert interop.as_stream(foreign) == other
-    for states in ((0,), (0, -1), (0, "x"), (1, p.cuda_stream), 5):
-        foreign.states = states
-        with pytest.raises(InvalidStreamError):
-            interop.as_stream(foreign)
-    foreign.states = None
-    with pytest.raises(InvalidStreamError, match="Stream has been closed"):
-        interop.as_stream(foreign)
-    with pytest.raises(InvalidStreamError, match="Stream has been closed"):
-        p.wait_stream(foreign)
-
-
-def test_an_object_that_can_be_closed_is_forgotten_with_its_end(gpu):
-    _, foreign = closable()
-    identity = id(foreign)
-    assert identity in stream._closing
-    assert identity not in stream._known
-    del foreign
-    assert identity not in stream._closing
-    assert identity not in stream._objects
-
-
-def test_a_stream_of_cuda_core_that_is_closed_is_refused_though_it_is_known(interop_need):
+def test_a_stream_of_cuda_core_is_asked_each_time_and_refused_when_it_is_closed(interop_need):
     interop_need("cuda.core")
     from cuda.core import Stream
 
     memory = ctypes.create_string_buffer(4096)
     theirs = Stream.from_handle(ctypes.addressof(memory))
     assert interop.as_stream(theirs).cuda_stream == ctypes.addressof(memory)
-    assert id(theirs) in stream._closing
     assert id(theirs) not in stream._known
     assert interop.as_stream(theirs).owner is theirs
     theirs.close()
     with pytest.raises(InvalidStreamError, match="closed"):
         interop.as_stream(theirs)
-
-
-def test_a_stream_of_cuda_core_may_be_known_and_no_subclass(interop_need):
-    interop_need("cuda.core")
-    from cuda.core import Stream
-
-    from interop.adapters.cuda_core import ADAPTER
-
-    class Subclass(Stream):
-        pass
-
-    theirs, other = Stream.from_handle(4096), Subclass.__new__(Subclass)
-    assert ADAPTER.streams_close
-    assert ADAPTER.life(theirs) is theirs
-    assert ADAPTER.life(other) is None

@@ -50,8 +50,7 @@ class Adapter:
             :meth:`current_stream`, :meth:`enter` and :meth:`leave`.
         instead: for a library without one, what its users do instead.
         streams_stay_the_same: whether a stream object has one handle for all its life; see :meth:`life`.
-        streams_close: whether it has one until it is closed, and says so by ``__cuda_stream__``, a method that runs no
-            code in Python.
+        streams_close: whether a stream object can be closed, and says by ``__cuda_stream__`` whether it is.
         makes_arrays: whether the library can make an array over foreign memory. If so, override :meth:`make_array`.
         default_streams_have_devices: whether its default streams know their device, and do not mean the current one's.
         says_read_only: whether such an array can be read-only.

@@ -25,10 +25,6 @@ class CudaCoreAdapter(Adapter):
             return None
         return int(stream.__cuda_stream__()[1]) or (PER_THREAD if per_thread_by_default() else LEGACY)
 
-    def life(self, stream: object) -> object | None:
-        """Not of a subclass, whose ``__cuda_stream__`` may be another one."""
-        return stream if type(stream) is Stream else None
-
     def make_stream(self, source: Source) -> object:
         """Through the device: ``Stream.from_handle`` would keep nothing alive."""
         device = Device(source.device)

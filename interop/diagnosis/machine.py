@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interop import _cudart, _extension
+from interop import _cudart, _native
 from interop.errors import CudaError, NoDeviceError
 
 VARIABLES: Final = (
@@ -100,7 +100,7 @@ def look(version: str) -> Machine:
         driver, runtime = 0, 0
     return Machine(
         interop=version,
-        extension=IN_USE if _extension.native else f"not in use: {_extension.why_not}",
+        extension=IN_USE if _native.native else f"not in use: {_native.why_not}",
         python=platform.python_version(),
         bindings=importlib.metadata.version("cuda-bindings"),
         driver=_kernel_driver(),

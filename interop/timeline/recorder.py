@@ -4,7 +4,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from interop import _cudart
-from interop._extension import native
+from interop._native import native
 from interop._watch import Watcher
 from interop.errors import CaptureError, NotSupportedError
 from interop.stream import _DEFAULT_NAMES

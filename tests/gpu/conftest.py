@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interop._extension import native
+from interop._native import native
 from tests.gpu.record import described_run, interop_sha256
 
 RECORD = Path(__file__).with_name("last_run.json")

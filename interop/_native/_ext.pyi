@@ -1,25 +1,22 @@
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from interop._plain import EventFields as EventFields
-from interop._plain import Pool as Pool
-from interop._plain import StreamFields as StreamFields
+from interop._native.plain import EventFields as EventFields
+from interop._native.plain import Pool as Pool
+from interop._native.plain import StreamFields as StreamFields
 
 def accelerate(
     stream_class: type[StreamFields],
     event_class: type[EventFields],
     as_stream: Callable[..., Any],
     known: dict[int, Any],
-    closing: dict[int, Any],
-    objects: dict[int, Any],
     by_type: dict[type, tuple[Any, ...]],
     flags: int,
-    refuse_stream: Callable[..., NoReturn],
     refuse_event: Callable[..., NoReturn],
     /,
 ) -> Callable[..., Any]: ...
 def activate(cuda: object, /) -> None: ...
-def bind(addresses: tuple[int, ...], cuda: object, pools: dict[int, Pool], primaries: dict[int, int], /) -> None: ...
+def bind(addresses: tuple[int, ...], cuda: object, pools: dict[int, Pool], /) -> None: ...
 def create_events(count: int, flags: int, /) -> list[int]: ...
 def dlpack_capsule(
     owner: object,

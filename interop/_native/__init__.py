@@ -1,4 +1,4 @@
-"""Whether the extension in C is there, and wanted.
+"""Whether the extension in C is there, and wanted; what stands in for it in Python is in ``plain.py``.
 
 It is left out where there was no compiler at the time of installation, in free-threaded builds of Python, which have no
 stable ABI, in an interpreter other than the main one, and with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it an
@@ -10,7 +10,7 @@ import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-_NAME: Final = "interop._native"
+_NAME: Final = "interop._native._ext"
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -44,7 +44,7 @@ def _explained(error: ImportError) -> str:
 native, why_not = _load()
 
 if TYPE_CHECKING or native is None:
-    from interop._plain import EventFields, Pool, StreamFields
+    from interop._native.plain import EventFields, Pool, StreamFields
 else:
     EventFields, Pool, StreamFields = native.EventFields, native.Pool, native.StreamFields
 

@@ -1,6 +1,6 @@
-"""What the extension in C has too, in Python: for where it could not be built, and as what it is measured against.
+"""The types of the extension in C, in Python: for where there is no extension, and to compare it with.
 
-The methods themselves are those of the classes, here and there: see ``_native.c``.
+How C and Python share a class is explained in ``methods.c``.
 """
 
 from typing import TYPE_CHECKING, Final, Self
@@ -15,12 +15,11 @@ _MOST_SPARE: Final = 256
 class Pool:
     """Events of one context that nobody uses: plain ones, without timing."""
 
-    __slots__ = ("_events", "is_hot")
+    __slots__ = ("_events",)
 
     def __init__(self) -> None:
         """Start without any."""
         self._events: list[int] = []
-        self.is_hot = False
 
     def take(self) -> int:
         """A spare event, which is yours now; 0 if there is none."""
@@ -49,7 +48,6 @@ class StreamFields:
         "_handle",
         "_id",
         "_natives",
-        "_needs",
         "_pool",
         "_priority",
         "_thread",
@@ -59,7 +57,6 @@ class StreamFields:
     _handle: int
     _context: int
     _context_id: int
-    _needs: int
     _pool: Pool | None
     _adapter: "Adapter | None"
     _cuda: "Cuda"
@@ -73,7 +70,7 @@ class StreamFields:
     def __new__(cls, *_arguments: object, **_named: object) -> Self:
         """Start with 0, and None."""
         self = super().__new__(cls)
-        self._handle = self._context = self._context_id = self._needs = 0
+        self._handle = self._context = self._context_id = 0
         self._pool = self._adapter = self._device = self._id = self._natives = self._priority = self._thread = (
             self.owner
         ) = None
@@ -81,7 +78,7 @@ class StreamFields:
 
 
 class EventFields:
-    """What an Event is made of; goes to its pool, or is destroyed, with its last reference."""
+    """What an Event is made of; its CUDA event goes to a pool, or is destroyed, with the last reference."""
 
     __slots__ = (
         "_adapter",
@@ -91,7 +88,6 @@ class EventFields:
         "_exposed",
         "_flags",
         "_handle",
-        "_owned",
         "_pool",
         "_recorded",
         "owner",
@@ -99,7 +95,6 @@ class EventFields:
 
     _handle: int
     _capture: int
-    _owned: bool
     _recorded: bool
     _exposed: bool
     _pool: Pool | None
@@ -113,16 +108,16 @@ class EventFields:
         """Start with 0, False, and None."""
         self = super().__new__(cls)
         self._handle = self._capture = 0
-        self._owned = self._recorded = self._exposed = False
+        self._recorded = self._exposed = False
         self._pool = self._adapter = self._device = self._flags = self.owner = None
         return self
 
     def __del__(self) -> None:
-        """What CUDA does not need any more goes to the pool; waits that were placed on it stay."""
+        """The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay."""
         handle = self._handle
-        if self._owned and handle:
-            # Finalisers of the same cycle may still use it: it stands for nothing from now on.
+        if handle and self._flags is not None:
+            # Finalisers of the same cycle may still use the event: from now on it stands for nothing.
             self._handle = 0
-            self._owned = self._recorded = False
+            self._recorded = False
             if self._pool is None or self._exposed or not self._pool.give(handle):
                 self._cuda.event_discard(handle)

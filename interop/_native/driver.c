@@ -1,0 +1,251 @@
+/* The driver: its entry points, by their addresses, and which driver is bound. */
+
+#include "native.h"
+
+#include <errno.h>
+
+#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__)) /* CUDA's two Linux platforms */
+#include <sys/syscall.h>
+#include <unistd.h>
+#define CAN_PROBE
+#endif
+
+enum { FIRST_PAGE = 4096 }; /* nothing is mapped below */
+
+Driver driver;
+PyObject *bound, *active, *pools;
+int watched;
+
+/* Keep a reference to an object, in place of the one that was kept. */
+void
+keep(PyObject **place, PyObject *object)
+{
+    PyObject *before = *place;
+
+    Py_INCREF(object);
+    *place = object;
+    Py_XDECREF(before);
+}
+
+PyDoc_STRVAR(bind_doc,
+"bind(addresses, cuda, pools, /)\n"
+"--\n\n"
+"Take a driver.\n\n"
+"Args:\n"
+"    addresses: of cuEventRecord, cuEventQuery, cuEventSynchronize, cuEventDestroy, cuStreamWaitEvent, cuStreamQuery,\n"
+"        cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent,\n"
+"        cuCtxSetCurrent, cuEventCreate, cuStreamGetCtx and cuCtxGetId.\n"
+"    cuda: the Cuda object of this driver.\n"
+"    pools: its pools of spare events, by the id of the context.");
+
+static PyObject *
+bind(PyObject *module, PyObject *arguments)
+{
+    PyObject *addresses, *object, *spare;
+    unsigned long long a[14];
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!OO!:bind", &PyTuple_Type, &addresses, &object, &PyDict_Type, &spare) ||
+        !PyArg_ParseTuple(addresses, "KKKKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
+                          a + 9, a + 10, a + 11, a + 12, a + 13)) {
+        return NULL;
+    }
+    driver.event_record = (int (*)(void *, void *))pointer(a[0]);
+    driver.event_query = (int (*)(void *))pointer(a[1]);
+    driver.event_synchronize = (int (*)(void *))pointer(a[2]);
+    driver.event_destroy = (int (*)(void *))pointer(a[3]);
+    driver.stream_wait_event = (int (*)(void *, void *, unsigned int))pointer(a[4]);
+    driver.stream_query = (int (*)(void *))pointer(a[5]);
+    driver.stream_synchronize = (int (*)(void *))pointer(a[6]);
+    driver.stream_is_capturing = (int (*)(void *, int *))pointer(a[7]);
+    driver.exchange_capture_mode = (int (*)(int *))pointer(a[8]);
+    driver.get_context = (int (*)(void **))pointer(a[9]);
+    driver.set_context = (int (*)(void *))pointer(a[10]);
+    driver.event_create = (int (*)(void **, unsigned int))pointer(a[11]);
+    driver.stream_get_context = (int (*)(void *, void **))pointer(a[12]);
+    driver.context_get_id = (int (*)(void *, unsigned long long *))pointer(a[13]);
+    keep(&bound, object);
+    keep(&pools, spare);
+    Py_RETURN_NONE;
+}
+
+/* Whether there is a driver to call; if not, an exception is set. */
+static int
+is_bound(void)
+{
+    if (bound == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "no driver is bound");
+        return 0;
+    }
+    return 1;
+}
+
+PyDoc_STRVAR(activate_doc,
+"activate(cuda, /)\n"
+"--\n\n"
+"Take note of the Cuda object that new streams are made under. While that is a simulation's, the objects of other\n"
+"libraries fall back to Python, which says that they are not simulated.");
+
+static PyObject *
+activate(PyObject *module, PyObject *object)
+{
+    (void)module;
+    keep(&active, object);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(watch_doc,
+"watch(on, /)\n"
+"--\n\n"
+"Whether every call shall fall back to Python, which tells the watchers.");
+
+static PyObject *
+watch(PyObject *module, PyObject *on)
+{
+    int truth = PyObject_IsTrue(on);
+
+    (void)module;
+    if (truth < 0) {
+        return NULL;
+    }
+    watched = truth;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(switch_context_doc,
+"switch_context(context, /)\n"
+"--\n\n"
+"Make a context current, or none if it is 0.\n\n"
+"Returns:\n"
+"    The context that was current before, 0 for none; None if the driver answers anything but success.");
+
+static PyObject *
+switch_context(PyObject *module, PyObject *context)
+{
+    void *before, *after = pointer(PyLong_AsUnsignedLongLong(context));
+    int code;
+
+    (void)module;
+    if (PyErr_Occurred() || !is_bound()) {
+        return NULL;
+    }
+    /* With the GIL: cuCtxGetCurrent only reads a variable of the thread, and to release the GIL costs more. */
+    code = driver.get_context(&before);
+    if (code == SUCCESS && before != after) {
+        Py_BEGIN_ALLOW_THREADS
+        code = driver.set_context(after);
+        Py_END_ALLOW_THREADS
+    }
+    if (code != SUCCESS) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLongLong((uintptr_t)before);
+}
+
+PyDoc_STRVAR(create_events_doc,
+"create_events(count, flags, /)\n"
+"--\n\n"
+"A list of new events of the current context; fewer than *count* if the driver answers anything but success.");
+
+static PyObject *
+create_events(PyObject *module, PyObject *arguments)
+{
+    Py_ssize_t count;
+    unsigned int flags;
+    PyObject *list;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "nI:create_events", &count, &flags) || !is_bound() ||
+        (list = PyList_New(0)) == NULL) {
+        return NULL;
+    }
+    while (count-- > 0) {
+        void *event;
+        PyObject *handle;
+        int code, is_lost;
+        Py_BEGIN_ALLOW_THREADS
+        code = driver.event_create(&event, flags);
+        Py_END_ALLOW_THREADS
+        if (code != SUCCESS) {
+            break;
+        }
+        handle = PyLong_FromVoidPtr(event);
+        is_lost = handle == NULL || PyList_Append(list, handle);
+        Py_XDECREF(handle);
+        if (is_lost) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+PyDoc_STRVAR(record_handle_doc,
+"record_handle(stream, event, /)\n"
+"--\n\n"
+"Record a stream's work so far in an event of its context, given by its handle. No watcher is told. If the driver\n"
+"fails, the error is raised.\n\n"
+"Returns:\n"
+"    False, and nothing was recorded, if the stream captures, or if the fast path does not cover it.");
+
+static PyObject *
+record_handle(PyObject *module, PyObject *arguments)
+{
+    PyObject *stream, *number;
+    unsigned long long event;
+    int code;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!O!:record_handle", stream_type, &stream, &PyLong_Type, &number)) {
+        return NULL;
+    }
+    event = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    code = record_untold((Stream *)stream, event);
+    if (code != SUCCESS && code != FALL_BACK) {
+        return failed(stream, "cudaEventRecord", code, Py_None);
+    }
+    return PyBool_FromLong(code == SUCCESS);
+}
+
+/* Whether this process can read the eight bytes at an address; 1 where that cannot be found out. _cudart.py does the
+ * same, and says why it is done so. */
+int
+can_be_read(unsigned long long address)
+{
+    if (address < FIRST_PAGE) {
+        return 0;
+    }
+#ifdef CAN_PROBE
+    return !syscall(SYS_rt_sigprocmask, -1, pointer(address & ~7ULL), NULL, 8) || errno != EFAULT;
+#else
+    return 1;
+#endif
+}
+
+PyDoc_STRVAR(readable_doc,
+"readable(address, /)\n"
+"--\n\n"
+"Whether this process can read the eight bytes at an address; True where that cannot be found out.");
+
+static PyObject *
+readable(PyObject *module, PyObject *address)
+{
+    unsigned long long number = PyLong_AsUnsignedLongLong(address);
+
+    (void)module;
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(can_be_read(number));
+}
+
+PyMethodDef driver_functions[] = {
+    {"activate", activate, METH_O, activate_doc},
+    {"bind", bind, METH_VARARGS, bind_doc},
+    {"create_events", create_events, METH_VARARGS, create_events_doc},
+    {"readable", readable, METH_O, readable_doc},
+    {"record_handle", record_handle, METH_VARARGS, record_handle_doc},
+    {"switch_context", switch_context, METH_O, switch_context_doc},
+    {"watch", watch, METH_O, watch_doc},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,113 @@
+/* Streams and events of other libraries. Python asks a library's adapter about an object; a stream that stays the same
+ * is remembered by the object's identity, in a dict that is read here. */
+
+#include "native.h"
+
+static PyObject *known;        /* by the identity of an object, the stream that it is, without an owner */
+static PyObject *adapters;     /* by a class, the adapters of its libraries, if they were looked for */
+static PyObject *refuse_event; /* raises what is wrong with an event */
+static PyObject *str_event_handle, *str_interop_life;
+
+int
+set_tables(PyObject *streams, PyObject *by_type, PyObject *refuse)
+{
+    if ((str_event_handle == NULL && (str_event_handle = PyUnicode_InternFromString("event_handle")) == NULL) ||
+        (str_interop_life == NULL && (str_interop_life = PyUnicode_InternFromString("_interop_life")) == NULL)) {
+        return -1;
+    }
+    keep(&known, streams);
+    keep(&adapters, by_type);
+    keep(&refuse_event, refuse);
+    return 0;
+}
+
+/* Whether a remembered stream is that of this object; 0 also with an exception.
+ *
+ * The entry goes with the object's life: the object itself, or an attribute of it. A copy of the object has the same
+ * attribute and prolongs the entry, while another object may be made at the address of the first one. */
+static int
+is_same_object(Stream *stream, PyObject *object)
+{
+    PyObject *attribute, *life;
+    int same;
+
+    if (stream->owner == NULL || stream->owner == Py_None) {
+        return 1; /* its life is the object itself */
+    }
+    attribute = PyObject_GetAttr(object, str_interop_life);
+    if (attribute == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+        }
+        return 0;
+    }
+    life = PyObject_CallFunctionObjArgs(stream->owner, NULL); /* it is a weak reference */
+    same = life != NULL && life != Py_None && life == attribute;
+    Py_XDECREF(life);
+    Py_DECREF(attribute);
+    return same;
+}
+
+/* A new reference to the stream that another library's object is, if that is remembered; else NULL, maybe with an
+ * exception. The stream has no owner. */
+Stream *
+known_stream(PyObject *object)
+{
+    PyObject *key, *found;
+
+    if (active != bound || (key = PyLong_FromVoidPtr(object)) == NULL) {
+        return NULL;
+    }
+    found = PyDict_GetItemWithError(known, key);
+    Py_XINCREF(found);
+    Py_DECREF(key);
+    /* Not if it is a stream of another driver or simulation, which is over. */
+    if (found != NULL && ((Stream *)found)->cuda == bound && is_same_object((Stream *)found, object)) {
+        return (Stream *)found;
+    }
+    Py_XDECREF(found);
+    return NULL;
+}
+
+/* The handle of another library's event; 0 if the fallback is to be taken, or with an exception. */
+unsigned long long
+foreign_event(PyObject *object)
+{
+    PyObject *of_class, *adapter, *answer;
+    unsigned long long handle = 0;
+
+    /* To Python, an int is a handle, and a class is nothing. */
+    if (active != bound || PyType_Check(object) || PyLong_Check(object)) {
+        return 0;
+    }
+    of_class = PyDict_GetItemWithError(adapters, (PyObject *)Py_TYPE(object));
+    if (of_class == NULL || PyTuple_Size(of_class) != 1) {
+        PyErr_Clear(); /* a class that cannot be hashed is found by Python */
+        return 0;
+    }
+    adapter = PyTuple_GetItem(of_class, 0);
+    Py_INCREF(adapter); /* before anything runs */
+    answer = PyObject_CallMethodObjArgs(adapter, str_event_handle, object, NULL);
+    if (answer == NULL && PyErr_ExceptionMatches(PyExc_Exception)) { /* and not for KeyboardInterrupt */
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        if (traceback != NULL) {
+            PyException_SetTraceback(error, traceback);
+        }
+        Py_XDECREF(PyObject_CallFunctionObjArgs(refuse_event, object, adapter, error, NULL));
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+    }
+    if (answer != NULL && PyLong_CheckExact(answer)) {
+        handle = PyLong_AsUnsignedLongLong(answer);
+        if (PyErr_Occurred()) {
+            PyErr_Clear(); /* out of range: Python asks once more, and says so */
+            handle = 0;
+        }
+    }
+    Py_XDECREF(answer);
+    Py_DECREF(adapter);
+    return can_be_read(handle) ? handle : 0;
+}

@@ -1,0 +1,171 @@
+/* What the files of the extension share.
+ *
+ * The extension holds what Python cannot do, or cannot do fast enough. It is built on CPython's stable ABI (3.11) and
+ * needs no header of CUDA's or DLPack's. Without it the package works all the same, in Python, except that it cannot
+ * give arrays away by DLPack.
+ *
+ * One subject a file:
+ *   module.c    the module and its functions
+ *   dlpack.c    DLPack capsules
+ *   driver.c    the driver's entry points, and which driver is bound
+ *   objects.c   the types: Pool, StreamFields, EventFields
+ *   order.c     the CUDA calls: record, wait, query, synchronize
+ *   known.c     the streams and events of other libraries
+ *   fallback.c  calls of the Python code
+ *   methods.c   the fast methods; how C and Python share a class is explained there
+ *
+ * All static variables belong to the main interpreter: the module refuses to be imported by another one.
+ */
+
+#ifndef INTEROP_NATIVE_H
+#define INTEROP_NATIVE_H
+
+#define _GNU_SOURCE /* syscall */
+#define Py_LIMITED_API 0x030b0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stddef.h>
+#include <stdint.h>
+#include <structmember.h>
+
+/* -- driver.c -------------------------------------------------------------------------------------------------------- */
+
+enum { SUCCESS = 0, NOT_READY = 600 }; /* answers of the driver */
+/* In place of an answer: the fast path does not cover this case. Nothing has been done yet that Python may not repeat. */
+enum { FALL_BACK = -1 };
+/* Added to an answer: the context, or the capture mode, that was current before could not be restored. */
+enum { NOT_RESTORED = 1 << 20, MODE_NOT_RESTORED = 1 << 21 };
+enum { NOT_CAPTURING = 0, RELAXED = 2 };
+enum { LEGACY = 1, PER_THREAD = 2 }; /* the handles of the default streams, which are no addresses */
+
+/* The driver's functions that are called from here; NULL before a driver is bound. */
+typedef struct {
+    int (*event_record)(void *, void *);
+    int (*event_query)(void *);
+    int (*event_synchronize)(void *);
+    int (*event_destroy)(void *);
+    int (*stream_wait_event)(void *, void *, unsigned int);
+    int (*stream_query)(void *);
+    int (*stream_synchronize)(void *);
+    int (*stream_is_capturing)(void *, int *);
+    int (*exchange_capture_mode)(int *);
+    int (*get_context)(void **);
+    int (*set_context)(void *);
+    int (*event_create)(void **, unsigned int);
+    int (*stream_get_context)(void *, void **);
+    int (*context_get_id)(void *, unsigned long long *);
+} Driver;
+
+extern Driver driver;
+extern PyObject *bound;  /* the Cuda object of the driver that is bound; NULL before */
+extern PyObject *active; /* the Cuda object that new streams are made under: the same one, or a simulation's */
+extern PyObject *pools;  /* the dict of the bound driver's pools, by the id of the context */
+extern int watched;      /* whether watchers are to be told of every call; Python tells them */
+
+static inline void *
+pointer(unsigned long long handle)
+{
+    return (void *)(uintptr_t)handle;
+}
+
+int can_be_read(unsigned long long address);
+void keep(PyObject **place, PyObject *object);
+
+/* -- objects.c ------------------------------------------------------------------------------------------------------- */
+
+enum { MOST_SPARE = 256 };
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t count;
+    unsigned long long events[MOST_SPARE];
+} Pool;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned long long handle;
+    unsigned long long context;
+    unsigned long long context_id;
+    Pool *pool; /* the context's pool. Not NULL: the fast path may be taken, see locate() */
+    PyObject *adapter;
+    PyObject *cuda;
+    PyObject *device;
+    PyObject *id;
+    PyObject *natives;
+    PyObject *owner;
+    PyObject *priority;
+    PyObject *thread;
+} Stream;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned long long handle;
+    unsigned long long capture;
+    char recorded;
+    char exposed;
+    Pool *pool; /* where the CUDA event goes in the end. Not NULL: an event without timing */
+    PyObject *adapter;
+    PyObject *cuda;
+    PyObject *device;
+    PyObject *flags; /* None: somebody else made the CUDA event, and destroys it */
+    PyObject *owner;
+} Event;
+
+extern PyTypeObject *pool_type, *stream_type, *event_type; /* Pool, StreamFields, EventFields */
+extern PyTypeObject *stream_class, *event_class;           /* interop.ExternalStream and interop.Event, subclasses */
+
+unsigned long long pool_take(Pool *pool);
+int pool_give(Pool *pool, unsigned long long event);
+int add_types(PyObject *module);
+
+/* Most objects are of the class itself, which is a faster test than the one for subclasses. */
+static inline int
+is_stream(PyObject *object)
+{
+    return Py_TYPE(object) == stream_class || PyObject_TypeCheck(object, stream_type);
+}
+
+static inline int
+is_event(PyObject *object)
+{
+    return Py_TYPE(object) == event_class || PyObject_TypeCheck(object, event_type);
+}
+
+/* The context that must be current while the driver is called about a stream; 0 if any may be. The handles of default
+ * streams mean a stream of the current context, every other handle knows its own. */
+static inline unsigned long long
+needs_of(Stream *stream)
+{
+    return stream->handle <= PER_THREAD ? stream->context : 0;
+}
+
+/* -- order.c --------------------------------------------------------------------------------------------------------- */
+
+/* Each returns SUCCESS, FALL_BACK, or what the driver has answered. */
+int order_all(Stream *consumer, Stream **producers, Py_ssize_t count);
+int record(Stream *stream, Event *event);
+int wait_for(Stream *stream, unsigned long long event);
+int ask_stream(int (*call)(void *), Stream *stream);
+int ask_event(int (*call)(void *), Event *event);
+int record_untold(Stream *stream, unsigned long long event);
+
+PyObject *record_new(Stream *stream, PyObject *flags);
+unsigned long long recorded_handle(Event *event);
+
+/* -- known.c --------------------------------------------------------------------------------------------------------- */
+
+Stream *known_stream(PyObject *object);
+unsigned long long foreign_event(PyObject *object);
+int set_tables(PyObject *streams, PyObject *by_type, PyObject *refuse);
+
+/* -- fallback.c ------------------------------------------------------------------------------------------------------ */
+
+PyObject *call_python(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *failed(PyObject *of, const char *call, int code, PyObject *other);
+
+/* -- the functions of the module ------------------------------------------------------------------------------------- */
+
+extern PyMethodDef driver_functions[], dlpack_functions[], methods_functions[];
+
+#endif

@@ -1,0 +1,284 @@
+/* The types: spare events, and the fields of the classes ExternalStream and Event. plain.py has the same in Python. */
+
+#include "native.h"
+
+PyTypeObject *pool_type, *stream_type, *event_type;
+
+static void
+free_object(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+
+    release(self);
+    Py_DECREF(type);
+}
+
+/* -- Pool ------------------------------------------------------------------------------------------------------------ */
+
+unsigned long long
+pool_take(Pool *pool)
+{
+    return pool->count ? pool->events[--pool->count] : 0;
+}
+
+int
+pool_give(Pool *pool, unsigned long long event)
+{
+    if (pool->count == MOST_SPARE) {
+        return 0;
+    }
+    pool->events[pool->count++] = event;
+    return 1;
+}
+
+static PyObject *
+pool_method_take(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(pool_take((Pool *)self));
+}
+
+static PyObject *
+pool_method_give(PyObject *self, PyObject *event)
+{
+    unsigned long long handle = PyLong_AsUnsignedLongLong(event);
+
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyBool_FromLong(pool_give((Pool *)self, handle));
+}
+
+static PyMethodDef pool_methods[] = {
+    {"take", pool_method_take, METH_NOARGS, "take($self, /)\n--\n\nA spare event, which is yours now; 0 if there is none."},
+    {"give", pool_method_give, METH_O, "give($self, event, /)\n--\n\nKeep an event; False if there are enough."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot pool_slots[] = {
+    {Py_tp_doc, "Events of one context that nobody uses: plain ones, without timing."},
+    {Py_tp_methods, pool_methods},
+    {Py_tp_dealloc, free_object},
+    {0, NULL},
+};
+
+static PyType_Spec pool_spec = {"interop._native._ext.Pool", sizeof(Pool), 0, Py_TPFLAGS_DEFAULT, pool_slots};
+
+/* -- the fields of both classes -------------------------------------------------------------------------------------- */
+
+#define CLEAR(member) Py_CLEAR(member);
+#define VISIT(member) Py_VISIT(member);
+#define AT(type, member) offsetof(type, member)
+#define BASE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC)
+
+/* Leaves the arguments to __init__, as the class in Python does. */
+static PyObject *
+fields_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
+{
+    (void)arguments;
+    (void)named;
+    return PyType_GenericAlloc(type, 0);
+}
+
+/* The attribute _pool: a Pool or None. */
+static PyObject *
+get_pool(PyObject *self, void *offset)
+{
+    PyObject *pool = *(PyObject **)((char *)self + (uintptr_t)offset);
+
+    pool = pool == NULL ? Py_None : pool;
+    Py_INCREF(pool);
+    return pool;
+}
+
+static int
+set_pool(PyObject *self, PyObject *pool, void *offset)
+{
+    PyObject **member = (PyObject **)((char *)self + (uintptr_t)offset), *before = *member;
+
+    if (pool == NULL || pool == Py_None) {
+        pool = NULL;
+    }
+    else if (!PyObject_TypeCheck(pool, pool_type)) {
+        PyErr_SetString(PyExc_TypeError, "expected a Pool or None");
+        return -1;
+    }
+    Py_XINCREF(pool);
+    *member = pool;
+    Py_XDECREF(before);
+    return 0;
+}
+
+/* -- StreamFields ---------------------------------------------------------------------------------------------------- */
+
+#define STREAM_OBJECTS(DO) \
+    DO(stream->pool) DO(stream->adapter) DO(stream->cuda) DO(stream->device) DO(stream->id) DO(stream->natives) \
+    DO(stream->owner) DO(stream->priority) DO(stream->thread)
+
+static int
+stream_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Stream *stream = (Stream *)self;
+
+    Py_VISIT(Py_TYPE(self));
+    STREAM_OBJECTS(VISIT)
+    return 0;
+}
+
+static int
+stream_clear(PyObject *self)
+{
+    Stream *stream = (Stream *)self;
+
+    STREAM_OBJECTS(CLEAR)
+    return 0;
+}
+
+static void
+stream_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    stream_clear(self);
+    free_object(self);
+}
+
+static PyGetSetDef stream_pool[] = {
+    {"_pool", get_pool, set_pool, NULL, (void *)AT(Stream, pool)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef stream_members[] = {
+    {"_handle", T_ULONGLONG, AT(Stream, handle), 0, NULL},
+    {"_context", T_ULONGLONG, AT(Stream, context), 0, NULL},
+    {"_context_id", T_ULONGLONG, AT(Stream, context_id), 0, NULL},
+    {"_adapter", T_OBJECT, AT(Stream, adapter), 0, NULL},
+    {"_cuda", T_OBJECT, AT(Stream, cuda), 0, NULL},
+    {"_device", T_OBJECT, AT(Stream, device), 0, NULL},
+    {"_id", T_OBJECT, AT(Stream, id), 0, NULL},
+    {"_natives", T_OBJECT, AT(Stream, natives), 0, NULL},
+    {"owner", T_OBJECT, AT(Stream, owner), 0, NULL},
+    {"_priority", T_OBJECT, AT(Stream, priority), 0, NULL},
+    {"_thread", T_OBJECT, AT(Stream, thread), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, "What an ExternalStream is made of."},
+    {Py_tp_new, fields_new},
+    {Py_tp_members, stream_members},
+    {Py_tp_getset, stream_pool},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
+    {Py_tp_dealloc, stream_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec stream_spec = {"interop._native._ext.StreamFields", sizeof(Stream), 0, BASE, stream_slots};
+
+/* -- EventFields ----------------------------------------------------------------------------------------------------- */
+
+#define EVENT_OBJECTS(DO) \
+    DO(event->pool) DO(event->adapter) DO(event->cuda) DO(event->device) DO(event->flags) DO(event->owner)
+
+static int
+event_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Event *event = (Event *)self;
+
+    Py_VISIT(Py_TYPE(self));
+    EVENT_OBJECTS(VISIT)
+    return 0;
+}
+
+/* The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay. */
+static void
+event_finalize(PyObject *self)
+{
+    Event *event = (Event *)self;
+    unsigned long long handle = event->handle;
+    PyObject *type, *value, *traceback, *done;
+
+    if (handle == 0 || event->flags == NULL || event->flags == Py_None) {
+        return;
+    }
+    /* Finalisers of the same cycle may still use the event: from now on it stands for nothing. */
+    event->handle = 0;
+    event->recorded = 0;
+    if (event->pool != NULL && !event->exposed && pool_give(event->pool, handle)) {
+        return;
+    }
+    PyErr_Fetch(&type, &value, &traceback);
+    done = PyObject_CallMethod(event->cuda, "event_discard", "K", handle);
+    if (done == NULL) {
+        PyErr_WriteUnraisable(event->cuda); /* and not self, to which there may be no reference any more */
+    }
+    Py_XDECREF(done);
+    PyErr_Restore(type, value, traceback);
+}
+
+static int
+event_clear(PyObject *self)
+{
+    Event *event = (Event *)self;
+
+    EVENT_OBJECTS(CLEAR)
+    return 0;
+}
+
+static void
+event_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    event_finalize(self); /* does nothing if the collector or the subclass has called it */
+    event_clear(self);
+    free_object(self);
+}
+
+static PyGetSetDef event_pool[] = {
+    {"_pool", get_pool, set_pool, NULL, (void *)AT(Event, pool)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef event_members[] = {
+    {"_handle", T_ULONGLONG, AT(Event, handle), 0, NULL},
+    {"_capture", T_ULONGLONG, AT(Event, capture), 0, NULL},
+    {"_recorded", T_BOOL, AT(Event, recorded), 0, NULL},
+    {"_exposed", T_BOOL, AT(Event, exposed), 0, NULL},
+    {"_adapter", T_OBJECT, AT(Event, adapter), 0, NULL},
+    {"_cuda", T_OBJECT, AT(Event, cuda), 0, NULL},
+    {"_device", T_OBJECT, AT(Event, device), 0, NULL},
+    {"_flags", T_OBJECT, AT(Event, flags), 0, NULL},
+    {"owner", T_OBJECT, AT(Event, owner), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot event_slots[] = {
+    {Py_tp_doc, "What an Event is made of; its CUDA event goes to a pool, or is destroyed, with the last reference."},
+    {Py_tp_new, fields_new},
+    {Py_tp_members, event_members},
+    {Py_tp_getset, event_pool},
+    {Py_tp_traverse, event_traverse},
+    {Py_tp_clear, event_clear},
+    {Py_tp_finalize, event_finalize},
+    {Py_tp_dealloc, event_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec event_spec = {"interop._native._ext.EventFields", sizeof(Event), 0, BASE, event_slots};
+
+static int
+add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
+{
+    *type = (PyTypeObject *)PyType_FromSpec(spec);
+    return *type == NULL ? -1 : PyModule_AddType(module, *type);
+}
+
+int
+add_types(PyObject *module)
+{
+    return add_type(module, &pool_spec, &pool_type) || add_type(module, &event_spec, &event_type) ||
+                   add_type(module, &stream_spec, &stream_type)
+               ? -1
+               : 0;
+}
