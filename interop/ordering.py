@@ -45,9 +45,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    import contextlib
-
-    from interop.ledger import Ledger
+    from interop.ledger import Watched
 
 Who = TypeVar("Who")
 
@@ -579,7 +577,7 @@ class Accesses(Generic[Who]):
         self._live = live
 
 
-def check(*, strict: bool = False, raises: bool = True) -> "contextlib.AbstractContextManager[Ledger]":
+def check(*, strict: bool = False, raises: bool = True) -> "Watched":
     """Watch every record, wait, synchronise and hand-over in a ``with`` block, and report what nothing orders.
 
     See :mod:`interop.ledger` for what is seen, what is not, and what is reported.

@@ -126,6 +126,14 @@ def test_the_end_of_the_block_raises(gpu):
     assert not _watch.watchers
 
 
+def test_a_ledger_is_not_true(gpu):
+    with check() as ledger:
+        pass
+    for truth in (lambda: bool(ledger), lambda: not ledger):
+        with pytest.raises(TypeError, match=r"write `assert not ledger\.races`"):
+            truth()
+
+
 def test_strict_raises_at_once_and_adds_nothing(gpu):
     x = gpu.array([0.0], name="x")
     a, b, c = gpu.stream(), gpu.stream(), gpu.stream()

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import importlib
 import inspect
 import sys
@@ -17,7 +18,7 @@ from interop.errors import NotSupportedError
 from interop.ledger import watch
 from interop.ledger.ledger import SEEN, WATCHED
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import stood_in, told
+from interop.ledger.patch import Changes
 from interop.ordering import check
 from interop.stream import ExternalStream
 
@@ -39,6 +40,22 @@ class Notes:
 @pytest.fixture
 def notes():
     return Notes()
+
+
+@contextlib.contextmanager
+def changed(*makers):
+    """What each of *makers* changes, until the end of the block."""
+    changes = Changes()
+    try:
+        for make in makers:
+            make(changes)
+        yield
+    finally:
+        changes.undo()
+
+
+def watching(eyes, notes):
+    return changed(functools.partial(eyes.watch, notes))
 
 
 def everything_of(*owners):
@@ -349,7 +366,7 @@ def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
     class Unrecorded:
         cuda_event, name = 0, event
 
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         torch.cuda.Event.record(Event())
         torch.cuda.Event.wait(Event(), "stream")
         torch.cuda.Event.wait(Unrecorded(), "stream")
@@ -393,7 +410,7 @@ def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
     monkeypatch.setattr(torch, "Event", Event)
     monkeypatch.setattr(eyes, "_seen", lambda _event, stream: stream)
     event = Event()
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         torch.cuda.Event.record(event, stream="stream")
         torch.cuda.Event.wait(self=event, stream="stream")
         torch.cuda.synchronize(device=1)
@@ -430,7 +447,7 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
     monkeypatch.setattr(eyes, "as_stream", lambda given: given)
     monkeypatch.setattr(torch, "Event", Event)
     old = Event()
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         assert isinstance(old, torch.Event)
         for event in (torch.Event(), torch.Event("cpu"), torch.Event(event_id=0)):
             event.record()
@@ -506,7 +523,7 @@ def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, interop_
 
     monkeypatch.setattr(torch.cuda.streams, "Event", Event)
     producer, consumer = Stream(), Stream()
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         consumer.wait_stream(producer)
     (recorded, its_stream, event), (waited, waiter, awaited) = notes.told
     assert (recorded, its_stream, waited, waiter) == ("recorded", producer, "waited", consumer)
@@ -543,7 +560,7 @@ def test_cupy_streams_and_events(cupy, notes, address):
     eyes = importlib.import_module("interop.ledger.cupy")
     stream = cupy.cuda.Stream.from_external(ExternalStream(address))
     before = everything_of(_BaseStream, cupy.cuda.Event, cupy.cuda, cupy.cuda.runtime, cupy.ndarray)
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         event = cupy.cuda.Event()
         event.ptr = address
         assert stream.record(event) is event
@@ -566,7 +583,7 @@ def test_cupy_streams_and_events(cupy, notes, address):
 def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
     eyes = importlib.import_module("interop.ledger.cupy")
     monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         cupy.cuda.runtime.eventRecord(address + 16, address)
         cupy.cuda.runtime.streamWaitEvent(0, address + 16)
         cupy.cuda.runtime.streamSynchronize(address)
@@ -586,7 +603,7 @@ def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
     monkeypatch.setattr(cupy.ndarray, "get", nothing, raising=False)
     event, stream = np.int64(address + 16), np.int64(address)
     own = cupy.cuda.Stream.from_external(ExternalStream(address))
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         cupy.cuda.runtime.eventRecord(event=event, stream=stream)
         cupy.cuda.runtime.streamWaitEvent(stream=stream, event=event, flags=0)
         cupy.cuda.runtime.streamWaitEvent(stream, event, 0)
@@ -623,7 +640,7 @@ def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
             pass
 
     monkeypatch.setattr(cupy.cuda, "Device", Device)
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         cupy.cuda.runtime.deviceSynchronize()
         cupy.cuda.Device().synchronize()
         assert isinstance(Device(), cupy.cuda.Device)
@@ -644,7 +661,7 @@ def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
     # affair. What can be told here is that `get` is found on the class, and taken off again.
     eyes = importlib.import_module("interop.ledger.cupy")
     assert "get" not in vars(cupy.ndarray)
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         assert "get" in vars(cupy.ndarray)
     assert "get" not in vars(cupy.ndarray)
 
@@ -652,7 +669,7 @@ def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
 def test_cupys_pool(cupy, notes, monkeypatch):
     eyes = importlib.import_module("interop.ledger.cupy")
     monkeypatch.setattr(eyes, "_current", lambda: "current")
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         hooks = list(cupy.cuda.memory_hook._get_memory_hooks().values()) if _has_hooks(cupy) else [eyes._pool(notes)]
         for hook in hooks:
             hook.alloc_postprocess(device_id=0, mem_size=512, mem_ptr=1024)
@@ -712,7 +729,7 @@ def test_numba_streams_and_events(numba, notes, address):
     driver = numba.driver
     before = everything_of(driver, driver.Event, driver.Stream, driver.Context, numba.dispatcher._Kernel)
     stream = driver.Stream(address, external=True)
-    with numba.eyes.watch(notes):
+    with watching(numba.eyes, notes):
         event = driver.Event(address)
         event.record(stream)
         event.wait(stream=stream)
@@ -734,7 +751,7 @@ def test_numba_launches(numba, notes, address):
         __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (1 << 40, False)}
     )
     launch = Stream.from_handle(address)  # as Numba wraps it
-    with numba.eyes.watch(notes):
+    with watching(numba.eyes, notes):
         numba.dispatcher._Kernel.launch(kernel, (array, 3, np.zeros(3)), (1, 1, 1), (1, 1, 1), launch, 0)
         numba.dispatcher._Kernel.launch(kernel, (3,), (1, 1, 1), (1, 1, 1), launch, 0)
     [(name, stream, touched, by)] = notes.told
@@ -753,14 +770,14 @@ def test_numba_launches_with_tuples_of_arrays(numba, notes, address):
     ]
     kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
     stream = numba.driver.Stream(address, external=True)
-    with numba.eyes.watch(notes):
+    with watching(numba.eyes, notes):
         numba.dispatcher._Kernel.launch(kernel, (arrays[0], (3, (arrays[1],))), (1, 1, 1), (1, 1, 1), stream, 0)
     assert [touched[0] for touched in notes.told[0][2]] == arrays
 
 
 def test_numba_copies(numba, notes, address):
     stream = numba.driver.Stream(address, external=True)
-    with numba.eyes.watch(notes):
+    with watching(numba.eyes, notes):
         numba.driver.host_to_device(1024, "host", 64, stream=stream)
         numba.driver.device_to_host("host", 1024, 64, stream)
         numba.driver.device_to_device(2048, 1024, 64, stream=stream)
@@ -786,7 +803,7 @@ def test_numbas_calls_by_name(numba, notes, monkeypatch, address):
     )
     kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
     grid = {"griddim": (1, 1, 1), "blockdim": (1, 1, 1)}
-    with numba.eyes.watch(notes):
+    with watching(numba.eyes, notes):
         event = driver.Event(handle=address, finalizer=None)
         event.record(stream=stream)
         event.wait(stream=stream)
@@ -896,7 +913,7 @@ def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status
     for name in CALLS[module]:
         monkeypatch.setattr(bindings, name, lambda *_arguments: (status,))
     before = everything_of(bindings)
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         device_done, stream_done, stream_asked, wait, record, record_with, event_done, event_asked = (
             getattr(bindings, name) for name in CALLS[module]
         )
@@ -948,7 +965,7 @@ def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module
         assert list(theirs) == list(inspect.signature(getattr(bindings, full)).parameters)
         monkeypatch.setattr(bindings, full, lambda *args, **named: (0, args, named))
         calls.append((full, theirs))
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         for full, theirs in calls:
             assert getattr(bindings, full)(**theirs) == (0, (), theirs)
             first, *rest = theirs
@@ -965,7 +982,7 @@ def test_of_cuda_bindings_nothing_else_is_seen(notes):
     from cuda.bindings import driver, runtime
 
     before = everything_of(driver, runtime)
-    with importlib.import_module("interop.ledger.bindings").watch(notes):
+    with watching(importlib.import_module("interop.ledger.bindings"), notes):
         replaced = {key[1] for key, value in everything_of(driver, runtime).items() if value is not before[key]}
     assert replaced == {*CALLS["runtime"], *CALLS["driver"]}
 
@@ -978,7 +995,7 @@ def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypat
     monkeypatch.setattr(runtime, "cudaThreadExchangeStreamCaptureMode", lambda mode: (0, mode))
     cuda = _cudart.Cuda(lambda: (runtime, driver), lambda _: True)
     cuda._runtime = runtime
-    with importlib.import_module("interop.ledger.bindings").watch(notes):
+    with watching(importlib.import_module("interop.ledger.bindings"), notes):
         cuda.event_record(address, address)
         cuda.stream_wait_event(address, address)
         cuda.stream_synchronize(address)
@@ -997,7 +1014,10 @@ def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
         def synchronize(self):
             Driver().wait()
 
-    with told(Driver, "wait", notes.inner), told(Stream, "synchronize", notes.outer):
+    with changed(
+        lambda changes: changes.tell(Driver, "wait", notes.inner),
+        lambda changes: changes.tell(Stream, "synchronize", notes.outer),
+    ):
         Stream().synchronize()
         Driver().wait()
     assert notes.names == ["outer", "inner"]
@@ -1013,7 +1033,10 @@ def test_what_outlives_the_block_tells_nothing(notes):
             return "waited"
 
     module = types.SimpleNamespace(Device=Device)
-    with stood_in(module, "Device", synchronize=notes.device_done), told(Stream, "wait", notes.waited):
+    with changed(
+        lambda changes: changes.stand_in(module, "Device", synchronize=notes.device_done),
+        lambda changes: changes.tell(Stream, "wait", notes.waited),
+    ):
         device, wait = module.Device(), Stream().wait
         synchronize = device.synchronize
         assert (synchronize(), wait()) == ("done", "waited")
@@ -1028,7 +1051,7 @@ def test_a_class_that_is_derived_in_the_block_has_instances_of_its_own(notes):
             pass
 
     module, old = types.SimpleNamespace(Device=Device), Device()
-    with stood_in(module, "Device", synchronize=notes.device_done):
+    with changed(lambda changes: changes.stand_in(module, "Device", synchronize=notes.device_done)):
 
         class Derived(module.Device):
             pass
@@ -1053,7 +1076,7 @@ def test_a_method_that_is_called_by_its_class(notes):
             notes.outer(result, stream, timeout)
 
     stream = Stream()
-    with told(Stream, "synchronize", Eyes().synchronized):
+    with changed(lambda changes: changes.tell(Stream, "synchronize", Eyes().synchronized)):
         assert Stream.synchronize(self=stream, timeout=3) == 3
     assert notes.told == [("outer", 3, stream, 3)]
 
@@ -1066,7 +1089,7 @@ def test_cuda_cores_wait_for_a_device(notes, monkeypatch, interop_need):
     cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
     monkeypatch.setattr(eyes._cudart, "GPU", cuda)
     monkeypatch.setattr(Device, "sync", nothing)
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         Device.sync(types.SimpleNamespace(device_id=5))
     assert Device.sync is nothing
     assert notes.told == [("device_is_done", cuda, 15)]
@@ -1094,7 +1117,7 @@ def test_warps_waits_of_the_host(notes, monkeypatch):
     for name in ("as_stream", "as_event"):
         monkeypatch.setattr(eyes, name, lambda given: given)
     stream = Stream()
-    with eyes.watch(notes):
+    with watching(eyes, notes):
         warp.synchronize()
         warp.synchronize_device()
         warp.synchronize_device("cpu")

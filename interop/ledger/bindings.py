@@ -1,14 +1,13 @@
 """cuda.bindings, watched: what Python code records and waits for through its modules, as interop does itself."""
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cudart
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
-from interop.ledger.patch import told
+from interop.ledger.patch import Changes
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
@@ -18,28 +17,25 @@ _NAMES: Final = {"hStream": "stream", "hEvent": "event"}
 """What the runtime calls the arguments of the driver."""
 
 
-@contextlib.contextmanager
-def watch(ledger: "Ledger") -> Iterator[None]:
+def watch(ledger: "Ledger", changes: Changes) -> None:
     """Tell *ledger* of the records and the waits; those of interop itself come to it another way."""
     eyes = _Eyes(ledger)
-    with contextlib.ExitStack() as undo:
-        for module, prefix, device in (
-            ("cuda.bindings.runtime", "cuda", "cudaDeviceSynchronize"),
-            ("cuda.bindings.driver", "cu", "cuCtxSynchronize"),
-        ):
-            if module in sys.modules:
-                for name, tell in (
-                    (device, eyes.device_done),
-                    (f"{prefix}StreamSynchronize", eyes.stream_done),
-                    (f"{prefix}StreamQuery", eyes.stream_done),
-                    (f"{prefix}StreamWaitEvent", eyes.waited),
-                    (f"{prefix}EventRecord", eyes.recorded),
-                    (f"{prefix}EventRecordWithFlags", eyes.recorded),
-                    (f"{prefix}EventSynchronize", eyes.event_done),
-                    (f"{prefix}EventQuery", eyes.event_done),
-                ):
-                    undo.enter_context(told(sys.modules[module], name, _by_name(tell), but_not_of=_cudart))
-        yield
+    for module, prefix, device in (
+        ("cuda.bindings.runtime", "cuda", "cudaDeviceSynchronize"),
+        ("cuda.bindings.driver", "cu", "cuCtxSynchronize"),
+    ):
+        if module in sys.modules:
+            for name, tell in (
+                (device, eyes.device_done),
+                (f"{prefix}StreamSynchronize", eyes.stream_done),
+                (f"{prefix}StreamQuery", eyes.stream_done),
+                (f"{prefix}StreamWaitEvent", eyes.waited),
+                (f"{prefix}EventRecord", eyes.recorded),
+                (f"{prefix}EventRecordWithFlags", eyes.recorded),
+                (f"{prefix}EventSynchronize", eyes.event_done),
+                (f"{prefix}EventQuery", eyes.event_done),
+            ):
+                changes.tell(sys.modules[module], name, _by_name(tell), but_not_of=_cudart)
 
 
 def _by_name(tell: Callable[..., None]) -> Callable[..., None]:

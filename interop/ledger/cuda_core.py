@@ -1,26 +1,22 @@
 """cuda.core, watched where it can be: its waits for a whole device. Its streams and events are compiled."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cuda.core import Device
 
 from interop import _cudart
-from interop.ledger.patch import told
+from interop.ledger.patch import Changes
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger
 
 
-@contextlib.contextmanager
-def watch(ledger: "Ledger") -> Iterator[None]:
+def watch(ledger: "Ledger", changes: Changes) -> None:
     """Tell *ledger* of them."""
 
     def device_done(_result: None, device: Any) -> None:  # noqa: ANN401
         ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(device.device_id))
 
-    with contextlib.ExitStack() as undo:
-        with contextlib.suppress(TypeError):  # of a version in which this class is compiled, too
-            undo.enter_context(told(Device, "sync", device_done))
-        yield
+    with contextlib.suppress(TypeError):  # of a version in which this class is compiled, too
+        changes.tell(Device, "sync", device_done)

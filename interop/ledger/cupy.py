@@ -1,7 +1,6 @@
 """CuPy, watched: its streams and events, its waits for the device, and its memory pool. Its kernels cannot be."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -11,38 +10,39 @@ from interop import _cudart
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Layout
-from interop.ledger.patch import stood_in, told, told_property
+from interop.ledger.patch import Changes
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger
 
 
-@contextlib.contextmanager
-def watch(ledger: "Ledger") -> Iterator[None]:
+def watch(ledger: "Ledger", changes: Changes) -> None:
     """Tell *ledger* what CuPy does; of its memory pool, in the calling thread only."""
     eyes = _Eyes(ledger)
-    with contextlib.ExitStack() as undo:
-        for change in (
-            told(_BaseStream, "wait_event", eyes.waited),
-            told(_BaseStream, "record", eyes.recorded),
-            told(_BaseStream, "synchronize", eyes.stream_done),
-            told_property(_BaseStream, "done", eyes.stream_asked),
-            told(cupy.cuda.Event, "__init__", eyes.made),
-            told(cupy.cuda.Event, "record", eyes.event_recorded),
-            told(cupy.cuda.Event, "synchronize", eyes.event_done),
-            told_property(cupy.cuda.Event, "done", eyes.event_asked),
-            told(cupy.ndarray, "get", eyes.copied),
-            told(cupy.cuda.runtime, "deviceSynchronize", eyes.device_done),
-            told(cupy.cuda.runtime, "eventRecord", eyes.address_recorded),
-            told(cupy.cuda.runtime, "streamWaitEvent", eyes.address_waited),
-            told(cupy.cuda.runtime, "streamSynchronize", eyes.address_done),
-            told(cupy.cuda.runtime, "eventSynchronize", eyes.event_address_done),
-            stood_in(cupy.cuda, "Device", synchronize=eyes.that_device_done),
-            _pool(ledger),
-        ):
-            undo.enter_context(change)
-        yield
+    changes.tell(_BaseStream, "wait_event", eyes.waited)
+    changes.tell(_BaseStream, "record", eyes.recorded)
+    changes.tell(_BaseStream, "synchronize", eyes.stream_done)
+    changes.tell_property(_BaseStream, "done", eyes.stream_asked)
+    changes.tell(cupy.cuda.Event, "__init__", eyes.made)
+    changes.tell(cupy.cuda.Event, "record", eyes.event_recorded)
+    changes.tell(cupy.cuda.Event, "synchronize", eyes.event_done)
+    changes.tell_property(cupy.cuda.Event, "done", eyes.event_asked)
+    changes.tell(cupy.ndarray, "get", eyes.copied)
+    changes.tell(cupy.cuda.runtime, "deviceSynchronize", eyes.device_done)
+    changes.tell(cupy.cuda.runtime, "eventRecord", eyes.address_recorded)
+    changes.tell(cupy.cuda.runtime, "streamWaitEvent", eyes.address_waited)
+    changes.tell(cupy.cuda.runtime, "streamSynchronize", eyes.address_done)
+    changes.tell(cupy.cuda.runtime, "eventSynchronize", eyes.event_address_done)
+    changes.stand_in(cupy.cuda, "Device", synchronize=eyes.that_device_done)
+    pool = _pool(ledger)
+
+    def leave() -> None:
+        with contextlib.suppress(KeyError):  # it was not entered, or not in this thread
+            pool.__exit__()
+
+    changes.add(leave)
+    pool.__enter__()
 
 
 class _Eyes:

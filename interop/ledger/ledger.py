@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from interop import _cudart, _watch
 from interop._text import counted
@@ -74,6 +74,15 @@ class Ledger(_watch.Watcher):
         for finding, count in sorted(self._findings.items(), key=lambda item: bool(item[0].doubt)):
             lines.append(f"{finding}" + (f"\n  Seen {count} times." if count > 1 else ""))
         return "\n".join(lines)
+
+    def __bool__(self) -> NoReturn:
+        """Raise: that there is a ledger says nothing.
+
+        Raises:
+            TypeError: always.
+        """
+        message = "a ledger is not true or false: write `assert not ledger.races`, and `print(ledger)` for all it found"
+        raise TypeError(message)
 
     # -- what the program says -----------------------------------------------------------------------------------
 

@@ -14,35 +14,29 @@ from interop.event import as_event
 from interop.ledger.arrays import layout_of
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import told
+from interop.ledger.patch import Changes
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger
 
 
-@contextlib.contextmanager
-def watch(ledger: "Ledger") -> Iterator[None]:
+def watch(ledger: "Ledger", changes: Changes) -> None:
     """Tell *ledger* what Numba does."""
     eyes = _Eyes(ledger)
-    with contextlib.ExitStack() as undo:
-        for change in (
-            told(driver.Event, "__init__", eyes.made),
-            told(driver.Event, "record", eyes.recorded),
-            told(driver.Event, "wait", eyes.waited),
-            told(driver.Event, "synchronize", eyes.event_done),
-            told(driver.Event, "query", eyes.event_asked),
-            told(driver.Stream, "synchronize", eyes.stream_done),
-            told(driver.Context, "synchronize", eyes.device_done),
-            told(driver.Context, "memalloc", eyes.allocated),
-            told(driver, "host_to_device", eyes.copied_in),
-            told(driver, "device_to_host", eyes.copied_out),
-            told(driver, "device_to_device", eyes.copied),
-            told(_LaunchConfiguration, "__init__", eyes.configured),
-            told(_Kernel, "launch", eyes.launched),
-        ):
-            undo.enter_context(change)
-        yield
+    changes.tell(driver.Event, "__init__", eyes.made)
+    changes.tell(driver.Event, "record", eyes.recorded)
+    changes.tell(driver.Event, "wait", eyes.waited)
+    changes.tell(driver.Event, "synchronize", eyes.event_done)
+    changes.tell(driver.Event, "query", eyes.event_asked)
+    changes.tell(driver.Stream, "synchronize", eyes.stream_done)
+    changes.tell(driver.Context, "synchronize", eyes.device_done)
+    changes.tell(driver.Context, "memalloc", eyes.allocated)
+    changes.tell(driver, "host_to_device", eyes.copied_in)
+    changes.tell(driver, "device_to_host", eyes.copied_out)
+    changes.tell(driver, "device_to_device", eyes.copied)
+    changes.tell(_LaunchConfiguration, "__init__", eyes.configured)
+    changes.tell(_Kernel, "launch", eyes.launched)
 
 
 class _Eyes:

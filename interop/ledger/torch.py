@@ -1,11 +1,12 @@
 """PyTorch, watched: its operators, by their schemas; its streams and events; its waits for the device."""
 
-import contextlib
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
@@ -13,7 +14,7 @@ from interop import _cudart
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import stood_in, told
+from interop.ledger.patch import Changes
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -35,31 +36,38 @@ _READS_SHAPE: Final = ("new_", "_like", "is_same_size")
 """In the names of operators that look at their argument's shape only."""
 
 
-@contextlib.contextmanager
-def watch(ledger: "Ledger") -> Iterator[None]:
+def watch(ledger: "Ledger", changes: Changes) -> None:
     """Tell *ledger* what PyTorch does; of its operators, in the calling thread and its backward passes only."""
     eyes = _Eyes(ledger)
-    with contextlib.ExitStack() as undo:
-        for change in (
-            told(torch.cuda.Event, "record", eyes.recorded),
-            told(torch.cuda.Event, "wait", eyes.waited),
-            told(torch.cuda.Event, "synchronize", eyes.event_done),
-            told(torch.cuda.Event, "query", eyes.event_asked),
-            told(torch.cuda.Stream, "synchronize", eyes.stream_done),
-            told(torch.cuda.Stream, "query", eyes.stream_asked),
-            told(torch.cuda, "synchronize", eyes.device_done),
-            stood_in(
-                torch,
-                "Event",
-                record=eyes.address_recorded,
-                wait=eyes.address_waited,
-                synchronize=eyes.address_done,
-                query=eyes.address_asked,
-            ),
-            Operators(ledger),
-        ):
-            undo.enter_context(change)
-        yield
+    changes.tell(torch.cuda.Event, "record", eyes.recorded)
+    changes.tell(torch.cuda.Event, "wait", eyes.waited)
+    changes.tell(torch.cuda.Event, "synchronize", eyes.event_done)
+    changes.tell(torch.cuda.Event, "query", eyes.event_asked)
+    changes.tell(torch.cuda.Stream, "synchronize", eyes.stream_done)
+    changes.tell(torch.cuda.Stream, "query", eyes.stream_asked)
+    changes.tell(torch.cuda, "synchronize", eyes.device_done)
+    changes.stand_in(
+        torch,
+        "Event",
+        record=eyes.address_recorded,
+        wait=eyes.address_waited,
+        synchronize=eyes.address_done,
+        query=eyes.address_asked,
+    )
+    operators = Operators(ledger)
+    flags = {name: value for name, value in vars(_python_dispatch).items() if name.startswith("_is_in_")}
+
+    def leave() -> None:
+        if operators in _get_current_dispatch_mode_stack():
+            for kept in vars(operators).values():
+                if isinstance(kept, deque) and not kept:  # an interrupt came after PyTorch had taken the flag out
+                    kept.append(False)
+            operators.__exit__(None, None, None)
+        if not _get_current_dispatch_mode_stack():
+            vars(_python_dispatch).update(flags)  # an interrupt may have come after PyTorch had set them
+
+    changes.add(leave)
+    operators.__enter__()  # type: ignore[no-untyped-call]
 
 
 class _Eyes:

@@ -1,34 +1,29 @@
 """Warp, watched: where the host waits. What its streams wait for is not."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import warp
 
 from interop import _cudart
 from interop.event import as_event
-from interop.ledger.patch import told
+from interop.ledger.patch import Changes
 from interop.stream import as_stream
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger
 
 
-@contextlib.contextmanager
-def watch(ledger: "Ledger") -> Iterator[None]:
+def watch(ledger: "Ledger", changes: Changes) -> None:
     """Tell *ledger* of the waits of the host, by the functions of Warp's module."""
     eyes = _Eyes(ledger)
-    with contextlib.ExitStack() as undo:
-        for name, tell in (
-            ("synchronize", eyes.devices_done),
-            ("synchronize_device", eyes.device_done),
-            ("synchronize_stream", eyes.stream_done),
-            ("synchronize_event", eyes.event_done),
-        ):
-            if hasattr(warp, name):  # not all versions have all of them
-                undo.enter_context(told(warp, name, tell))
-        yield
+    for name, tell in (
+        ("synchronize", eyes.devices_done),
+        ("synchronize_device", eyes.device_done),
+        ("synchronize_stream", eyes.stream_done),
+        ("synchronize_event", eyes.event_done),
+    ):
+        if hasattr(warp, name):  # not all versions have all of them
+            changes.tell(warp, name, tell)
 
 
 class _Eyes:

@@ -1,62 +1,91 @@
 """A ledger, open for the length of a block, and told of what the libraries that are there do."""
 
-import contextlib
-import functools
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
 from interop import _cudart, _watch
+from interop._block import Block
 from interop.errors import NotSupportedError
 from interop.ledger.ledger import WATCHED, Ledger
+from interop.ledger.patch import Changes
 
 _EYES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **WATCHED}
 """Those who look at libraries, by a module of that name here; and what is imported when there is something to see."""
 
 
-class Watched(contextlib.AbstractContextManager[Ledger]):
-    """Watches what the block does; see :func:`interop.ordering.check`. Each block has a ledger of its own."""
+class Watched(Block[Ledger]):
+    """Watches what the block does; see :func:`interop.ordering.check`. Each block has a ledger of its own.
+
+    A signal handler may raise anywhere. In ``__enter__`` and ``__exit__`` that closes the ledger. Before the first line
+    of ``__exit__`` nothing can be done about it: then the ledger is open until this object goes.
+    """
+
+    _call = "check"
 
     def __init__(self, *, strict: bool, raises: bool) -> None:
         """Watch nothing yet."""
-        self._new = functools.partial(_watched, strict=strict, raises=raises)
-        self._blocks: list[tuple[Ledger, contextlib.AbstractContextManager[Ledger]]] = []
+        self._strict = strict
+        self._raises = raises
+        self._opened = _Opened()
+        self._entered = False
 
     def __enter__(self) -> Ledger:
         """Open a ledger."""
-        block = self._new()
-        ledger = block.__enter__()
-        self._blocks.append((ledger, block))
-        return ledger
+        self._entered = True
+        ledger = Ledger(strict=self._strict)
+        try:
+            self._opened.add(ledger)
+            return ledger  # noqa: TRY300  (an interrupt before it is the last one that nobody else sees)
+        except BaseException:
+            self._opened.close(ledger)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         """Close the one that was opened last.
 
         Raises:
             NotSupportedError: another thread has opened it, outside of a simulation. It is still open.
         """
-        ledger, block = self._blocks[-1]
+        ledger = self._opened.ledgers[-1]
         _all.check_thread(ledger)
-        self._blocks.pop()
-        return block.__exit__(kind, error, trace)
+        try:
+            self._opened.close(ledger)
+        except BaseException:
+            self._opened.close(ledger)
+            raise
+        if kind is None and self._raises and (races := ledger.races):
+            raise races[0].error(races[1:])
 
 
-@contextlib.contextmanager
-def _watched(*, strict: bool, raises: bool) -> Iterator[Ledger]:
-    ledger = Ledger(strict=strict)
-    with contextlib.ExitStack() as undo:
+class _Opened:
+    """The ledgers that one object has open."""
+
+    ledgers: tuple[Ledger, ...] = ()
+
+    def add(self, ledger: Ledger) -> None:
+        """Open one more."""
+        self.ledgers = (*self.ledgers, ledger)
         if _cudart.active().simulation is None:
-            undo.enter_context(_all.telling(ledger))
+            _all.add(ledger)
         _watch.watch(ledger)
-        undo.callback(_watch.unwatch, ledger)
-        yield ledger
-    if raises and (races := ledger.races):
-        raise races[0].error(races[1:])
+
+    def close(self, ledger: Ledger) -> None:
+        """Close one, if it is open; so this may be interrupted, and done again."""
+        _watch.unwatch(ledger)
+        _all.remove(ledger)
+        self.ledgers = tuple(other for other in self.ledgers if other is not ledger)
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Close what an interrupt has left open."""
+        if self.ledgers and not _finalizing():
+            for ledger in self.ledgers:
+                self.close(ledger)
 
 
 class _All:
@@ -70,7 +99,7 @@ class _All:
         self._ledgers: list[Ledger] = []
         self._thread = 0
         self._libraries: set[str] = set()
-        self._undo = contextlib.ExitStack()
+        self._changes = Changes()
 
     def check_thread(self, ledger: Ledger) -> None:
         """Make sure that *ledger*, if it is one of them, is the calling thread's: some libraries are watched there."""
@@ -78,26 +107,32 @@ class _All:
             message = "another thread has opened this ledger, and has to close it: it is still open"
             raise NotSupportedError(message)
 
-    @contextlib.contextmanager
-    def telling(self, ledger: Ledger) -> Iterator[None]:
-        """Tell *ledger*, too."""
+    def add(self, ledger: Ledger) -> None:
+        """Tell *ledger*, too. If this raises, :meth:`remove` it."""
         if not self._ledgers:
             self._thread = threading.get_ident()
         elif self._thread != threading.get_ident():
             message = "another thread has a ledger open: it sees all threads; use that one, or open this one after it"
             raise NotSupportedError(message)
         self._ledgers.append(ledger)
-        try:
-            for library, module in _EYES.items():
-                if module in sys.modules and library not in self._libraries:
-                    self._undo.enter_context(_eyes(library)(self))
+        for library, module in _EYES.items():
+            if module in sys.modules and library not in self._libraries:
+                before = len(self._changes)
+                try:
+                    _eyes(library)(self, self._changes)
                     self._libraries.add(library)
-            yield
-        finally:
+                except BaseException:
+                    self._libraries.discard(library)
+                    self._changes.undo(before)
+                    raise
+
+    def remove(self, ledger: Ledger) -> None:
+        """Tell it no longer, if it is told."""
+        if ledger in self._ledgers:
             self._ledgers.remove(ledger)
-            if not self._ledgers:
-                self._libraries.clear()
-                self._undo.close()
+        if not self._ledgers:
+            self._libraries.clear()
+            self._changes.undo()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         """The method of that name, of all of them."""
@@ -112,8 +147,6 @@ class _All:
 _all: Final = _All()
 
 
-def _eyes(library: str) -> Callable[[_All], contextlib.AbstractContextManager[None]]:
-    watch: Callable[[_All], contextlib.AbstractContextManager[None]] = importlib.import_module(
-        f"interop.ledger.{library}"
-    ).watch
+def _eyes(library: str) -> Callable[[_All, Changes], None]:
+    watch: Callable[[_All, Changes], None] = importlib.import_module(f"interop.ledger.{library}").watch
     return watch

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from interop import _cudart, _watch
+from interop._block import Block
 from interop._text import counted
 from interop.current import stream_in_use
 from interop.errors import InteropError
@@ -41,18 +42,22 @@ def _printable(name: str) -> str:
     return "".join("\N{REPLACEMENT CHARACTER}" if letter in unfit else letter for letter in name)
 
 
-class _Open:
+class _Open(Block[None]):
     """A span that is being marked. Not a generator, which would cost as much again as the two records."""
 
-    __slots__ = ("_name", "_recorder", "_start", "_stream", "_timeline")
+    __slots__ = ("_entered", "_name", "_recorder", "_start", "_stream", "_timeline")
+
+    _call = "timeline.span"
 
     def __init__(self, timeline: "Timeline", name: str, stream: "ExternalStream") -> None:
         self._timeline = timeline
         self._name = name
         self._stream = stream
         self._start: tuple[int, Lane | None] | None = None
+        self._entered = False
 
     def __enter__(self) -> None:
+        self._entered = True
         recorder = self._timeline._recording
         if recorder is None:
             message = (
@@ -105,11 +110,12 @@ class Timeline:
     until the timeline has been left and read.
     """
 
+    _recording: Recorder | None = None
+    """What records, for as long as the block runs."""
+
     def __init__(self) -> None:
         """Record nothing yet."""
         self._recorder: Recorder | None = None
-        self._recording: Recorder | None = None
-        """The same, for as long as the block runs."""
         self._reading: Reading | None = None
         self._lock = threading.Lock()
 
@@ -122,19 +128,35 @@ class Timeline:
         if self._recorder is not None or self._reading is not None:
             message = "this timeline was entered before, and records one block only: make another Timeline()"
             raise InteropError(message)
-        self._recorder = self._recording = Recorder(_cudart.active())
-        _watch.watch(self._recorder)
-        return self
+        recorder = Recorder(_cudart.active())
+        try:
+            self._recorder = self._recording = recorder
+            _watch.watch(recorder)
+            return self  # noqa: TRY300  (an interrupt before it is the last one that nobody else sees)
+        except BaseException:
+            self._recorder = self._recording = None
+            _watch.unwatch(recorder)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the recording. Spans that are still open are left out."""
-        assert self._recorder is not None  # for mypy
-        self._recording = None
-        _watch.unwatch(self._recorder)
-        if self._recorder.simulated:
+        recorder = self._recorder
+        assert recorder is not None  # for mypy
+        try:
+            self._recording = None
+            _watch.unwatch(recorder)
+        except BaseException:
+            _watch.unwatch(recorder)
+            raise
+        if recorder.simulated:
             self._read()  # a simulation may end before somebody looks, and there is nothing to wait for
+
+    def __del__(self) -> None:
+        """End a recording that a signal handler has left open, by raising before the first line of ``__exit__``."""
+        if self._recording is not None:
+            _watch.unwatch(self._recording)
 
     def span(self, name: str, stream: object = None) -> "_Open":
         """Mark the work that is given to a stream in this ``with`` block. Does not block the host.
