@@ -28,7 +28,7 @@ lint: $(venv)/dev.done
 types: $(venv)/dev.done
 	$(bin)/mypy
 
-# What the README and docs/ say of measurements, from the files that `make gpu-test`, `make bench` and others have written.
+# The tables of measurements in the README and docs/, from the files that `make gpu-test` and `make bench` have written.
 docs: $(venv)/test.done
 	$(bin)/python -m docs.update
 
@@ -75,9 +75,9 @@ gpu-test:
 	$(PYTHON) -m pytest tests/gpu --interop-require=gpu,cupy,numba,torch,jax,cuda.core $(GPU_TEST_OPTIONS)
 
 # On a GPU machine, likewise, with matplotlib and a C compiler: what each call costs, beside C and the other libraries.
-# BENCH_OPTIONS="--quick --only wait_stream" for a look.
+# It takes at most six minutes. BENCH_OPTIONS="--quick --only wait_stream" for a look.
 bench:
-	$(PYTHON) -m benchmarks run $(BENCH_OPTIONS)
+	$(PYTHON) -m benchmarks $(BENCH_OPTIONS)
 
 # Break the code on purpose, in many ways; each must turn a test red. MUTANTS="core sim" takes these tables only.
 mutants: $(venv)/test.done

@@ -1,14 +1,11 @@
-"""What interop's calls cost, beside those of other libraries and the same calls made from C.
+"""What interop's calls cost, beside those of other libraries and the same CUDA calls made from C.
 
-``python -m benchmarks`` on a GPU measures everything, and writes ``benchmarks/results.json``, ``results.md`` and
-``results.svg``. A map:
+``python -m benchmarks`` on a GPU measures everything, and writes ``results.json``, ``results.md`` and ``results.svg``.
 
-- ``measure``: rows, timed batch by batch, the rows taking turns, so that a drifting clock hits all of them
-- ``baseline``, ``calls.c``: the same CUDA calls made from C
-- ``lab``: streams, events and arrays, as each library sees them
-- ``operations``, ``growth``, ``pingpong``: what is measured
-- ``process``: what one process measures; ``startup``: what fresh processes do
-- ``results``: the file, and its statistics; ``goals``, ``report``, ``plot``, ``compare``: what is made of it
-- ``instructions``, ``stubs.c``: the instructions that a call takes, counted without a GPU; ``ledger``: what of them is
-  the ledger's
+- ``measure``: times rows in turns, batch by batch, so that a drifting clock affects all of them alike
+- ``baseline``, ``calls.c``: CUDA calls made from C
+- ``lab``: the streams, events and arrays that the rows use
+- ``operations``, ``handovers``, ``pingpong``, ``left``: what is measured
+- ``process``: the process that measures
+- ``results``: the JSON file; ``goals``, ``report``, ``plot``: what is made of it
 """

@@ -1,4 +1,4 @@
-"""The same CUDA calls, made from C: compiled when needed, with entry points that are handed in."""
+"""CUDA calls made from C: calls.c, compiled when it is needed."""
 
 import ctypes
 import os
@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from benchmarks.measure import Batch
 
 SOURCE: Final = Path(__file__).with_name("calls.c")
 
@@ -18,18 +20,7 @@ RUNTIME: Final = (
     "cudaEventCreateWithFlags",
     "cudaEventDestroy",
 )
-"""What C calls: the functions of the runtime API, in the order of calls.c."""
-DRIVER: Final = (
-    "cuStreamQuery",
-    "cuStreamSynchronize",
-    "cuStreamWaitEvent",
-    "cuEventRecord",
-    "cuEventCreate",
-    "cuEventDestroy",
-)
-"""The same of the driver API, which the runtime calls, and interop too."""
-_CUDA_12: Final = 12000
-"""The version of CUDA whose functions the driver is asked for, as interop does."""
+"""The functions that calls.c calls, in its order."""
 
 
 class CompilerMissingError(Exception):
@@ -37,7 +28,7 @@ class CompilerMissingError(Exception):
 
 
 class BaselineError(Exception):
-    """A CUDA call that was made from C failed, or there is no such call."""
+    """A CUDA call that was made from C failed."""
 
 
 def compiler() -> str:
@@ -49,7 +40,7 @@ def compiler() -> str:
     for name in (os.environ.get("CC"), "gcc", "cc", "clang"):
         if name and (path := shutil.which(name)):
             return path
-    message = "the baseline is C, and there is no compiler: install gcc, or say where one is with CC="
+    message = "the benchmarks compile C, and there is no compiler: install gcc, or say where one is with CC="
     raise CompilerMissingError(message)
 
 
@@ -61,98 +52,44 @@ def compile_library(source: Path, folder: Path) -> Path:
     return library
 
 
-def find_runtime() -> tuple[list[int], str]:
-    """The addresses of the functions in :data:`RUNTIME`, and the file that they are from.
-
-    The shared library, as CuPy and PyTorch load it: cuda.bindings has a copy of the runtime of its own inside.
-    """
+def find_runtime() -> list[int]:
+    """The addresses of the functions in :data:`RUNTIME`, in the shared library that CuPy and PyTorch load."""
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
-    found = load_nvidia_dynamic_lib("cudart")
-    library = ctypes.CDLL(found.abs_path)
-    addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in RUNTIME]
-    return addresses, str(found.abs_path)
-
-
-def find_driver() -> list[int]:
-    """The addresses of the functions in :data:`DRIVER`, from where interop has them too.
-
-    Raises:
-        BaselineError: the driver lacks one.
-    """
-    from cuda.bindings import runtime
-
-    addresses = []
-    for name in DRIVER:
-        code, address, _ = runtime.cudaGetDriverEntryPointByVersion(name.encode(), _CUDA_12, 0)
-        if code or not address:
-            message = f"the driver has no {name}: {code!r}"
-            raise BaselineError(message)
-        addresses.append(int(address))
-    return addresses
+    library = ctypes.CDLL(load_nvidia_dynamic_lib("cudart").abs_path)
+    return [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in RUNTIME]
 
 
 class Baseline:
-    """The functions of calls.c; each takes how often, and streams and events as ints, and returns nanoseconds in all.
+    """The functions of calls.c.
 
     Args:
-        entry_points: the addresses of the functions in :data:`RUNTIME`, which the methods name, or in :data:`DRIVER`.
-        folder: where to compile; each baseline needs one of its own, or it would share the entry points.
+        entry_points: the addresses of the functions in :data:`RUNTIME`.
+        folder: where to compile.
     """
 
     def __init__(self, entry_points: Sequence[int], folder: Path) -> None:
-        """Compile, load, and hand the entry points in."""
-        folder.mkdir(exist_ok=True)
+        """Compile, load, and pass the addresses in."""
         self._library = ctypes.CDLL(str(compile_library(SOURCE, folder)))
         self._library.set_entry_points(_addresses(entry_points))
 
-    def query(self, n: int, stream: int) -> int:
-        """``cudaStreamQuery``."""
-        return self._timed("query", n, stream)
+    def batch(self, function: str, *arguments: int | Sequence[int]) -> Batch:
+        """A batch of *function*'s calls; *arguments* are those after ``n``, streams and events as ints.
 
-    def synchronize(self, n: int, stream: int) -> int:
-        """``cudaStreamSynchronize``."""
-        return self._timed("synchronize", n, stream)
-
-    def record(self, n: int, event: int, stream: int) -> int:
-        """``cudaEventRecord``."""
-        return self._timed("record", n, event, stream)
-
-    def record_new(self, n: int, stream: int) -> int:
-        """``cudaEventCreateWithFlags``, ``cudaEventRecord``, ``cudaEventDestroy``."""
-        return self._timed("record_new", n, stream)
-
-    def wait_event(self, n: int, stream: int, event: int) -> int:
-        """``cudaStreamWaitEvent``."""
-        return self._timed("wait_event", n, stream, event)
-
-    def wait_streams(self, n: int, consumer: int, events: Sequence[int], producers: Sequence[int]) -> int:
-        """``cudaEventRecord`` and ``cudaStreamWaitEvent`` for each producer."""
-        count = ctypes.c_int64(len(producers))
-        return self._timed("wait_streams", n, consumer, count, _addresses(events), _addresses(producers))
-
-    def there_and_back(self, n: int, consumer: int, producer: int, events: Sequence[int], *, mark_the_end: bool) -> int:
-        """The consumer waits for the producer, and the producer for the consumer; then one more record, or none."""
-        last = ctypes.c_int64(mark_the_end)
-        return self._timed("there_and_back", n, consumer, producer, _addresses(events), last)
-
-    def wait_stream_in_threads(
-        self, n: int, consumers: Sequence[int], events: Sequence[int], producers: Sequence[int]
-    ) -> int:
-        """As :meth:`wait_streams` for one producer, *n* times in each of several threads; nanoseconds by the clock."""
-        count = ctypes.c_int64(len(producers))
-        pointers = map(_addresses, (consumers, events, producers))
-        return self._timed("wait_stream_in_threads", n, count, *pointers)
-
-    def _timed(self, function: str, n: int, *arguments: object) -> int:
+        The batch raises :class:`BaselineError` if a CUDA call fails.
+        """
         timed = getattr(self._library, function)
         timed.restype = ctypes.c_int64
-        passed = [ctypes.c_void_p(argument) if isinstance(argument, int) else argument for argument in arguments]
-        result = int(timed(ctypes.c_int64(n), *passed))
-        if result < 0:
-            message = f"calls.c: {function} stopped at CUDA error {-result}"
-            raise BaselineError(message)
-        return result
+        passed = [ctypes.c_void_p(each) if isinstance(each, int) else _addresses(each) for each in arguments]
+
+        def batch(n: int) -> float:
+            result = int(timed(ctypes.c_int64(n), *passed))
+            if result < 0:
+                message = f"calls.c: {function} stopped at CUDA error {-result}"
+                raise BaselineError(message)
+            return result
+
+        return batch
 
 
 def _addresses(values: Sequence[int]) -> ctypes.Array[ctypes.c_void_p]:

@@ -1,82 +1,62 @@
-"""What interop is to reach, what it wants to reach beyond that, and whether a run says that it did."""
+"""The goals: how many times what a row beside it interop's row may take, and what hand-overs may leave behind."""
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
-from benchmarks import pingpong
-from benchmarks.lab import FOREIGN, LIBRARIES
-from benchmarks.operations import OURS, C
-from benchmarks.results import Spread, Table
+from benchmarks import handovers, left, pingpong
+from benchmarks.lab import FOREIGN, OURS, PATHS, PEERS, C
+from benchmarks.left import Left
+from benchmarks.results import Table
 
+GOALS: Final[dict[tuple[str, str], float]] = {
+    ("wait_stream", C): 1.3,
+    ("wait_stream", "cuda.core"): 0.55,
+    ("wait_stream", "CuPy"): 0.3,
+    ("wait_stream", "torch"): 0.15,
+    **{(f"wait_stream, {library}'s stream", C): 1.8 for library in ("CuPy", "torch", "Numba")},
+    **{(call, C): 1.6 for call in ("record, event reused", "wait_event")},
+    **{(call, "cuda.core"): 1.0 for call in ("record, event reused", "wait_event")},
+    ("record, new event", C): 1.4,
+    **{("record, new event", library): 1.0 for library in PEERS},
+    ("query", C): 1.5,
+    ("query", "CuPy"): 1.05,
+    ("synchronize", C): 1.35,
+    **{("synchronize", library): 1.05 for library in ("CuPy", "cuda.core")},
+    **{(f"as_stream, {library}'s stream", C): 1.0 for library in FOREIGN},
+    **{(f"to({PATHS[library]}), again", C): 0.25 for library in FOREIGN},
+    ("use, CuPy and torch together (torch: alone)", "torch"): 1.0,
+    **{
+        (handovers.name(source, target), own): 1.25 if target == "Numba" else 1.5
+        for source, target in handovers.WAYS
+        for own in handovers.OWN[target]
+        if source != "Numba"
+    },
+    ("borrow, one array", "interop.handoff"): 1.4,
+    ("borrow, eight arrays", "borrow, one array"): 5,
+    (handovers.IN_THREADS, handovers.ONE_THREAD): 2.5,
+    ("round, CuPy and Numba, kept arrays", pingpong.SHARED): 1.0,
+    ("round, CuPy and Numba, kept arrays", pingpong.READS): 0.5,
+    ("round, CuPy and Numba, new arrays", pingpong.HOST_AND_CONVERT): 1.0,
+}
+"""By operation, and label of the row beside interop's."""
 
-class Goal(NamedTuple):
-    """One row of interop's shall take at most so many times what another row takes, or so many nanoseconds.
+LEFT: Final = {"objects": 0, "device": 0, "host": 1 << 20}
+"""Of a million hand-overs: objects, and bytes."""
 
-    Attributes:
-        operation: which.
-        against: label of the other row; None for nanoseconds.
-        at_most: the limit.
-        label: of interop's row.
-        beyond: whether it is one more than was asked for; those are counted apart.
-    """
-
-    operation: str
-    against: str | None
-    at_most: float
-    label: str = OURS
-    beyond: bool = False
-
-
-class Verdict(NamedTuple):
-    """A goal, and what was measured; None if it was not."""
-
-    goal: Goal
-    measured: Spread | None
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the median keeps the limit."""
-        return None if self.measured is None else self.measured.median <= self.goal.at_most
-
-
-def _goals() -> Iterator[Goal]:
-    yield Goal("wait_stream", C, 1.3)
-    for library, limit in {"cuda.core": 0.55, "CuPy": 0.3, "torch": 0.15}.items():
-        yield Goal("wait_stream", library, limit)
-    for library in ("CuPy", "torch", "Numba"):
-        yield Goal(f"wait_stream, {library}'s stream", C, 1.8)
-    for operation in ("record, event reused", "wait_event"):
-        yield Goal(operation, C, 1.6)
-        yield Goal(operation, "cuda.core", 1.0)
-    yield Goal("record, new event", C, 1.4)
-    for library in LIBRARIES:
-        yield Goal("record, new event", library, 1.0)
-    yield Goal("query", C, 1.5)
-    yield Goal("query", "CuPy", 1.05)
-    yield Goal("synchronize", C, 1.35)
-    for library in ("CuPy", "cuda.core"):
-        yield Goal("synchronize", library, 1.05)
-    for library in FOREIGN:
-        yield Goal(f"as_stream, {library}'s stream", None, 400)
-    for path in FOREIGN.values():
-        yield Goal(f"to({path}) again", None, 100)
-    yield Goal("enter and leave, CuPy and torch together (torch: alone)", "torch", 1.0)
-    yield Goal("CuPy <-> Numba", pingpong.DEFAULT, 0.5, pingpong.BY_WAIT)
-    yield Goal("CuPy <-> Numba", pingpong.SHARED, 1.1, pingpong.BY_WAIT)
-    yield Goal("CuPy <-> Numba", pingpong.DEFAULT, 0.555, pingpong.BY_KEPT_HANDOFF, beyond=True)
-    yield Goal("CuPy <-> Numba", pingpong.SHARED, 1.25, pingpong.BY_KEPT_HANDOFF, beyond=True)
+MET, MISSED, UNKNOWN = "met", "**missed**", "not measured"
 
 
-GOALS: Final = tuple(_goals())
+def verdict(table: Table, operation: str, other: str) -> str:
+    """What a run says of a goal: the median counts."""
+    ratio = table.ratio(operation, OURS, other)
+    if ratio is None:
+        return UNKNOWN
+    return MET if ratio.median <= GOALS[operation, other] else MISSED
 
 
-def verdicts(table: Table) -> list[Verdict]:
-    """What a run says of each goal."""
-    return [Verdict(goal, _measured(table, goal)) for goal in GOALS]
-
-
-def _measured(table: Table, goal: Goal) -> Spread | None:
-    row = table.get(goal.operation, goal.label)
-    if row is None:
-        return None
-    return table.ns(row) if goal.against is None else table.ratio(row, goal.against)
+def left_verdict(found: Left, what: str) -> str:
+    """Likewise; fewer hand-overs than a million can miss a goal, and not meet it."""
+    if found.error:
+        return UNKNOWN
+    if getattr(found, what) > LEFT[what]:
+        return MISSED
+    return MET if found.made >= left.COUNT else UNKNOWN

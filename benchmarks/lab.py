@@ -1,30 +1,40 @@
-"""Streams, events and arrays, as each library sees them. All libraries wrap the very same streams."""
+"""The streams, events and arrays that the rows use, each library's made by the library itself."""
 
+import ast
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import interop
-from benchmarks.baseline import Baseline, find_driver, find_runtime
+from benchmarks import measure
+from benchmarks.baseline import Baseline, find_runtime
+from benchmarks.measure import Row
+from interop.matrix.libraries import LIBRARIES, Library
 
-FOREIGN: Final = {"CuPy": "cupy", "torch": "torch", "Numba": "numba", "cuda.core": "cuda.core"}
-"""Libraries whose objects interop takes and makes, and the names that it knows them by."""
-
-LIBRARIES: Final = ("cuda.core", "CuPy", "torch", "Numba", "cuda.bindings")
-"""The peers, in the order of the tables."""
-
-BLOCKS: Final = 128
-"""Of a kernel of Numba's, which warns if there are fewer."""
-THREADS: Final = 256
-SIZE: Final = BLOCKS * THREADS
-"""Elements of an array: to work on them costs the device next to nothing."""
-
+OURS: Final = "interop"
+C: Final = "C"
+PATHS: Final = {"CuPy": "cupy", "torch": "torch", "Numba": "numba", "cuda.core": "cuda.core", "JAX": "jax"}
+"""The libraries, and the names that interop knows them by."""
+FOREIGN: Final = ("CuPy", "torch", "Numba", "cuda.core")
+"""The libraries with streams."""
+PEERS: Final = ("cuda.core", "CuPy", "torch", "Numba", "cuda.bindings")
+"""Who has calls for streams and events, in the order of the tables."""
+MODULES: Final = {
+    "interop": "interop",
+    "cupy": "cupy",
+    "torch": "torch",
+    "cuda": "numba.cuda",
+    "core": "cuda.core",
+    "utils": "cuda.core.utils",
+    "jax": "jax",
+    "runtime": "cuda.bindings.runtime",
+}
+"""The modules that statements name."""
 LEGACY: Final = 1
 """The handle of the legacy default stream."""
-
 _DISABLE_TIMING: Final = 2
 
 
@@ -40,182 +50,169 @@ class Protocol:
         return (0, self._handle)
 
 
-def value(result: tuple[Any, ...]) -> Any:
-    """What a call of cuda.bindings gave, if it succeeded.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    if result[0]:
-        message = f"{result[0]!r}"
-        raise RuntimeError(message)
-    return result[1] if len(result) > 1 else None
+def used(text: str) -> set[str]:
+    """The names in a statement."""
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
 
 
 class Lab:
-    """What rows are made of. Everything is made when it is first asked for, and kept.
+    """Makes everything when it is first asked for, and keeps it.
 
     Args:
-        folder: where the baseline is compiled.
+        folder: where calls.c is compiled.
     """
 
     def __init__(self, folder: Path) -> None:
         """Make nothing yet."""
         self._folder = folder
-        self._streams: dict[int, interop.ExternalStream] = {}
         self._kept: dict[tuple[object, ...], Any] = {}
-        self.cudart = ""
-
-    def drain(self) -> None:
-        """Wait until all the streams are empty."""
-        for stream in self._streams.values():
-            stream.synchronize()
-
-    def owned(self, number: int) -> interop.ExternalStream:
-        """A stream; the same for the same *number*, and never another number's."""
-        if number not in self._streams:
-            self._streams[number] = interop.new_stream()
-        return self._streams[number]
-
-    def handle(self, number: int) -> int:
-        """The address of the stream of *number*."""
-        return self.owned(number).cuda_stream
-
-    def event_handle(self, number: int) -> int:
-        """The address of an event without timing that was recorded; likewise."""
-        return int(self._keep(("event handle", number), lambda: self._recorded(number)))
-
-    def _recorded(self, number: int) -> int:
-        runtime = self.module("cuda.bindings")
-        event = int(value(runtime.cudaEventCreateWithFlags(_DISABLE_TIMING)))
-        value(runtime.cudaEventRecord(event, self.handle(number)))
-        return event
-
-    def module(self, library: str) -> ModuleType:
-        """The module that a library's rows need."""
-        path = {
-            "cuda.core": "cuda.core",
-            "CuPy": "cupy",
-            "torch": "torch",
-            "Numba": "numba.cuda",
-            "cuda.bindings": "cuda.bindings.runtime",
-        }[library]
-        module = importlib.import_module(path)
-        if ("imported", library) not in self._kept:
-            self._kept["imported", library] = True
-            if library == "cuda.core":
-                module.Device(0).set_current()
-            elif library == "Numba":
-                module.current_context()
-        return module
-
-    @functools.cached_property
-    def baseline(self) -> Baseline:
-        """The calls from C, to the real runtime."""
-        entry_points, self.cudart = find_runtime()
-        return Baseline(entry_points, self._folder / "runtime")
-
-    @functools.cached_property
-    def driver(self) -> Baseline:
-        """The same, to the driver."""
-        return Baseline(find_driver(), self._folder / "driver")
-
-    def stream(self, library: str, number: int) -> Any:
-        """The stream of *number*, as *library*'s own object; ``"interop"`` and ``"protocol"`` are libraries too."""
-        return self._keep((library, "stream", number), lambda: self.wrap(library, number))
-
-    def lasting(self, library: str, number: int) -> Any:
-        """As :meth:`stream`, but by an object that keeps the stream alive, and is known to.
-
-        An array that was handed over is not ordered back to a stream that may be gone: it would be less work.
-        """
-        return self.owned(number).to(FOREIGN[library])
-
-    def wrap(self, library: str, number: int) -> Any:
-        """As :meth:`stream`, a new object."""
-        handle = self.handle(number)
-        makers: Mapping[str, Callable[[], object]] = {
-            "interop": lambda: interop.ExternalStream(handle),
-            "protocol": lambda: Protocol(handle),
-            "cuda.core": lambda: self.module("cuda.core").Device(0).create_stream(Protocol(handle)),
-            "CuPy": lambda: self.module("CuPy").cuda.Stream.from_external(Protocol(handle)),
-            "torch": lambda: self.module("torch").cuda.get_stream_from_external(handle, self.torch_device()),
-            "Numba": lambda: self.module("Numba").external_stream(handle),
-            "cuda.bindings": lambda: self.module("cuda.bindings").cudaStream_t(handle),
-        }
-        return makers[library]()
-
-    def default_stream(self, library: str) -> Any:
-        """The legacy default stream of device 0, as *library*'s own object."""
-        makers: Mapping[str, Callable[[], object]] = {
-            "interop": lambda: interop.ExternalStream(LEGACY, 0),
-            "cuda.core": lambda: self.module("cuda.core").Device(0).default_stream,
-            "CuPy": lambda: self.module("CuPy").cuda.Stream.null,
-            "torch": lambda: self.module("torch").cuda.default_stream(0),
-            "Numba": lambda: self.module("Numba").legacy_default_stream(),
-            "cuda.bindings": lambda: self.module("cuda.bindings").cudaStream_t(LEGACY),
-        }
-        return makers[library]()
-
-    def torch_device(self) -> Any:
-        """Device 0, as torch's own object."""
-        return self.module("torch").device("cuda", 0)
-
-    def event(self, library: str, number: int) -> Any:
-        """An event without timing, of *library*'s own type, recorded on the stream of *number*."""
-        return self._keep((library, "event", number), lambda: self._event(library, number))
-
-    def _event(self, library: str, number: int) -> object:
-        stream = self.stream(library, number)
-        if library == "Numba":
-            event = self.module("Numba").event(timing=False)
-            event.record(stream)
-        elif library == "torch":
-            event = self.module("torch").cuda.Event()
-            event.record(stream)
-        elif library == "CuPy":
-            event = self.module("CuPy").cuda.Event(disable_timing=True)
-            stream.record(event)
-        elif library == "cuda.core":
-            event = stream.record()
-        elif library == "cuda.bindings":
-            event = self.module("cuda.bindings").cudaEvent_t(self.event_handle(number))
-        else:
-            event = stream.record_event()
-        return event
-
-    def array(self, library: str, number: int = 0) -> Any:
-        """An array of SIZE 32-bit zeros, in memory that *library* has allocated."""
-        return self._keep((library, "array", number), lambda: self.new_array(library))
-
-    def new_array(self, library: str) -> Any:
-        """As :meth:`array`, another one."""
-        module = self.module(library)
-        if library == "CuPy":
-            array = module.zeros(SIZE, dtype="int32")
-        elif library == "torch":
-            array = module.zeros(SIZE, dtype=module.int32, device="cuda:0")
-        else:
-            array = module.to_device(importlib.import_module("numpy").zeros(SIZE, dtype="int32"))
-        # The library's default stream has written it, and no later work may meet that.
-        value(self.module("cuda.bindings").cudaDeviceSynchronize())
-        return array
-
-    def numba_kernel(self) -> Any:
-        """A compiled kernel that adds one to each element of an array, by BLOCKS of THREADS."""
-        return self._keep(("kernel",), self._numba_kernel)
-
-    def _numba_kernel(self) -> object:
-        cuda = self.module("Numba")
-
-        def bump(array: Any) -> None:
-            i = cuda.grid(1)
-            if i < array.size:
-                array[i] += 1
-
-        return cuda.jit("void(int32[::1])")(bump)
 
     def _keep(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+    def library(self, label: str) -> Library:
+        """Who makes the library's streams and arrays."""
+        return self._keep((label,), LIBRARIES[PATHS[label]])  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def runtime(self) -> Any:
+        """The CUDA runtime, by cuda.bindings."""
+        return importlib.import_module("cuda.bindings.runtime")
+
+    @functools.cached_property
+    def baseline(self) -> Baseline:
+        """The calls from C."""
+        return Baseline(find_runtime(), self._folder)
+
+    def drain(self) -> None:
+        """Wait until the device has nothing to do."""
+        self.checked(self.runtime.cudaDeviceSynchronize())
+
+    @staticmethod
+    def checked(result: tuple[Any, ...]) -> Any:
+        """What a call of cuda.bindings returned beside its code.
+
+        Raises:
+            RuntimeError: the call failed.
+        """
+        if result[0]:
+            message = f"{result[0]!r}"
+            raise RuntimeError(message)
+        return result[1] if len(result) > 1 else None
+
+    # -- streams, events, arrays -----------------------------------------------------------------------------------
+
+    def stream(self, label: str, number: int = 0) -> Any:
+        """A non-blocking stream that the library made; the same for the same *number*.
+
+        ``"interop"`` is a library too. An address, or an object with ``__cuda_stream__`` only, is of interop's stream.
+        """
+        return self._keep(("stream", label, number), functools.partial(self._stream, label, number))
+
+    def _stream(self, label: str, number: int) -> Any:
+        if label == OURS:
+            return interop.new_stream()
+        if label == "cuda.bindings":
+            return self.runtime.cudaStream_t(self.handle(number))
+        return Protocol(self.handle(number)) if label == "protocol" else self.library(label).stream()
+
+    def handle(self, number: int = 0) -> int:
+        """The address of interop's stream of that *number*."""
+        return int(self.stream(OURS, number).cuda_stream)
+
+    def default_stream(self, label: str) -> Any:
+        """The legacy default stream of device 0, as the library's own object."""
+        module = importlib.import_module
+        makers: Mapping[str, Callable[[], object]] = {
+            OURS: lambda: interop.ExternalStream(LEGACY, 0),
+            "cuda.core": lambda: module("cuda.core").Device(0).default_stream,
+            "CuPy": lambda: module("cupy").cuda.Stream.null,
+            "torch": lambda: module("torch").cuda.default_stream(0),
+            "Numba": lambda: module("numba.cuda").legacy_default_stream(),
+            "cuda.bindings": lambda: self.runtime.cudaStream_t(LEGACY),
+        }
+        return makers[label]()
+
+    def device(self) -> Any:
+        """Device 0, of cuda.core."""
+        self.library("cuda.core")  # which makes it current
+        return importlib.import_module("cuda.core").Device(0)
+
+    def event_handle(self, number: int = 1) -> int:
+        """The address of an event without timing, recorded on interop's stream of that *number*."""
+        return self._keep(("event", number), lambda: self._event_handle(number))  # type: ignore[no-any-return]
+
+    def _event_handle(self, number: int) -> int:
+        event = int(self.checked(self.runtime.cudaEventCreateWithFlags(_DISABLE_TIMING)))
+        self.checked(self.runtime.cudaEventRecord(event, self.handle(number)))
+        return event
+
+    def event(self, label: str) -> Any:
+        """An event without timing, of the library's own type, recorded on its stream number 1."""
+        stream = self.stream(label, 1)
+        if label == "Numba":
+            event = importlib.import_module("numba.cuda").event(timing=False)
+            event.record(stream)
+        elif label == "CuPy":
+            event = stream.record(importlib.import_module("cupy").cuda.Event(disable_timing=True))
+        elif label == "cuda.core":
+            event = stream.record()
+        elif label == "cuda.bindings":
+            event = self.runtime.cudaEvent_t(self.event_handle())
+        else:
+            event = stream.record_event()
+        return event
+
+    def array(self, label: str, number: int = 0) -> Any:
+        """An array in memory that the library has allocated; nothing is still writing it."""
+        array = self._keep(("array", label, number), self.library(label).array)
+        self.drain()
+        return array
+
+    def current(self, streams: Mapping[str, Any]) -> contextlib.ExitStack:
+        """A block in which the streams are current, each in the library of its label, if that has such a thing."""
+        with contextlib.ExitStack() as block:
+            for label, stream in streams.items():
+                block.enter_context(self.library(label).current(interop.as_stream(stream)))
+            return block.pop_all()
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def names(self, text: str, label: str, **of: str) -> dict[str, object]:
+        """What the names in a statement stand for.
+
+        Args:
+            text: the statement.
+            label: whose streams, events and arrays they are.
+            of: the names that are of another library, and of which.
+        """
+
+        def stream(name: str, number: int) -> Callable[[], object]:
+            return lambda: self.stream(of.get(name, label), number)
+
+        source = of.get("array", label)
+        makers: dict[str, Callable[[], object]] = {
+            **{name: functools.partial(importlib.import_module, path) for name, path in MODULES.items()},
+            "stream": stream("stream", 0),
+            "consumer": stream("consumer", 0),
+            "producer": stream("producer", 1),
+            **{name: stream(name, number) for number, name in enumerate("abc", 1)},
+            "default": lambda: self.default_stream(label),
+            "event": lambda: self.event(of.get("event", label)),
+            "array": lambda: self.array(source),
+            "arrays": lambda: [self.array(source, number) for number in range(8)],
+            "address": self.handle,
+            "protocol": lambda: self.stream("protocol"),
+            "device": self.device,
+        }
+        return {name: make() for name, make in makers.items() if name in used(text)}
+
+    def row(self, label: str, text: str, **of: str) -> Row:
+        """A row in Python; the arguments are those of :meth:`names`."""
+        return Row(label, text, lambda: measure.statement(text, self.names(text, label, **of)))
+
+    def c_row(self, text: str, function: str, arguments: Callable[[], tuple[int | list[int], ...]]) -> Row:
+        """A row in C: a function of calls.c, and what makes its arguments."""
+        return Row(C, text, lambda: self.baseline.batch(function, *arguments()))

@@ -1,105 +1,123 @@
-"""What one process measures: ``python -m benchmarks.process OUT``, a JSON object a line, each written at once.
+"""The process that measures: ``python -m benchmarks.process OUT``. It writes a JSON object a line, each at once.
 
-In a process of its own, because whether interop uses its native module is decided when it is imported, and so that a
-library that crashes takes with it only what comes after.
+A library that crashes ends this process only: the command starts another one for what comes after.
 """
 
 import argparse
-import dataclasses
 import faulthandler
+import functools
 import json
 import platform
 import re
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, TextIO
 
-from benchmarks import growth, pingpong
+from benchmarks import handovers, left, operations, pingpong
 from benchmarks.lab import Lab
-from benchmarks.measure import Operation, measure
-from benchmarks.operations import OURS, Calls
-from tests.gpu.record import described_run, interop_sha256, sources_sha256
+from benchmarks.left import Left
+from benchmarks.measure import Measured, Operation, measure
+from tests.gpu.record import described_run, interop_sha256
 
-FOLDER: Final = Path(__file__).parent
-LONGEST_OPERATION: Final = 90
+LONGEST_OPERATION: Final = 45
 """Seconds; then the process ends, with the tracebacks of its threads."""
 
-NATIVE, PYTHON = "native", "Python"
+LEFT: Final = "left behind"
+
+Job = Callable[[float], list[Measured] | list[Left]]
+"""Measures something; is given the seconds that are left, of which only :data:`LEFT` takes as much as it can get."""
 
 
-def path_in_use() -> str:
-    """Whether interop calls CUDA through its native module, or through cuda.bindings."""
-    return NATIVE if "interop._native._ext" in sys.modules else PYTHON
+def jobs(lab: Lab, *, batches: int, count: int, python: bool) -> Iterator[tuple[str, Job]]:
+    """What there is to measure, and its name.
+
+    Args:
+        lab: what it is made of.
+        batches: of each row.
+        count: hand-overs whose remains are looked at.
+        python: only what can be compared with C, and nothing beside these two.
+    """
+
+    def job(operation: Operation, _seconds: float) -> list[Measured]:
+        return measure(operation, batches, lab.drain)
+
+    for operation in operations.all_operations(lab):
+        rows = operation.rows[:2] if python else operation.rows
+        yield operation.name, functools.partial(job, replace(operation, rows=rows))
+    if python:
+        return
+    for operation in (*handovers.all_operations(lab), *pingpong.all_operations(lab), *handovers.into_jax(lab)):
+        yield operation.name, functools.partial(job, operation)
+    for number, (source, target) in enumerate(handovers.WAYS):
+        share = 1 / (len(handovers.WAYS) - number)
+
+        def look(seconds: float, source: str = source, target: str = target, share: float = share) -> list[Left]:
+            return [left.left_behind(lab, source, target, count, seconds * share)]
+
+        yield f"{LEFT}, {source} to {target}", look
 
 
-def described_machine() -> dict[str, object]:
-    """As of the GPU tests' record, and the processor; nothing without a GPU."""
-    run = described_run()
-    return run and {**run, "cpu": processor(), "python": platform.python_version()}
-
-
-_WRITERS: Final = ("compare.py", "missed.py", "plot.py", "report.py")
-"""What only says what was measured."""
-
-
-def benchmarks_sha256() -> str:
-    """Of the code that measures, as :func:`~tests.gpu.record.interop_sha256` is of interop's."""
-    return sources_sha256(path for path in FOLDER.iterdir() if path.name not in _WRITERS)
-
-
-def processor() -> str:
-    """Its name."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found[1] if found else platform.processor()
-
-
-def selected(operations: Sequence[Operation], only: str, *, ours_only: bool) -> Iterator[Operation]:
-    """Those whose name has *only* in it; of the rows, all, or interop's and the one they are compared with."""
-    for operation in operations:
-        if only.lower() not in f"{operation.group}: {operation.name}".lower():
-            continue
-        rows = [row for row in operation.rows[1:] if not ours_only or row.label.startswith(OURS)]
-        yield dataclasses.replace(operation, rows=[operation.rows[0], *rows])
-
-
-def run(out: TextIO, *, batches: int, only: str, ours_only: bool) -> None:
-    """Measure, and write."""
+def run(out: TextIO, todo: Sequence[tuple[str, Job]], skip: int, seconds: float) -> None:
+    """Do the jobs after the first *skip*, and write what they measured."""
 
     def write(kind: str, **content: object) -> None:
         out.write(json.dumps({"kind": kind, **content}) + "\n")
         out.flush()
 
+    deadline = time.monotonic() + seconds
     write("machine", **described_machine())
-    with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Path(folder))
-        operations = [*Calls(lab).all(), *pingpong.all_operations(lab), *growth.all_operations(lab)]
-        for operation in selected(operations, only, ours_only=ours_only):
-            faulthandler.dump_traceback_later(LONGEST_OPERATION, exit=True)
-            for measured in measure(operation, batches, lab.drain):
-                write("row", **dataclasses.asdict(measured))
-            faulthandler.cancel_dump_traceback_later()
-        code = {"interop_sha256": interop_sha256(), "benchmarks_sha256": benchmarks_sha256()}
-        write("end", path=path_in_use(), cudart=lab.cudart, **code)
+    for number, (name, job) in enumerate(todo[skip:], skip):
+        write("begin", number=number, name=name)
+        remaining = deadline - time.monotonic()
+        if remaining < 0:
+            write("problem", text=f"{name}: no time was left")
+            continue
+        longest = LONGEST_OPERATION + (remaining if name.startswith(LEFT) else 0)
+        faulthandler.dump_traceback_later(longest, exit=True)
+        for measured in job(remaining):
+            write("left" if isinstance(measured, Left) else "row", **asdict(measured))
+        faulthandler.cancel_dump_traceback_later()
+    write("end", extension=extension_in_use())
+
+
+def extension_in_use() -> bool:
+    """Whether interop has loaded its extension in C."""
+    files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("interop.")]
+    return any(file and file.endswith(".so") for file in files)
+
+
+def described_machine() -> dict[str, object]:
+    """As of the GPU suite's record, with the processor and the code; nothing without a GPU."""
+    found = described_run()
+    path = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
+    cpu = model[1] if model else platform.processor()
+    return found and {**found, "cpu": cpu, "python": platform.python_version(), "interop_sha256": interop_sha256()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a command; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.process", description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--batches", type=int, required=True)
     parser.add_argument("--only", default="")
-    parser.add_argument("--ours-only", action="store_true")
+    for name in ("--batches", "--count", "--skip"):
+        parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--python", action="store_true")
     options = parser.parse_args(arguments)
     if not described_run():
-        print("the benchmarks need a GPU; without one there is `python -m benchmarks instructions`", file=sys.stderr)
+        print("the benchmarks need a GPU", file=sys.stderr)
         return 2
-    warnings.simplefilter("ignore")  # what libraries warn of would be printed in the middle of a batch
-    with options.out.open("w") as out:
-        run(out, batches=options.batches, only=options.only, ours_only=options.ours_only)
+    warnings.simplefilter("ignore")  # a library's warning would be printed in the middle of a batch
+    with tempfile.TemporaryDirectory() as folder, options.out.open("w") as out:
+        every = jobs(Lab(Path(folder)), batches=options.batches, count=options.count, python=options.python)
+        todo = [(name, job) for name, job in every if options.only.lower() in name.lower()]
+        run(out, todo, options.skip, options.seconds)
     return 0
 
 

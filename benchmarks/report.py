@@ -1,75 +1,14 @@
-"""A run in words: what each operation costs by library, what grows how, and which goals are met. Markdown."""
+"""A run as text: where it was made, the goals in short, and one table of everything. Markdown."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator
 from typing import Final
 
-from benchmarks import goals, missed
-from benchmarks.growth import IN_THREADS
-from benchmarks.lab import LIBRARIES
-from benchmarks.measure import Measured
-from benchmarks.operations import DRIVER, OURS, C
-from benchmarks.results import Results, Spread, Table, spread
+from benchmarks import goals, handovers
+from benchmarks.goals import MET, MISSED, UNKNOWN
+from benchmarks.lab import OURS, PEERS, C
+from benchmarks.results import Results, Spread, Table
 
-MICRO = 1000
-MILLI = 1e3
-
-
-def report(results: Results) -> Iterator[str]:
-    """The lines of the whole report."""
-    yield "# What the calls cost"
-    yield ""
-    yield from _provenance(results)
-    yield ""
-    yield from summary(results)
-    yield ""
-    yield "## Call by call"
-    yield ""
-    yield from calls(results)
-    yield ""
-    yield "## There and back"
-    yield ""
-    yield from ping_pong(results.rows)
-    if results.other:
-        yield ""
-        yield f"The {_other(results.path)} way:"
-        yield ""
-        yield from ping_pong(results.other)
-    yield ""
-    yield "## Growth"
-    yield ""
-    yield from growth(results)
-    yield ""
-    yield "## In a fresh process"
-    yield ""
-    yield from startup(results)
-    yield ""
-    yield "## Goals"
-    yield ""
-    yield from goal_table(results)
-    yield from _missed(results)
-    yield ""
-    yield "## Where others are ahead"
-    yield ""
-    yield from _behind(results)
-    yield from _failures(results)
-
-
-def _provenance(results: Results) -> Iterator[str]:
-    machine, options = results.machine, results.options
-    versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items() if version)
-    yield f"{machine.get('gpu')}, driver {machine.get('driver')}, {machine.get('cpu')}; {machine.get('date')}."
-    yield f"Python {machine.get('python')}, {versions}."
-    yield f"Code: sha256 `{machine.get('interop_sha256')}`; interop's calls go the {results.path} way."
-    yield ""
-    yield (
-        f"Each figure is the median of {options.get('batches')} batches; the rows of a line took turns, batch by "
-        "batch, and the Python way in a process of its own, with C beside it: there, compare ratios, and not times. "
-        "The ratio in brackets is the median of the batches' ratios to C, which makes the same calls of the CUDA "
-        "runtime in a loop, with the middle half of them. The statements are in the JSON file beside this one. "
-        "Made by `make bench`."
-    )
-
+_MICRO: Final = 1000
 
 SHORT: Final = (
     "query",
@@ -79,240 +18,122 @@ SHORT: Final = (
     "wait_event",
     "wait_stream",
     "wait_stream, the default stream",
-    "wait_stream, of three libraries at once",
+    "wait_stream, three streams",
 )
 """The operations that most libraries have."""
 
 
-def summary(results: Results) -> Iterator[str]:
-    """A short table of ratios to C, for a README."""
-    table = Table(results.rows)
-    yield f"| times what the same CUDA calls take from C | {' | '.join((OURS, *LIBRARIES))} |"
-    yield "|---" * (len(LIBRARIES) + 2) + "|"
-    for operation in SHORT:
-        rows = [table.get(operation, label) for label in (OURS, *LIBRARIES)]
-        ratios = [table.ratio(row) if row else None for row in rows]
-        yield f"| {operation} | {' | '.join(f'{ratio.median:.2f}' if ratio else '' for ratio in ratios)} |"
-
-
-def calls(results: Results) -> Iterator[str]:
-    """The table of single operations, by library."""
-    table, other = Table(results.rows), Table(results.other)
-    ours = [OURS, f"{OURS}, times {DRIVER}", *([f"{OURS}, {_other(results.path)} way"] if results.other else [])]
-    columns = [C, DRIVER, *ours, *LIBRARIES]
-    yield f"| | {' | '.join(columns)} |"
-    yield "|---" * (len(columns) + 1) + "|"
-    for operation in _names(results.rows, "call"):
-        cells = [_cell(table, operation, C, with_ratio=False)]
-        cells += [_cell(table, operation, label) for label in (DRIVER, OURS)]
-        cells.append(_ratio(_to_driver(table, operation)))
-        if results.other:
-            cells.append(_cell(other, operation, OURS))
-        cells += [_cell(table, operation, library) for library in LIBRARIES]
-        yield f"| {operation} | {' | '.join(cells)} |"
+def report(results: Results) -> Iterator[str]:
+    """The lines of the whole report."""
+    machine, options = results.machine, results.options
+    versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items() if version)
+    yield "# What the calls cost"
+    yield ""
+    yield f"{machine.get('gpu')}, driver {machine.get('driver')}, {machine.get('cpu')}; {machine.get('date')}."
+    yield f"Python {machine.get('python')}, {versions}."
+    yield f"interop's sources have the sha256 `{machine.get('interop_sha256')}`. Made by `make bench`."
     yield ""
     yield (
-        f"Where there is no ratio, there is no such call in C. *{DRIVER}*: by the functions of the driver, which those "
-        f"of the runtime call, and interop too. {THREE}"
+        f"A time is the median of {options.get('batches')} batches. *Times* says how many times the time beside it "
+        "interop takes: the median of the batches' ratios, with the middle half of them; below 1, interop is faster. "
+        "The rows of an operation took turns, batch by batch. C makes the same calls of the CUDA runtime, in a loop; "
+        "beside `as_stream`, `to` and `use`, which need none, it makes a record and a wait. *In Python* is the ratio "
+        "to C without interop's extension in C, from a process of its own. The statements are in the JSON file."
     )
-
-
-THREE: Final = (
-    "Of three libraries at once: interop waits for a stream of each, CuPy, torch and Numba, and a library for three of "
-    "its own."
-)
-"""What the peers do where interop waits for three libraries."""
-
-
-def _to_driver(table: Table, operation: str) -> Spread | None:
-    row = table.get(operation, OURS)
-    return table.ratio(row, DRIVER) if row else None
-
-
-def _cell(table: Table, operation: str, label: str, *, with_ratio: bool = True) -> str:
-    row = table.get(operation, label)
-    if row is None or (label == C and not row.same):
-        return ""
-    time = _time(table.ns(row).median)
-    ratio = table.ratio(row)
-    return f"{time} ({_ratio(ratio)})" if with_ratio and row.same and ratio else time
-
-
-def ping_pong(measured: Iterable[Measured]) -> Iterator[str]:
-    """The rounds, by the way in which they are ordered."""
-    rows = [row for row in measured if row.group == "ping-pong"]
-    table = Table(rows)
-    labels = list(dict.fromkeys(row.label for row in rows))
-    yield f"| microseconds a round, and times one shared stream | {' | '.join(labels)} |"
-    yield "|---" * (len(labels) + 1) + "|"
-    for operation in _names(rows, "ping-pong"):
-        cells = []
-        for label in labels:
-            row = table.get(operation, label)
-            ratio = table.ratio(row) if row else None
-            time = f"{table.ns(row).median / MICRO:.1f}" if row else ""
-            cells.append(f"{time} ({_ratio(ratio)})" if ratio and label != labels[0] else time)
-        yield f"| {operation} | {' | '.join(cells)} |"
-
-
-def growth(results: Results) -> Iterator[str]:
-    """One table for each thing that grows."""
-    for operation in _names(results.rows, "growth"):
-        rows = [row for row in results.rows if row.operation == operation]
-        sizes = sorted({row.size for row in rows if row.size is not None})
-        yield f"| {operation}: nanoseconds a call, and the middle half | {' | '.join(map(str, sizes))} |"
-        yield "|---" * (len(sizes) + 1) + "|"
-        yield from _curves(rows, sizes, "")
-        others = [row for row in results.other if row.operation == operation]
-        yield from _curves(others, sizes, f", in the process of the {_other(results.path)} way")
-        yield ""
-    yield (
-        "In threads, a figure is the time by the clock, divided by all the calls of all the threads, and no call's own "
-        "time: that is as many times longer as there are threads. The figure falls where no thread holds another one "
-        "up."
-    )
-
-
-def _curves(rows: Sequence[Measured], sizes: Sequence[int], where: str) -> Iterator[str]:
-    table = Table(rows)
-    for operation, label in dict.fromkeys((row.operation, row.label) for row in rows):
-        found = [table.get(operation, label, size) for size in sizes]
-        times = [table.ns(row) if row else None for row in found]
-        cells = [f"{ns.median:,.0f} ({ns.low:,.0f}-{ns.high:,.0f})" if ns else "" for ns in times]
-        yield f"| {label}{where} | {' | '.join(cells)} |"
-
-
-def startup(results: Results) -> Iterator[str]:
-    """Imports and first calls."""
-    yield "| | after | milliseconds, median | middle half | best | processes |"
-    yield "|---|---|---|---|---|---|"
-    for row in results.startup:
-        if "error" in row:
-            cells = [row["error"], "", "", ""]
-        else:
-            times = [seconds * MILLI for seconds in row["seconds"]]
-            middle = spread(times)
-            cells = [
-                f"{middle.median:,.3f}",
-                f"{middle.low:,.3f}-{middle.high:,.3f}",
-                f"{min(times):,.3f}",
-                f"{len(times)}",
-            ]
-        yield f"| {row['what']} | {row['after']} | {' | '.join(cells)} |"
-
-
-def goal_table(results: Results) -> Iterator[str]:
-    """Each goal, what was measured, and whether it is met; those that are beyond the others apart."""
-    table = Table(results.rows)
-    for beyond, which in ((False, "goals"), (True, "goals beyond these")):
-        verdicts = [verdict for verdict in goals.verdicts(table) if verdict.goal.beyond == beyond]
-        yield f"| operation | {'goal beyond these' if beyond else 'goal'} | measured | | times {DRIVER} |"
-        yield "|---|---|---|---|---|"
-        for verdict in verdicts:
-            goal, measured = verdict
-            said = {True: "met", False: "**missed**", None: "not measured"}[verdict.met]
-            driver = _spread(_to_driver(table, goal.operation), C) if goal.against == C else ""
-            yield f"| {name(goal)} | {_limit(goal)} | {_spread(measured, goal.against)} | {said} | {driver} |"
-        yield ""
-        yield f"{sum(verdict.met is True for verdict in verdicts)} of {len(verdicts)} {which} are met."
-        yield ""
-    yield f"The goals against C are of the runtime's functions; beside them are interop's times those of {DRIVER}."
-
-
-def name(goal: goals.Goal) -> str:
-    """The operation, and the way if it is a special one."""
-    return goal.operation if goal.label == OURS else f"{goal.operation}: {goal.label}"
-
-
-def _limit(goal: goals.Goal) -> str:
-    return f"<= {goal.at_most:g} ns" if goal.against is None else f"<= {goal.at_most:g} x {goal.against}"
-
-
-def _missed(results: Results) -> Iterator[str]:
-    """Why, for each goal that is."""
-    table = Table(results.rows)
-    found = [verdict.goal for verdict in goals.verdicts(table) if verdict.met is False]
-    for goal in found:
-        yield ""
-        yield f"### {name(goal)}, {_limit(goal)}"
-        yield ""
-        yield missed.why(goal, table)
-
-
-def _behind(results: Results) -> Iterator[str]:
-    """Where interop takes longer than a library does, and how it fares in threads."""
-    table = Table(results.rows)
-    yield f"| | {OURS} | faster |"
-    yield "|---|---|---|"
-    for operation in _names(results.rows, "call"):
-        ours = table.get(operation, OURS)
-        faster = []
-        for library in LIBRARIES:
-            # No other one waits for a foreign event: each one's wait for its own is what there is.
-            same = "wait_event" if operation == f"wait_event, {library}'s event" else operation
-            theirs = table.get(same, library)
-            if ours and theirs and (ns := table.ns(theirs).median) < table.ns(ours).median:
-                faster.append(f"{library} {_time(ns)}")
-        if ours and faster:
-            yield f"| {operation} | {_time(table.ns(ours).median)} | {', '.join(faster)} |"
     yield ""
-    yield (
-        "A wait for another library's event is beside that library's own, and `as_stream` of a new torch object beside "
-        "torch's making of that object."
-    )
-    sizes = [row.size for row in results.rows if row.operation == IN_THREADS]
-    if sizes:
-        few, many = (
-            [table.get(IN_THREADS, label, size) for label in (C, OURS, *LIBRARIES)] for size in (sizes[0], sizes[-1])
-        )
-        times = ", ".join(
-            f"{one.label} {_time(table.ns(one).median)} and {_time(table.ns(other).median)}"
-            for one, other in zip(few, many, strict=True)
-            if one and other
-        )
-        yield ""
-        yield (
-            "In many threads, calls contend for the GIL: each call gives up the GIL, which C does without, and takes "
-            f"it again. A `wait_stream` in {sizes[0]} thread and in {sizes[-1]}, as the time by the clock divided by "
-            f"all the calls of all the threads: {times}."
-        )
-        if few[0] and many[0]:
-            held_up = table.ns(many[0]).median / table.ns(few[0]).median
-            yield (
-                f"C's calls hold each other up too: with {sizes[-1]} threads its figure is {held_up:.2f} times that of "
-                f"{sizes[0]}, where it would be {sizes[0]}/{sizes[-1]} if they did not."
-            )
-
-
-def _failures(results: Results) -> Iterator[str]:
-    failed = [row for row in [*results.rows, *results.other] if row.error]
+    yield from _goals(results)
+    yield ""
+    yield from table(results)
+    failed = [row for row in (*results.rows, *results.python) if row.error]
     if failed or results.problems:
         yield ""
-        yield "## Not measured"
+        yield "Not measured:"
         yield ""
         yield from (f"- {problem}" for problem in results.problems)
         yield from (f"- {row.operation}, {row.label}: `{row.error}`" for row in failed)
+        yield from (f"- left behind, {found.way}: `{found.error}`" for found in results.left if found.error)
 
 
-def _names(rows: Iterable[Measured], group: str) -> Sequence[str]:
-    return [name for name, _ in groupby(row.operation for row in rows if row.group == group)]
+def _goals(results: Results) -> Iterator[str]:
+    said = verdicts(results)
+    for verdict in (MET, MISSED, UNKNOWN):
+        names = [name for name, other in said.items() if other == verdict]
+        yield f"- {len(names)} of {len(said)} goals {verdict}{': ' if verdict == MISSED and names else ''}" + (
+            "; ".join(names) if verdict == MISSED else ""
+        )
 
 
-def _other(path: str) -> str:
-    return "Python" if path == "native" else "native"
+def verdicts(results: Results) -> dict[str, str]:
+    """Each goal in words, and what the run says of it."""
+    rows = Table(results.rows)
+    said = {
+        f"{operation} ({limit:g} x {other})": goals.verdict(rows, operation, other)
+        for (operation, other), limit in goals.GOALS.items()
+    }
+    found = {left.way: left for left in results.left}
+    for way in (f"{source} to {target}" for source, target in handovers.WAYS):
+        for what in goals.LEFT:
+            said[f"left behind, {way}, {what}"] = goals.left_verdict(found[way], what) if way in found else UNKNOWN
+    return said
 
 
-def _time(ns: float) -> str:
-    return f"{ns:,.0f} ns" if ns < 10 * MICRO else f"{ns / MICRO:,.1f} us"
+def table(results: Results) -> Iterator[str]:
+    """A line for each row beside one of interop's."""
+    rows, python = Table(results.rows), Table(results.python)
+    yield "| operation | interop | beside | takes | times | in Python | goal | |"
+    yield "|---" * 8 + "|"
+    before = ""
+    for row in results.rows:
+        name, label = row.operation, row.label
+        if label == OURS:
+            continue
+        limit = goals.GOALS.get((name, label))
+        cells = [_time(rows.ns(name, label)), _ratio(rows.ratio(name, OURS, label))]
+        cells.append(_ratio(python.ratio(name, OURS, C)) if label == C else "")
+        cells += ["", ""] if limit is None else [f"<= {limit:g}", goals.verdict(rows, name, label)]
+        first = ["", ""] if name == before else [name, _time(rows.ns(name, OURS))]
+        yield f"| {' | '.join([*first, label, *cells])} |"
+        before = name
+    for left in results.left:
+        first = [f"left behind by {left.made:,} hand-overs, {left.way}", ""]
+        for what, limit in goals.LEFT.items():
+            found = "" if left.error else f"{getattr(left, what):,}"
+            unit = what if what == "objects" else f"bytes of the {what}"
+            cells = [unit, found, "", "", f"<= {limit:,}", goals.left_verdict(left, what)]
+            yield f"| {' | '.join([*first, *cells])} |"
+            first = ["", ""]
+
+
+def calls(results: Results) -> Iterator[str]:
+    """A short table of ratios to C, for the README."""
+    rows = Table(results.rows)
+    yield f"| times what C takes | {' | '.join((OURS, *PEERS))} |"
+    yield "|---" * (len(PEERS) + 2) + "|"
+    for operation in SHORT:
+        ratios = [rows.ratio(operation, label, C) for label in (OURS, *PEERS)]
+        yield f"| {operation} | {' | '.join(f'{ratio.median:.2f}' if ratio else '' for ratio in ratios)} |"
+
+
+def hand_overs(results: Results) -> Iterator[str]:
+    """A short table of hand-overs beside the libraries' own conversions, for the README."""
+    rows = Table(results.rows)
+    yield "| from → to | `handoff` | the library's own conversion | times |"
+    yield "|---|---|---|---|"
+    for source, target in handovers.WAYS:
+        name = handovers.name(source, target)
+        own = {label: found for label in handovers.own(source, target) if (found := rows.ns(name, label))}
+        cheapest = min(own, key=lambda label: own[label].median, default="")
+        ratio = rows.ratio(name, OURS, cheapest)
+        cells = [_time(rows.ns(name, OURS)), f"{_time(own[cheapest])}, `{cheapest}`" if own else ""]
+        yield f"| {source} → {target} | {' | '.join(cells)} | {f'{ratio.median:.2f}' if ratio else ''} |"
+
+
+def _time(found: Spread | None) -> str:
+    if found is None:
+        return ""
+    ns = found.median
+    return f"{ns:,.0f} ns" if ns < 10 * _MICRO else f"{ns / _MICRO:,.1f} µs"
 
 
 def _ratio(ratio: Spread | None) -> str:
-    return "" if ratio is None else f"{ratio.median:.2f}x, {ratio.low:.2f}-{ratio.high:.2f}"
-
-
-def _spread(measured: Spread | None, against: str | None) -> str:
-    if measured is None:
-        return ""
-    if against is None:
-        return f"{measured.median:.0f} ns ({measured.low:.0f}-{measured.high:.0f})"
-    return f"{measured.median:.2f} ({measured.low:.2f}-{measured.high:.2f})"
+    return "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"

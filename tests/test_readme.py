@@ -7,15 +7,13 @@ import ast
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import interop
-from benchmarks import goals, growth, pingpong
-from benchmarks.lab import Lab
 from benchmarks.measure import Measured
-from benchmarks.operations import Calls
 from benchmarks.results import Results
 from docs import update
 from interop import sim
@@ -123,6 +121,16 @@ def test_a_part_that_nobody_writes_is_an_error():
         update.updated("<!-- weather -->\n<!-- /weather -->\n")
 
 
+def written(section, folder, path, content):
+    """The lines of a part of a page, made from a file with this content."""
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_text(json.dumps(content))
+    return update.updated(f"<!-- {section} -->\n<!-- /{section} -->", folder).splitlines()[1:-1]
+
+
+ABOUT = {"gpu": "a GPU", "gpus": 2, "driver": "1", "date": "today", "versions": {"cupy": "2", "warp": None}}
+
+
 def test_the_summary_counts_every_case(tmp_path):
     rows = [
         {"producer": "cupy", "consumer": "torch", "route": route, "inside": "ordered", "after": after, "back": back}
@@ -132,186 +140,59 @@ def test_the_summary_counts_every_case(tmp_path):
             ("interop.borrow", "ordered", "ordered"),
         )
     ]
-    about = {"gpu": "a GPU", "gpus": 2, "driver": "1", "date": "today", "versions": {"cupy": "2", "warp": None}}
-    path = tmp_path / "tests/gpu/matrix.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({**about, "rows": rows}))
-    assert update.updated("<!-- matrix-summary -->\n<!-- /matrix-summary -->", tmp_path).splitlines()[1:-1] == [
+    assert written("matrix-summary", tmp_path, "tests/gpu/matrix.json", {**ABOUT, "rows": rows}) == [
         "| from ↓ to → | PyTorch |",
         "|---|---|",
         "| CuPy | **RACE** |",
         "",
-        "By default, of all 3 cases: 1 ordered, 1 **RACE**, 1 error.  ",
-        "By `interop.handoff` and `interop.borrow`, of all 5 cases: 5 ordered.  ",
+        "| cases | **RACE** | error | host blocked | ordered |",
+        "|---|---|---|---|---|",
+        "| by default | 1 | 1 | 0 | 1 |",
+        "| by `interop.handoff` and `interop.borrow` | 0 | 0 | 0 | 5 |",
+        "",
         "(a GPU, driver 1, today; [versions and rows](tests/gpu/matrix.json).)",
     ]
 
 
-def test_what_the_gpu_tests_measured(tmp_path):
-    (tmp_path / "tests/gpu").mkdir(parents=True)
-    about = {"gpu": "a GPU", "driver": "1", "date": "today"}
+def test_what_the_ledger_found_is_a_table(tmp_path):
     rows = [{"bug": "event_never_recorded", "ledger": "race", "through interop": "UnrecordedEventError", "fix": "..."}]
-    entries = {"bugs": {**about, "rows": rows}, "asyncio": {**about, "streams": 7, "cpu_share": 0.0285}}
-    (tmp_path / "tests/gpu/measured.json").write_text(json.dumps(entries))
-    assert update.updated("<!-- bugs -->\n<!-- /bugs -->", tmp_path).splitlines()[1:-1] == [
+    assert written("bugs", tmp_path, "tests/gpu/measured.json", {"bugs": {**ABOUT, "rows": rows}}) == [
         "| bug | ledger | through interop |",
         "|---|---|---|",
         "| event never recorded | race | UnrecordedEventError |",
         "",
         "(a GPU, driver 1, today.)",
     ]
-    assert update.updated("<!-- asyncio -->\n<!-- /asyncio -->", tmp_path).splitlines()[1:-1] == [
-        "7 streams, awaited at once in one loop, took 2.9% of a core (a GPU, driver 1, today)."
-    ]
 
 
 def test_the_doctor_is_shown_as_it_was_printed(tmp_path):
-    (tmp_path / "tests" / "gpu").mkdir(parents=True)
-    entry = {"gpu": "GPU", "driver": "1", "date": "today", "shown": "interop doctor\n\n  driver  1"}
-    (tmp_path / "tests" / "gpu" / "measured.json").write_text(json.dumps({"doctor": entry}))
-    assert update.updated("<!-- doctor -->\n<!-- /doctor -->", tmp_path).splitlines()[1:-1] == [
-        "```console",
-        "interop doctor",
-        "",
-        "  driver  1",
-        "```",
-        "",
-        "(GPU, driver 1, today.)",
+    entry = {**ABOUT, "shown": "interop doctor\n\n  driver  1"}
+    lines = written("doctor", tmp_path, "tests/gpu/measured.json", {"doctor": entry})
+    assert lines == ["```console", "interop doctor", "", "  driver  1", "```", "", "(a GPU, driver 1, today.)"]
+
+
+@pytest.mark.parametrize(("code", "same"), [(record.interop_sha256(), "yes"), ("another", "no")])
+def test_the_tables_of_runs_say_whether_the_code_is_still_the_same(code, same, tmp_path):
+    run = {**ABOUT, "interop_sha256": code, "passed": 1234, "failed": 5, "skipped": 0}
+    assert written("gpu-suite", tmp_path, "tests/gpu/last_run.json", run) == [
+        "| passed | failed | skipped | GPUs | versions | where and when | by the code that is here |",
+        "|---|---|---|---|---|---|---|",
+        f"| 1,234 | 5 | 0 | 2 | cupy 2 | a GPU, driver 1, today | {same} |",
     ]
+    results = {"machine": run, "options": {"batches": 60}, "rows": [], "python": [], "left": []}
+    lines = written("benchmarks", tmp_path, "benchmarks/results.json", results)
+    assert lines[-1] == f"| 60 | a GPU, driver 1, today | {same} |"
 
 
-def test_a_quick_run_says_so(tmp_path):
-    (tmp_path / "benchmarks").mkdir()
-    about = {"gpu": "a GPU", "gpus": 1, "driver": "1", "date": "today", "versions": {}}
-    for quick in (True, False):
-        Results(machine=about, options={"quick": quick}).write(tmp_path / "benchmarks/results.json")
-        text = update.updated("<!-- benchmarks -->\n<!-- /benchmarks -->", tmp_path)
-        assert ("a quick run" in text) is quick
-
-
-def test_a_run_of_other_code_says_so(tmp_path):
-    (tmp_path / "benchmarks").mkdir()
-    about = {"gpu": "a GPU", "gpus": 1, "driver": "1", "date": "today", "versions": {}}
-    sums = {"interop_sha256": update.interop_sha256(), "benchmarks_sha256": update.benchmarks_sha256()}
-    for what, said in (
-        (None, ()),
-        ("interop_sha256", ("The code",)),
-        ("benchmarks_sha256", ("The benchmarks",)),
-    ):
-        Results(machine={**about, **sums, **({what: "another"} if what else {})}).write(
-            tmp_path / "benchmarks/results.json"
-        )
-        text = update.updated("<!-- benchmarks -->\n<!-- /benchmarks -->", tmp_path)
-        assert re.findall(r"(.*?) ha(?:s|ve) been changed since that run\.", text) == [*said]
-
-
-def rows(operation, size=None, calls=17, group="call", reference="C", **labels):
-    """Rows of one operation, each of two batches that take the same time: nanoseconds by label."""
-    return [
-        Measured(operation, group, size, True, reference, label, "", calls, [ns, ns])  # noqa: FBT003
-        for label, ns in labels.items()
-    ]
-
-
-def written(section, tmp_path, found):
-    (tmp_path / "benchmarks").mkdir(exist_ok=True)
-    Results(rows=found).write(tmp_path / "benchmarks/results.json")
-    return update.updated(f"<!-- {section} -->\n<!-- /{section} -->", tmp_path).splitlines()[1:-1]
-
-
-def test_what_is_not_fast(tmp_path):
-    cupy = rows("wait_event, CuPy's event", C=200, interop=5700)
-    threads = rows("wait_stream, in many threads", 8, C=600, interop=6300)
-    threads += rows("wait_stream, in many threads", C=600, interop=600)
-    wrapped = rows("wrap an object with __cuda_stream__", **{"C": 1, "interop": 900, "cuda.core": 500, "CuPy": 1000})
-    faster = rows("enter and leave, CuPy", interop=100, CuPy=101)
-    (line,) = written("not-fast", tmp_path, cupy + threads + wrapped + faster)
-    assert line == (
-        "What is not fast: another library's event (`wait_event` of CuPy's: 28.5 times C); wrapping an object with "
-        "`__cuda_stream__` (1.8 times cuda.core); `wait_stream` in eight threads at once, "
-        "where each call gives up the GIL, which C does without (10.5 times C)."
-    )
-    assert written("not-fast", tmp_path, faster) == [""]
-
-
-def test_what_may_be_slow_is_measured(tmp_path):
-    measured = {
-        (operation.name, operation.size, row.label)
-        for operation in (*Calls(Lab(tmp_path)).all(), *growth.all_operations(Lab(tmp_path)))
-        for row in operation.rows
-    }
-    for beside in (beside for found in update._SLOW.values() for beside in found):
-        for label in (beside.label, "interop"):
-            assert (beside.operation, beside.size, label) in measured
-
-
-def test_interop_beside_the_functions_of_the_driver(tmp_path):
-    found = rows("query", **{"C": 200, "C, driver": 160, "interop": 240}) + rows("synchronize", C=200, interop=300)
-    text = " ".join(written("from-c", tmp_path, found))
-    assert "Against the driver's own calls from C it is: query 1.50. Of three" in text
-    assert "driver's own" not in " ".join(written("from-c", tmp_path, found[2:]))
-
-
-def test_the_goals_that_are_missed(tmp_path):
-    found = rows("wait_event", **{"C": 200, "cuda.core": 200, "interop": 210}) + rows("to(cupy) again", interop=1234)
-    line, beyond = written("goals", tmp_path, found)
-    assert line.startswith("Of the 33 goals in [benchmarks/results.md](benchmarks/results.md), ")
-    assert line.endswith(
-        " were not measured in that run, and 2 are missed: wait_event (1.05 times cuda.core, goal 1); to(cupy) again "
-        "(1,234 ns, goal 100)."
-    )
-    assert beyond == "Of 2 more that go beyond them, 2 were not measured in that run, and 0 are missed."
-    line, _ = written("goals", tmp_path, rows("to(cupy) again", interop=99))
-    assert line.endswith("0 are missed.")
-
-
-def test_goals_that_were_not_measured_are_none_that_are_met(tmp_path, monkeypatch):
-    monkeypatch.setattr(goals, "GOALS", [goals.Goal("to(cupy) again", None, 100)])
-    line, beyond = written("goals", tmp_path, rows("to(cupy) again", interop=99))
-    assert line == "Of the 1 goals in [benchmarks/results.md](benchmarks/results.md), 0 are missed."
-    assert beyond == "Of 0 more that go beyond them, 0 are missed."
-    line, _ = written("goals", tmp_path, [])
-    assert "1 were not measured in that run, and 0 are missed." in line
-
-
-def test_goals_beyond_the_others_are_missed_apart(tmp_path):
-    ways = {pingpong.SHARED: 100, pingpong.DEFAULT: 300, pingpong.BY_WAIT: 105, pingpong.BY_KEPT_HANDOFF: 130}
-    found = rows("CuPy <-> Numba", group="ping-pong", reference=pingpong.SHARED, **ways)
-    line, beyond = written("goals", tmp_path, found)
-    assert line.endswith("0 are missed.")
-    assert beyond == (
-        "Of 2 more that go beyond them, 1 is missed: CuPy <-> Numba: interop, handoff, views kept (1.30 times one "
-        "shared stream, goal 1.25)."
-    )
-
-
-def test_rounds_by_handover(tmp_path):
-    ways = {pingpong.SHARED: 100, pingpong.HOST: 128, pingpong.DEFAULT: 320, pingpong.BY_HANDOFF: 160}
-    ways[pingpong.BY_NEW_HANDOFF] = 640
-    found = rows("CuPy <-> Numba", calls=9, group="ping-pong", reference=pingpong.SHARED, **ways)
-    text = " ".join(written("there-and-back", tmp_path, found))
-    assert "about 9 rounds with one conversion each, a CuPy <-> Numba round took 1.60 times one shared stream, " in text
-    assert "and was 2.0 times as fast as reading" in text
-    assert " It was slower than synchronising the host (1.2 times as long). With" in text
-    host, reading = (
-        "synchronising the host (5.0 times as long)",
-        "reading each other's array interface (2.0 times as long)",
-    )
-    assert f" A round with a hand-over that is new was slower than {host} and than {reading}. " in text
-    ways |= {pingpong.HOST: 1000, pingpong.DEFAULT: 640}
-    as_fast = rows("CuPy <-> Numba", calls=9, group="ping-pong", reference=pingpong.SHARED, **ways)
-    assert "slower" not in " ".join(written("there-and-back", tmp_path, as_fast))
-    assert "rounds with" not in " ".join(written("there-and-back", tmp_path, found[:3]))
-
-
-@pytest.mark.parametrize("code", [record.interop_sha256(), "0" * 64])
-def test_the_gpu_suite_ran_on_this_code_or_on_another_one(code, tmp_path):
-    last = json.loads((ROOT / "tests/gpu/last_run.json").read_text())
-    (tmp_path / "tests/gpu").mkdir(parents=True)
-    (tmp_path / "tests/gpu/last_run.json").write_text(json.dumps({**last, "interop_sha256": code}))
-    text = update.updated("<!-- gpu-suite -->\n<!-- /gpu-suite -->", tmp_path)
-    assert f"`{code[:12]}...`" in text
-    assert ("The code has been changed since" in text) is (code != record.interop_sha256())
+def test_the_tables_of_speed(tmp_path):
+    times = {"wait_stream": {"interop": 300, "C": 200, "CuPy": 900}}
+    times["handoff, CuPy to torch"] = {"interop": 20_000, "torch.from_dlpack": 16_000, "torch.as_tensor": 10_000}
+    rows = [Measured(name, label, "", 9, [ns] * 2) for name, of in times.items() for label, ns in of.items()]
+    content = asdict(Results({**ABOUT}, {"batches": 2}, rows=rows))
+    lines = written("benchmarks", tmp_path, "benchmarks/results.json", content)
+    assert "| wait_stream | 1.50 |  | 4.50 |  |  |  |" in lines
+    assert "| CuPy → torch | 20.0 µs | 10.0 µs, `torch.as_tensor` | 2.00 |" in lines
+    assert "| torch → CuPy |  |  |  |" in lines
 
 
 def test_the_command(tmp_path, monkeypatch):

@@ -41,6 +41,10 @@ class Library:
         """Make *stream* the library's current one, if it has such a thing."""
         return contextlib.nullcontext()
 
+    def stream(self) -> Any:  # noqa: ANN401
+        """A new stream of the library's own, on its current device."""
+        raise NotImplementedError
+
     def array(self) -> Any:  # noqa: ANN401
         """An array of SIZE bytes, to be written to; or to be read into."""
         raise NotImplementedError
@@ -75,6 +79,10 @@ class Cupy(Library):
     def current(self, stream: ExternalStream) -> contextlib.AbstractContextManager[object]:
         """Entered."""
         return interop.use(stream, "cupy")
+
+    def stream(self) -> Any:  # noqa: ANN401
+        """Non-blocking."""
+        return self._cupy.cuda.Stream(non_blocking=True)
 
     def array(self) -> Any:  # noqa: ANN401
         """Zeros."""
@@ -114,6 +122,10 @@ class Torch(Library):
     def current(self, stream: ExternalStream) -> contextlib.AbstractContextManager[object]:
         """Entered."""
         return interop.use(stream, "torch")
+
+    def stream(self) -> Any:  # noqa: ANN401
+        """Non-blocking, of PyTorch's pool."""
+        return self._torch.cuda.Stream(self._torch.cuda.current_device())
 
     def array(self) -> Any:  # noqa: ANN401
         """Zeros."""
@@ -163,6 +175,11 @@ class Numba(Library):
                 target[i] = source[i]
 
         self._fill, self._copy = fill, copy
+
+    def stream(self) -> Any:  # noqa: ANN401
+        """Blocking: Numba makes no other."""
+        self._cuda.current_context()
+        return self._cuda.stream()
 
     def array(self) -> Any:  # noqa: ANN401
         """Zeros."""
@@ -234,6 +251,10 @@ class CudaCore(Library):
             )
         }
 
+    def stream(self) -> Any:  # noqa: ANN401
+        """Non-blocking."""
+        return self._device.create_stream()
+
     def array(self) -> Any:  # noqa: ANN401
         """A buffer."""
         stream = self._device.create_stream()
@@ -276,6 +297,11 @@ class Rmm(Library):
         self._rmm = importlib.import_module("rmm")
         self._patterns: dict[int, Any] = {}
         self.routes = {}
+
+    def stream(self) -> Any:  # noqa: ANN401
+        """Non-blocking."""
+        streams = importlib.import_module("rmm.pylibrmm.stream")
+        return streams.Stream(flags=streams.CudaStreamFlags.NON_BLOCKING)
 
     def array(self) -> Any:  # noqa: ANN401
         """A buffer."""

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from cuda.bindings import runtime
 
+from interop.matrix.libraries import LIBRARIES, Library
+
 NON_BLOCKING = 1
 STALE, WRITTEN, UNSEEN = 1, 7, 9
 
@@ -31,38 +33,8 @@ def device_count() -> int:
     return 0 if code else count
 
 
-def cupy_stream():
-    import cupy
-
-    return cupy.cuda.Stream(non_blocking=True)
-
-
-def numba_stream():
-    # numba.cuda.stream() itself makes blocking streams only; this one is Numba's own type all the same.
-    from numba import cuda
-
-    cuda.current_context()
-    return cuda.stream()
-
-
-def torch_stream():
-    import torch
-
-    return torch.cuda.Stream(torch.cuda.current_device())
-
-
-def core_stream():
-    from cuda.core import Device
-
-    device = Device(call(runtime.cudaGetDevice()))
-    device.set_current()
-    return device.create_stream()
-
-
-def rmm_stream():
-    from rmm.pylibrmm.stream import CudaStreamFlags, Stream
-
-    return Stream(flags=CudaStreamFlags.NON_BLOCKING)
+def stream_of(library: str) -> object:
+    return LIBRARIES[library]().stream()
 
 
 def warp_stream():
@@ -77,11 +49,11 @@ def int_stream():
 
 
 STREAMS: dict[str, Callable[[], object]] = {
-    "cupy": cupy_stream,
-    "numba": numba_stream,
-    "torch": torch_stream,
-    "cuda.core": core_stream,
-    "rmm": rmm_stream,
+    **{
+        library: functools.partial(stream_of, library)
+        for library, kind in LIBRARIES.items()
+        if kind.stream is not Library.stream
+    },
     "warp": warp_stream,
     "int": int_stream,
 }
