@@ -180,10 +180,6 @@ def test_the_producers_work_is_what_was_there_before_the_block(gpu, pair, by):
         event = p.record_event()
         gpu.launch(p, lambda _: None, writes=[data])
         c.wait_event(event)
-    event = p.record_event()
-    gpu.launch(p, lambda _: None, writes=[data])
-    with assert_not_ordered(p, c, by="gate"):  # the same, found
-        c.wait_event(event)
     with check(raises=False) as ledger:
         event = p.record_event()
         ledger.writes(data, p)
@@ -192,17 +188,61 @@ def test_the_producers_work_is_what_was_there_before_the_block(gpu, pair, by):
     assert len(ledger.races) == 1
 
 
-def test_a_consumer_that_is_held_up_before_the_block_gives_no_verdict(gpu, pair):
+EARLIER = {
+    "the consumer": lambda event, c, _: c.wait_event(event),
+    "another stream, which the consumer joins": lambda event, c, other: (other.wait_event(event), c.wait_stream(other)),
+    "another stream, and an event of it": lambda event, c, other: (
+        other.wait_event(event),
+        c.wait_event(other.record_event()),
+    ),
+    "the host": lambda event, *_: event.synchronize(),
+    "the host, which asks": lambda event, *_: event.query(),
+    "the host, by another stream": lambda event, _, other: (other.wait_event(event), other.synchronize()),
+}
+
+
+@by_both
+@pytest.mark.parametrize("prove", [assert_ordered, assert_not_ordered])
+@pytest.mark.parametrize("who", EARLIER)
+def test_a_wait_for_an_event_from_before_the_block_gives_no_verdict(gpu, pair, by, prove, who):
     p, c = pair
-    for prove in (assert_ordered, assert_not_ordered):
-        with pytest.raises(AssertionError, match=r"no verdict: .* before the block"), gate(c), prove(p, c, by="gate"):
-            pass
-    gpu.launch(c, lambda: None)  # work that gets done in time does not matter
-    with assert_ordered(p, c, by="gate"):
+    event = p.record_event()  # after all of the producer's work, which is done
+    event.synchronize()
+    with (
+        pytest.raises(AssertionError, match=r"no verdict: in the block, .* recorded before the block"),
+        prove(p, c, by=by),
+    ):
+        EARLIER[who](event, c, interop.new_stream())
+
+
+@by_both
+def test_a_wait_for_an_event_from_before_the_block_that_makes_no_difference(gpu, pair, by):
+    p, c = pair
+    other = interop.new_stream()
+    event = p.record_event()
+    with assert_not_ordered(p, c, by=by):
+        other.wait_event(event)
+        c.record_event()
+        c.wait_stream(interop.new_stream())
+    with assert_ordered(p, c, by=by):
+        c.wait_event(event)
         c.wait_stream(p)
-    with gate(c), is_ordered(c, p, by="gate") as verdict:
-        pass
-    assert not verdict
+    with assert_ordered(p, c, by=by):
+        c.wait_event(p.record_event(event))  # it is one of the block now
+
+
+@pytest.mark.parametrize("where", ["in the block", "before it"])
+def test_by_gate_another_gate_makes_no_difference(gpu, pair, where):
+    p, c = pair
+    other = interop.new_stream()
+    with gate(other) as shut:
+        if where == "before it":
+            c.wait_stream(other)
+        with assert_not_ordered(p, c, by="gate"):
+            c.wait_stream(other)
+        with assert_ordered(p, c, by="gate"):
+            c.wait_stream(other, p)
+        assert not shut.is_open
 
 
 @by_both
@@ -619,8 +659,22 @@ def test_poison_is_in_every_byte(gpu, pair, values):
     assert set(gpu.read(data).tobytes()) == {POISON}
 
 
-def test_one_element_is_enough_and_its_neighbours_are_not(gpu, pair):
-    assert is_poisoned(gpu.array(np.array([1, -1, 1], dtype="i2")), pair[0])
+@pytest.mark.parametrize("kind", ["i1", "i2", "f8"])
+@pytest.mark.parametrize("which", [slice(0, 1), slice(0, 4), slice(1, None), slice(3, 5)])
+def test_some_elements_give_no_verdict(gpu, pair, kind, which):
+    values = np.ones(8, dtype=kind)
+    values.view("u1").reshape(8, -1)[which] = POISON
+    count = len(values[which])
+    with pytest.raises(AssertionError, match=rf"no verdict: {count} of 8 elements of .* hold nothing but 0xFF bytes"):
+        is_poisoned(gpu.array(values), pair[0])
+
+
+def test_no_elements_give_no_verdict(gpu, pair):
+    with pytest.raises(InvalidArrayError, match="has no elements"):
+        is_poisoned(gpu.array(np.ones((2, 0))), pair[0])
+
+
+def test_an_element_is_poisoned_as_a_whole(gpu, pair):
     assert not is_poisoned(gpu.array(np.array([0xFF00, 0x00FF], dtype=">u2").astype("<u2")), pair[0])
     assert not is_poisoned(gpu.array(np.frombuffer(b"\0\xff\xff\0", dtype="<u2")), pair[0])
 
@@ -748,7 +802,7 @@ def test_not_host_free(gpu, wait, named):
 @pytest.mark.parametrize("wait", WAITS)
 def test_not_host_free_though_nobody_is_told(gpu, pair, wait):
     stream = interop.new_stream(non_blocking=False)
-    with pytest.raises(AssertionError, match="it has caught the DeadlockError"), assert_host_free(stream):
+    with pytest.raises(AssertionError, match="the host waited in the block"), assert_host_free(stream):
         gpu.launch(stream, lambda: None)
         with contextlib.suppress(DeadlockError):
             WAITS[wait](gpu, stream)
@@ -758,14 +812,97 @@ def test_not_host_free_though_nobody_is_told(gpu, pair, wait):
     with assert_host_free(), assert_ordered(stream, pair[0], by="gate"):
         pair[0].wait_stream(stream)  # a proof is no wait
 
-    def other():
+
+def in_a_thread(wait):
+    def work():
+        with contextlib.suppress(DeadlockError):
+            wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def poll(event):
+    while not event.query():
+        pass
+
+
+EARLIER_WORK = {
+    "an event": lambda event, *_: event.synchronize(),
+    "an event, with a time": lambda event, *_: event.synchronize(timeout=5),
+    "an event, asked until it is done": lambda event, *_: poll(event),
+    "in a thread": lambda event, *_: in_a_thread(event.synchronize),
+    "a stream, in a thread": lambda _, stream, __: in_a_thread(stream.synchronize),
+    "the device, in a thread": lambda _, __, gpu: in_a_thread(gpu.synchronize),
+}
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("wait", EARLIER_WORK)
+def test_not_host_free_though_no_gate_is_waited_for(gpu, wait, named):
+    stream = interop.new_stream()
+    gpu.launch(stream, lambda: None)
+    event = stream.record_event()
+    with (
+        pytest.raises(
+            AssertionError, match=r"the host waited in the block for pending work:\n  test_testing.py:\d+: wai"
+        ),
+        assert_host_free(*[stream] if named else []),
+    ):
+        EARLIER_WORK[wait](event, stream, gpu)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_who_waits_for_what_is_done_or_asks_once_does_not_wait(gpu, named):
+    stream = interop.new_stream()
+    gpu.launch(stream, lambda: None)
+    event = stream.record_event()
+    with assert_host_free(*[stream] if named else []):
+        assert not event.query()
+    stream.synchronize()
+    with assert_host_free(*[stream] if named else []):
+        assert event.query()
+        event.synchronize()
+        in_a_thread(event.synchronize)
+
+
+def test_work_of_other_streams_counts_where_none_is_named(gpu, pair):
+    stream, other = pair
+    gpu.launch(other, lambda: None)
+    with assert_host_free(stream):
+        other.synchronize()
+    gpu.launch(other, lambda: None)
+    with pytest.raises(AssertionError, match="waited for stream 2"), assert_host_free():
+        other.synchronize()
+
+
+def test_the_legacy_stream_stands_for_the_blocking_ones(gpu):
+    blocking, exempt = (interop.new_stream(non_blocking=kind) for kind in (False, True))
+    for stream in (blocking, exempt):
+        gpu.launch(stream, lambda: None)
+    with assert_host_free(1):
+        exempt.synchronize()
+    with pytest.raises(AssertionError, match="not host-free"), assert_host_free(1):
+        blocking.synchronize()
+
+
+def test_a_thread_that_was_there_before_may_wait(gpu, pair):
+    stream, _ = pair
+    begin, ended = threading.Event(), threading.Event()
+
+    def work():
+        begin.wait(30)
         with contextlib.suppress(DeadlockError):
             stream.synchronize()
+        ended.set()
 
+    thread = threading.Thread(target=work)
+    thread.start()
     with assert_host_free(stream):
-        thread = threading.Thread(target=other)  # it may wait
-        thread.start()
-        thread.join()
+        begin.set()
+        assert ended.wait(30)
+    thread.join()
 
 
 def test_what_is_current_is_held_by_default(gpu, registry, monkeypatch):

@@ -25,6 +25,7 @@ from interop.sim.races import Race
 from interop.sim.runtime import Driver, Runtime
 from interop.sim.schedule import InOrder, Schedule, Scheduler
 from interop.sim.state import Array, Stream
+from interop.sim.waits import HostWaits
 from interop.sim.work import Work
 
 OnRace = Literal["raise", "record"]
@@ -111,11 +112,6 @@ class Gate:
     def is_overdue(self) -> bool:
         """Whether it had to open itself."""
         return self.is_open and self._work.is_overdue
-
-    @property
-    def has_refused(self) -> bool:
-        """Whether the calling thread would have waited for it, and got a :class:`~interop.errors.DeadlockError`."""
-        return threading.get_ident() in self._work.refused
 
     def open(self) -> None:
         """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
@@ -323,15 +319,37 @@ class SimulatedGPU:
             self._machine.check()
             return self._machine.clocks.of_event(self._machine.event(event)).steps
 
-    def is_held(self, event: int) -> bool:
-        """Whether a closed gate holds an event, once all has run that can. The host does not wait for it.
+    def comes_after(self, event: int, gate: Gate) -> bool:
+        """Whether an event is reached only after *gate*, be it open or closed. Nothing runs, and nobody waits.
 
         Args:
             event: the handle of an event that was recorded outside of captures.
+            gate: a gate of this simulation.
         """
         with self._machine.lock:
             self._machine.check()
-            return self._machine.is_held(self._machine.clocks.of_event(self._machine.event(event)))
+            return self._machine.clocks.of_event(self._machine.event(event)).knows(gate._work.epoch)
+
+    @contextlib.contextmanager
+    def host_waits(self, *streams: object) -> Iterator[list[str]]:
+        """Note every time that the host waits for pending work, while the block runs.
+
+        Args:
+            streams: those whose work counts, as for :meth:`launch`; with the legacy stream, that of the blocking
+                streams of its device. By default all.
+
+        Yields:
+            A list that fills: the line of the program, and what it waited for.
+        """
+        machine = self._machine
+        with machine.lock:
+            machine.check()
+            waits = HostWaits([self._target(stream) for stream in streams])
+            machine.host_waits.append(waits)
+        try:
+            yield waits.seen
+        finally:
+            machine.host_waits.remove(waits)
 
     def hear(self, thread: threading.Thread) -> None:
         """Say that *thread* has told the calling one that it is done so far.

@@ -7,7 +7,7 @@ refuse raises :class:`Refused` with the code.
 import itertools
 import threading
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from interop import _cudart
 from interop.errors import DeadlockError, InteropError, NotSupportedError
@@ -18,6 +18,9 @@ from interop.sim.races import Party, Race
 from interop.sim.schedule import Scheduler
 from interop.sim.state import Array, Event, Stream, Thread
 from interop.sim.work import Queue, Work
+
+if TYPE_CHECKING:
+    from interop.sim.waits import HostWaits
 
 GREATEST_PRIORITY: Final = -5
 
@@ -55,6 +58,7 @@ class Machine:
         self.queue = Queue()
         self.captures = Captures()
         self.races: list[Race] = []
+        self.host_waits: list[HostWaits] = []
         self.contexts = [_CONTEXTS + device * _SPACING for device in range(devices)]
         self.events: dict[int, Event] = {}
         self.streams: dict[int, Stream] = {}
@@ -240,19 +244,15 @@ class Machine:
     def query(self, target: Clock, asked: str) -> bool:
         """Whether the work that *target* knows is done."""
         self.queue.open_overdue()
+        held = self.queue.held(target) if self.host_waits else []
         done = self.scheduler.query(self.queue, target, f"is {asked} done")
+        for waits in self.host_waits:
+            waits.asks(held, target, asked, done=done)
         line = f"the host asks whether {asked} is done: {'yes' if done else 'no'}"
         # Once for a polling loop.
         if self.queue.trace[-1:] != [line]:
             self.queue.trace.append(line)
         return done
-
-    def is_held(self, target: Clock) -> bool:
-        """Run what must run before *target* is reached; whether a closed gate holds it."""
-        self.queue.open_overdue()
-        if self.queue.held(target):
-            self.scheduler.reach(self.queue, target)
-        return bool(self.queue.held(target))
 
     def reach(self, target: Clock, waits_for: str) -> None:
         """Run what must run before *target* is reached.
@@ -260,9 +260,12 @@ class Machine:
         Raises:
             DeadlockError: a closed gate holds it.
         """
-        if self.is_held(target):
-            held = self.queue.held(target)
-            self.queue.refuse(held)
+        self.queue.open_overdue()
+        if held := self.queue.held(target):
+            for waits in self.host_waits:
+                waits.waits(held, waits_for)
+            self.scheduler.reach(self.queue, target)
+        if held := self.queue.held(target):
             raise DeadlockError(self._explain(held, waits_for))
         self.queue.trace.append(f"the host has waited for {waits_for}")
 

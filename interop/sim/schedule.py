@@ -128,7 +128,6 @@ class Chosen:
         refused = self._refused[key] = self._refused.get(key, 0) + 1
         if gates := queue.closed_gates(held):
             if refused > PATIENCE:
-                queue.refuse(gates)
                 message = f"the host asked {refused} times, {asked}: never, behind the closed {gates[0].name}"
                 raise DeadlockError(message)
             return False

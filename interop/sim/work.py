@@ -1,7 +1,6 @@
 """The work of a simulated GPU that has been enqueued and has not run yet."""
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,7 +29,6 @@ class Work:
         is_open: for a gate, whether it lets later work pass.
         deadline: for a gate, when it opens itself, by ``time.monotonic``.
         is_overdue: for a gate, whether it had to.
-        refused: for a gate, the threads that would have waited for it, and got an error.
     """
 
     name: str
@@ -45,7 +43,6 @@ class Work:
     is_open: bool = False
     deadline: float = math.inf
     is_overdue: bool = False
-    refused: set[int] = field(default_factory=set)
 
     def comes_after(self, other: "Work") -> bool:
         """Whether it may only run when *other* is done."""
@@ -91,11 +88,6 @@ class Queue:
             gate.is_open = gate.is_overdue = True
             self.trace.append(f"the {gate.name} on {gate.stream} opens itself")
             self.settle()
-
-    def refuse(self, works: Iterable[Work]) -> None:
-        """Note that the calling thread is told that it would wait for the closed gates among *works*."""
-        for gate in self.closed_gates(works):
-            gate.refused.add(threading.get_ident())
 
     def run(self, work: Work) -> None:
         """Run a kernel that is ready."""

@@ -52,9 +52,6 @@ class _Latch(Protocol):
     @property
     def is_overdue(self) -> bool: ...
 
-    @property
-    def has_refused(self) -> bool: ...
-
     def open(self) -> None: ...
 
 
@@ -122,10 +119,6 @@ class _Slot:
     @property
     def is_open(self) -> bool:
         return bool(self._count.value == self.opens_at)
-
-    @property
-    def has_refused(self) -> bool:
-        return False  # who waits for it waits
 
     @property
     def is_overdue(self) -> bool:
@@ -225,11 +218,6 @@ class Gate:
     def is_overdue(self) -> bool:
         """Whether it had to open itself, and :meth:`open` has not said so yet."""
         return self._overdue or (not self._passed and self._latch.is_overdue)
-
-    @property
-    def has_refused(self) -> bool:
-        """Whether the calling thread would have waited for it: on the simulator it gets an error, and goes on."""
-        return self._latch.has_refused
 
     def open(self) -> None:
         """Let the stream pass: one store to memory, no CUDA call. Opening it again changes nothing.

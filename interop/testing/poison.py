@@ -42,14 +42,18 @@ def poison(array: object, stream: object) -> None:
 
 
 def is_poisoned(array: object, stream: object) -> bool:
-    """Whether an element of *array* has nothing but :data:`POISON` in it, as *stream* sees it. Blocks the host.
+    """Whether all elements of *array* have nothing but :data:`POISON` in them, as *stream* sees it. Blocks the host.
+
+    If only some have, there is no verdict: a read that missed its wait may have come halfway. Data of one's own should
+    not hold such elements, which are -1, or NaN.
 
     Args:
         array: as for :func:`poison`; read-only ones too.
         stream: the stream that it is copied to the host on, which is then waited for.
 
     Raises:
-        InvalidArrayError: *array* is no array on a GPU, or has gaps.
+        AssertionError: some elements have, and others have not.
+        InvalidArrayError: *array* is no array on a GPU, has gaps, or has no elements.
         NotSupportedError: one of the two is simulated, and the other is not.
     """
     stream = as_stream(stream)
@@ -60,16 +64,22 @@ def is_poisoned(array: object, stream: object) -> bool:
         content, item = values.tobytes(), values.itemsize
     else:
         address, size, item = memory_of(array, writes=False)
-        if not size:
-            return False
-        content = stream._cuda.copy_to_host(address, size, stream._handle, stream._ready())
+        content = stream._cuda.copy_to_host(address, size, stream._handle, stream._ready()) if size else b""
         for watcher in _watch.watchers:
             watcher.finished(stream)  # the copy has waited for it
-    pattern = bytes([POISON]) * item
-    found: int = content.find(pattern)
-    while found >= 0 and found % item:
-        found = content.find(pattern, found + 1)
-    return found >= 0
+    if not content:
+        message = f"{described(array)} has no elements: it cannot be poisoned, and shows nothing"
+        raise InvalidArrayError(message)
+    poisoned, all_of_them = 0, len(content) // item
+    if (pattern := bytes([POISON]) * item) in content:
+        poisoned = sum(content[at : at + item] == pattern for at in range(0, len(content), item))
+    if 0 < poisoned < all_of_them:
+        message = (
+            f"no verdict: {poisoned} of {all_of_them} elements of {described(array)} hold nothing but 0xFF bytes. A "
+            "read that missed its wait may have come halfway; or the data itself has such elements, -1 or NaN"
+        )
+        raise AssertionError(message)
+    return poisoned > 0
 
 
 def _check_simulated(array: object, stream: ExternalStream) -> None:

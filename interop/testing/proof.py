@@ -16,7 +16,7 @@ from interop.errors import CaptureError, CudaError, NotSupportedError
 from interop.event import Event
 from interop.stream import ExternalStream, as_stream
 from interop.testing.gate import gate
-from interop.testing.witness import Witness
+from interop.testing.witness import Earlier, Witness
 
 By = Literal["capture", "gate"]
 
@@ -76,10 +76,14 @@ def is_ordered(
 ) -> Iterator[Verdict]:
     """Find out whether the block makes *consumer*'s later work wait for *producer*'s work: ``bool(verdict)`` after it.
 
-    The producer's work is what was submitted to it *before the block*. Work that the block itself submits after the
-    record of an event, which the consumer then waits for, does not come before the consumer's, and is not asked about:
-    to find an event that is recorded too early, submit the work before the block, or use
-    :func:`interop.ordering.check`, which knows of each piece of work.
+    The producer's work is what was submitted to it *before the block*, and the order is one that the block makes, by
+    events that are recorded in it. Two mistakes are not found:
+
+    - The block records an event, then submits work, and the consumer waits for the event: that work does not come
+      before the consumer's, and is not asked about. :func:`interop.ordering.check` knows of each piece of work.
+    - In the block, a library makes the consumer wait for an event that was recorded before it, without interop. It may
+      stand for all of the producer's work, and the answer is "not ordered". Where interop sees such a wait, of a stream
+      or of the host, there is no verdict instead.
 
     *By capture*, the producer is captured into a graph during the block, which is then thrown away: what the block
     submits to it, or to streams that wait for it, never runs. The consumer depends on the producer if, and only if, the
@@ -87,27 +91,26 @@ def is_ordered(
 
     *By gate*, the block really runs, while the producer is held shut by a gate; after it, the consumer is asked, by an
     event, whether it is held up too. That also serves the legacy default stream, and code that cannot be captured, such
-    as work on default streams, queries, allocations and synchronising with *other* streams. The answer "not ordered" is
-    certain. "Ordered" means that the consumer did not get through in *patience* seconds: work in the block that takes
-    longer, or a wait in it for something else that is late, hides a missing wait. A consumer that is held up by what
-    was there before the block gives no verdict. A block that waits for the producer, or in which a kernel is launched
-    for the first time, does not get through before *timeout*, and there is no verdict then. (On the simulator, a block
-    that waits for the producer gets a :class:`~interop.errors.DeadlockError`.)
+    as work on default streams, queries, allocations and synchronising with *other* streams. On the simulator the answer
+    is certain. On a GPU "ordered" means that the consumer did not get through in *patience* seconds: work in the block
+    that takes longer, or a wait in it for something else that is late, such as another gate, hides a missing wait; and
+    a consumer that is held up by what was there before the block gives no verdict. A block that waits for the producer,
+    or in which a kernel is launched for the first time, does not get through before *timeout*, and there is no verdict
+    then. (On the simulator, a block that waits for the producer gets a :class:`~interop.errors.DeadlockError`.)
 
     Args:
         producer: anything that :func:`interop.as_stream` takes; by capture, except the legacy default stream.
         consumer: likewise; on any device.
         by: how to find out.
         timeout: for the gate, as of :func:`interop.testing.gate`.
-        patience: for the gate: seconds that the consumer is given to show that it is not held up. On the simulator it
-            takes no time to find out.
+        patience: for the gate, on a GPU: seconds that the consumer is given to show that it is not held up.
 
     Raises:
         NotSupportedError: one of the streams is the legacy default stream, which CUDA cannot capture.
         CaptureError: the block did what a capture does not allow, such as a synchronise, so there is no proof; or one
             of the streams is captured already.
-        AssertionError: there is no verdict: the gate had to open itself, or something else held the consumer up from
-            before the block.
+        AssertionError: there is no verdict: the gate had to open itself; something else held the consumer up from
+            before the block; or the consumer waits, in the block, for an event from before it.
         ValueError: the two are one stream, whose work is ordered anyway; *by* is neither; or *timeout* or *patience*
             is no such time.
     """
@@ -126,23 +129,20 @@ def is_ordered(
             message = f"{stream!r} is captured already, perhaps by another proof around this one. {_ASK_THE_GATE}"
             raise CaptureError(message)
     verdict = Verdict(where())
-    if by == "capture":
-        with _captured(producer, consumer, verdict):
+    with Earlier() as earlier:
+        with (
+            _captured(producer, consumer) if by == "capture" else _gated(producer, consumer, timeout, patience) as found
+        ):
             yield verdict
-    else:
-        before = consumer.record_event()
-        with gate(producer, timeout) as shut:
-            yield verdict
-            if shut.is_open:
-                shut.open()  # which says why there is no verdict
-            ordered = _is_held(consumer.record_event(), patience)
-            if ordered and _is_held(before, patience):
-                message = (
-                    f"no verdict: {consumer!r} was held up before the block began, by another gate, or by work that "
-                    f"takes longer than {patience} s. Open that gate, or synchronise with the consumer first"
-                )
-                raise AssertionError(message)
-        verdict._ordered = ordered
+        reason = earlier.holds(consumer)
+    (ordered,) = found
+    if reason and not ordered:
+        message = (
+            f"no verdict: in the block, {reason}. That event was recorded before the block, perhaps after all of the "
+            "producer's work, and a proof cannot tell: record the event in the block"
+        )
+        raise AssertionError(message)
+    verdict._ordered = ordered
 
 
 def _two_streams(producer: object, consumer: object) -> tuple[ExternalStream, ExternalStream]:
@@ -156,11 +156,13 @@ def _two_streams(producer: object, consumer: object) -> tuple[ExternalStream, Ex
 
 
 @contextlib.contextmanager
-def _captured(producer: ExternalStream, consumer: ExternalStream, verdict: Verdict) -> Iterator[None]:
+def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[list[bool]]:
+    """Capture the producer during the block; afterwards the list has one element, whether the two are ordered."""
     cuda = producer._cuda
+    found: list[bool] = []
     cuda.capture_begin(producer._handle, producer._needs)
     try:
-        yield
+        yield found
         capture = cuda.stream_capture(producer._handle, producer._needs)
         ordered = capture != _cudart.BROKEN and consumer._capture() == capture
         if ordered:
@@ -182,16 +184,37 @@ def _captured(producer: ExternalStream, consumer: ExternalStream, verdict: Verdi
                 f"legacy default stream? {_ASK_THE_GATE}"
             )
             raise CaptureError(message) from error
-    verdict._ordered = ordered
+    found.append(ordered)
+
+
+@contextlib.contextmanager
+def _gated(producer: ExternalStream, consumer: ExternalStream, timeout: float, patience: float) -> Iterator[list[bool]]:
+    """Hold the producer shut during the block; afterwards the list has one element, whether the two are ordered."""
+    simulation = consumer._cuda.simulation
+    found: list[bool] = []
+    before = consumer.record_event()
+    with gate(producer, timeout) as shut:
+        yield found
+        if shut.is_open:
+            shut.open()  # which says why there is no verdict
+        after = consumer.record_event()
+        if simulation is not None:
+            ordered = simulation.comes_after(after._asked("synchronize"), shut._latch)
+        else:
+            ordered = _is_held(after, patience)
+            if ordered and _is_held(before, patience):
+                message = (
+                    f"no verdict: {consumer!r} was held up before the block began, by another gate, or by work that "
+                    f"takes longer than {patience} s. Open that gate, or synchronise with the consumer first"
+                )
+                raise AssertionError(message)
+    found.append(ordered)
 
 
 def _is_held(event: Event, patience: float) -> bool:
     """Whether *event* does not come to be done, though the host waits for it."""
-    simulation = event._cuda.simulation
-    if simulation is not None and simulation.is_held(event._asked("synchronize")):
-        return True
     try:
-        event.synchronize(None if simulation is not None else patience)
+        event.synchronize(patience)
     except TimeoutError:
         return True
     return False

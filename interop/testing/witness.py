@@ -1,17 +1,77 @@
 """What interop was seen to do in a block of a test, for messages."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from interop import _watch
 from interop._where import where
+from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
     from interop._tensor import Tensor
     from interop.event import Event
-    from interop.stream import ExternalStream
 
 _MOST: Final = 20
+
+
+class Earlier(_watch.Watcher):
+    """Finds the streams that come, in a block, after an event that was recorded before it; as far as interop sees it.
+
+    A context manager: it looks on during its block.
+    """
+
+    def __init__(self) -> None:
+        """See nothing yet."""
+        # What each stream and each event of the block has come to wait for; nothing, for an event of the block.
+        self._streams: dict[ExternalStream, str] = {}
+        self._events: dict[int, str] = {}
+        self._host = ""
+
+    def __enter__(self) -> Self:
+        """Look on."""
+        _watch.watch(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Look away."""
+        _watch.unwatch(self)
+
+    def holds(self, stream: ExternalStream) -> str:
+        """What has happened, if the later work of *stream* comes after such an event; else nothing."""
+        return self._streams.get(stream, "") or self._host
+
+    def recorded(self, stream: ExternalStream, event: "Event") -> None:
+        """An event of the block stands for what its stream waits for."""
+        self._events[event._existing()] = self._streams.get(stream, "")
+
+    def waited(self, stream: ExternalStream, event: "Event") -> None:
+        """A stream waits for an event, perhaps from before."""
+        self._pass_on(stream, self._events.get(event._existing(), f"{stream!r} was made to wait for {event!r}"))
+
+    def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
+        """A stream waits for what another one waits for."""
+        self._pass_on(consumer, self._streams.get(producer, ""))
+
+    def handed_over(
+        self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
+    ) -> None:
+        """The consumer waits for the producer."""
+        del array, tensor
+        if producer is not None:
+            self.joined(consumer, producer)
+
+    def finished(self, what: "ExternalStream | Event") -> None:
+        """All later work comes after what the host knows to be done."""
+        reason = (
+            self._streams.get(what, "")
+            if isinstance(what, ExternalStream)
+            else self._events.get(what._existing(), f"the host found {what!r} done")
+        )
+        self._host = self._host or reason
+
+    def _pass_on(self, stream: ExternalStream, reason: str) -> None:
+        if reason:
+            self._streams.setdefault(stream, reason)
 
 
 class Witness(_watch.Watcher):
@@ -33,15 +93,15 @@ class Witness(_watch.Watcher):
         more = [f"... and {len(self._lines) - _MOST} more"] if len(self._lines) > _MOST else []
         return "\n".join(["interop saw in the block:", *(f"  {line}" for line in [*self._lines[:_MOST], *more])])
 
-    def recorded(self, stream: "ExternalStream", event: "Event") -> None:
+    def recorded(self, stream: ExternalStream, event: "Event") -> None:
         """Note it."""
         self._note(f"{event!r} recorded on {stream!r}")
 
-    def waited(self, stream: "ExternalStream", event: "Event") -> None:
+    def waited(self, stream: ExternalStream, event: "Event") -> None:
         """Note it."""
         self._note(f"{stream!r} made to wait for {event!r}")
 
-    def joined(self, consumer: "ExternalStream", producer: "ExternalStream") -> None:
+    def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
         """Note it."""
         self._note(f"{consumer!r} made to wait for {producer!r}")
 
@@ -50,7 +110,7 @@ class Witness(_watch.Watcher):
         self._note(f"the host found {what!r} done")
 
     def handed_over(
-        self, array: object, tensor: "Tensor", producer: "ExternalStream | None", consumer: "ExternalStream"
+        self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
     ) -> None:
         """Note it."""
         del tensor
