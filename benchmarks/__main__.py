@@ -77,7 +77,8 @@ def _measure(results: Results, end: float, *, python: bool) -> None:
                 return
         if lines:
             name = begun.get("name", "at its start")
-            results.problems.append(f"{name}: the process ended, with status {status}")
+            which = " without the extension" if python else ""
+            results.problems.append(f"{name}: the process{which} ended, with status {status}")
         if not begun or time.monotonic() > end:
             return
         skip = begun["number"] + 1
