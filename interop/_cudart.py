@@ -214,9 +214,7 @@ class Cuda:
 
     def current_context(self) -> int:
         """The calling thread's current context, or the primary context of its current device if it has none."""
-        runtime = self._runtime or self.start()
-        context = int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
-        return context or self.primary_context(self.current_device())
+        return self.bound_context() or self.primary_context(self.current_device())
 
     def primary_context(self, device: int) -> int:
         """The primary context of *device*: the one that the runtime, and so every library, shares.
@@ -240,19 +238,19 @@ class Cuda:
         runtime = self._runtime or self.start()
         return int(_value(self._driver.cuCtxGetId(context), "cuCtxGetId", runtime))
 
-    def switch(self, context: int) -> int:
-        """Make *context* current, or none if it is 0; the one that was, or 0. For as long as code of users runs."""
+    def bound_context(self) -> int:
+        """The context that the calling thread is bound to, or 0."""
         runtime = self._runtime or self.start()
-        if native is not None and self.uses_extension and (switched := native.switch_context(context)) is not None:
-            return int(switched)
-        before = int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
-        if before != context:
-            try:
-                _value(self._driver.cuCtxSetCurrent(context), "cuCtxSetCurrent", runtime)
-            except CudaError:
-                self._primary.clear()  # as in `context`
-                raise
-        return before
+        return int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
+
+    def bind_context(self, context: int) -> None:
+        """Bind the calling thread to *context*, or to none if it is 0. For as long as code of users runs."""
+        runtime = self._runtime or self.start()
+        try:
+            _value(self._driver.cuCtxSetCurrent(context), "cuCtxSetCurrent", runtime)
+        except CudaError:
+            self._primary.clear()  # as in `context`
+            raise
 
     def device_of(self, context: int) -> int:
         """The ordinal of the device of *context*."""

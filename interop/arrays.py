@@ -21,9 +21,9 @@ from interop._held import held
 from interop._loans import Loan, loan_of, loans, remember
 from interop._memory import CUDA, by_dlpack, by_interface, stated_stream
 from interop._native import native, why_not
+from interop._switching import streams_in_use
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
-from interop.current import streams_in_use
 from interop.errors import (
     DeviceMismatchError,
     InvalidArrayError,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
-from interop import _cudart, _fork, _watch
+from interop import _cudart, _fork, _switching, _watch
 from interop._handles import check_device, check_handle, described
 from interop._native import EventFields, Pool
 from interop.adapters import adapters_of
@@ -393,10 +393,9 @@ class Event(EventFields):
 
 
 def _stream(stream: object) -> "ExternalStream":
-    from interop.current import stream_in_use  # noqa: PLC0415  (both import this module)
-    from interop.stream import as_stream  # noqa: PLC0415
+    from interop.stream import as_stream  # noqa: PLC0415  (it imports this module)
 
-    return stream_in_use() if stream is None else as_stream(stream)
+    return _switching.stream_in_use() if stream is None else as_stream(stream)
 
 
 def as_event(obj: object) -> Event:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
-from interop import _cudart, _watch
+from interop import _cudart, _switching, _watch
 from interop._handles import check_device, check_handle, described
 from interop._native import StreamFields, native
 from interop.adapters import adapter_named, adapters_of, by_type
@@ -437,16 +437,10 @@ class ExternalStream(StreamFields):
 
     def __enter__(self) -> Self:
         """The same as entering :func:`interop.use` with this stream."""
-        from interop.current import enter  # noqa: PLC0415  (it imports this module)
-
-        enter(self, self, [])
+        _switching.enter(self, self)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Restore exactly what was current before."""
-        from interop.current import leave  # noqa: PLC0415  (it imports this module)
-
-        leave(self)
+    __exit__ = _switching.Exit()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

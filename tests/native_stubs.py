@@ -89,6 +89,10 @@ class Driver:
         """The context that is current in this thread; not noted down."""
         return self.library.current()
 
+    def bind(self, context: int) -> None:
+        """Make a context current in this thread."""
+        self.library.cuCtxSetCurrent(ctypes.c_uint64(context))
+
     @property
     def calls(self) -> list[Call]:
         return self._calls[: self.number("called").value]

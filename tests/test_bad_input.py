@@ -15,8 +15,8 @@ import pytest
 
 import interop
 from interop import Event, ExternalStream, adapters, as_event, as_stream, current_stream, new_stream, use
+from interop._switching import stream_in_use
 from interop.adapters.base import Adapter
-from interop.current import stream_in_use
 from interop.errors import (
     AdapterError,
     InteropError,

@@ -88,12 +88,11 @@ class Everything(Adapter):
     def current_stream(self):
         return self.stream
 
-    def enter(self, stream):
-        previous, self.stream = self.stream, stream
-        return previous
+    def enter(self, stream, before):
+        self.stream = stream
 
-    def leave(self, token):
-        self.stream = token
+    def leave(self, before):
+        self.stream = before
 
 
 class Wrong:
@@ -132,12 +131,24 @@ class Wrong:
             return stream.handle or 1 if isinstance(stream, Stream | Event) else None
 
     class LeavesItCurrent(Everything):
-        def leave(self, token):
+        def leave(self, before):
             pass
 
     class DoesNotEnter(Everything):
-        def enter(self, stream):
-            return self.stream
+        def enter(self, stream, before):
+            pass
+
+    class PutsBackByCounting(Everything):
+        def __init__(self):
+            super().__init__()
+            self.stack = []
+
+        def enter(self, stream, before):
+            self.stack.append(self.stream)
+            self.stream = stream
+
+        def leave(self, before):
+            self.stream = self.stack.pop()
 
     class ArraysOnAnyStream(Everything):
         def array_stream(self, array):
@@ -162,6 +173,7 @@ FAULTS = {
     "EventsAreStreams": "test_an_event_that_has_no_handle_yet",
     "LeavesItCurrent": "test_use_makes_a_stream_current",
     "DoesNotEnter": "test_use_makes_a_stream_current",
+    "PutsBackByCounting": "test_what_was_can_be_put_back_twice_and_without_need",
     "ArraysOnAnyStream": "test_the_current_stream_has_written_its_arrays",
     "MakesNoArray": "test_an_array_is_handed_over_in_order",
     "TakesAnyArray": "test_what_is_no_array_is_not_taken_for_one",

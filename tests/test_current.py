@@ -1,5 +1,8 @@
 """``use`` and ``current_stream``, on the simulator, with stand-in libraries that have a current stream."""
 
+import asyncio
+import contextlib
+import re
 import sys
 import threading
 import types
@@ -34,15 +37,14 @@ class StandIn(Adapter):
     def current_stream(self):
         return getattr(self.state, "stream", None)
 
-    def enter(self, stream):
+    def enter(self, stream, before):  # noqa: ARG002
         if self.broken:
             raise OSError(self.library)
-        previous, self.state.stream = self.current_stream(), stream
+        self.state.stream = stream
         self.log.append(("enter", self.library, interop._cudart.active().current_device()))
-        return previous
 
-    def leave(self, token):
-        self.state.stream = token
+    def leave(self, before):
+        self.state.stream = before
         self.log.append(("leave", self.library, interop._cudart.active().current_device()))
 
 
@@ -197,19 +199,114 @@ def test_two_threads_at_once_with_one_manager(gpu, libraries):
     assert failures == []
 
 
-def test_left_in_the_wrong_order(gpu, libraries):
-    a, b = interop.use(interop.new_stream(0)), interop.use(interop.new_stream(1))
-    a.__enter__()
-    inner = b.__enter__()
-    with pytest.raises(NestingError, match="another block was entered after it"):
+@pytest.mark.parametrize("by", ["use", "stream"])
+def test_left_in_the_wrong_order(gpu, libraries, by):
+    gpu.runtime.cudaSetDevice(1)
+    streams = [interop.new_stream(0), interop.new_stream(1), interop.new_stream(0)]
+    a, b, c = streams if by == "stream" else map(interop.use, streams)
+    for manager in (a, b, c):
+        manager.__enter__()
+    names = f"the block of {streams[0]!r} ends before that of {streams[2]!r}"
+    with pytest.raises(NestingError, match=re.escape(names)) as raised:
         a.__exit__(None, None, None)
-    assert handles(libraries) == [inner.cuda_stream] * 2
+    assert "one `use` across an `await`: take the stream by `to()` or `wait_stream` instead" in str(raised.value)
+    assert handles(libraries) == [streams[2].cuda_stream] * 2
+    c.__exit__(None, None, None)
+    assert handles(libraries) == [streams[1].cuda_stream] * 2
     assert gpu.runtime.cudaGetDevice()[1] == 1
     b.__exit__(None, None, None)
-    a.__exit__(None, None, None)
     assert handles(libraries) == [None, None]
-    with pytest.raises(NestingError, match="it was not entered in this thread"):
-        a.__exit__(None, None, None)
+    assert gpu.runtime.cudaGetDevice()[1] == 1
+    for manager in (a, b, c):
+        with pytest.raises(NestingError, match="was not entered in this thread, or was left before"):
+            manager.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("streams", ["of their own", "the same"])
+@pytest.mark.parametrize("by", ["use", "stream"])
+def test_two_coroutines_in_blocks_at_once(gpu, libraries, streams, by):
+    first = interop.new_stream()
+    second = first if streams == "the same" else interop.new_stream()
+    outer = interop.new_stream()
+
+    async def work(stream, pauses):
+        with stream if by == "stream" else interop.use(stream):
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            return handles(libraries)
+
+    async def both():
+        return await asyncio.gather(work(first, 1), work(second, 3), return_exceptions=True)
+
+    with outer:
+        error, current = asyncio.run(both())
+        assert isinstance(error, NestingError)
+        assert repr(first) in str(error)
+        assert repr(second) in str(error)
+        assert current == [second.cuda_stream] * 2  # the last one to enter is the one that is current
+        assert handles(libraries) == [outer.cuda_stream] * 2
+    assert handles(libraries) == [None, None]
+
+
+def test_the_control_two_coroutines_one_after_the_other(gpu, libraries):
+    async def work(stream):
+        with stream:
+            return handles(libraries)
+
+    async def both():
+        return await asyncio.gather(*map(work, streams))
+
+    streams = [interop.new_stream(), interop.new_stream()]
+    assert asyncio.run(both()) == [[stream.cuda_stream] * 2 for stream in streams]
+
+
+def test_a_block_whose_exit_never_comes_is_over_when_its_frame_is(gpu, libraries):
+    outer, stream = interop.new_stream(), interop.new_stream()
+    with outer:
+        exit_ = stream.__exit__
+        stream.__enter__()
+        assert handles(libraries) == [stream.cuda_stream] * 2
+        del exit_
+        assert handles(libraries) == [outer.cuda_stream] * 2
+    assert handles(libraries) == [None, None]
+
+
+@pytest.mark.parametrize("by", ["use", "stream"])
+def test_blocks_on_a_stack_of_exits(gpu, libraries, by):
+    streams = [interop.new_stream(), interop.new_stream()]
+    with contextlib.ExitStack() as stack:
+        for stream in streams:
+            assert stack.enter_context(stream if by == "stream" else interop.use(stream)) is stream
+            assert handles(libraries) == [stream.cuda_stream] * 2
+    assert handles(libraries) == [None, None]
+
+
+def test_a_subclass_that_does_more_at_its_exit(gpu, libraries):
+    class Stream(interop.ExternalStream):
+        def __enter__(self):
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            super().__exit__(*error)
+
+    stream = interop.new_stream()
+    mine = Stream(stream.cuda_stream, owner=stream)
+    with mine, stream, mine:
+        assert handles(libraries) == [mine.cuda_stream] * 2
+    assert handles(libraries) == [None, None]
+
+
+def test_a_library_that_cannot_switch_back_stands_in_nobodys_way(gpu, libraries, monkeypatch):
+    gpu.runtime.cudaSetDevice(1)
+    block = interop.use(interop.new_stream(0))
+    block.__enter__()
+    monkeypatch.setattr(libraries[1], "leave", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        block.__exit__(None, None, None)
+    assert handles(libraries)[0] is None
+    assert gpu.runtime.cudaGetDevice()[1] == 1
+    with pytest.raises(InvalidStreamError):
+        interop.Event().record()  # the block is over
 
 
 def test_a_context_pushed_inside_and_left_there(gpu, libraries):

@@ -68,12 +68,14 @@ class StandIn(Adapter):
         self.asked += 1
         return self.current
 
-    def enter(self, stream):
-        previous, self.current = self.current, self.type(handle=stream.handle)  # as PyTorch's, of which it is the same
-        return previous
+    def before(self, stream):  # noqa: ARG002
+        return self.current
 
-    def leave(self, token):
-        self.current = token
+    def enter(self, stream, before):  # noqa: ARG002
+        self.current = self.type(handle=stream.handle)  # as PyTorch's, of which it is the same
+
+    def leave(self, before):
+        self.current = before
 
     def take(self, stream):
         self.current = self.type(handle=interop.as_stream(stream).cuda_stream, source=stream)

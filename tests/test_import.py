@@ -25,6 +25,7 @@ CHAIN = [
     "interop.waiting",
     "interop.adapters.base",
     "interop.adapters",
+    "interop._switching",
     "interop.event",
     "interop.stream",
     "interop.current",

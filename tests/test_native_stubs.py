@@ -367,7 +367,7 @@ LEGACY = [operation for operation in FAST if "legacy" in operation]
 @pytest.mark.parametrize("operation", LEGACY)
 @pytest.mark.parametrize("current", [0, OWN, OWN + 1, OWN + 2])
 def test_default_streams_are_used_in_their_contexts_and_what_was_current_is_so_again(driver, world, operation, current):
-    native.switch_context(current)
+    driver.bind(current)
     driver.reset()
     OPERATIONS[operation](world)
     places = [call.context for call in driver.calls if is_of_default(call)]
@@ -377,7 +377,8 @@ def test_default_streams_are_used_in_their_contexts_and_what_was_current_is_so_a
     switched = driver.made("cuCtxSetCurrent")
     assert not switched if current == OWN and "another device" not in operation else len(switched) % 2 == 0
     assert driver.plain == []
-    assert native.switch_context(0) == current
+    assert driver.current() == current
+    driver.bind(0)
 
 
 def test_a_record_outside_of_captures_ends_one_inside(driver, world):
@@ -534,13 +535,9 @@ def test_other_threads_run_while_the_driver_is_busy(driver, world, kind, operati
     assert driver.plain == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "function", "arguments"),
-    [("cuCtxSetCurrent", "switch_context", (OWN,)), ("cuEventCreate", "create_events", (2, 2))],
-)
-def test_other_threads_run_in_the_functions_of_the_module(driver, world, kind, function, arguments):
-    run_while_it_is_held(driver, kind, lambda: getattr(native, function)(*arguments))
-    assert driver.made(kind)
+def test_other_threads_run_while_events_are_created(driver, world):
+    run_while_it_is_held(driver, "cuEventCreate", lambda: native.create_events(2, 2))
+    assert driver.made("cuEventCreate")
 
 
 def test_other_threads_run_while_a_handle_is_recorded(driver, world):
@@ -566,7 +563,6 @@ def test_entry_points_that_are_none_are_refused(driver, world):
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        *((name, (wrong,)) for name in ("switch_context",) for wrong in (-1, 2**64, 1.5, "x", None)),
         *(("create_events", wrong) for wrong in ((), (1,), ("x", 2), (1, None), (2**64, 2), (1, 2, 3))),
         *(("record_handle", wrong) for wrong in ((), (1,), (1, 2), (None, 2))),
         *(("readable", (wrong,)) for wrong in (-1, 2**64, 1.5, "x", None)),
@@ -654,16 +650,6 @@ def test_a_pool_refuses_what_is_no_handle(world):
         with pytest.raises((TypeError, OverflowError)):
             world.pool.give(wrong)
     assert spare(world.pool) == before
-
-
-def test_a_context_is_switched_to_only_if_it_is_another_one(driver, world):
-    assert native.switch_context(OWN) == 0
-    assert native.switch_context(OWN) == OWN
-    assert native.switch_context(0) == OWN
-    assert driver.made("cuCtxSetCurrent") == [("cuCtxSetCurrent", OWN, 0), ("cuCtxSetCurrent", 0, 0)]
-    for kind in ("cuCtxSetCurrent", "cuCtxGetCurrent"):
-        driver.fail(kind, 201)
-        assert native.switch_context(OWN) is None
 
 
 def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
@@ -772,7 +758,7 @@ def test_what_an_object_was_under_another_driver_is_not_what_it_is(driver, world
 @pytest.mark.parametrize("says", [0, 1, None])
 def test_an_object_that_is_a_default_stream_is_of_the_device_that_its_library_says(driver, world, theirs, says):
     theirs.handle, theirs.stream_device = 1, lambda _: says
-    native.switch_context(OWN)
+    driver.bind(OWN)
     object_ = Theirs()
     driver.reset()
     world.c.wait_stream(object_)
@@ -784,12 +770,12 @@ def test_an_object_that_is_a_default_stream_is_of_the_device_that_its_library_sa
     assert borrowed == interop.as_stream(object_, device=None)
     assert driver.plain == ([] if says is not None else ["cuCtxGetCurrent"] * 3)
     assert not stream._known.keys() & {id(object_)}
-    native.switch_context(0)
+    driver.bind(0)
 
 
 def test_what_cannot_be_found_out_about_a_default_stream_goes_the_plain_way(driver, world, theirs):
     theirs.handle = 1
-    native.switch_context(0)
+    driver.bind(0)
     world.c.wait_stream(Theirs())  # of the primary context of the current device, then
     assert driver.made("cuEventRecord")[-1][2] == 1
     theirs.stream_device = lambda _: 5

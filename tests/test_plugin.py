@@ -102,9 +102,10 @@ def test_is_switched_with_the_others():
     adapter = adapters.adapter_named(NAME)
     assert adapter in adapters.with_current_stream(simulated=False)
     before, other = acme_streams.get_stream(), acme_streams.Stream(2)
-    token = adapter.enter(other)
+    current = adapter.before(other)
+    adapter.enter(other, current)
     assert acme_streams.get_stream() is other
-    adapter.leave(token)
+    adapter.leave(current)
     assert acme_streams.get_stream() is before
 
 

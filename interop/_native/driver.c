@@ -112,36 +112,6 @@ watch(PyObject *module, PyObject *on)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(switch_context_doc,
-"switch_context(context, /)\n"
-"--\n\n"
-"Make a context current, or none if it is 0.\n\n"
-"Returns:\n"
-"    The context that was current before, 0 for none; None if the driver answers anything but success.");
-
-static PyObject *
-switch_context(PyObject *module, PyObject *context)
-{
-    void *before, *after = pointer(PyLong_AsUnsignedLongLong(context));
-    int code;
-
-    (void)module;
-    if (PyErr_Occurred() || !is_bound()) {
-        return NULL;
-    }
-    /* With the GIL: cuCtxGetCurrent only reads a variable of the thread, and to release the GIL costs more. */
-    code = driver.get_context(&before);
-    if (code == SUCCESS && before != after) {
-        Py_BEGIN_ALLOW_THREADS
-        code = driver.set_context(after);
-        Py_END_ALLOW_THREADS
-    }
-    if (code != SUCCESS) {
-        Py_RETURN_NONE;
-    }
-    return PyLong_FromUnsignedLongLong((uintptr_t)before);
-}
-
 PyDoc_STRVAR(create_events_doc,
 "create_events(count, flags, /)\n"
 "--\n\n"
@@ -245,7 +215,6 @@ PyMethodDef driver_functions[] = {
     {"create_events", create_events, METH_VARARGS, create_events_doc},
     {"readable", readable, METH_O, readable_doc},
     {"record_handle", record_handle, METH_VARARGS, record_handle_doc},
-    {"switch_context", switch_context, METH_O, switch_context_doc},
     {"watch", watch, METH_O, watch_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -47,7 +47,7 @@ class Adapter:
     Attributes:
         library: the library's import path, such as ``"cuda.core"``; also its name in interop's calls.
         has_current_stream: whether the library has a current stream that new work goes to. If so, override
-            :meth:`current_stream`, :meth:`enter` and :meth:`leave`.
+            :meth:`current_stream`, :meth:`enter` and :meth:`leave`, and, if need be, :meth:`before`.
         instead: for a library without one, what its users do instead.
         streams_stay_the_same: whether a stream object has one handle for all its life; see :meth:`life`.
         streams_close: whether a stream object can be closed, and says by ``__cuda_stream__`` whether it is.
@@ -189,15 +189,31 @@ class Adapter:
         """The library's current stream on the current device, for the calling thread."""
         raise NotImplementedError
 
-    def enter(self, stream: object) -> object:
-        """Make *stream*, the library's own, current on its device, which is current; return what :meth:`leave` needs.
+    def before(self, stream: object) -> object:  # noqa: ARG002
+        """What :meth:`leave` needs to put back what is current now, before :meth:`enter` of *stream*. Changes nothing.
 
-        The library's own ``with stream:`` blocks, entered and left meanwhile, must come back to *stream*.
+        The device of *stream* is current. By default this is the current stream.
+        """
+        return self.current_stream()
+
+    def enter(self, stream: object, before: object) -> None:
+        """Make *stream*, the library's own, current on its device, which is current.
+
+        The library's own ``with stream:`` blocks, entered and left meanwhile, must come back to *stream*. A signal
+        handler may raise in the middle: :meth:`leave` comes all the same.
+
+        Args:
+            stream: what :meth:`make_stream` returned, or a stream of the library's own.
+            before: what :meth:`before` has just returned for it.
         """
         raise NotImplementedError
 
-    def leave(self, token: object) -> None:
-        """Restore exactly what was current before the :meth:`enter` that returned *token*."""
+    def leave(self, before: object) -> None:
+        """Put back exactly what was current when :meth:`before` returned *before*.
+
+        It must be possible to do this twice, also when :meth:`enter` was interrupted or has not been called: so set
+        what was, and do not count.
+        """
         raise NotImplementedError
 
 

@@ -1,6 +1,7 @@
 """CuPy: a current stream a thread and device, kept on a stack by ``with`` and beside it by ``use()``."""
 
 import operator
+from itertools import starmap
 from typing import Any, cast
 
 import cupy
@@ -67,18 +68,34 @@ class CupyAdapter(Adapter):
         """Of the calling thread, on the current device."""
         return cupy.cuda.get_current_stream()
 
-    def enter(self, stream: object) -> object:
-        """Push, so that a ``with`` inside comes back to *stream*."""
-        previous = cupy.cuda.get_current_stream()
-        stream.__enter__()  # type: ignore[attr-defined]
-        return stream, previous
+    def before(self, stream: object) -> object:
+        """The current stream, which ``use()`` may have set beside the stack."""
+        return _Entry(stream, cupy.cuda.get_current_stream())
 
-    def leave(self, token: object) -> None:
-        """Pop; and where ``use()`` had set a stream that is not on the stack, set it again."""
-        stream, previous = cast("tuple[Any, Any]", token)
-        stream.__exit__(None, None, None)
-        if cupy.cuda.get_current_stream() is not previous:
-            previous.use()
+    def enter(self, stream: Any, before: object) -> None:  # noqa: ANN401
+        """Push, so that a ``with`` inside comes back to *stream*."""
+        # In one step of C, also the note that it was done: no signal handler can come in between.
+        cast("_Entry", before).pushed.extend(starmap(stream.__enter__, ((),)))
+
+    def leave(self, before: object) -> None:
+        """Pop, if it was pushed; and where ``use()`` had set a stream that is not on the stack, set it again."""
+        entry: Any = before
+        if entry.pushed and not entry.popped:
+            entry.popped.extend(starmap(entry.stream.__exit__, ((None, None, None),)))
+        if cupy.cuda.get_current_stream() is not entry.previous:
+            entry.previous.use()
+
+
+class _Entry:
+    """One block: its stream, the one before it, and whether it was pushed and popped."""
+
+    __slots__ = ("popped", "previous", "pushed", "stream")
+
+    def __init__(self, stream: object, previous: object) -> None:
+        self.stream = stream
+        self.previous = previous
+        self.pushed: list[object] = []
+        self.popped: list[object] = []
 
 
 ADAPTER = CupyAdapter()

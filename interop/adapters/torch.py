@@ -106,18 +106,20 @@ class TorchAdapter(Adapter):
         """Of the calling thread, on the current device."""
         return torch.cuda.current_stream()
 
-    def enter(self, stream: object) -> object:
-        """Set it; torch keeps no stack."""
-        # What torch.cuda.current_stream() and set_stream() do, without the objects that they make: 5 us of them. CUDA
-        # has been started by who made *stream*.
-        native = cast("torch.cuda.Stream", stream)
-        previous = torch._C._cuda_getCurrentStream(native.device_index)  # noqa: SLF001
-        _set(native.stream_id, native.device_index, native.device_type)
-        return previous
+    def before(self, stream: object) -> object:
+        """The number, device and kind of the current stream."""
+        # As in `enter`, what torch.cuda.current_stream() and set_stream() do, without the objects that they make: 5 us
+        # of them. CUDA has been started by who made *stream*.
+        return torch._C._cuda_getCurrentStream(cast("torch.cuda.Stream", stream).device_index)  # noqa: SLF001
 
-    def leave(self, token: object) -> None:
+    def enter(self, stream: object, before: object) -> None:  # noqa: ARG002
+        """Set it; torch keeps no stack."""
+        native = cast("torch.cuda.Stream", stream)
+        _set(native.stream_id, native.device_index, native.device_type)
+
+    def leave(self, before: object) -> None:
         """Set the previous one."""
-        _set(*cast("tuple[int, int, int]", token))
+        _set(*cast("tuple[int, int, int]", before))
 
 
 def _set(number: int, index: int, kind: int) -> None:

@@ -26,8 +26,8 @@ class _Entry:
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401
         self.on = stream.device
-        self.stream = stream.device.stream
-        self.device = warp.get_device()
+        self.stream: Any = None
+        self.device: Any = None
 
 
 # Both are Warp's for the whole process, and threads enter and leave in any order.
@@ -113,30 +113,34 @@ class WarpAdapter(Adapter):
         """Of Warp's device for the current context."""
         return warp.get_stream("cuda")
 
-    def enter(self, stream: object) -> object:
+    def before(self, stream: object) -> object:
+        """An entry for the list, which :meth:`enter` fills: other threads may come before that."""
+        return _Entry(stream)
+
+    def enter(self, stream: object, before: Any) -> None:  # noqa: ANN401
         """Set it, and its device as Warp's default, without Warp's own synchronisation: ``use`` orders nothing."""
         with _lock:
-            entry = _Entry(stream)
-            _entries.append(entry)
-            warp.set_device(entry.on)
-            entry.on.set_stream(stream, sync=False)
-        return entry
+            before.stream, before.device = before.on.stream, warp.get_device()
+            _entries.append(before)
+            warp.set_device(before.on)
+            before.on.set_stream(stream, sync=False)
 
-    def leave(self, token: object) -> None:
+    def leave(self, before: Any) -> None:  # noqa: ANN401
         """Set the previous ones; or, if another thread has entered after this one, leave that to it."""
         with _lock:
-            index = _entries.index(token)  # type: ignore[arg-type]
-            entry = _entries.pop(index)
-            later = _entries[index:]
-            above = next((other for other in later if other.on is entry.on), None)
+            if before not in _entries:
+                return
+            later = _entries[_entries.index(before) + 1 :]
+            above = next((other for other in later if other.on is before.on), None)
             if above is None:
-                entry.on.set_stream(entry.stream, sync=False)
+                before.on.set_stream(before.stream, sync=False)
             else:
-                above.stream = entry.stream
+                above.stream = before.stream
             if later:
-                later[0].device = entry.device
+                later[0].device = before.device
             else:
-                warp.set_device(entry.device)
+                warp.set_device(before.device)
+            _entries.remove(before)  # at the end: whatever is interrupted before it is done again
 
 
 ADAPTER = WarpAdapter()

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import interop
 from interop import _cudart
+from interop._switching import streams_in_use
 from interop._text import counted, drawn
-from interop.current import streams_in_use
 from interop.diagnosis import drawing, libraries, machine
 from interop.diagnosis.advice import Advice, Facts, advise
 from interop.diagnosis.libraries import Library

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from interop import _cudart, adapters
+from interop._switching import streams_in_use
 from interop.adapters.base import Adapter
-from interop.current import streams_in_use
 from interop.errors import InteropError, NotSupportedError
 from interop.inspection import StreamFacts, is_kept_alive, look_at
 from interop.stream import ExternalStream, as_stream, new_stream

@@ -324,6 +324,21 @@ class AdapterConformance:
             assert interop.current_stream(self.library) == outer
         assert interop.as_stream(current.current_stream()) == before
 
+    def test_what_was_can_be_put_back_twice_and_without_need(self, current: Adapter | None) -> None:
+        """A signal handler may raise in the middle of `enter` or `leave`; then `leave` is called once more."""
+        if current is None:
+            return
+        outer = interop.new_stream()
+        with interop.use(outer, self.library):
+            native = interop.new_stream().to(self.library)
+            current.leave(current.before(native))
+            assert interop.as_stream(current.current_stream()) == outer
+            before = current.before(native)
+            current.enter(native, before)
+            for _ in range(2):
+                current.leave(before)
+                assert interop.as_stream(current.current_stream()) == outer
+
     def test_use_switches_every_loaded_library(self, current: Adapter | None) -> None:
         """So this one too, without being named; and one without a current stream does not stand in the way."""
         stream = interop.new_stream()

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Self
 
 from interop import _cudart, _watch
 from interop._block import Block
+from interop._switching import stream_in_use
 from interop._text import counted
-from interop.current import stream_in_use
 from interop.errors import InteropError
 from interop.stream import as_stream
 from interop.timeline.reading import Arrow, Lane, Reading, Row, Span, Table

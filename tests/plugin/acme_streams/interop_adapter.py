@@ -22,12 +22,10 @@ class AcmeAdapter(Adapter):
         """Of the calling thread."""
         return acme_streams.get_stream()
 
-    def enter(self, stream: object) -> object:
-        """What is returned here comes back to :meth:`leave`."""
-        previous = acme_streams.get_stream()
+    def enter(self, stream: object, before: object) -> None:  # noqa: ARG002
+        """*before* is what was current, which comes back to :meth:`leave`."""
         acme_streams.set_stream(stream)
-        return previous
 
-    def leave(self, token: object) -> None:
+    def leave(self, before: object) -> None:
         """The very object that was current before."""
-        acme_streams.set_stream(token)
+        acme_streams.set_stream(before)
