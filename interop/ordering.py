@@ -40,7 +40,7 @@ import enum
 import itertools
 import sys
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
@@ -115,6 +115,17 @@ class Clock:
             line = line._group
         return False
 
+    def unknown(self, accesses: "Iterable[Access[Who]]") -> "list[Access[Who]]":
+        """Those of *accesses* the work of which is not in the set."""
+        known = self._seen.get
+        return [
+            access
+            for access in accesses
+            # Most lines are in no group: of those this is all that `knows` does.
+            if access.epoch.number > known(access.epoch.line.number, 0)
+            and (access.epoch.line._group is None or not self.knows(access.epoch))
+        ]
+
     def join(self, other: "Clock") -> None:
         """Add everything that *other* knows."""
         seen = self._seen
@@ -142,6 +153,10 @@ class Clock:
         clock = Clock()
         clock.join(self)
         return clock
+
+    def among(self, lines: Mapping[int, object]) -> list[tuple[int, int]]:
+        """Which of *lines*, by number, it knows work of; and the number of the last of that."""
+        return [(line, self._seen[line]) for line in self._seen.keys() & lines.keys()]
 
     def __len__(self) -> int:
         """How many lines it knows work of."""
@@ -222,7 +237,7 @@ class Clocks:
             message = f"stream {stream!r} was added before"
             raise ValueError(message)
         group = self._contexts.setdefault(context, _Context())
-        lines = [clocks._streams[stream].line for clocks in self._all if stream in clocks]
+        lines = [clocks.line(stream) for clocks in self._all if stream in clocks]
         added = _Stream(group, kind, lines[0] if lines else Line(stream))
         if kind is StreamKind.LEGACY:
             if group.legacy is not None:
@@ -232,6 +247,10 @@ class Clocks:
         elif kind is StreamKind.BLOCKING:
             group.blocking[stream] = added
         self._streams[stream] = group.streams[stream] = added
+
+    def line(self, stream: Hashable) -> Line:
+        """The line of a stream."""
+        return self._streams[stream].line
 
     def exempt_stream(self, stream: Hashable) -> None:
         """Let a stream be like a non-blocking one from now on."""
@@ -425,7 +444,7 @@ class Clocks:
 
 
 class _Gone:
-    """The lines of streams and threads that are gone, until nobody holds them."""
+    """The lines of streams and threads that are gone: until nobody holds them, or a group stands for them."""
 
     def __init__(self) -> None:
         self._lines: dict[int, weakref.ref[Line]] = {}
@@ -433,7 +452,7 @@ class _Gone:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to tidy: as much has come as was there the last time, so each line costs the same."""
+        """Whether it is time to tidy: as much has come as there was to look at, so that each line costs the same."""
         return len(self._lines) >= self._room
 
     def add(self, line: Line) -> None:
@@ -450,17 +469,16 @@ class _Gone:
             parts: for each of the clocks that are beside each other, those of the threads, and all others.
         """
         held = {number: line for number, reference in self._lines.items() if (line := reference()) is not None}
-        knowers: dict[int, list[Clock]] = {number: [] for number, line in held.items() if line._group is None}
+        knowers: dict[int, list[Clock]] = {number: [] for number in held}
         partly: set[int] = set()
         size = 0
         for hosts, others in parts:
             size += len(hosts) + len(others)
             for number, found in self._find([*hosts, *others], held).items():
-                if number in knowers:  # else it is in a group already
-                    clocks = _needed(hosts, found, held[number])
-                    knowers[number] += clocks
-                    if not _know_all(clocks, held[number]):
-                        partly.add(number)
+                clocks = _needed(hosts, found, held[number])
+                knowers[number] += clocks
+                if not _know_all(clocks, held[number]):
+                    partly.add(number)
         alike: dict[tuple[int, ...], list[Line]] = {}
         for number, clocks in knowers.items():
             if number not in partly:
@@ -469,8 +487,8 @@ class _Gone:
             if len(lines) > 1:
                 group = self._make_one(lines, knowers[lines[0].number])
                 held[group.number] = group
-        self._lines = {number: weakref.ref(line) for number, line in held.items()}
-        self._room = _FEW + size + 2 * len(held)
+        self._lines = {number: weakref.ref(line) for number, line in held.items() if line._group is None}
+        self._room = _FEW + size + len(self._lines)
 
     def _find(self, clocks: list[Clock], held: dict[int, Line]) -> dict[int, list[Clock]]:
         """Which of the clocks know of which of the lines, in this order. What nobody holds, they forget."""
@@ -558,22 +576,23 @@ class Accesses(Generic[Who]):
             writes: whether the new access writes. Two reads never conflict.
             by_host: whether a host thread makes the new access.
         """
-        return [
-            old
-            for old in self._live
-            if (writes or old.writes) and not (by_host and old.by_host) and not known.knows(old.epoch)
-        ]
+        return known.unknown(old for old in self._live if (writes or old.writes) and not (by_host and old.by_host))
 
     def add(self, access: Access[Who], known: Clock) -> None:
         """Add an access that comes after what *known* knows."""
         # What is dropped here comes before the new access, which covers it: so whoever is ordered after the new one is
         # ordered after what is dropped, too, and whoever is not conflicts with the new one.
-        live = [old for old in self._live if not (access.covers(old) and known.knows(old.epoch))]
+        unknown = known.unknown(self._live)
+        if len(unknown) == len(self._live):
+            live = unknown
+        else:
+            kept = set(map(id, unknown))
+            live = [old for old in self._live if id(old) in kept or not access.covers(old)]
         live.append(access)
         if len(live) >= self._room:
             latest = {(old.epoch.line.group, old.writes, old.by_host): old for old in live}
             live = list(latest.values())
-            self._room = _FEW + 2 * len(live)
+            self._room = _FEW + len(live)
         self._live = live
 
 

@@ -3,13 +3,15 @@
 # ruff: noqa: SLF001  (the GPU alone may touch an array's memory; and the simulator is what `_cudart` is a seam for)
 
 import contextlib
+import functools
+import itertools
 import math
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,10 +30,23 @@ from interop.sim.state import Array, Stream
 from interop.sim.waits import HostWaits
 from interop.sim.work import Work
 
+P = ParamSpec("P")
+T = TypeVar("T")
 OnRace = Literal["raise", "record"]
 
 _running: list[int] = []
 """The threads of the simulations that are running, the innermost last: nested in one thread, or none."""
+
+
+def _alone(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Let the machine of the method's object call it :meth:`~interop.sim.machine.Machine.alone`."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ANN401  (several classes have a machine)
+        machine: Machine = self._machine
+        return machine.alone(method, self, *args, **kwargs)
+
+    return call
 
 
 class SimulatedStream:
@@ -61,9 +76,8 @@ class SimulatedStream:
 
 
 def _destroy(machine: Machine, handle: int) -> None:
-    with machine.lock:
-        if not machine.ended:
-            machine.destroy_stream(handle)
+    if not machine.ended:
+        machine.alone(machine.destroy_stream, handle)
 
 
 class SimulatedArray:
@@ -101,26 +115,25 @@ class Gate:
         self._work = work
 
     @property
+    @_alone
     def is_open(self) -> bool:
         """Whether it was opened, or has opened itself."""
-        with self._machine.lock:
-            if not self._machine.ended:
-                self._machine.queue.open_overdue()
-            return self._work.is_open
+        if not self._machine.ended:
+            self._machine.queue.open_overdue()
+        return self._work.is_open
 
     @property
     def is_overdue(self) -> bool:
         """Whether it had to open itself."""
         return self.is_open and self._work.is_overdue
 
+    @_alone
     def open(self) -> None:
         """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
-        with self._machine.lock:
-            self._machine.check()
-            if not self.is_open:
-                self._work.is_open = True
-                self._machine.queue.trace.append(f"the host opens the {self._work.name} on {self._work.stream}")
-                self._machine.queue.settle()
+        self._machine.check()
+        if not self.is_open:
+            self._machine.queue.trace.add(f"the host opens the {self._work.name} on {self._work.stream}")
+            self._machine.queue.open(self._work)
 
     def __enter__(self) -> Self:
         """Return the gate, closed as it is."""
@@ -162,7 +175,7 @@ class SimulatedGPU:
         )
         self._machine = machine
         self._raising = on_race == "raise"
-        self._arrays = 0
+        self._arrays = itertools.count(1)
 
     # -- what there is -------------------------------------------------------------------------------------------
 
@@ -179,7 +192,9 @@ class SimulatedGPU:
     @property
     def schedule(self) -> Schedule:
         """What has happened so far, and, when exploring, the choices that led to it."""
-        return Schedule(self._machine.scheduler.choices, tuple(self._machine.queue.trace))
+        trace = self._machine.queue.trace
+        lines = trace.lines()
+        return Schedule(self._machine.scheduler.choices, lines, trace.count - len(lines))
 
     def __repr__(self) -> str:
         """How many devices, and whether it is over."""
@@ -188,6 +203,7 @@ class SimulatedGPU:
 
     # -- streams and arrays --------------------------------------------------------------------------------------
 
+    @_alone
     def stream(self, name: str | None = None, *, device: int = 0, non_blocking: bool = True) -> SimulatedStream:
         """Make a stream that looks like a foreign library's.
 
@@ -201,20 +217,18 @@ class SimulatedGPU:
         """
         machine = self._machine
         kind = StreamKind.NON_BLOCKING if non_blocking else StreamKind.BLOCKING
-        with machine.lock:
-            machine.check()
-            if device not in range(machine.devices):
-                message = f"there is no simulated device {device!r}: there are {machine.devices}, numbered from 0"
-                raise NoDeviceError(message)
-            handle = machine.create_stream(machine.contexts[device], kind, name=name)
-            return SimulatedStream(machine, handle, machine.streams[handle].name, device)
+        machine.check()
+        if device not in range(machine.devices):
+            message = f"there is no simulated device {device!r}: there are {machine.devices}, numbered from 0"
+            raise NoDeviceError(message)
+        handle = machine.create_stream(machine.contexts[device], kind, name=name)
+        return SimulatedStream(machine, handle, machine.streams[handle].name, device)
 
     def array(self, values: ArrayLike, name: str | None = None) -> SimulatedArray:
         """Make an array with a copy of *values*, which are there before anything else happens."""
-        with self._machine.lock:
-            self._machine.check()
-            self._arrays += 1
-            return SimulatedArray(np.array(values), Array(self._arrays, name or f"array {self._arrays}"))
+        self._machine.check()
+        number = next(self._arrays)
+        return SimulatedArray(np.array(values), Array(number, name or f"array {number}"))
 
     # -- work ----------------------------------------------------------------------------------------------------
 
@@ -255,7 +269,7 @@ class SimulatedGPU:
             reads=frozenset(array._array for array in reads if array not in writes),
             writes=frozenset(array._array for array in writes),
         )
-        self._enqueue(stream, work, "launch")
+        self._enqueue(_handle_of(stream), getattr(stream, "device", None), work, "launch")
 
     def gate(self, stream: object, timeout: float = math.inf) -> Gate:
         """Enqueue a closed gate, which holds the later work of *stream*.
@@ -269,9 +283,10 @@ class SimulatedGPU:
             NotSupportedError: the stream captures.
         """
         work = Work(name="gate", where=where(), deadline=time.monotonic() + timeout)
-        self._enqueue(stream, work, "gate")
+        self._enqueue(_handle_of(stream), getattr(stream, "device", None), work, "gate")
         return Gate(self._machine, work)
 
+    @_alone
     def read(self, array: SimulatedArray) -> NDArray[Any]:
         """Copy what the host sees in *array* now. Waits for nothing.
 
@@ -280,10 +295,9 @@ class SimulatedGPU:
                 Only with ``on_race="raise"``.
             InvalidArrayError: *array* was not made by :meth:`array`.
         """
-        with self._machine.lock:
-            memory = _memory_of(array)
-            self._access(array, writes=False)
-            return memory.copy()
+        memory = _memory_of(array)
+        self._access(array, writes=False)
+        return memory.copy()
 
     def write(self, array: SimulatedArray, values: ArrayLike) -> None:
         """Let the host write *values* into *array* now. Waits for nothing.
@@ -293,10 +307,7 @@ class SimulatedGPU:
                 Nothing was written. Only with ``on_race="raise"``.
             InvalidArrayError: *array* was not made by :meth:`array`.
         """
-        with self._machine.lock:
-            memory = _memory_of(array)
-            self._access(array, writes=True)
-            memory[...] = values
+        self._write(array, np.asarray(values))
 
     def synchronize(self, device: int | None = None) -> None:
         """Block the host until the work of *device*, by default the current one, is done.
@@ -309,16 +320,17 @@ class SimulatedGPU:
         with self.cuda.context(context):
             _cudart._value(self.runtime.cudaDeviceSynchronize(), "cudaDeviceSynchronize", self.runtime)
 
+    @_alone
     def steps(self, event: int) -> int:
         """How many kernels, at least, run one after the other before an event is reached: the nearest thing to a time.
 
         Args:
             event: the handle of an event that was recorded outside of captures.
         """
-        with self._machine.lock:
-            self._machine.check()
-            return self._machine.clocks.of_event(self._machine.event(event)).steps
+        self._machine.check()
+        return self._machine.clocks.of_event(self._machine.event(event)).steps
 
+    @_alone
     def comes_after(self, event: int, gate: Gate) -> bool:
         """Whether an event is reached only after *gate*, be it open or closed. Nothing runs, and nobody waits.
 
@@ -326,9 +338,8 @@ class SimulatedGPU:
             event: the handle of an event that was recorded outside of captures.
             gate: a gate of this simulation.
         """
-        with self._machine.lock:
-            self._machine.check()
-            return self._machine.clocks.of_event(self._machine.event(event)).knows(gate._work.epoch)
+        self._machine.check()
+        return self._machine.clocks.of_event(self._machine.event(event)).knows(gate._work.epoch)
 
     @contextlib.contextmanager
     def host_waits(self, *streams: object) -> Iterator[list[str]]:
@@ -341,44 +352,51 @@ class SimulatedGPU:
         Yields:
             A list that fills: the line of the program, and what it waited for.
         """
-        machine = self._machine
-        with machine.lock:
-            machine.check()
-            waits = HostWaits([self._target(stream) for stream in streams])
-            machine.host_waits.append(waits)
+        waits = self._watch([(_handle_of(stream), getattr(stream, "device", None)) for stream in streams])
         try:
             yield waits.seen
         finally:
-            machine.host_waits.remove(waits)
+            self._machine.host_waits.remove(waits)
 
+    @_alone
     def hear(self, thread: threading.Thread) -> None:
         """Say that *thread* has told the calling one that it is done so far.
 
         The simulator cannot see what passes between threads, through a queue or a ``threading.Event``, and takes the
         host accesses and synchronisations of the other thread for unordered without this.
         """
-        with self._machine.lock:
-            self._machine.check()
-            self._machine.hear(thread)
+        self._machine.check()
+        self._machine.hear(thread)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, stream: object, work: Work, call: str) -> None:
-        machine = self._machine
-        with machine.lock:
-            machine.check()
-            try:
-                target = self._target(stream)
-                work.stream = target.name
-                machine.enqueue(target, work, raising=self._raising)
-            except Refused as answer:
-                code = self.runtime.cudaError_t(answer.code)
-                text = _cudart.error_text(code, self.runtime)
-                raise CudaError(answer.code, code.name, f"gpu.{call}", text) from None
+    @_alone
+    def _watch(self, streams: list[tuple[int, object]]) -> HostWaits:
+        self._machine.check()
+        waits = HostWaits([self._target(*stream) for stream in streams])
+        self._machine.host_waits.append(waits)
+        return waits
 
-    def _target(self, stream: object) -> Stream:
-        handle = _handle_of(stream)
-        device = getattr(stream, "device", None)
+    @_alone
+    def _write(self, array: SimulatedArray, values: NDArray[Any]) -> None:
+        memory = _memory_of(array)
+        self._access(array, writes=True)
+        memory[...] = values
+
+    @_alone
+    def _enqueue(self, handle: int, device: object, work: Work, call: str) -> None:
+        machine = self._machine
+        machine.check()
+        try:
+            target = self._target(handle, device)
+            work.stream = target.name
+            machine.enqueue(target, work, raising=self._raising)
+        except Refused as answer:
+            code = self.runtime.cudaError_t(answer.code)
+            text = _cudart.error_text(code, self.runtime)
+            raise CudaError(answer.code, code.name, f"gpu.{call}", text) from None
+
+    def _target(self, handle: int, device: object) -> Stream:
         if handle <= _cudart.PER_THREAD and isinstance(device, int):
             with self.cuda.context(self.cuda.primary_context(device)):
                 return self._machine.stream(handle)
@@ -424,8 +442,7 @@ def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[
     _running.append(thread)
     try:
         yield gpu
-        with machine.lock:
-            machine.reach(machine.everything(), "the end of the simulation")
+        machine.alone(machine.end)
     finally:
         _running.pop()
         _cudart.activate(previous)

@@ -4,10 +4,11 @@ The fake CUDA modules and the objects that users hold are thin layers over one :
 refuse raises :class:`Refused` with the code.
 """
 
+import gc
 import itertools
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from interop import _cudart
 from interop.errors import DeadlockError, InteropError, NotSupportedError
@@ -45,17 +46,22 @@ class _Addresses:
         self._freed.append(address)
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 class Machine:
-    """A simulated CUDA. Every method but the constructor expects :attr:`lock` to be held."""
+    """A simulated CUDA. Every method but the constructor is to be called by :meth:`alone`."""
 
     def __init__(self, devices: int, scheduler: Scheduler) -> None:
         """Make the devices, with one context each, and no streams but the default ones."""
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
+        self._is_busy = False
         self.ended = False
         self.devices = devices
         self.scheduler = scheduler
         self.clocks = Clocks()
-        self.queue = Queue()
+        self.queue = Queue(self._drained)
         self.captures = Captures()
         self.races: list[Race] = []
         self.host_waits: list[HostWaits] = []
@@ -75,6 +81,27 @@ class Machine:
             )
             for context in self.contexts
         }
+
+    def alone(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call *step* while no other thread is at it, and no finaliser.
+
+        Finalisers may make calls of their own, which would find things half done; and take locks, whose holders may be
+        waiting here. So the garbage collector rests meanwhile, and what has run is let go of afterwards.
+        """
+        gone: list[object] = []
+        with self._lock:
+            is_outermost = not self._is_busy
+            collects = gc.isenabled()
+            try:
+                self._is_busy = True
+                gc.disable()
+                return step(*args, **kwargs)
+            finally:
+                if is_outermost:
+                    self._is_busy = False
+                    gone, self.queue.gone = self.queue.gone, gone
+                if collects:
+                    gc.enable()
 
     def check(self) -> None:
         """Make sure that the simulation is still running."""
@@ -96,6 +123,9 @@ class Machine:
             if other is not thread and not other.thread.is_alive():
                 self._threads.remove(other)
                 self.clocks.end_thread(other)
+                for stream in other.streams.values():
+                    self._retire(stream)
+                self.queue.gone.append(other)
         return thread
 
     def hear(self, other: threading.Thread) -> None:
@@ -157,7 +187,8 @@ class Machine:
         if stream is None:
             raise Refused(INVALID_HANDLE)
         self.captures.abandon(stream)
-        self.clocks.remove_stream(stream)
+        self.clocks.exempt_stream(stream)
+        self._retire(stream)
         self._stream_addresses.free(handle)
 
     def event(self, handle: int) -> Event:
@@ -195,8 +226,10 @@ class Machine:
         """Let the later work of *stream* come after what *event* stands for now."""
         if not self.captures.wait(stream, event) and self.clocks.is_recorded(event):
             self.clocks.wait(stream, event, self.thread())
-            pending = [wait for wait in stream.waits if self.queue.held(wait[2])]
-            stream.waits = [*pending, (event, event.stream, self.clocks.of_event(event))]
+            stream.waits.append((event, event.stream, self.clocks.of_event(event)))
+            if len(stream.waits) >= stream.room:
+                stream.waits = [wait for wait in stream.waits if self.queue.holds(wait[2])]
+                stream.room = 8 + 2 * len(stream.waits)
 
     # -- work ----------------------------------------------------------------------------------------------------
 
@@ -224,9 +257,10 @@ class Machine:
         work.epoch = self.clocks.enqueue(stream, thread, steps)
         for array in (*work.reads, *work.writes):
             array.accesses.add(party.access(work.epoch, writes=array in work.writes), known)
-        known.add(work.epoch, steps)
         work.clock = known
-        self.queue.pending.append(work)
+        self.queue.add(work)
+        known.add(work.epoch, steps)
+        self.scheduler.enqueued(self.queue)
 
     def access(self, array: Array, where: str, *, writes: bool, raising: bool) -> None:
         """Let the host read or write an array, now."""
@@ -238,7 +272,7 @@ class Machine:
         reads, writes_to = (nothing, touched) if writes else (touched, nothing)
         self._race(party, known, reads, writes_to, raising=raising)
         self.scheduler.access(self.queue, reads, writes_to)
-        self.queue.trace.append(f"the host {verb}s {array.name} ({where})")
+        self.queue.trace.add(f"the host {verb}s {array.name} ({where})")
         array.accesses.add(party.access(self.clocks.access(thread), writes=writes), known)
 
     def query(self, target: Clock, asked: str) -> bool:
@@ -248,10 +282,7 @@ class Machine:
         done = self.scheduler.query(self.queue, target, f"is {asked} done")
         for waits in self.host_waits:
             waits.asks(held, target, asked, done=done)
-        line = f"the host asks whether {asked} is done: {'yes' if done else 'no'}"
-        # Once for a polling loop.
-        if self.queue.trace[-1:] != [line]:
-            self.queue.trace.append(line)
+        self.queue.trace.add(f"the host asks whether {asked} is done: {'yes' if done else 'no'}", once=True)
         return done
 
     def reach(self, target: Clock, waits_for: str) -> None:
@@ -267,14 +298,11 @@ class Machine:
             self.scheduler.reach(self.queue, target)
         if held := self.queue.held(target):
             raise DeadlockError(self._explain(held, waits_for))
-        self.queue.trace.append(f"the host has waited for {waits_for}")
+        self.queue.trace.add(f"the host has waited for {waits_for}")
 
-    def everything(self) -> Clock:
-        """All work there is."""
-        clock = Clock()
-        for context in self.contexts:
-            clock.join(self.clocks.of_context(context))
-        return clock
+    def end(self) -> None:
+        """Run all that is left."""
+        self.reach(self.clocks.of_everything(), "the end of the simulation")
 
     def _race(
         self, party: Party, known: Clock, reads: frozenset[Array], writes: frozenset[Array], *, raising: bool
@@ -290,7 +318,7 @@ class Machine:
 
     def _explain(self, held: list[Work], waits_for: str) -> str:
         lines = [f"the host ({self.thread().thread.name}) waits for {waits_for}, and what that needs can never run:"]
-        gates = self.queue.closed_gates(held)
+        gates = [work for work in held if work.is_closed]
         lines += [f"- kernel {work.name!r} on {work.stream} ({work.where}) is held" for work in held if work.run]
         for stream in self._all_streams():
             for event, recorded, clock in stream.waits:
@@ -306,6 +334,16 @@ class Machine:
         stream = Stream(next(self._stream_numbers), name, context, kind)
         self.clocks.add_stream(stream, context=context, kind=kind)
         return stream
+
+    def _retire(self, stream: Stream) -> None:
+        """Forget a stream as soon as its work is done."""
+        stream.is_over = True
+        if not self.queue.is_pending(self.clocks.line(stream)):
+            self.clocks.remove_stream(stream)
+
+    def _drained(self, stream: Hashable) -> None:
+        if isinstance(stream, Stream) and stream.is_over:
+            self.clocks.remove_stream(stream)
 
     def _all_streams(self) -> Iterator[Stream]:
         yield from self._legacy.values()

@@ -67,18 +67,15 @@ def _answers(
     """Make a method return cuda.bindings' tuple: the status code, and the values called *names*."""
 
     def decorate(method: Callable[Concatenate[Any, P], object]) -> Callable[Concatenate[Any, P], tuple[Any, ...]]:
-        @functools.wraps(method)
-        def call(module: _Module, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
-            machine = module.machine
-            with machine.lock:
-                # A finaliser may run whenever it likes, and must be able to let go of what went with the simulation.
-                if machine.ended and method.__name__ in {"cudaStreamDestroy", "cudaEventDestroy"}:
-                    return (module.code(0),)
-                machine.check()
-                try:
-                    result = method(module, *args, **kwargs)
-                except Refused as answer:
-                    return (module.code(answer.code), *(None for _ in names))
+        def ask(module: _Module, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
+            # A finaliser may run whenever it likes, and must be able to let go of what went with the simulation.
+            if module.machine.ended and method.__name__ in {"cudaStreamDestroy", "cudaEventDestroy"}:
+                return (module.code(0),)
+            module.machine.check()
+            try:
+                result = method(module, *args, **kwargs)
+            except Refused as answer:
+                return (module.code(answer.code), *(None for _ in names))
             ok = module.code(0)
             if not names:
                 return (ok,)
@@ -86,6 +83,10 @@ def _answers(
                 return (ok, result)
             assert isinstance(result, tuple)  # for mypy
             return (ok, *result)
+
+        @functools.wraps(method)
+        def call(module: _Module, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
+            return module.machine.alone(ask, module, *args, **kwargs)
 
         return call
 

@@ -14,6 +14,9 @@ from interop.ordering import Clock
 from interop.sim.state import Array
 from interop.sim.work import Queue, Work
 
+PENDING: Final = 512
+"""So much work is left pending until something has to know. On a GPU a launch would wait sooner or later."""
+
 PATIENCE: Final = 1000
 """How many times a program that is explored may ask for work that stands behind a closed gate."""
 
@@ -24,15 +27,18 @@ class Schedule:
 
     Attributes:
         choices: for each point at which more than one thing could happen, the number of the thing that did.
-        trace: what happened, one line each: kernels that ran, and what the host did in between.
+        trace: what happened, one line each: kernels that ran, and what the host did in between. The last 10,000 lines.
+        left_out: how many lines came before these.
     """
 
     choices: tuple[int, ...]
     trace: tuple[str, ...]
+    left_out: int = 0
 
     def __str__(self) -> str:
         """The trace, numbered."""
-        return "\n".join(f"{number:3}. {line}" for number, line in enumerate(self.trace, 1))
+        lines = [f"{number:3}. {line}" for number, line in enumerate(self.trace, 1 + self.left_out)]
+        return "\n".join([f"({self.left_out} lines before these are left out)", *lines] if self.left_out else lines)
 
 
 class Scheduler(Protocol):
@@ -41,6 +47,9 @@ class Scheduler(Protocol):
     @property
     def choices(self) -> tuple[int, ...]:
         """The choices made so far."""
+
+    def enqueued(self, queue: Queue) -> None:
+        """Work was enqueued."""
 
     def query(self, queue: Queue, target: Clock, asked: str) -> bool:
         """Answer whether the work that *target* knows is done. May run some of it."""
@@ -61,25 +70,35 @@ class InOrder:
 
     choices: tuple[int, ...] = ()
 
+    def __init__(self) -> None:
+        """Let a fair amount of work be pending."""
+        self._room = PENDING
+
+    def enqueued(self, queue: Queue) -> None:
+        """Run the older half of very much, as far as gates allow: memory must not grow with what nobody asks about."""
+        if len(queue) >= self._room:
+            for work in queue.pending[: len(queue) // 2]:
+                if work.is_ready:
+                    queue.run(work)
+            self._room = max(PENDING, 2 * len(queue))
+
     def query(self, queue: Queue, target: Clock, asked: str) -> bool:
         """Answer, and let the next kernel run."""
         del asked
-        done = not queue.held(target)
-        for work in _needed(queue, target)[:1]:
+        done = not queue.holds(target)
+        work = queue.first_ready(target)
+        if work is not None:
             queue.run(work)
         return done
 
     def reach(self, queue: Queue, target: Clock) -> None:
         """Run what is needed, in the order in which it was enqueued."""
-        while needed := _needed(queue, target):
-            queue.run(needed[0])
+        for work in queue.held(target):
+            if work.is_ready:
+                queue.run(work)
 
     def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
         """Run nothing: what the host has not waited for has not happened yet."""
-
-
-def _needed(queue: Queue, target: Clock) -> list[Work]:
-    return [work for work in queue.ready() if target.knows(work.epoch)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +138,9 @@ class Chosen:
         """The numbers of the choices made so far."""
         return tuple(choice.taken for choice in self.made)
 
+    def enqueued(self, queue: Queue) -> None:
+        """Run nothing."""
+
     def query(self, queue: Queue, target: Clock, asked: str) -> bool:
         """Say that the work is pending, or run it."""
         held = queue.held(target)
@@ -126,7 +148,7 @@ class Chosen:
             return True
         key = (asked, *(work.number for work in held))
         refused = self._refused[key] = self._refused.get(key, 0) + 1
-        if gates := queue.closed_gates(held):
+        if gates := [work for work in held if work.is_closed]:
             if refused > PATIENCE:
                 message = f"the host asked {refused} times, {asked}: never, behind the closed {gates[0].name}"
                 raise DeadlockError(message)
@@ -139,7 +161,8 @@ class Chosen:
     def reach(self, queue: Queue, target: Clock) -> None:
         """Run what must run, in any order that can make a difference."""
         while held := queue.held(target):
-            options = [work for work in queue.ready() if work in _cluster(queue, held[:1])]
+            cluster = _cluster(queue, held[:1])
+            options = [work for work in queue.ready() if work in cluster]
             # What must run now and conflicts with nothing can as well run first.
             free = [work for work in options if work in held and not any(map(work.conflicts, queue.pending))]
             options = free[:1] or options
@@ -183,20 +206,20 @@ def _label(work: Work) -> str:
     return f"run {work.name!r} (number {work.number}, on {work.stream})"
 
 
-def _cluster(queue: Queue, seeds: Sequence[Work]) -> list[Work]:
+def _cluster(queue: Queue, seeds: Sequence[Work]) -> set[Work]:
     """*seeds*, what they come after, what conflicts with these, and so on.
 
     The ready kernels of a cluster are a persistent set: nothing outside can enable, disable or influence them, so if
     one of them has to run, or may, there is no need to look at anything else first.
     """
-    cluster: list[Work] = []
+    cluster = set(seeds)
     found = list(seeds)
+    pending = queue.pending
     while found:
         work = found.pop()
-        cluster.append(work)
-        found += [
-            other
-            for other in queue.pending
-            if other not in cluster and other not in found and (work.comes_after(other) or work.conflicts(other))
+        new = [
+            other for other in pending if other not in cluster and (work.comes_after(other) or work.conflicts(other))
         ]
+        cluster.update(new)
+        found += new
     return cluster

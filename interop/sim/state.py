@@ -63,8 +63,12 @@ class Stream:
     kind: StreamKind
     priority: int = 0
     capture: "Capture | None" = None
+    # Whether it was destroyed, or its thread has ended: then only its pending work is left of it.
+    is_over: bool = False
     # What it still waits for, and on which stream that was recorded: for the message of a deadlock.
     waits: list[tuple["Event", str, Clock]] = field(default_factory=list)
+    # So many waits are kept until it is looked which of them are over.
+    room: int = 8
 
 
 @dataclass(eq=False, slots=True)

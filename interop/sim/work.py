@@ -2,12 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
 from interop.ordering import Clock, Epoch, Line
 from interop.sim.state import Array
+
+TRACED: Final = 10_000
+"""How many lines of what happened are kept."""
 
 _NONE: Final = Epoch(Line(None), 0)
 
@@ -29,6 +33,9 @@ class Work:
         is_open: for a gate, whether it lets later work pass.
         deadline: for a gate, when it opens itself, by ``time.monotonic``.
         is_overdue: for a gate, whether it had to.
+        is_done: whether it has run; or, for a gate, has let pass.
+        blockers: how many others have to be done first. Of a stream only the last one counts: it runs in order.
+        followers: those that this one blocks.
     """
 
     name: str
@@ -43,6 +50,19 @@ class Work:
     is_open: bool = False
     deadline: float = math.inf
     is_overdue: bool = False
+    is_done: bool = False
+    blockers: int = 0
+    followers: "list[Work]" = field(default_factory=list)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is a kernel, and can run now."""
+        return self.run is not None and not self.blockers and not self.is_done
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is a gate, and closed."""
+        return self.run is None and not self.is_open
 
     def comes_after(self, other: "Work") -> bool:
         """Whether it may only run when *other* is done."""
@@ -57,55 +77,146 @@ class Work:
         return not self.writes.isdisjoint(reads | writes) or not self.reads.isdisjoint(writes)
 
 
-@dataclass(slots=True)
-class Queue:
-    """All pending work, of all streams, in the order in which it was enqueued.
+class Trace:
+    """What ran and what the host did, one line each, in the order in which it happened: the last :data:`TRACED`."""
 
-    Whether work is ready is decided by the same clocks that decide what is a race: it is, when all that it comes after
-    is done. So the simulator can never run things in an order that it does not also check for.
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._lines: deque[str] = deque(maxlen=TRACED)
+        self.count = 0
+        """How many lines there were."""
+
+    def add(self, line: str, *, once: bool = False) -> None:
+        """Add a line; *once*, not if it is the last one already."""
+        if not (once and self._lines and self._lines[-1] == line):
+            self._lines.append(line)
+            self.count += 1
+
+    def lines(self) -> tuple[str, ...]:
+        """The last ones."""
+        return tuple(self._lines)
+
+
+class Queue:
+    """All pending work, of all streams.
+
+    The same clocks that decide what is a race say, when work is enqueued, which pending work it comes after. So the
+    simulator can never run things in an order that it does not also check for.
     """
 
-    pending: list[Work] = field(default_factory=list)
-    trace: list[str] = field(default_factory=list)
-    """What ran and what the host did, one line each, in the order in which it happened."""
+    def __init__(self, drained: Callable[[Hashable], None]) -> None:
+        """Start with none.
+
+        Args:
+            drained: called with the key of a stream when its last pending work is done.
+        """
+        self.trace = Trace()
+        self.gone: list[object] = []
+        """What has run: to be let go of when no lock is held, since it takes the user's functions with it."""
+        self._drained = drained
+        self._works: dict[int, Work] = {}
+        self._lines: dict[int, deque[Work]] = {}
+        self._gates: dict[int, Work] = {}
+
+    def __len__(self) -> int:
+        """How much is pending."""
+        return len(self._works)
+
+    @property
+    def pending(self) -> list[Work]:
+        """All pending work, in the order in which it was enqueued."""
+        return list(self._works.values())
+
+    def is_pending(self, line: Line) -> bool:
+        """Whether there is work left on a stream."""
+        return line.number in self._lines
+
+    def add(self, work: Work) -> None:
+        """Enqueue *work*. Its clock does not know itself yet."""
+        for line, number in work.clock.among(self._lines):
+            pending = self._lines[line]
+            before = number - pending[0].epoch.number  # a stream's work is numbered without gaps
+            if before >= 0:
+                pending[before].followers.append(work)
+                work.blockers += 1
+        self._works[work.number] = work
+        self._lines.setdefault(work.epoch.line.number, deque()).append(work)
+        if work.run is None:
+            self._gates[work.number] = work
+
+    def holds(self, target: Clock) -> bool:
+        """Whether work is pending that *target* knows."""
+        return any(self._lines[line][0].epoch.number <= number for line, number in target.among(self._lines))
 
     def held(self, target: Clock) -> list[Work]:
-        """The pending work that *target* knows: what must run before the target is reached."""
-        return [work for work in self.pending if target.knows(work.epoch)]
+        """The pending work that *target* knows, in the order in which it was enqueued: what must run before it."""
+        found: list[Work] = []
+        for line, last in target.among(self._lines):
+            for work in self._lines[line]:
+                if work.epoch.number > last:
+                    break
+                found.append(work)
+        return sorted(found, key=lambda work: work.number)
+
+    def first_ready(self, target: Clock) -> Work | None:
+        """The kernel that can run now, of those that *target* knows: the one that was enqueued first."""
+        first = [
+            work
+            for line, last in target.among(self._lines)
+            if (work := self._lines[line][0]).epoch.number <= last and work.is_ready
+        ]
+        return min(first, key=lambda work: work.number, default=None)
 
     def ready(self) -> list[Work]:
-        """The kernels that can run now."""
-        return [work for work in self.pending if work.run is not None and self._is_ready(work)]
+        """The kernels that can run now, in the order in which they were enqueued."""
+        return [work for work in self._works.values() if work.is_ready]
 
-    def closed_gates(self, works: Iterable[Work]) -> list[Work]:
-        """The gates among *works* that are closed."""
-        return [work for work in works if work.run is None and not work.is_open]
+    def closed_gates(self) -> list[Work]:
+        """The gates that are closed, in the order in which they were enqueued."""
+        return [gate for gate in self._gates.values() if not gate.is_open]
 
     def open_overdue(self) -> None:
         """Open the gates whose time is over."""
         now = time.monotonic()
-        for gate in [gate for gate in self.closed_gates(self.pending) if gate.deadline < now]:
-            gate.is_open = gate.is_overdue = True
-            self.trace.append(f"the {gate.name} on {gate.stream} opens itself")
-            self.settle()
+        for gate in self.closed_gates():
+            if gate.deadline < now:
+                gate.is_overdue = True
+                self.trace.add(f"the {gate.name} on {gate.stream} opens itself")
+                self.open(gate)
+
+    def open(self, gate: Work) -> None:
+        """Open a gate. It lets go once everything before it is done."""
+        gate.is_open = True
+        if not gate.blockers:
+            self._done(gate)
 
     def run(self, work: Work) -> None:
         """Run a kernel that is ready."""
         if work.run is None:
             message = f"{work.name} is a gate, and gates do not run"
             raise TypeError(message)
+        self.trace.add(f"kernel {work.name!r} ran on {work.stream} (launched at {work.where})")
         # First, so that a kernel that raises is not run again by the next one who wants to know.
-        self.pending.remove(work)
-        self.trace.append(f"kernel {work.name!r} ran on {work.stream} (launched at {work.where})")
+        self._done(work)
         work.run()
-        self.settle()
 
-    def settle(self) -> None:
-        """Let go of the open gates that everything before them has reached."""
-        # Enqueue order is one of the orders that the clocks allow, so one pass finds them all.
-        for work in list(self.pending):
-            if work.run is None and work.is_open and self._is_ready(work):
-                self.pending.remove(work)
-
-    def _is_ready(self, work: Work) -> bool:
-        return not any(work.comes_after(other) for other in self.pending)
+    def _done(self, work: Work) -> None:
+        """Let what comes after *work* go on, and open gates pass."""
+        to_do = [work]
+        while to_do:
+            done = to_do.pop()
+            done.is_done = True
+            del self._works[done.number]
+            self._gates.pop(done.number, None)
+            line = done.epoch.line
+            pending = self._lines[line.number]
+            pending.popleft()
+            for follower in done.followers:
+                follower.blockers -= 1
+                if follower.is_open and not follower.blockers:
+                    to_do.append(follower)
+            done.followers.clear()
+            self.gone.append(done)
+            if not pending:
+                del self._lines[line.number]
+                self._drained(line.key)
