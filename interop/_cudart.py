@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 from interop import _fork
+from interop._environment import switch
 from interop._native import Pool, native
 from interop.errors import CudaError, InteropError, InvalidDeviceError, NoDeviceError
 
@@ -67,7 +68,7 @@ def per_thread_by_default() -> bool:
     return bool(int(os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0")))
 
 
-CHECK: Final = os.environ.get("INTEROP_CHECK", "0") not in ("", "0")
+CHECK: Final = bool(switch("INTEROP_CHECK", on="check the stream before every operation", off="leave that out"))
 """Whether every operation first makes sure that the stream it was given is still the one that was borrowed.
 
 Python does that: the extension in C is not used then.

@@ -16,6 +16,7 @@ LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torc
 CHAIN = [
     "interop.errors",
     "interop._block",
+    "interop._environment",
     "interop._native.plain",
     "interop._native",
     "interop._fork",

@@ -261,6 +261,16 @@ except Exception as error:
 def test_the_way_cannot_be_chosen_in_other_words(python, value):
     said = f"INTEROP_NATIVE is 0, to leave interop's extension in C out, or 1, to insist on it; got {value!r}"
     assert python(failure(""), INTEROP_NATIVE=value) == ["ValueError", said]
+    said = f"INTEROP_CHECK is 0, to leave that out, or 1, to check the stream before every operation; got {value!r}"
+    assert python(failure(""), INTEROP_CHECK=value) == ["ValueError", said]
+
+
+@pytest.mark.parametrize(("value", "checks"), [("", False), ("0", False), ("1", True)])
+def test_the_checks_are_switched_on(python, value, checks):
+    assert (
+        python("import json; from interop import _cudart; print(json.dumps(_cudart.CHECK))", INTEROP_CHECK=value)
+        is checks
+    )
 
 
 def test_an_extension_that_was_not_built(python):

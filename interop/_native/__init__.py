@@ -6,19 +6,17 @@ error that it cannot be imported.
 """
 
 import importlib
-import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
+
+from interop._environment import switch
 
 _NAME: Final = "interop._native._ext"
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    wanted = os.environ.get("INTEROP_NATIVE", "")
-    if wanted not in ("", "0", "1"):
-        message = f"INTEROP_NATIVE is 0, to leave interop's extension in C out, or 1, to insist on it; got {wanted!r}"
-        raise ValueError(message)
-    if wanted == "0":
+    wanted = switch("INTEROP_NATIVE", on="insist on it", off="leave interop's extension in C out")
+    if wanted is False:
         return None, "INTEROP_NATIVE=0"
     try:
         return importlib.import_module(_NAME), ""

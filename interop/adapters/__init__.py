@@ -95,6 +95,16 @@ def how_to_install(*libraries: str, cuda: str) -> str:
     return f"pip install {' '.join(_PACKAGES[library].format(cuda=cuda) for library in libraries)}"
 
 
+def _cuda_major() -> str:
+    """The major version of CUDA that cuda-bindings are for; the latest one if no package says that they are there."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  (only for the message)
+
+    try:
+        return version("cuda-bindings").partition(".")[0]
+    except PackageNotFoundError:
+        return "13"
+
+
 def is_loaded(library: str) -> bool:
     """Whether this process has imported *library*, and is done with that."""
     module = sys.modules.get(library)
@@ -157,9 +167,7 @@ def adapter_named(library: str) -> Adapter:
             raise
         message = f"{library} is not installed"
         if library in BUILT_IN:
-            from importlib.metadata import version  # noqa: PLC0415  (only for the message)
-
-            message += f": {how_to_install(library, cuda=version('cuda-bindings').partition('.')[0])}"
+            message += f": {how_to_install(library, cuda=_cuda_major())}"
         raise LibraryNotFoundError(message, name=library) from error
 
 
@@ -282,9 +290,19 @@ def _must_be_for(library: str, adapter: Adapter) -> None:
 @functools.cache
 def _plugins() -> Mapping[str, "list[EntryPoint]"]:
     """The entry points by library. Read once, when the first object or name has to be looked up; none is loaded."""
-    from importlib.metadata import entry_points  # noqa: PLC0415  (slow to import, and seldom needed)
+    from importlib.metadata import distributions  # noqa: PLC0415  (slow to import, and seldom needed)
 
     plugins: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=_GROUP):
-        plugins.setdefault(point.name, []).append(point)
+    seen = set()
+    for package in distributions():
+        try:
+            points = package.entry_points.select(group=_GROUP)
+            if points and package.name not in seen:  # the first one on the path is the one that is imported
+                seen.add(package.name)
+                for point in points:
+                    plugins.setdefault(point.name, []).append(point)
+        except Exception as error:  # noqa: BLE001  (one broken package hides no other one)
+            place = getattr(package, "_path", package)
+            message = f"the metadata of a package cannot be read, and its adapters are left out: {place}: {error!r}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
     return plugins

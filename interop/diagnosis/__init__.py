@@ -1,30 +1,37 @@
 """What ``interop.doctor()`` finds: the machine, the libraries, their current streams, and what to mend.
 
 - ``machine``: driver, runtime, GPUs
+- ``packages``: what is installed, and whose metadata is broken
 - ``libraries``: versions, current streams, what 0 means
 - ``advice``: what is wrong, and what to do
 - ``drawing``: the table
 """
 
 import contextlib
-import importlib.metadata
 import json
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import interop
 from interop import _cudart
 from interop._switching import streams_in_use
 from interop._text import counted, drawn
-from interop.diagnosis import drawing, libraries, machine
+from interop.diagnosis import drawing, libraries, machine, packages
 from interop.diagnosis.advice import Advice, Facts, advise
+from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import Machine
 from interop.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+SCHEMA: Final = 1
+"""The version of what :meth:`Diagnosis.to_dict` gives. It grows when a key goes, or changes its meaning."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,8 +54,12 @@ class Diagnosis:
         return [advice for advice in self.advice if advice.kind == "warning"]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in dictionaries, lists, strings and numbers, for ``json.dumps``."""
-        return asdict(self)
+        """All of it in dictionaries, lists, strings and numbers, for ``json.dumps``.
+
+        Returns:
+            ``schema``, the version of this form (:data:`SCHEMA`); and the attributes of this object by their names.
+        """
+        return {"schema": SCHEMA, **asdict(self)}
 
     def __rich__(self) -> "RenderableType":
         """For ``rich.print``."""
@@ -82,39 +93,44 @@ def examine(*, probe: bool) -> Diagnosis:
     """Do what :func:`interop.doctor` promises."""
     if probe and not _cudart.active().was_forked:
         _set_up()
-    found = machine.look(interop.__version__)
-    installed = tuple(libraries.look(device=found.current_device, probe=probe))
+    there = packages.look()
+    bindings = there.versions.get("cuda-bindings")
+    found = machine.look(interop.__version__, bindings)
+    installed = tuple(libraries.look(there, device=found.current_device, probe=probe))
     if probe:
-        found = machine.look(interop.__version__)  # the libraries have used the GPUs meanwhile
-    facts = Facts(found, installed, _numpy(), frozenset(stream.cuda_stream for stream in streams_in_use()))
+        found = machine.look(interop.__version__, bindings)  # the libraries have used the GPUs meanwhile
+    in_use = frozenset(stream.cuda_stream for stream in streams_in_use())
+    facts = Facts(found, installed, there.versions.get("numpy"), there.broken, in_use)
     return Diagnosis(found, installed, tuple(advise(facts)))
 
 
 def _set_up() -> None:
     """Make the context of the current device, if there is one."""
     cuda = _cudart.active()
-    try:
-        cuda.primary_context(cuda.current_device())
-    except interop.errors.InteropError:
-        return  # the look at the machine says why
-
-
-def _numpy() -> str | None:
-    try:
-        return importlib.metadata.version("numpy")
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    attempt(lambda: cuda.primary_context(cuda.current_device()), None)  # the look at the machine says why it fails
 
 
 def main(*, as_json: bool, probe: bool) -> int:
     """Print the diagnosis; the exit status: 1 if there is a warning."""
-    with contextlib.redirect_stdout(sys.stderr):  # some libraries introduce themselves, which is no JSON
+    with _output() as output:
         diagnosis = examine(probe=probe)
-    if as_json:
-        print(json.dumps(diagnosis.to_dict(), indent=2))
-    else:
-        table = diagnosis.__rich__()
-        from rich.console import Console  # noqa: PLC0415  (an extra)
+        if as_json:
+            print(json.dumps(diagnosis.to_dict(), indent=2), file=output)
+        else:
+            table = diagnosis.__rich__()
+            from rich.console import Console  # noqa: PLC0415  (an extra)
 
-        Console().print(table)
+            Console(file=output).print(table)
     return 1 if diagnosis.warnings else 0
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[TextIO]:
+    """The standard output, for us alone: what anything else writes there, C code included, goes to standard error.
+
+    That holds for the rest of the process: C code writes what it has buffered at the end.
+    """
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace") as output:
+        os.dup2(2, 1)
+        yield output

@@ -5,11 +5,12 @@ A rule is a function of the facts that yields :class:`Advice`; all of them are i
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from interop import _cudart, adapters
+from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import BINDINGS_VARIABLE, CUPY_VARIABLE, LEGACY, PER_THREAD, Library
 from interop.diagnosis.machine import IN_USE, Machine
 from interop.inspection import StreamFacts
@@ -52,12 +53,14 @@ class Facts:
         machine: the machine.
         libraries: those that are installed.
         numpy: the version of NumPy; None without.
+        broken: what is wrong with the metadata of a package, by the place of the metadata.
         in_use: the addresses of the streams of the ``with interop.use(...)`` blocks around the call.
     """
 
     machine: Machine
     libraries: Sequence[Library]
     numpy: str | None
+    broken: Mapping[str, str] = field(default_factory=dict)
     in_use: frozenset[int] = frozenset()
 
     def currents(self) -> list[tuple[Library, StreamFacts]]:
@@ -74,8 +77,17 @@ class Facts:
 
 def advise(facts: Facts) -> list[Advice]:
     """What all rules say, warnings first."""
-    found = [advice for rule in RULES for advice in rule(facts)]
+    found = [advice for rule in RULES for advice in _said(rule, facts)]
     return sorted(found, key=lambda advice: advice.kind != "warning")
+
+
+def _said(rule: Callable[[Facts], Iterator[Advice]], facts: Facts) -> list[Advice]:
+    nothing: list[Advice] = []
+    advice, failure = attempt(lambda: list(rule(facts)), nothing)
+    if failure:
+        what, fix = f"the rule {rule.__name__} has failed: {failure}", "report it, with this table"
+        return [Advice("warning", "interop", what, fix)]
+    return advice
 
 
 # -- the machine ---------------------------------------------------------------------------------------------------
@@ -83,7 +95,7 @@ def advise(facts: Facts) -> list[Advice]:
 
 def _no_gpu(facts: Facts) -> Iterator[Advice]:
     machine = facts.machine
-    if not machine.problem:
+    if not machine.problem or machine.bindings_failure:
         return
     major = (machine.driver_cuda or "").partition(".")[0]
     wanted = (machine.runtime_cuda or "").partition(".")[0]
@@ -102,6 +114,28 @@ def _no_gpu(facts: Facts) -> Iterator[Advice]:
     else:
         fix = "see whether `nvidia-smi` lists a device, and whether CUDA_VISIBLE_DEVICES hides it"
     yield Advice("warning", "GPU", machine.problem, fix)
+
+
+def _no_bindings(facts: Facts) -> Iterator[Advice]:
+    failure = facts.machine.bindings_failure
+    if failure and not _is_no_number(facts, BINDINGS_VARIABLE):
+        yield Advice(
+            "warning",
+            "cuda-python",
+            f"interop calls CUDA by cuda.bindings, which cannot be used: {failure}",
+            'pip install --force-reinstall "cuda-python>=12.9,<14"; and give no file or folder of yours the name cuda',
+        )
+
+
+def _no_number(facts: Facts) -> Iterator[Advice]:
+    for variable, reader in ((BINDINGS_VARIABLE, "every call of cuda.bindings"), (CUPY_VARIABLE, "the import of CuPy")):
+        if _is_no_number(facts, variable):
+            yield Advice(
+                "warning",
+                variable,
+                f"it is set to {facts.machine.variables[variable]!r}, which is no number: {reader} fails",
+                f"{variable}=1 for the per-thread default stream, or unset it for the legacy one",
+            )
 
 
 def _simulated(facts: Facts) -> Iterator[Advice]:
@@ -137,7 +171,7 @@ def _launches_block(facts: Facts) -> Iterator[Advice]:
 
 
 def _checked(facts: Facts) -> Iterator[Advice]:
-    if facts.machine.variables.get("INTEROP_CHECK", "0") not in ("", "0"):
+    if facts.machine.variables.get("INTEROP_CHECK") == "1":
         yield Advice(
             "note",
             "INTEROP_CHECK",
@@ -169,6 +203,27 @@ def _failures(facts: Facts) -> Iterator[Advice]:
                 library.name,
                 f"a stream that is handed to it does not come back as itself: {library.round_trip}",
                 "this is a fault of interop with this version of the library: report it, with this table",
+            )
+
+
+def _broken_metadata(facts: Facts) -> Iterator[Advice]:
+    for place, failure in facts.broken.items():
+        yield Advice(
+            "warning",
+            "packages",
+            f"the metadata of a package cannot be read: {place}: {failure}",
+            "install the package again, or remove what is left of it",
+        )
+
+
+def _no_metadata(facts: Facts) -> Iterator[Advice]:
+    for library in facts.libraries:
+        if not library.distributions:
+            yield Advice(
+                "note",
+                library.name,
+                "its version is not known: no package says that it has installed it",
+                "install it by its package, unless it is on the path on purpose",
             )
 
 
@@ -321,9 +376,13 @@ def _same_or_different(facts: Facts) -> Iterator[Advice]:
 
 RULES: Final[tuple[Callable[[Facts], Iterator[Advice]], ...]] = (
     _no_gpu,
+    _no_bindings,
+    _no_number,
     _simulated,
     _nothing_installed,
     _failures,
+    _broken_metadata,
+    _no_metadata,
     _installed_twice,
     _numpy_too_new,
     _cannot_use_a_gpu,
@@ -344,6 +403,12 @@ def _numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _is_no_number(facts: Facts, variable: str) -> bool:
+    """Whether a variable is set that is read by ``int()``, and to something else than a number."""
+    value = facts.machine.variables.get(variable)
+    return value is not None and attempt(lambda: int(value), None)[0] is None
 
 
 def _dotted(numbers: tuple[int, ...]) -> str:

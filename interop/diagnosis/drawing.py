@@ -27,7 +27,7 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
         from rich.console import Group  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         message = (
             "the table is drawn by rich: pip install rich. Without it: interop.doctor().to_dict(), or "
             "python -m interop doctor --json"
@@ -63,12 +63,12 @@ def html(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice
 
 def machine_rows(machine: Machine) -> dict[str, str]:
     """The machine, line by line."""
-    driver = machine.driver or "version not known"
+    driver = machine.driver or ("version not known" if machine.driver_cuda else "none")
     rows = {
         "interop": f"{machine.interop} on Python {machine.python}",
         "extension in C": machine.extension,
-        "driver": f"{driver}, runs CUDA up to {machine.driver_cuda}" if machine.driver_cuda else "none",
-        "runtime": f"CUDA {machine.runtime_cuda}, of cuda-bindings {machine.bindings}",
+        "driver": f"{driver}, runs CUDA up to {machine.driver_cuda}" if machine.driver_cuda else driver,
+        "runtime": f"CUDA {machine.runtime_cuda or 'not known'}, of cuda-bindings {machine.bindings or 'not known'}",
         "GPUs": "\n".join(map(_gpu, machine.gpus)) or "none",
     }
     if machine.current_device is not None:

@@ -1,17 +1,19 @@
 """The libraries: which are installed, which are loaded, what their current streams are, what 0 means to them."""
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from interop import _cudart, adapters
 from interop._switching import streams_in_use
 from interop.adapters.base import Adapter
+from interop.diagnosis.attempt import attempt
+from interop.diagnosis.packages import Packages
 from interop.errors import InteropError, NotSupportedError
 from interop.inspection import StreamFacts, is_kept_alive, look_at
 from interop.stream import ExternalStream, as_stream, new_stream
@@ -24,6 +26,10 @@ PER_THREAD: Final = "per-thread"
 
 # What a plain look at the package's own name would not find.
 _DISTRIBUTIONS: Final = {"cuda.core": ["cuda-core"], "numba": ["numba", "numba-cuda"]}
+
+# The exit status of a process that has imported a library, or failed to, and goes on; and how long it may take, in s.
+_SURVIVED: Final = 86
+_LONGEST_IMPORT: Final = 120
 
 # By its adapter, but known without loading it; tests/test_diagnosis.py compares the two.
 _NULL: Final = {"cupy": LEGACY, "rmm": LEGACY, "torch": LEGACY, "warp": LEGACY}
@@ -59,27 +65,25 @@ class Library:
     failure: str = ""
 
 
-def look(*, device: int | None, probe: bool) -> list[Library]:
+def look(packages: Packages, *, device: int | None, probe: bool) -> list[Library]:
     """Look at all that are installed.
 
     Args:
+        packages: what is installed.
         device: the ordinal of the current device; None if there is none.
         probe: import those that are not, and let them set up what they need.
     """
-    packages = importlib.metadata.packages_distributions()
     return [_look_at(name, packages, device, probe=probe) for name in adapters.known() if _is_installed(name)]
 
 
 def _is_installed(name: str) -> bool:
     if name in sys.modules:
         return sys.modules[name] is not None
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+    # To find cuda.core, cuda is imported, which may be anybody's.
+    return attempt(lambda: importlib.util.find_spec(name), None)[0] is not None
 
 
-def _look_at(name: str, packages: Mapping[str, list[str]], device: int | None, *, probe: bool) -> Library:
+def _look_at(name: str, packages: Packages, device: int | None, *, probe: bool) -> Library:
     library = Library(
         name=name,
         distributions=_versions(name, packages),
@@ -89,22 +93,45 @@ def _look_at(name: str, packages: Mapping[str, list[str]], device: int | None, *
         default=default_stream(name),
     )
     if probe and not library.loaded:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001  (whatever is wrong with it, the others are looked at)
-            return replace(library, failure=f"cannot be imported: {type(error).__name__}: {error}")
+        if failure := _end_of_the_importer(name) or attempt(lambda: importlib.import_module(name), None)[1]:
+            return replace(library, failure=f"cannot be imported: {failure}")
         library = replace(library, loaded=True)
     if not library.loaded:
         return replace(library, remark="not loaded")
     if name in adapters.WITHOUT_CURRENT_STREAM and not probe:
         return replace(library, remark="has no current stream")
+    adapter, failure = attempt(lambda: adapters.adapter_named(name), None)
+    if adapter and probe and device is not None:
+        trip, failure = attempt(lambda: _round_trip(adapter), None)
+        library = replace(library, round_trip=trip)
+    if adapter and not failure:
+        library, failure = attempt(lambda: _with_current(library, adapter, device, probe=probe), library)
+    return replace(library, failure=failure)
+
+
+def _end_of_the_importer(name: str) -> str:
+    """How a process ends that imports the library, if the library ends it or hangs in it; else empty."""
+    if not sys.executable:
+        return ""
+    code = f"import os\ntry:\n    import {name}\nexcept BaseException:\n    pass\nos._exit({_SURVIVED})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
-        adapter = adapters.adapter_named(name)
-        if probe and device is not None:
-            library = replace(library, round_trip=_round_trip(adapter))
-        return _with_current(library, adapter, device, probe=probe)
-    except Exception as error:  # noqa: BLE001  (likewise)
-        return replace(library, failure=f"{type(error).__name__}: {error}")
+        status = subprocess.run(  # noqa: S603  (our own interpreter, and a name of the table)
+            [sys.executable, "-c", code],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_LONGEST_IMPORT,
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return f"the import has not ended after {_LONGEST_IMPORT} s"
+    if status == _SURVIVED:
+        return ""
+    return (
+        f"it kills the process, by {signal.Signals(-status).name}" if status < 0 else f"it ends the process, {status}"
+    )
 
 
 def _with_current(library: Library, adapter: Adapter, device: int | None, *, probe: bool) -> Library:
@@ -168,16 +195,9 @@ def default_stream(name: str) -> str | None:
 
 
 def _is_set(variable: str) -> bool:
-    value = os.environ.get(variable, "0")
-    return value.strip().lstrip("+-").isdigit() and int(value) != 0
+    return bool(attempt(lambda: int(os.environ.get(variable, "0")), 0)[0])  # no number: it fails wherever it is read
 
 
-def _versions(name: str, packages: Mapping[str, list[str]]) -> dict[str, str]:
-    distributions = _DISTRIBUTIONS.get(name) or sorted(set(packages.get(name.partition(".")[0], [])))
-    found = {}
-    for distribution in distributions:
-        try:
-            found[distribution] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _versions(name: str, packages: Packages) -> dict[str, str]:
+    distributions = _DISTRIBUTIONS.get(name) or sorted(set(packages.modules.get(name.partition(".")[0], [])))
+    return {found: packages.versions[found] for found in distributions if found in packages.versions}

@@ -1,6 +1,5 @@
 """The machine, and this process on it: driver, runtime, GPUs, the variables that matter."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from interop import _cudart, _native
-from interop.errors import CudaError, NoDeviceError
+from interop.diagnosis.attempt import attempt
+from interop.errors import InteropError
 
 VARIABLES: Final = (
     "CUDA_LAUNCH_BLOCKING",
@@ -54,7 +54,8 @@ class Machine:
         interop: the version of interop.
         extension: ``"in use"``, or that interop's extension in C is not, and why.
         python: the version of Python.
-        bindings: the version of cuda-bindings.
+        bindings: the version of cuda-bindings; None if no package says that it is installed.
+        bindings_failure: why cuda.bindings cannot be used; empty if it can.
         driver: the version of the kernel driver; None if there is none, or it cannot be read.
         driver_cuda: the latest CUDA that the driver runs, such as ``"13.0"``; None without a driver.
         runtime_cuda: the CUDA of the runtime that cuda-bindings brings.
@@ -69,7 +70,8 @@ class Machine:
     interop: str
     extension: str
     python: str
-    bindings: str
+    bindings: str | None
+    bindings_failure: str
     driver: str | None
     driver_cuda: str | None
     runtime_cuda: str | None
@@ -81,29 +83,25 @@ class Machine:
     variables: dict[str, str]
 
 
-def look(version: str) -> Machine:
-    """Look at the machine, for interop *version*; creates no context. Starts the driver, as counting devices does."""
+def look(version: str, bindings: str | None) -> Machine:
+    """Look at the machine, for these versions of interop and cuda-bindings.
+
+    Creates no context. Starts the driver, as counting devices does.
+    """
     cuda = _cudart.active()
-    gpus: tuple[Gpu, ...] = ()
-    current, problem = None, ""
-    if cuda.was_forked:
-        problem = "CUDA was started before this process was forked, and does not work in it"
-    else:
-        try:
-            gpus = tuple(_gpu(cuda, ordinal) for ordinal in range(cuda.device_count()))
-            current = cuda.current_device()
-        except (NoDeviceError, CudaError) as error:
-            problem = str(error).partition(_cudart.WAY_OUT)[0].strip()
-    try:
-        driver, runtime = _cudart.GPU.versions()
-    except CudaError:  # in a process that was forked
-        driver, runtime = 0, 0
+    nothing: tuple[tuple[Gpu, ...], int | None, str] = (), None, ""
+    (gpus, current, problem), bindings_failure = attempt(lambda: _devices(cuda), nothing)
+    if bindings_failure:
+        problem = f"cuda.bindings cannot be used: {bindings_failure}"
+    # It fails in a process that was forked, and without cuda.bindings.
+    (driver, runtime), _ = attempt(_cudart.GPU.versions, (0, 0))
     return Machine(
         interop=version,
         extension=IN_USE if _native.native else f"not in use: {_native.why_not}",
         python=platform.python_version(),
-        bindings=importlib.metadata.version("cuda-bindings"),
-        driver=_kernel_driver(),
+        bindings=bindings,
+        bindings_failure=bindings_failure,
+        driver=attempt(_kernel_driver, None)[0],
         driver_cuda=_dotted(driver),
         runtime_cuda=_dotted(runtime),
         gpus=gpus,
@@ -113,6 +111,16 @@ def look(version: str) -> Machine:
         problem=problem,
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
     )
+
+
+def _devices(cuda: _cudart.Cuda) -> tuple[tuple[Gpu, ...], int | None, str]:
+    """The devices, the ordinal of the current one, and why none can be used."""
+    if cuda.was_forked:
+        return (), None, "CUDA was started before this process was forked, and does not work in it"
+    try:
+        return tuple(_gpu(cuda, ordinal) for ordinal in range(cuda.device_count())), cuda.current_device(), ""
+    except InteropError as error:
+        return (), None, str(error).partition(_cudart.WAY_OUT)[0].strip()
 
 
 def _gpu(cuda: _cudart.Cuda, ordinal: int) -> Gpu:
