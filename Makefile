@@ -84,7 +84,8 @@ mutants: $(venv)/test.done
 	$(bin)/python tests/mutants.py $(MUTANTS)
 
 clean:
-	rm -rf $(venv) build dist *.egg-info interop/_native/*.so tests/plugin/build tests/plugin/*.egg-info
+	rm -rf $(venv) build dist *.egg-info interop/_native/*.so interop/_native/_ext.txt tests/plugin/build \
+		tests/plugin/*.egg-info
 
 $(venv)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'

@@ -238,7 +238,7 @@ def test_the_fast_function_is_of_the_module_in_python():
 
 
 EXTENSION = "import json, interop, interop._native as e; print(json.dumps([e.native is None, e.why_not]))"
-NOT_BUILT = "it was not built: install a C compiler, then install interop again"
+NOT_BUILT = "it was not built: install interop by pip, where there is a C compiler"
 
 
 def test_the_plain_way_can_be_chosen(python):

@@ -1,8 +1,8 @@
 """Whether the extension in C is there, and wanted; what stands in for it in Python is in ``plain.py``.
 
-It is left out where there was no compiler at the time of installation, in free-threaded builds of Python, which have no
-stable ABI, in an interpreter other than the main one, and with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it an
-error that it cannot be imported.
+It is left out where it could not be compiled at the time of installation, in free-threaded builds of Python, which have
+no stable ABI, in an interpreter other than the main one, and with ``INTEROP_NATIVE=0``. ``INTEROP_NATIVE=1`` makes it
+an error that it cannot be imported.
 """
 
 import importlib
@@ -36,7 +36,14 @@ def _explained(error: ImportError) -> str:
 
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "it is not built for free-threaded Python, which has no stable ABI"
-    return "it was not built: install a C compiler, then install interop again"
+    from pathlib import Path  # noqa: PLC0415  (likewise)
+
+    note = Path(__file__).with_name("_ext.txt")  # setup.py writes it where the compiler fails
+    if not note.exists():
+        return "it was not built: install interop by pip, where there is a C compiler"
+    said = note.read_text(errors="replace").splitlines()
+    first = next((line for line in said if "error:" in line), said[-1])
+    return f"it was not built: {first.strip()} (all that was said: {note}). Mend that, then install interop again"
 
 
 native, why_not = _load()

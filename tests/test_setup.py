@@ -1,0 +1,88 @@
+"""How the extension is built, and what is told where it cannot be: a copy of setup.py, with small C files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+GOOD = """
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+PyMODINIT_FUNC PyInit__ext(void) { return PyModule_New("interop._native._ext"); }
+"""
+WRONG = "#error the header of this Python lacks something\n"
+
+pytestmark = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="the extension is not built for free-threaded Python"
+)
+
+
+@pytest.fixture
+def project(tmp_path):
+    pytest.importorskip("setuptools")
+    shutil.copy(REPOSITORY / "setup.py", tmp_path)
+    (tmp_path / "interop" / "_native").mkdir(parents=True)
+    (tmp_path / "interop" / "__init__.py").write_text("")
+    for module in ("_environment.py", "_native/__init__.py"):
+        shutil.copy(REPOSITORY / "interop" / module, tmp_path / "interop" / module)
+    (tmp_path / "interop" / "_native" / "plain.py").write_text("EventFields = Pool = StreamFields = None")
+    return tmp_path
+
+
+def build(project, code, *options, **variables):
+    (project / "interop" / "_native" / "ext.c").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", *options],
+        cwd=project,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr  # interop works without it
+    return done
+
+
+def why_not(folder):
+    code = "import json; from interop import _native; print(json.dumps(_native.why_not))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=folder, capture_output=True, text=True, timeout=100)
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "variables", "said"),
+    [
+        (WRONG, {}, "error: #error the header of this Python lacks something"),
+        (GOOD, {"CC": "no-such-compiler"}, "no-such-compiler"),
+        (GOOD, {"CC": "false"}, "false"),
+    ],
+)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_the_compiler_says_is_told(code, variables, said, in_place, project):
+    options = ["--inplace"] if in_place else ["--build-lib", "out"]
+    done = build(project, code, *options, **variables)
+    assert said in done.stderr
+    if not in_place:
+        for module in project.glob("interop/**/*.py"):
+            shutil.copy(module, project / "out" / module.relative_to(project))
+    folder = project if in_place else project / "out"
+    note = folder / "interop" / "_native" / "_ext.txt"
+    why = why_not(folder)
+    assert why.startswith("it was not built: ")
+    assert said in why
+    assert why.endswith(f"(all that was said: {note}). Mend that, then install interop again")
+    assert said in note.read_text()
+
+
+def test_once_it_is_built_nothing_is_told(project):
+    build(project, WRONG, "--inplace")
+    assert (project / "interop" / "_native" / "_ext.txt").exists()
+    build(project, GOOD, "--inplace")
+    assert not (project / "interop" / "_native" / "_ext.txt").exists()
+    assert list((project / "interop" / "_native").glob("_ext.abi3*.so"))
