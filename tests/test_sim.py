@@ -34,6 +34,7 @@ from interop.errors import (
 from interop.sim import SimulatedArray, SimulatedGPU, schedule, work
 
 Memory = Any
+Program = Callable[[SimulatedGPU], Any]
 
 
 def fill(memory: Memory) -> None:
@@ -1013,18 +1014,93 @@ def test_a_failing_schedule_can_be_replayed() -> None:
     first, *_ = found.failure.trace.splitlines()
     assert first.startswith("  1. kernel 'double' ran on consumer (launched at ")
     assert "\n     AssertionError: stale" in str(found.failure)
-    for schedule in (found.failure.schedule, found.failure.schedule.choices):
+    for found_schedule in (found.failure.schedule, found.failure.schedule.choices):
         with pytest.raises(AssertionError, match="stale"):
-            sim.replay(program, schedule)
+            sim.replay(program, found_schedule)
     other = 1 - found.failure.schedule.choices[0]
     sim.replay(program, [other])
     assert "one failed with AssertionError" in repr(found)
 
 
+def digits(*numbers: int) -> Program:
+    """Unordered kernels, each of which appends a digit to one number."""
+
+    def program(gpu: SimulatedGPU) -> int:
+        data = gpu.array([0])
+        for digit in numbers:
+            gpu.launch(gpu.stream(), append(digit), writes=[data])
+        gpu.synchronize()
+        return int(gpu.read(data)[0])
+
+    return program
+
+
 def test_the_limit_is_said() -> None:
-    found = sim.explore(lambda gpu: produce_and_consume(gpu, wait=False), limit=1)
-    assert (found.schedules, found.complete) == (1, False)
-    assert "not all there are" in repr(found)
+    found = sim.explore(digits(1, 2, 3, 4), limit=6, samples=0)
+    assert (found.schedules, found.covered, found.complete) == (6, 0.25, False)
+    assert found.outcomes == {1000 + tail for tail in (234, 243, 324, 342, 423, 432)}
+    assert "6 schedules, not all there are: they cover 25 %; none failed, 6 races>" in repr(found)
+
+
+@pytest.mark.parametrize(("limit", "samples"), [(0, 1000), (1, 1000), (5, 1000), (24, 0), (25, 0)])
+def test_schedules_are_counted_once_however_they_are_found(limit: int, samples: int) -> None:
+    found = sim.explore(digits(1, 2, 3, 4), limit=limit, samples=samples)
+    assert (found.schedules, found.covered, found.complete, len(found.outcomes)) == (24, 1.0, True, 24)
+
+
+def test_past_the_limit_the_first_choices_vary_too() -> None:
+    def program(gpu: SimulatedGPU) -> None:
+        number = digits(*range(1, 7))(gpu)
+        assert number // 100_000 != 6, "the last kernel ran first"
+
+    in_order = sim.explore(program, limit=50, samples=0)
+    assert "none failed" in repr(in_order)
+    found = sim.explore(program, limit=50, samples=50)
+    assert found.failure is not None
+    assert found.schedules > 90
+    assert found.covered == pytest.approx(found.schedules / 720)
+    with pytest.raises(AssertionError, match="the last kernel ran first"):
+        sim.replay(program, found.failure.schedule)
+    again = sim.explore(program, limit=50, samples=50)
+    assert again.failure is not None
+    assert again.failure.schedule.choices == found.failure.schedule.choices
+    other = sim.explore(program, limit=50, samples=50, seed=1)
+    assert other.outcomes != found.outcomes or other.covered != found.covered or other.failure != found.failure
+
+
+def ordered(gpu: SimulatedGPU) -> object:
+    return produce_and_consume(gpu, wait=True)
+
+
+def unordered(gpu: SimulatedGPU) -> object:
+    return produce_and_consume(gpu, wait=False)
+
+
+def fails(gpu: SimulatedGPU) -> None:
+    del gpu
+    raise ZeroDivisionError
+
+
+def polls(gpu: SimulatedGPU) -> None:
+    for _ in range(10):
+        gpu.launch(1, no_work)
+        gpu.cuda.stream_query(1)
+
+
+def test_the_truth_value_is_the_verdict() -> None:
+    assert sim.explore(ordered)
+    assert not sim.explore(unordered)
+    assert not sim.explore(fails)
+    assert "none failed, 1 race>" in repr(sim.explore(unordered))
+
+
+@pytest.mark.parametrize("ask", [bool, lambda found: found.failure], ids=["truth value", "failure"])
+def test_there_is_no_verdict_if_not_all_schedules_ran(ask: Callable[[sim.Exploration], object]) -> None:
+    with pytest.raises(InteropError, match=r"no verdict: none of 1 schedules failed, .* they cover 0\.\d+ %"):
+        ask(sim.explore(polls, limit=1, samples=0))
+    # One that failed is enough, and one that raced, too.
+    assert not sim.explore(unordered, limit=1, samples=0)
+    assert sim.explore(fails, limit=1, samples=0).failure is not None
 
 
 def test_a_query_may_be_early_or_late() -> None:
@@ -1082,14 +1158,7 @@ def test_what_cannot_make_a_difference_is_tried_once() -> None:
 
 
 def test_kernels_that_conflict_run_in_every_order() -> None:
-    def program(gpu: SimulatedGPU) -> int:
-        data = gpu.array([0])
-        for digit in (1, 2, 3):
-            gpu.launch(gpu.stream(), append(digit), writes=[data])
-        gpu.synchronize()
-        return int(gpu.read(data)[0])
-
-    found = sim.explore(program)
+    found = sim.explore(digits(1, 2, 3))
     assert found.outcomes == {123, 132, 213, 231, 312, 321}
     assert found.schedules == 6
 

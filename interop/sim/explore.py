@@ -1,12 +1,16 @@
 """Every schedule of a small program."""
 
+import math
+import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final, TypeVar
 
 import numpy as np
 
+from interop._text import counted
 from interop.errors import InteropError
 from interop.sim.gpu import SimulatedGPU, simulation
 from interop.sim.races import Race
@@ -43,76 +47,178 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What came of running a program under every schedule.
+    """What came of running a program under every schedule, or under as many as the limit allowed.
+
+    As a truth value it is the verdict: no schedule failed, and none had a race.
 
     Attributes:
         schedules: how many ran.
-        complete: whether these were all; False if the limit was reached first.
+        covered: how likely a schedule is among these, if at each point one of the things that could happen is taken
+            at random, all with the same probability. 1.0 if all ran.
+        complete: whether these were all.
         outcomes: the distinct values that the program returned; arrays and sequences as tuples.
-        failure: the first schedule under which it failed, or None.
         races: the distinct races, under whatever schedule.
     """
 
     schedules: int
+    covered: float
     complete: bool
     outcomes: frozenset[object]
-    failure: Failure | None
     races: tuple[Race, ...]
+    _failure: Failure | None
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first schedule found under which the program failed; None if it fails under none.
+
+        Raises:
+            InteropError: none failed, but not all ran: there is no verdict.
+        """
+        if self._failure is None:
+            self._check()
+        return self._failure
+
+    def __bool__(self) -> bool:
+        """Whether no schedule failed, and none had a race.
+
+        Raises:
+            InteropError: that is so for those that ran, but not all ran: there is no verdict.
+        """
+        if self._failure is not None or self.races:
+            return False
+        self._check()
+        return True
+
+    def _check(self) -> None:
+        if not self.complete:
+            message = (
+                f"no verdict: none of {self.schedules} schedules failed, but they are not all there are: they cover "
+                f"{_percent(self.covered)}. Make the program smaller, or give a higher limit. "
+                "What these found is in .outcomes and .races"
+            )
+            raise InteropError(message)
 
     def __repr__(self) -> str:
         """Say how many, and how it went."""
-        ended = "all" if self.complete else "not all"
-        verdict = "none failed" if self.failure is None else f"one failed with {type(self.failure.error).__name__}"
-        return f"<SIMULATED exploration: {self.schedules} schedules, {ended} there are; {verdict}>"
+        ended = "all there are" if self.complete else f"not all there are: they cover {_percent(self.covered)}"
+        verdict = "none failed" if self._failure is None else f"one failed with {type(self._failure.error).__name__}"
+        raced = f", {counted(len(self.races), 'race')}" if self.races else ""
+        return f"<SIMULATED exploration: {self.schedules} schedules, {ended}; {verdict}{raced}>"
 
 
-def explore(program: Program[object], *, devices: int = 1, limit: int = 10_000, polls: int = POLLS) -> Exploration:
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 1 else "nearly all"
+
+
+def explore(
+    program: Program[object],
+    *,
+    devices: int = 1,
+    limit: int = 10_000,
+    samples: int = 1_000,
+    seed: int = 0,
+    polls: int = POLLS,
+) -> Exploration:
     """Run *program* under every schedule of its kernels.
 
     A schedule says what has run at each point at which the program can tell: a query, a synchronise, an access by the
     host. Schedules that differ in nothing it can see are tried once. Races are recorded and not raised, so that the
     wrong value shows.
 
+    The schedules are taken in order: the last choices vary first. Where *limit* of them were not all, others are taken
+    at random, so that the first choices vary, too.
+
     The program is run from the start for each schedule. It must do the same each time but for what it observes; other
     host threads are not scheduled, and should not be used. Kernels must touch nothing but their arrays.
+
+    Example::
+
+        assert interop.sim.explore(program)
 
     Args:
         program: called with the simulated GPU. It fails if it raises an :class:`Exception`.
         devices: how many devices to simulate.
-        limit: how many schedules to run at most.
+        limit: how many schedules to run in order, at most.
+        samples: how many to take at random if these were not all.
+        seed: of the random choices: the same ones are made for the same number.
         polls: how many times the same pending work is reported as not done, after which it is; so that loops end.
 
     Raises:
         InteropError: the program is not deterministic.
     """
-    outcomes: set[object] = set()
-    races: dict[Race, None] = {}
-    failure: Failure | None = None
+    explorer = _Explorer(program, devices, polls)
     made: list[Choice] = []
-    ran = 0
-    complete = False
-    while ran < limit:
-        scheduler = Chosen([choice.taken for choice in made], polls)
-        expected = made
+    last: list[Choice] | None = None
+    in_order = 0
+    while in_order < limit:
+        last = explorer.run(made)
+        in_order += 1
+        made = _next(last)
+        if not made:
+            break
+    covered = _up_to(last) if last is not None else Fraction()
+    chance = random.Random(seed)  # noqa: S311  (nothing is to be kept secret)
+    seen: set[tuple[int, ...]] = set()
+    for _ in range(samples):
+        if covered == 1:
+            break
+        found = explorer.run([], chance)
+        choices = _taken(found)
+        # Those up to the last one have run in order.
+        if choices not in seen and (last is None or choices > _taken(last)):
+            seen.add(choices)
+            covered += _weight(found)
+    return Exploration(
+        in_order + len(seen),
+        float(covered),
+        covered == 1,
+        frozenset(explorer.outcomes),
+        tuple(explorer.races),
+        explorer.failure,
+    )
+
+
+class _Explorer:
+    """Runs a program again and again, and keeps what came of it."""
+
+    def __init__(self, program: Program[object], devices: int, polls: int) -> None:
+        self._program, self._devices, self._polls = program, devices, polls
+        self.outcomes: set[object] = set()
+        self.races: dict[Race, None] = {}
+        self.failure: Failure | None = None
+
+    def run(self, expected: list[Choice], chance: random.Random | None = None) -> list[Choice]:
+        """Run it with the choices *expected*, and then with the first ones, or by *chance*; all the choices made."""
+        scheduler = Chosen([choice.taken for choice in expected], self._polls, chance)
         found: SimulatedGPU | None = None
         try:
-            with simulation(devices, "record", scheduler) as gpu:
+            with simulation(self._devices, "record", scheduler) as gpu:
                 found = gpu
-                outcome = _frozen(program(gpu))
-            outcomes.add(outcome)
+                outcome = _frozen(self._program(gpu))
+            self.outcomes.add(outcome)
         except Exception as error:  # whatever the program raises is its failure
             _check(expected, scheduler.made)
             if found is None:
                 raise
-            failure = failure or Failure(found.schedule, error)
+            self.failure = self.failure or Failure(found.schedule, error)
         _check(expected, scheduler.made)
-        races.update(dict.fromkeys(found.races))
-        ran += 1
-        made = _next(scheduler.made)
-        if not made:
-            complete = True
-            break
-    return Exploration(ran, complete, frozenset(outcomes), failure, tuple(races))
+        self.races.update(dict.fromkeys(found.races))
+        return scheduler.made
+
+
+def _taken(made: Sequence[Choice]) -> tuple[int, ...]:
+    return tuple(choice.taken for choice in made)
+
+
+def _weight(made: Sequence[Choice]) -> Fraction:
+    """How likely it is to make these choices at random."""
+    return Fraction(1, math.prod(len(choice.options) for choice in made))
+
+
+def _up_to(made: Sequence[Choice]) -> Fraction:
+    """How likely it is to make these choices at random, or any that come before them in order."""
+    before = sum((choice.taken * _weight(made[: number + 1]) for number, choice in enumerate(made)), Fraction())
+    return before + _weight(made)
 
 
 def replay(program: Program[T], schedule: Schedule | Sequence[int], *, devices: int = 1, polls: int = POLLS) -> T:

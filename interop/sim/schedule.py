@@ -5,6 +5,7 @@ Kernels run only when something has to know: a query, a synchronise, an access b
 thing could happen, so that all of them can be tried.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -125,11 +126,13 @@ class Chosen:
     Attributes:
         prefix: the choices to follow.
         polls: how many times the same pending work is reported as not done. Then it is done: a polling loop ends.
+        chance: takes an option wherever the list has ended, in place of the first one.
         made: the choices that were made.
     """
 
     prefix: Sequence[int]
     polls: int
+    chance: random.Random | None = None
     made: list[Choice] = field(default_factory=list)
     _refused: dict[tuple[object, ...], int] = field(default_factory=dict)
 
@@ -191,7 +194,10 @@ class Chosen:
         if len(options) == 1:
             return 0
         position = len(self.made)
-        taken = self.prefix[position] if position < len(self.prefix) else 0
+        if position < len(self.prefix):
+            taken = self.prefix[position]
+        else:
+            taken = self.chance.randrange(len(options)) if self.chance else 0
         if not 0 <= taken < len(options):
             message = (
                 f"choice {position} of this schedule is option {taken}, but there are only {len(options)}: "
