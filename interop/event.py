@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cudart, _fork, _switching, _watch
-from interop._handles import check_device, check_handle, described
+from interop._handles import check_device, check_handle, described, exact_int, is_a
 from interop._native import EventFields, Pool
 from interop.adapters import adapters_of
 from interop.errors import (
@@ -29,6 +29,8 @@ T = TypeVar("T")
 _FIRST_PAUSE: Final = 20e-6
 _LONGEST_PAUSE: Final = 1e-3
 _INVALID_RESOURCE_HANDLE: Final = 400
+_FOREVER: Final = 1e9
+"""Seconds: 30 years. More may be no float."""
 
 _creating: Final = _fork.lock()
 
@@ -408,9 +410,9 @@ def as_event(obj: object) -> Event:
     Raises:
         InvalidEventError: *obj* is none of these, or its address cannot be an event's.
     """
-    if isinstance(obj, Event):
+    if is_a(obj, Event):
         return obj
-    if isinstance(obj, int):
+    if is_a(obj, int):
         return Event._borrowed(check_handle(obj, "event", _cudart.active()), None)
     for adapter in adapters_of(obj):
         try:
@@ -436,15 +438,19 @@ def refuse_event(obj: object, _adapter: "Adapter", error: Exception) -> NoReturn
 
 def _checked(adapter: "Adapter", obj: object, handle: int) -> int:
     """The handle that *adapter* gives for *obj*, as it is; 0 is an event that its library has not created yet."""
-    if isinstance(handle, bool) or not isinstance(handle, int):
-        message = f"the adapter for {adapter.library!r} gave {handle!r} for {described(obj)}: a handle is an int"
+    number = exact_int(handle)
+    if number is None:
+        message = (
+            f"the adapter for {adapter.library!r} gave {described(handle)} for {described(obj)}: a handle is an int"
+        )
         raise AdapterError(message)
-    return check_handle(handle, "event", _cudart.active()) if handle else 0
+    return check_handle(number, "event", _cudart.active()) if number else 0
 
 
 def is_binding(obj: object, *names: str) -> bool:
     """Whether *obj* is one of cuda.bindings' handle types, told without importing cuda.bindings."""
-    return any(cls.__name__ in names and cls.__module__.startswith("cuda.bindings.") for cls in type(obj).__mro__)
+    classes = (cls for cls in type(obj).__mro__ if cls.__name__ in names)
+    return any(is_a(cls.__module__, str) and cls.__module__.startswith("cuda.bindings.") for cls in classes)
 
 
 def check_timeout(timeout: object) -> None:
@@ -466,7 +472,7 @@ def poll(done: Callable[[], bool], timeout: float, what: object) -> None:
     Raises:
         TimeoutError: it did not within *timeout* seconds.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + min(timeout, _FOREVER)
     pause = _FIRST_PAUSE
     while not done():
         left = deadline - time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cudart, _switching, _watch
-from interop._handles import check_device, check_handle, described
+from interop._handles import check_device, check_handle, described, exact_int, is_a, stands_for_another
 from interop._native import StreamFields, native
 from interop.adapters import adapter_named, adapters_of, by_type
 from interop.adapters.base import Adapter, Source
@@ -162,7 +162,7 @@ class ExternalStream(StreamFields):
 
     def __eq__(self, other: object) -> bool:
         """Whether both are one stream; default streams are compared with their context and thread."""
-        if not isinstance(other, ExternalStream):
+        if not is_a(other, ExternalStream):
             return NotImplemented
         return (
             self._handle == other._handle
@@ -684,12 +684,12 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
     """
     if device is not None:
         check_device(device)
-    if isinstance(obj, ExternalStream):
+    if is_a(obj, ExternalStream):
         if device is not None and obj.device != device:
             message = f"device={device} was given for {obj!r}, which is on device {obj.device}"
             raise DeviceMismatchError(message)
         return obj
-    if isinstance(obj, int):
+    if is_a(obj, int):
         return ExternalStream(obj, device)
     known = _still_known(obj)
     if known is not None and device is None and known._cuda is _cudart.active():
@@ -706,23 +706,25 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
 
 
 def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None) -> ExternalStream:
-    if not isinstance(handle, int) or isinstance(handle, bool) or handle == 0:
+    number = exact_int(handle)
+    if not number:
         message = (
-            f"the adapter for {adapter.library!r} gave {handle!r} for {described(obj)}: a handle is an int, and never 0"
+            f"the adapter for {adapter.library!r} gave {described(handle)} for {described(obj)}: a handle is an int, "
+            "and never 0"
         )
         raise AdapterError(message)
     if adapter.simulated is (_cudart.active().simulation is None):
         message = f"{described(obj)} of {adapter.library} is no stream here: one of the two is simulated"
         raise NotSupportedError(message)
-    if handle <= _cudart.PER_THREAD:
+    if number <= _cudart.PER_THREAD:
         place = adapter.stream_device(obj)
         if device is not None and place is not None and place != device:
             message = f"device={device} was given for {described(obj)}, the default stream of device {place}"
             raise DeviceMismatchError(message)
         device = place if device is None else device
-    stream = ExternalStream(handle, device, owner=obj)
+    stream = ExternalStream(number, device, owner=obj)
     stream._adapter = adapter
-    if adapter.streams_stay_the_same and handle > _cudart.PER_THREAD and not _cudart.CHECK:
+    if adapter.streams_stay_the_same and number > _cudart.PER_THREAD and not _cudart.CHECK:
         life = adapter.life(obj)
         if life is not None:
             _know(obj, life, stream._of(None))
@@ -773,19 +775,20 @@ def _states(obj: Any, handle: int) -> bool:  # noqa: ANN401
 
 def _stated_handle(obj: object, *, known: bool) -> int:
     """The handle that an object states itself; *known* if its library has an adapter, which took it for no stream."""
-    if not isinstance(obj, type):
-        if hasattr(type(obj), "__cuda_stream__") or "__cuda_stream__" in getattr(obj, "__dict__", ()):
+    if not is_a(obj, type):
+        if hasattr(type(obj), "__cuda_stream__") or "__cuda_stream__" in _attributes(obj):
             return _protocol_handle(obj)
         if is_binding(obj, "cudaStream_t", "CUstream"):
             return int(obj)  # type: ignore[call-overload, no-any-return]
         # As PyCUDA has it, whose events have one too; and so have many things that are neither.
-        if not known and not any(cls.__name__.endswith(("Event", "Context")) for cls in type(obj).__mro__):
+        is_other = known or any(cls.__name__.endswith(("Event", "Context")) for cls in type(obj).__mro__)
+        if not is_other and not stands_for_another(obj):
             try:
-                handle = getattr(obj, "handle", None)
+                handle = exact_int(getattr(obj, "handle", None))
             except Exception as error:
                 message = f"the handle of {described(obj)} raised {type(error).__name__}: {error}"
                 raise InvalidStreamError(message) from error
-            if isinstance(handle, int) and not isinstance(handle, bool):
+            if handle is not None:
                 return handle
     message = (
         "expected a stream: an interop.ExternalStream, a stream of CuPy, Numba, PyTorch, cuda.core, RMM or Warp, an "
@@ -793,6 +796,17 @@ def _stated_handle(obj: object, *, known: bool) -> int:
         f"{described(obj)}"
     )
     raise InvalidStreamError(message)
+
+
+def _attributes(obj: object) -> dict[str, object]:
+    """The attributes that only *obj* has, and not its class; none if it stands for another object."""
+    if stands_for_another(obj):
+        return {}
+    try:
+        attributes = obj.__dict__
+    except Exception:  # noqa: BLE001  (it has none, or no code that works)
+        return {}
+    return attributes if is_a(attributes, dict) else {}
 
 
 def _refuse(obj: object, adapter: Adapter | None, error: Exception) -> NoReturn:
@@ -817,17 +831,18 @@ def _protocol_handle(obj: object) -> int:
             stated = stated()
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
         _refuse(obj, None, error)
-    if not isinstance(stated, tuple) or len(stated) != 2:  # noqa: PLR2004  (the protocol's pair)
+    if not is_a(stated, tuple) or len(stated) != 2:  # noqa: PLR2004  (the protocol's pair)
         message = f"{name} must give the pair (0, handle); {described(obj)} gave {described(stated)}"
         raise InvalidStreamError(message)
     version, handle = stated
-    if isinstance(version, bool) or version != 0:
+    if exact_int(version) != 0:
         message = f"{name} has version {described(version)}; interop knows version 0 of the protocol"
         raise InvalidStreamError(message)
-    if isinstance(handle, bool) or not isinstance(handle, int):
+    number = exact_int(handle)
+    if number is None:
         message = f"{name} must give an int as handle; {described(obj)} gave {described(handle)}"
         raise InvalidStreamError(message)
-    return handle
+    return number
 
 
 if native is not None:

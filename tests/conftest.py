@@ -53,7 +53,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(adapters, "_switched", {})
     found = dict(adapters.by_type)
     adapters.by_type.clear()
-    adapters._candidates.cache_clear()
+    monkeypatch.setattr(adapters, "_with_stream", None)
     yield
     adapters.by_type.clear()
     adapters.by_type.update(found)

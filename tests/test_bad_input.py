@@ -10,11 +10,13 @@ import sys
 import tomllib
 import types
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
 import interop
 from interop import Event, ExternalStream, adapters, as_event, as_stream, current_stream, new_stream, use
+from interop._handles import described
 from interop._switching import stream_in_use
 from interop.adapters.base import Adapter
 from interop.errors import (
@@ -298,6 +300,149 @@ def numpy_array(_address):
     return np.zeros(1)
 
 
+class Proxy:
+    """Stands for another object, as werkzeug's LocalProxy and Django's LazyObject do."""
+
+    def __init__(self, find):
+        object.__setattr__(self, "find", find)
+
+    __class__ = property(lambda self: type(object.__getattribute__(self, "find")()))
+    __dict__ = property(lambda self: object.__getattribute__(self, "find")().__dict__)
+
+    def __getattr__(self, name):
+        return getattr(object.__getattribute__(self, "find")(), name)
+
+
+def nothing():
+    message = "working outside of a request"
+    raise RuntimeError(message)
+
+
+class Unequal(type):
+    """Makes classes that cannot be hashed."""
+
+    __hash__ = None
+
+    def __eq__(cls, other):
+        return cls is other
+
+
+class UnhashableClass(metaclass=Unequal):
+    pass
+
+
+class UnhashableClassStating(metaclass=Unequal):
+    def __init__(self, address):
+        self.address = address
+
+    def __cuda_stream__(self):
+        return (0, self.address)
+
+
+class NoDict:
+    __dict__ = None
+
+
+class OddDict:
+    __dict__ = property(lambda _: nothing())
+
+
+class DictOfAnotherKind:
+    __dict__ = types.MappingProxyType({"__cuda_stream__": (0, 4096)})
+
+
+class OddModule:
+    """Of no module that has a name."""
+
+
+OddModule.__module__ = 5
+cudaStream_t = type("cudaStream_t", (), {"__module__": None})  # noqa: N816  (CUDA's name)
+CUevent = type("CUevent", (), {"__module__": 5})
+
+STAND_INS = {
+    "proxy of a stream of ours": (lambda address: Proxy(lambda: as_stream(address)), "stand-in.*ExternalStream"),
+    "proxy of an event of ours": (lambda _: Proxy(Event), r"stand-in.*interop\.event\.Event"),
+    "proxy of PyCUDA's stream": (lambda address: Proxy(lambda: Handle(address)), "stand-in.*Handle"),
+    "proxy of an attribute": (lambda address: Proxy(lambda: Attribute((0, address))), "stand-in.*Attribute"),
+    "proxy of nothing": (lambda _: Proxy(nothing), "RuntimeError: working outside of a request"),
+    "mock of a stream": (lambda _: Mock(spec=ExternalStream), "stand-in.*ExternalStream"),
+    "mock of an event": (lambda _: Mock(spec=Event), r"stand-in.*interop\.event\.Event"),
+    "mock": (lambda _: Mock(), "Mock"),
+    "mock with everything": (lambda _: MagicMock(), "MagicMock"),
+    "class that cannot be hashed": (lambda _: UnhashableClass(), "UnhashableClass"),
+    "no __dict__": (lambda _: NoDict(), "NoDict"),
+    "__dict__ that raises": (lambda _: OddDict(), "OddDict"),
+    "__dict__ of another kind": (lambda _: DictOfAnotherKind(), "DictOfAnotherKind"),
+    "odd module": (lambda _: OddModule(), "OddModule"),
+    "binding of no module": (lambda _: cudaStream_t(), "cudaStream_t"),
+    "event binding of an odd module": (lambda _: CUevent(), "CUevent"),
+    "huge int": (lambda _: 10**5000, "an int of 16610 bits"),
+    "huge negative int": (lambda _: -(10**5000), "an int of 16610 bits"),
+    "list of a huge int": (lambda _: [10**5000], "list"),
+}
+
+
+@pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
+@pytest.mark.parametrize(("make", "text"), table(STAND_INS))
+def test_what_only_looks_like_a_stream_or_event(borrow, error, make, text, address):
+    with pytest.raises(error, match=text):
+        borrow(make(address))
+
+
+@pytest.mark.parametrize(("make", "text"), table(STAND_INS))
+def test_what_only_looks_like_a_stream_cannot_be_waited_for(make, text, address):
+    if not (text.startswith("an int") or "Event" in text):
+        with pytest.raises(InvalidStreamError, match=text):
+            as_stream(address).wait_stream(make(address))
+
+
+def test_a_stream_of_a_class_that_cannot_be_hashed(address):
+    for _ in range(2):
+        assert as_stream(UnhashableClassStating(address)).cuda_stream == address
+
+
+def test_equality_asks_no_proxy_what_it_is(address):
+    assert as_stream(address) != Proxy(nothing)
+    assert as_stream(address) != Mock(spec=ExternalStream)
+
+
+class Lying(int):
+    """An int that says that it is another one, whoever asks."""
+
+    __int__ = __index__ = __hash__ = lambda _: 4096
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = lambda *_: True
+
+
+@pytest.mark.parametrize("value", [-1, 3, 2**64])
+@pytest.mark.parametrize(
+    ("use", "error"),
+    [
+        (as_stream, InvalidStreamError),
+        (as_event, InvalidEventError),
+        (lambda handle: as_stream(Method((0, handle))), InvalidStreamError),
+        (lambda handle: as_stream(Handle(handle)), InvalidStreamError),
+    ],
+)
+def test_an_int_is_what_it_is_and_not_what_its_methods_say(use, error, value, address):
+    with pytest.raises(error, match=f"{value:#x}|{value}"):
+        use(Lying(value))
+    right = use(Lying(address))
+    handle = right.cuda_stream if error is InvalidStreamError else right.cuda_event
+    assert type(handle) is int
+    assert int.__index__(handle) == address
+
+
+def test_adapters_that_give_ints_that_lie(acme, address):
+    assert type(as_stream(acme.Stream(Lying(address))).cuda_stream) is int
+    assert type(as_event(acme.Event(Lying(address))).cuda_event) is int
+    with pytest.raises(InvalidStreamError, match="0x3"):
+        as_stream(acme.Stream(Lying(3)))
+    with pytest.raises(InvalidEventError, match="0x3"):
+        as_event(acme.Event(Lying(3)))
+    with pytest.raises(AdapterError, match="never 0"):
+        as_stream(acme.Stream(Lying(0)))
+
+
 def binding(module, name):
     def make(address):
         import importlib
@@ -380,17 +525,17 @@ USES_OF_A_DEVICE = {
 }
 
 
-@pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0], ids=repr)
+@pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0, 2**31, 10**5000], ids=described)
 @pytest.mark.parametrize("function", table({name: (function,) for name, function in USES_OF_A_DEVICE.items()}))
 def test_device(function, device, address):
-    with pytest.raises(InteropError, match=f"a device is its ordinal.*got {device!r}"):
+    with pytest.raises(InteropError, match=f"a device is its ordinal.*got {says(described(device))}"):
         function(address, device)
 
 
-@pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0], ids=repr)
+@pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0, 2**31, 10**5000], ids=described)
 def test_device_is_the_callers_mistake_not_the_machines(device, address):
     # `except NoDeviceError:` is how a program falls back to the CPU or to the simulator: a typo must not.
-    with pytest.raises(ValueError, match=repr(device)):
+    with pytest.raises(ValueError, match=says(described(device))):
         as_stream(address, device)
 
 
@@ -532,14 +677,57 @@ def test_register(library, adapter, text, acme):
 @pytest.mark.parametrize("handle", [0, "0x1000", True, 4096.0], ids=repr)
 class TestAdapterThatGives:
     def test_no_handle_of_a_stream(self, acme, handle):
-        with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} for .*Stream"):
+        with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} of type .* for .*Stream"):
             as_stream(acme.Stream(handle))
 
     def test_no_handle_of_an_event(self, acme, handle):
         if handle == 0:
             return  # an event that was not created yet
-        with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} for .*Event"):
+        with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} of type .* for .*Event"):
             as_event(acme.Event(handle))
+
+
+class BareAdapter(Adapter):
+    library = "bare"
+    has_current_stream = True
+
+    def stream_handle(self, stream):
+        return stream.handle
+
+    def event_handle(self, _):
+        return 0
+
+
+def test_adapter_that_lacks_a_method(monkeypatch, address):
+    bare = types.ModuleType("bare")
+    cls = type("Stream", (), {"__module__": "bare", "handle": address})
+    monkeypatch.setitem(sys.modules, "bare", bare)
+    monkeypatch.setitem(adapters._registered, "bare", BareAdapter())
+    monkeypatch.setattr(adapters, "_with_stream", None)
+    with interop.sim.simulate():
+        monkeypatch.setattr(BareAdapter, "simulated", True)
+        stream = new_stream()
+        for call, method in (
+            (lambda: stream.to("bare"), "make_stream"),
+            (lambda: use(stream, "bare").__enter__(), "make_stream"),
+            (lambda: use(stream).__enter__(), "make_stream"),
+            (lambda: current_stream("bare"), "current_stream"),
+        ):
+            with pytest.raises(NotSupportedError, match=rf"with bare: its adapter, BareAdapter, has no {method}\(\)"):
+                call()
+        monkeypatch.setattr(BareAdapter, "make_stream", lambda *_: cls())
+        with pytest.raises(NotSupportedError, match=r"with bare: its adapter, BareAdapter, has no current_stream\(\)"):
+            use(stream).__enter__()
+        monkeypatch.setattr(BareAdapter, "current_stream", lambda _: None)
+        with (
+            pytest.raises(NotSupportedError, match=r"with bare: its adapter, BareAdapter, has no (enter|leave)\(\)"),
+            use(stream),
+        ):
+            pass
+        event = cls()
+        with pytest.raises(NotSupportedError, match=r"with bare: its adapter, BareAdapter, has no record\(\)"):
+            stream.record_event(event)
+    adapters.by_type.pop(cls, None)
 
 
 @pytest.mark.parametrize("handle", [None, -1, 2**64, 4095], ids=repr)
@@ -640,6 +828,13 @@ def test_timeout(timeout):
 def test_timeout_is_looked_at_first(borrow, timeout, address):
     with pytest.raises(ValueError, match=f"timeout is a number of seconds.*got {timeout!r}"):
         borrow(address).synchronize(timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [10**5000, float("inf")], ids=described)
+def test_timeout_that_is_longer_than_clocks_count(timeout):
+    answers = iter([False, True])
+    check_timeout(timeout)
+    poll(lambda: next(answers), timeout, "the stream")
 
 
 @pytest.mark.parametrize("timeout", [0, 0.001], ids=repr)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.machinery
 import re
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 import interop
 from interop import adapters, sim
 from interop.adapters.base import Adapter
-from interop.errors import InvalidStreamError, LibraryNotFoundError, NestingError, NotSupportedError
+from interop.errors import AdapterError, InvalidStreamError, LibraryNotFoundError, NestingError, NotSupportedError
 
 
 class StandIn(Adapter):
@@ -336,11 +337,56 @@ def test_a_broken_adapter_of_a_loaded_library_is_left_out_with_a_warning(gpu, li
             raise ImportError(library)
         return real(library)
 
-    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    torch = types.ModuleType("torch")
+    torch.__spec__ = importlib.machinery.ModuleSpec("torch", None)
+    monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr(adapters, "_load", load)
     stream = interop.new_stream()
     with pytest.warns(RuntimeWarning, match="torch is left out"), interop.use(stream):
         assert handles(libraries) == [stream.cuda_stream] * 2
+
+
+class Everything:
+    """A stand-in in which every name is there, as in a mock."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
+@pytest.mark.parametrize("stand_in", [types.ModuleType("empty"), Everything()], ids=["empty", "everything"])
+@pytest.mark.filterwarnings("error")
+def test_a_stand_in_that_a_test_puts_in_the_place_of_a_library_is_left_alone(
+    gpu, libraries, monkeypatch, library, stand_in
+):
+    monkeypatch.setitem(sys.modules, library, stand_in)
+    stream = interop.new_stream()
+    with interop.use(stream):
+        assert handles(libraries) == [stream.cuda_stream] * 2
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_module_that_is_not_the_library_it_is_named_after(gpu, monkeypatch):
+    fake = types.ModuleType("cupy")
+    fake.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.delitem(sys.modules, "interop.adapters.cupy", raising=False)
+    stream = interop.new_stream()
+    with pytest.warns(RuntimeWarning, match="cupy is left out.*AttributeError.*Is the module"):
+        stream.__enter__()
+    stream.__exit__(None, None, None)
+    for call in (
+        lambda: stream.to("cupy"),
+        lambda: interop.use(stream, "cupy"),
+        lambda: interop.current_stream("cupy"),
+    ):
+        with pytest.raises(AdapterError, match="the adapter for 'cupy' cannot be loaded: AttributeError"):
+            call()
+    fake.Stream = type("Stream", (), {"__module__": "cupy.cuda"})
+    with pytest.raises(AdapterError, match="the adapter for 'cupy' cannot be loaded: AttributeError"):
+        interop.as_stream(fake.Stream())
 
 
 def test_the_default_stream_of_another_device(gpu, libraries):

@@ -12,9 +12,12 @@ import sys
 import pytest
 
 import interop
-from interop import _cudart, _watch, sim, stream
+from interop import _cudart, _watch, adapters, sim, stream
 from interop._native import native, why_not
+from interop.errors import InvalidStreamError
+from interop.event import refuse_event
 from tests import test_streams
+from tests.native_stubs import spare
 from tests.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
@@ -319,6 +322,66 @@ for _ in range(1000):
 print(json.dumps(told))
 """
     assert python(code) == [["Broken", "OSError"]] * 1000
+
+
+def own_finaliser(stream, timing):
+    """An event of a subclass whose finaliser does not call that of its base, in a cycle."""
+
+    class Mine(interop.Event):
+        def __del__(self):
+            pass
+
+    event = stream.record_event(Mine(enable_timing=timing))
+    event.owner = event
+    return event
+
+
+def resurrected(stream, timing):
+    """An event that was finalised, kept by another finaliser and recorded again, in a cycle."""
+    kept = []
+
+    class Keeper:
+        def __del__(self):
+            kept.append(self.event)
+
+    keeper = Keeper()
+    keeper.event = stream.record_event(interop.Event(enable_timing=timing))
+    keeper.event.owner = keeper
+    del keeper
+    gc.collect()
+    [event] = kept
+    event.owner = event
+    return stream.record_event(event)
+
+
+@pytest.mark.parametrize("timing", [False, True])
+@pytest.mark.parametrize("make", [own_finaliser, resurrected])
+def test_an_event_that_the_collector_clears_before_its_finaliser_runs_is_not_lost(gpu, monkeypatch, make, timing):
+    lost, discarded = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: lost.append(what.exc_value))
+    stream = interop.new_stream()
+    stream.query()
+    event = make(stream, timing)
+    handle = event._handle
+    monkeypatch.setattr(gpu.cuda, "event_discard", discarded.append)
+    del event
+    gc.collect()
+    assert lost == []
+    assert [*discarded, *spare(gpu.cuda.pool(stream._context_id))].count(handle) == 1
+    assert discarded == ([handle] if timing else [])
+
+
+def test_the_fast_methods_can_be_installed_twice(gpu):
+    p, c = interop.new_stream(), interop.new_stream()
+    before = {name: vars(interop.ExternalStream)[name] for name in ("query", "wait_stream", "to")}
+    tables = stream._known, adapters.by_type, _cudart.EVENT_DISABLE_TIMING, refuse_event
+    for _ in range(2):
+        assert native.accelerate(interop.ExternalStream, interop.Event, interop.as_stream, *tables) is interop.as_stream
+    assert {name: vars(interop.ExternalStream)[name] for name in before} == before
+    c.wait_stream(interop.as_stream(p.cuda_stream))
+    assert p.query()
+    with pytest.raises(InvalidStreamError):
+        interop.as_stream(object())  # the fallback
 
 
 # Interpreters inside this one, with a GIL of their own (from Python 3.12 on) or without.

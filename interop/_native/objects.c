@@ -222,6 +222,7 @@ event_clear(PyObject *self)
 {
     Event *event = (Event *)self;
 
+    event_finalize(self); /* the collector may not have called it: a subclass has its own, or it was called before */
     EVENT_OBJECTS(CLEAR)
     return 0;
 }
@@ -230,7 +231,6 @@ static void
 event_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
-    event_finalize(self); /* does nothing if the collector or the subclass has called it */
     event_clear(self);
     free_object(self);
 }

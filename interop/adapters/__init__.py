@@ -56,6 +56,10 @@ _GROUP: Final = "interop.adapters"
 _registered: dict[str, Adapter] = {}
 by_type: Final[dict[type, tuple[Adapter, ...]]] = {}
 """What :func:`adapters_of` has found. For the extension in C."""
+_with_stream: tuple[str, ...] | None = None
+"""The names of the libraries that may have a current stream, if they were looked for."""
+_registrations = 0
+"""How often :func:`register` was called: what was looked for before is not remembered after it."""
 _lock = _fork.lock()
 
 
@@ -75,14 +79,16 @@ def register(library: str, adapter: Adapter) -> None:
     if not isinstance(adapter, Adapter):
         message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {adapter!r}"
         raise AdapterError(message)
+    global _registrations, _with_stream  # noqa: PLW0603  (both are changed under the lock)
     with _lock:
         if library in _registered or library in BUILT_IN or library in _plugins():
             message = f"{library!r} has an adapter already; interop keeps the first one"
             raise AdapterError(message)
         _must_be_for(library, adapter)
         _registered[library] = adapter
+        _registrations += 1
+        _with_stream = None
         by_type.clear()
-        _candidates.cache_clear()
 
 
 def known() -> list[str]:
@@ -108,8 +114,11 @@ def _cuda_major() -> str:
 def is_loaded(library: str) -> bool:
     """Whether this process has imported *library*, and is done with that."""
     module = sys.modules.get(library)
+    spec = getattr(module, "__spec__", None)
+    if module is None or (spec is None and library in BUILT_IN):
+        return False  # without a specification it was not imported: tests put such stand-ins there
     # A library that is being imported right now is not loaded yet, and may be what called us.
-    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
+    return not getattr(spec, "_initializing", False)
 
 
 def origin(library: str) -> str:
@@ -130,11 +139,22 @@ def adapters_of(obj: object) -> tuple[Adapter, ...]:
     A user's subclass of a library's stream is found through its bases.
     """
     cls = type(obj)
-    found = by_type.get(cls)
+    try:
+        found = by_type.get(cls)
+    except TypeError:  # its metaclass makes no hashable classes: it is looked for each time
+        return _find_adapters(cls)
     if found is None:
-        libraries = dict.fromkeys(filter(None, (_library_of(base) for base in cls.__mro__)))
-        found = by_type[cls] = tuple(_usable_adapters(libraries))
+        before = _registrations
+        found = _find_adapters(cls)
+        with _lock:
+            if before == _registrations:
+                by_type[cls] = found
     return found
+
+
+def _find_adapters(cls: type) -> tuple[Adapter, ...]:
+    libraries = dict.fromkeys(filter(None, (_library_of(base) for base in cls.__mro__)))
+    return tuple(_usable_adapters(libraries))
 
 
 def adapter_named(library: str) -> Adapter:
@@ -185,10 +205,14 @@ def with_current_stream(*, simulated: bool) -> list[Adapter]:
     return adapters
 
 
-@functools.cache
 def _candidates() -> tuple[str, ...]:
     """The names of the libraries that may have a current stream."""
-    return tuple(library for library in known() if library not in WITHOUT_CURRENT_STREAM)
+    global _with_stream  # noqa: PLW0603  (changed under the lock)
+    names = _with_stream
+    if names is None:
+        with _lock:
+            names = _with_stream = tuple(library for library in known() if library not in WITHOUT_CURRENT_STREAM)
+    return names
 
 
 _switched: dict[str, tuple[ModuleType, Adapter | None]] = {}
@@ -232,7 +256,7 @@ def current_stream_adapter(library: str) -> Adapter:
 def _library_of(cls: type) -> str | None:
     """The longest known import path that the module of *cls* lies in."""
     path = cls.__module__
-    while path:
+    while path and isinstance(path, str):
         if path in BUILT_IN or path in _registered or path in _plugins():
             return path
         path = path.rpartition(".")[0]
@@ -265,7 +289,16 @@ def _load(library: str) -> Adapter:
         message = f"{len(claims)} adapters claim {library!r}: {', '.join(claims)}. Uninstall all but one."
         raise AdapterError(message)
     if library in BUILT_IN:
-        adapter: object = importlib.import_module(BUILT_IN[library]).ADAPTER
+        try:
+            adapter: object = importlib.import_module(BUILT_IN[library]).ADAPTER
+        except (ImportError, LibraryNotFoundError):
+            raise
+        except Exception as error:
+            message = (
+                f"the adapter for {library!r} cannot be loaded: {type(error).__name__}: {error}. Is the module "
+                f"{library!r} in sys.modules the library itself, and a version that interop knows?"
+            )
+            raise AdapterError(message) from error
     else:
         try:
             adapter = points[0].load()

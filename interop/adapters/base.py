@@ -10,6 +10,7 @@ Override what the library has. What is left alone makes interop say, clearly, th
 from typing import Any, Final
 
 from interop import _cudart
+from interop.errors import NotSupportedError
 
 LEGACY: Final = _cudart.LEGACY
 """The handle of the legacy default stream."""
@@ -83,15 +84,21 @@ class Adapter:
     orders_itself: bool = False
     simulated: bool = False
 
+    def _lacks(self, method: str) -> NotSupportedError:
+        """The error for what is asked of the library, and needs a method that its adapter has not overridden."""
+        return NotSupportedError(
+            f"interop cannot do this with {self.library}: its adapter, {type(self).__qualname__}, has no {method}()"
+        )
+
     # -- streams in ----------------------------------------------------------------------------------------------
 
-    def stream_handle(self, stream: object) -> int | None:
+    def stream_handle(self, stream: object) -> int | None:  # noqa: ARG002
         """The handle of one of the library's streams, or None if *stream* is not one.
 
         The null handle means different streams in different libraries: return :data:`LEGACY` or :data:`PER_THREAD`,
         whichever it means in this one, and never 0.
         """
-        raise NotImplementedError
+        raise self._lacks("stream_handle")
 
     def stream_device(self, stream: object) -> int | None:  # noqa: ARG002
         """The ordinal of the device that a *default* stream belongs to; None for the current device.
@@ -116,7 +123,7 @@ class Adapter:
 
     # -- streams out ---------------------------------------------------------------------------------------------
 
-    def make_stream(self, source: Source) -> object:
+    def make_stream(self, source: Source) -> object:  # noqa: ARG002
         """Wrap *source* as one of the library's streams, which keeps *source* alive.
 
         Called with the stream's context current.
@@ -124,7 +131,7 @@ class Adapter:
         Raises:
             interop.errors.NotSupportedError: the library cannot take a foreign stream; the message says what to do.
         """
-        raise NotImplementedError
+        raise self._lacks("make_stream")
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -132,9 +139,9 @@ class Adapter:
         """The handle of one of the library's events, 0 if it has none before its first record, None if no event."""
         return None
 
-    def record(self, event: object, stream: object) -> None:
+    def record(self, event: object, stream: object) -> None:  # noqa: ARG002
         """Record an event whose handle is still 0 on *stream*, both the library's own, by the library's own means."""
-        raise NotImplementedError
+        raise self._lacks("record")
 
     # -- arrays --------------------------------------------------------------------------------------------------
 
@@ -158,7 +165,7 @@ class Adapter:
         """What keeps the memory of *array* alive, even if the array is given other memory; *array*, if it cannot be."""
         return array
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+    def make_array(self, memory: Any) -> object:  # noqa: ANN401, ARG002
         """Make an array of the library over *memory*, which it keeps alive; copy nothing, and wait for nothing.
 
         Args:
@@ -166,14 +173,14 @@ class Adapter:
                 the library :attr:`takes_dlpack`, it may be without that for some types, and has ``__dlpack__``, which
                 orders the stream that is asked for after the consumer's; see :class:`Ordered`.
         """
-        raise NotImplementedError
+        raise self._lacks("make_array")
 
-    def layout(self, array: object) -> object:
+    def layout(self, array: object) -> object:  # noqa: ARG002
         """What of an array can be changed in place (address, shape, strides, type), to be compared: fast, without CUDA.
 
         What is returned is kept, and must keep nothing of the array alive.
         """
-        raise NotImplementedError
+        raise self._lacks("layout")
 
     # -- the current stream --------------------------------------------------------------------------------------
 
@@ -187,7 +194,7 @@ class Adapter:
 
     def current_stream(self) -> object:
         """The library's current stream on the current device, for the calling thread."""
-        raise NotImplementedError
+        raise self._lacks("current_stream")
 
     def before(self, stream: object) -> object:  # noqa: ARG002
         """What :meth:`leave` needs to put back what is current now, before :meth:`enter` of *stream*. Changes nothing.
@@ -196,7 +203,7 @@ class Adapter:
         """
         return self.current_stream()
 
-    def enter(self, stream: object, before: object) -> None:
+    def enter(self, stream: object, before: object) -> None:  # noqa: ARG002
         """Make *stream*, the library's own, current on its device, which is current.
 
         The library's own ``with stream:`` blocks, entered and left meanwhile, must come back to *stream*. A signal
@@ -206,15 +213,15 @@ class Adapter:
             stream: what :meth:`make_stream` returned, or a stream of the library's own.
             before: what :meth:`before` has just returned for it.
         """
-        raise NotImplementedError
+        raise self._lacks("enter")
 
-    def leave(self, before: object) -> None:
+    def leave(self, before: object) -> None:  # noqa: ARG002
         """Put back exactly what was current when :meth:`before` returned *before*.
 
         It must be possible to do this twice, also when :meth:`enter` was interrupted or has not been called: so set
         what was, and do not count.
         """
-        raise NotImplementedError
+        raise self._lacks("leave")
 
 
 class Ordered:
