@@ -87,19 +87,22 @@ clean:
 	rm -rf $(venv) build dist *.egg-info interop/_native/*.so interop/_native/_ext.txt tests/plugin/build \
 		tests/plugin/*.egg-info
 
-$(venv)/bin/python:
+# pip is what a new environment gets last: one without it is half-made, as Debian's Python makes it without the package
+# python3-venv. It is removed, and made anew.
+$(venv)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv $(venv)
+	rm -rf $(venv)
+	$(PYTHON) -m venv $(venv) || { rm -rf $(venv); exit 1; }
 
-$(venv)/demo.done: $(built_from) | $(venv)/bin/python
+$(venv)/demo.done: $(built_from) | $(venv)/bin/pip
 	$(pip) --editable ".[$(demo_extras)]"
 	touch $@
 
-$(venv)/test.done: $(built_from) $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/python
+$(venv)/test.done: $(built_from) $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/pip
 	$(pip) --editable ".[test]"
 	$(pip) --force-reinstall --no-deps ./tests/plugin
 	touch $@
 
-$(venv)/dev.done: $(built_from) | $(venv)/bin/python
+$(venv)/dev.done: $(built_from) | $(venv)/bin/pip
 	$(pip) --editable ".[dev]"
 	touch $@
