@@ -14,9 +14,9 @@ The rules:
 - A stream runs its work in order. Work starts after everything that the thread which enqueued it knew to be done.
 - An event stands for the work before its latest record. A wait binds to the latest record *at the time of the wait*;
   waiting for an event that was never recorded orders nothing.
-- The legacy stream of a context waits for all earlier work of the context's blocking streams, and their later work
-  waits for it. Non-blocking streams are exempt. A bare record or wait on the legacy stream counts as work there
-  (measured on an H200 with driver 580).
+- The legacy stream of a context waits for all earlier work of the context's blocking streams, also of those that were
+  destroyed; and their later work waits for it, also that of streams made later. Non-blocking streams are exempt. A bare
+  record or wait on the legacy stream counts as work there (measured on an H200 with driver 580).
 - A bare record on any other stream is only a snapshot. In particular it does not make a blocking stream wait for the
   legacy stream: such a stream says that it is done while the event recorded on it is not (measured likewise).
 - A new thread knows what the other threads know: one of them has started it, and which cannot be seen.
@@ -126,16 +126,17 @@ class Clock:
             and (access.epoch.line._group is None or not self.knows(access.epoch))
         ]
 
-    def join(self, other: "Clock") -> None:
-        """Add everything that *other* knows."""
+    def join(self, *others: "Clock") -> None:
+        """Add everything that *others* know."""
         seen = self._seen
-        if seen:
-            for line, number in other._seen.items():
-                if number > seen.get(line, 0):
-                    seen[line] = number
-        else:
-            seen.update(other._seen)
-        self.steps = max(self.steps, other.steps)
+        for other in others:
+            if seen:
+                for line, number in other._seen.items():
+                    if number > seen.get(line, 0):
+                        seen[line] = number
+            else:
+                seen.update(other._seen)
+            self.steps = max(self.steps, other.steps)
 
     def add(self, epoch: Epoch, steps: int = 1) -> None:
         """Add a piece of work that comes after all that is known."""
@@ -180,7 +181,14 @@ class _Context:
     legacy: "_Stream | None" = None
     streams: "dict[Hashable, _Stream]" = field(default_factory=dict)
     blocking: "dict[Hashable, _Stream]" = field(default_factory=dict)
+    # The work of the streams that are gone; and of those that were blocking.
     removed: Clock = field(default_factory=Clock)
+    left: Clock = field(default_factory=Clock)
+
+    def before_legacy(self) -> list[Clock]:
+        """What the legacy stream waits for."""
+        # A copy: a signal handler may make streams, and drop them.
+        return [self.left, *(stream.clock for stream in list(self.blocking.values()))]
 
 
 @dataclass(slots=True)
@@ -252,20 +260,14 @@ class Clocks:
         """The line of a stream."""
         return self._streams[stream].line
 
-    def exempt_stream(self, stream: Hashable) -> None:
-        """Let a stream be like a non-blocking one from now on."""
-        exempt = self._streams[stream]
-        if exempt.kind is StreamKind.BLOCKING:
-            exempt.kind = StreamKind.NON_BLOCKING
-            del exempt.context.blocking[stream]
-
     def remove_stream(self, stream: Hashable) -> None:
-        """Forget a destroyed stream. Its work still counts when the context is synchronised."""
+        """Forget a destroyed stream. Its work still counts, for the context and for the legacy stream."""
         removed = self._streams.pop(stream)
         group = removed.context
         group.removed.join(removed.clock)
         del group.streams[stream]
-        group.blocking.pop(stream, None)
+        if group.blocking.pop(stream, None):
+            group.left.join(removed.clock)
         if group.legacy is removed:
             group.legacy = None
         self._let_go(removed.line, removed.clock)
@@ -355,7 +357,7 @@ class Clocks:
         target = self._streams[stream]
         clock = target.clock.copy()
         if target.kind is StreamKind.LEGACY:
-            self._join_all(clock, target.context.blocking.values())
+            clock.join(*target.context.before_legacy())
         return clock
 
     def of_event(self, event: Hashable) -> Clock:
@@ -367,17 +369,14 @@ class Clocks:
         clock = Clock()
         group = self._contexts.get(context)
         if group is not None:
-            clock.join(group.removed)
-            self._join_all(clock, group.streams.values())
+            clock.join(group.removed, *(stream.clock for stream in list(group.streams.values())))
         return clock
 
     def of_everything(self) -> Clock:
         """All work of all contexts, and all that host threads know."""
         clock = self._ended.copy()
-        for context in list(self._contexts):
-            clock.join(self.of_context(context))
-        for thread in list(self._threads.values()):
-            clock.join(thread.clock)
+        clock.join(*map(self.of_context, list(self._contexts)))
+        clock.join(*(thread.clock for thread in list(self._threads.values())))
         return clock
 
     def of_thread(self, thread: Hashable) -> Clock:
@@ -405,8 +404,7 @@ class Clocks:
         host = self._threads.get(thread)
         if host is None:
             clock = self._ended.copy()
-            for other in list(self._threads.values()):
-                clock.join(other.clock)
+            clock.join(*(other.clock for other in list(self._threads.values())))
             host = self._threads[thread] = _Thread(Line(thread), clock)
         return host
 
@@ -418,15 +416,9 @@ class Clocks:
         clock.join(self._host(thread).clock)
         group = stream.context
         if stream.kind is StreamKind.LEGACY:
-            self._join_all(clock, group.blocking.values())
+            clock.join(*group.before_legacy())
         elif stream.kind is StreamKind.BLOCKING and group.legacy is not None:
             clock.join(group.legacy.clock)
-
-    @staticmethod
-    def _join_all(clock: Clock, streams: Iterable[_Stream]) -> None:
-        # Of a copy: a signal handler may make streams, and drop them.
-        for stream in list(streams):
-            clock.join(stream.clock)
 
     # -- what has gone -------------------------------------------------------------------------------------------
 
@@ -439,7 +431,7 @@ class Clocks:
     def _parts(self) -> tuple[list[Clock], list[Clock]]:
         """The clocks of the threads, and all others."""
         others = [self._ended, *self._events.values(), *(stream.clock for stream in self._streams.values())]
-        others += [context.removed for context in self._contexts.values()]
+        others += [clock for context in self._contexts.values() for clock in (context.removed, context.left)]
         return [thread.clock for thread in self._threads.values()], others
 
 

@@ -155,6 +155,16 @@ def assert_unordered(lab: Lab, producer: int, consumer: int, order: Callable[[],
     assert lab.read(target) == STALE
 
 
+def assert_held_only_if(lab: Lab, event: int, *, held: bool) -> None:
+    """An event is held up by a closed gate, or is not."""
+
+    def query() -> tuple[Any, ...]:
+        answer: tuple[Any, ...] = lab.runtime.cudaEventQuery(event)
+        return answer
+
+    assert lab.stays_pending(query) if held else lab.becomes_done(query)
+
+
 def status(lab: Lab, stream: int) -> int:
     return int(value(lab.runtime.cudaStreamIsCapturing(stream)))
 
@@ -528,6 +538,59 @@ class CudaRules:
         stream = lab.stream()
         gate = lab.gate(stream)
         assert done(lab, LEGACY)
+        gate.open()
+
+    @pytest.mark.parametrize("non_blocking", [False, True], ids=["blocking", "non-blocking"])
+    def test_legacy_waits_for_a_blocking_stream_that_was_destroyed(self, lab: Lab, *, non_blocking: bool) -> None:
+        # The second is the control.
+        stream = int(value(lab.runtime.cudaStreamCreateWithFlags(1 if non_blocking else 0)))
+        source, target, copied = lab.cell(), lab.cell(), lab.event()
+        gate = lab.gate(stream)
+        lab.put(stream, source, FRESH)
+        value(lab.runtime.cudaStreamDestroy(stream))
+        lab.copy(LEGACY, source, target)
+        record(lab, copied, LEGACY)
+        assert_held_only_if(lab, copied, held=not non_blocking)
+        gate.open()
+        assert lab.read(target) == (STALE if non_blocking else FRESH)
+        assert lab.read(source) == FRESH
+
+    @pytest.mark.parametrize("non_blocking", [False, True], ids=["blocking", "non-blocking"])
+    def test_a_blocking_stream_that_is_made_later_waits_for_legacy(self, lab: Lab, *, non_blocking: bool) -> None:
+        # The second is the control.
+        source, target, copied = lab.cell(), lab.cell(), lab.event()
+        gate = lab.gate(LEGACY)
+        lab.put(LEGACY, source, FRESH)
+        late = lab.stream(non_blocking=non_blocking)
+        lab.copy(late, source, target)
+        record(lab, copied, late)
+        assert_held_only_if(lab, copied, held=not non_blocking)
+        gate.open()
+        assert lab.read(target) == (STALE if non_blocking else FRESH)
+        assert lab.read(source) == FRESH
+
+    def test_a_wait_for_what_is_done_does_not_make_a_blocking_stream_pending(self, lab: Lab) -> None:
+        blocking, other, before, after = lab.stream(non_blocking=False), lab.stream(), lab.event(), lab.event()
+        record(lab, before, other)
+        value(lab.runtime.cudaEventSynchronize(before))
+        gate = lab.gate(LEGACY)
+        wait(lab, blocking, before)
+        assert done(lab, blocking)
+        # The control: what is recorded next waits for the legacy stream.
+        record(lab, after, blocking)
+        assert_held_only_if(lab, after, held=True)
+        gate.open()
+        assert lab.runtime.cudaEventSynchronize(after)[0] == SUCCESS
+
+    def test_a_blocking_stream_that_waits_is_done_with_what_it_waited_for(self, lab: Lab) -> None:
+        # Whatever the legacy stream still has to do, which the stream's next work would wait for.
+        blocking, producer, event = lab.stream(non_blocking=False), lab.stream(), lab.event()
+        gate, first = lab.gate(LEGACY), lab.gate(producer)
+        record(lab, event, producer)
+        wait(lab, blocking, event)
+        assert held(lab, blocking)
+        first.open()
+        assert done(lab, blocking)
         gate.open()
 
     def test_per_thread_is_blocking_as_a_consumer(self, lab: Lab) -> None:

@@ -186,6 +186,23 @@ def test_the_work_of_a_destroyed_stream_belongs_to_its_context(clocks: Clocks) -
     assert clocks.is_known(work, MAIN)
 
 
+@pytest.mark.parametrize(("stream", "waits"), [("a", True), ("x", False)])
+def test_legacy_waits_for_a_blocking_stream_that_is_gone(clocks: Clocks, stream: str, *, waits: bool) -> None:
+    work = clocks.enqueue(stream, MAIN)
+    clocks.remove_stream(stream)
+    assert clocks.of_stream("legacy").knows(work) is waits
+    clocks.enqueue("legacy", MAIN)
+    assert clocks.happens_before(work, "b", MAIN) is waits
+
+
+def test_a_blocking_stream_that_is_made_later_waits_for_legacy(clocks: Clocks) -> None:
+    work = clocks.enqueue("legacy", MAIN)
+    clocks.add_stream("late", context="here", kind=StreamKind.BLOCKING)
+    clocks.add_stream("free", context="here", kind=StreamKind.NON_BLOCKING)
+    assert clocks.happens_before(work, "late", MAIN)
+    assert not clocks.happens_before(work, "free", MAIN)
+
+
 def test_streams_are_added_once_and_before_they_are_used(clocks: Clocks) -> None:
     with pytest.raises(ValueError, match="added before"):
         clocks.add_stream("x", context="here", kind=StreamKind.BLOCKING)
@@ -327,6 +344,7 @@ class Graph:
     before: list[frozenset[int]] = field(default_factory=list)
     tails: dict[Hashable, int] = field(default_factory=dict)
     gone: list[int] = field(default_factory=list)
+    gone_blocking: list[int] = field(default_factory=list)
 
     def add(self, *sources: int | None) -> int:
         """A node with all its ancestors, and itself."""
@@ -338,7 +356,8 @@ class Graph:
         return self.tails.get(key)
 
     def blocking(self) -> list[int | None]:
-        return [self.tail(stream) for stream, kind in self.kinds.items() if kind is StreamKind.BLOCKING]
+        there = [self.tail(stream) for stream, kind in self.kinds.items() if kind is StreamKind.BLOCKING]
+        return [*there, *self.gone_blocking]
 
     def next(self, stream: str, thread: str) -> list[int | None]:
         """What the next work comes after."""
@@ -385,9 +404,11 @@ class Graph:
         self.hear_of(thread, self.tail(("host", other)))
 
     def remove_stream(self, stream: str) -> None:
-        del self.kinds[stream]
+        kind = self.kinds.pop(stream)
         if stream in self.tails:
             self.gone.append(self.tails.pop(stream))
+            if kind is StreamKind.BLOCKING:
+                self.gone_blocking.append(self.gone[-1])
 
     def hear_of(self, thread: str, *nodes: int | None) -> None:
         self.tails["host", thread] = self.add(self.tail(("host", thread)), *nodes)

@@ -187,7 +187,6 @@ class Machine:
         if stream is None:
             raise Refused(INVALID_HANDLE)
         self.captures.abandon(stream)
-        self.clocks.exempt_stream(stream)
         self._retire(stream)
         self._stream_addresses.free(handle)
 
