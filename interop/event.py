@@ -138,6 +138,18 @@ class Event(EventFields):
         return self.cuda_event
 
     @property
+    def device(self) -> int | None:
+        """The ordinal of the device that the event belongs to.
+
+        None as long as that is open, for an event that was neither recorded nor made for a *device*; and for an event
+        that another library made, whose device CUDA does not tell.
+        """
+        device = self._device
+        if device is None and self._context:
+            device = self._device = self._cuda.device_of(self._context)
+        return device
+
+    @property
     def _owned(self) -> bool:
         """Whether the CUDA event exists, and goes with this object."""
         return bool(self._handle) and self._flags is not None
@@ -159,6 +171,7 @@ class Event(EventFields):
             if not self._handle:
                 if pool is not None:
                     self._pool = pool
+                self._context = context
                 self._handle = handle
                 return
         # Another thread has used it for the first time just now.

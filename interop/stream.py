@@ -172,8 +172,8 @@ class ExternalStream(StreamFields):
         )
 
     def __hash__(self) -> int:
-        """The same for equal streams."""
-        return hash(self._handle)
+        """Of all that is compared: default streams of two devices, or threads, have two hashes."""
+        return hash((self._handle, self._needs, id(self._thread), id(self._cuda)))
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: a handle means nothing to another process."""

@@ -16,7 +16,7 @@ import interop
 from interop import _cudart, adapters, as_event, as_stream, sim
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter
-from interop.errors import InvalidStreamError, NotSupportedError, UnrecordedEventError
+from interop.errors import InvalidEventError, InvalidStreamError, NotSupportedError, UnrecordedEventError
 
 # -- streams to borrow: functions of an address, and of what to do with the class first -----------------------------
 
@@ -543,6 +543,34 @@ def test_torch_event_gets_its_handle_when_it_is_recorded(address):
         as_event(theirs).query()
     theirs.cuda_event = address
     assert ours.cuda_event == address
+
+
+class GenericEvent:
+    """A GPU's event: mixed into torch.Event, which a build without CUDA makes for the CPU only."""
+
+    kind, event_id = "cuda", 0
+
+    @property
+    def device(self):
+        return types.SimpleNamespace(type=self.kind)
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.usefixtures("no_cuda")
+def test_the_generic_event_of_torch(address):
+    import torch
+
+    theirs = type("Event", (GenericEvent, torch.Event), {"__module__": "torch"})()
+    ours = as_event(theirs)
+    assert repr(ours) == "<interop.Event 0x0 of torch>"
+    theirs.event_id = address
+    assert ours.cuda_event == as_event(theirs).cuda_event == address
+    assert ours.owner is theirs
+    theirs.kind = "cpu"
+    with pytest.raises(InvalidEventError, match="Event"):
+        as_event(theirs)
+    with pytest.raises(InvalidEventError, match="Event"):
+        as_event(torch.Event(device="cpu"))
 
 
 @pytest.mark.parametrize(

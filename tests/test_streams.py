@@ -983,6 +983,32 @@ def test_what_is_no_proof(gpu):
     assert not p.is_capturing()
 
 
+@pytest.mark.parametrize("device", [0, 1])
+def test_an_event_knows_its_device(gpu, device):
+    stream = interop.new_stream(device)
+    stream.query()
+    assert interop.Event().device is None
+    assert interop.Event(device=device).device == device
+    for made in (interop.Event(), interop.Event(enable_timing=True)):
+        assert stream.record_event(made).device == device
+    for _ in range(3):  # the later ones from spare events
+        assert stream.record_event().device == device
+    assert interop.as_event(stream.record_event().cuda_event).device is None
+
+
+def test_default_streams_of_two_devices_have_two_hashes(gpu):
+    legacy = [interop.ExternalStream(1, device) for device in (0, 1)]
+    assert legacy[0] != legacy[1]
+    assert len({*map(hash, legacy)}) == 2
+    assert hash(legacy[0]) == hash(interop.ExternalStream(1, 0))
+    stream = interop.new_stream()
+    before = hash(stream), hash(legacy[0])
+    for used in (stream, legacy[0]):
+        used.query()
+    assert (hash(stream), hash(legacy[0])) == before, "it stays the same"
+    assert hash(stream) == hash(interop.as_stream(stream.cuda_stream))
+
+
 def test_nothing_is_active_afterwards():
     assert _cudart.active() is _cudart.GPU
 

@@ -101,6 +101,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     unsigned long long handle;
+    unsigned long long context;
     unsigned long long capture;
     char recorded;
     char exposed;

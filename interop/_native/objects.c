@@ -242,6 +242,7 @@ static PyGetSetDef event_pool[] = {
 
 static PyMemberDef event_members[] = {
     {"_handle", T_ULONGLONG, AT(Event, handle), 0, NULL},
+    {"_context", T_ULONGLONG, AT(Event, context), 0, NULL},
     {"_capture", T_ULONGLONG, AT(Event, capture), 0, NULL},
     {"_recorded", T_BOOL, AT(Event, recorded), 0, NULL},
     {"_exposed", T_BOOL, AT(Event, exposed), 0, NULL},

@@ -298,6 +298,7 @@ record_new(Stream *stream, PyObject *flags)
         Py_DECREF(made);
         return NULL;
     }
+    event->context = stream->context;
     Py_XINCREF(stream->cuda);
     event->cuda = stream->cuda;
     Py_INCREF(flags);

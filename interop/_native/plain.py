@@ -83,6 +83,7 @@ class EventFields:
     __slots__ = (
         "_adapter",
         "_capture",
+        "_context",
         "_cuda",
         "_device",
         "_exposed",
@@ -94,6 +95,7 @@ class EventFields:
     )
 
     _handle: int
+    _context: int
     _capture: int
     _recorded: bool
     _exposed: bool
@@ -107,7 +109,7 @@ class EventFields:
     def __new__(cls, *_arguments: object, **_named: object) -> Self:
         """Start with 0, False, and None."""
         self = super().__new__(cls)
-        self._handle = self._capture = 0
+        self._handle = self._context = self._capture = 0
         self._recorded = self._exposed = False
         self._pool = self._adapter = self._device = self._flags = self.owner = None
         return self

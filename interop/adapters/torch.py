@@ -11,7 +11,7 @@ _LEGACY = 0
 
 
 class TorchAdapter(Adapter):
-    """torch.cuda.Stream, torch.Stream and torch.cuda.Event."""
+    """torch.cuda.Stream, torch.Stream, torch.cuda.Event and torch.Event."""
 
     library = "torch"
     has_current_stream = True
@@ -51,8 +51,12 @@ class TorchAdapter(Adapter):
         return keep(torch.cuda.get_stream_from_external(handle, torch.device("cuda", source.device)), source)
 
     def event_handle(self, event: object) -> int | None:
-        """A torch event has no handle before it is first recorded; its ``cuda_event`` is 0 then."""
-        return int(event.cuda_event) if isinstance(event, torch.cuda.Event) else None
+        """A torch event has no handle before it is first recorded; it says 0 then."""
+        if isinstance(event, torch.cuda.Event):
+            return int(event.cuda_event)
+        if isinstance(event, torch.Event) and event.device.type == "cuda":
+            return int(event.event_id)
+        return None
 
     def record(self, event: object, stream: object) -> None:
         """Torch creates the event, on the stream's device."""

@@ -174,6 +174,41 @@ def test_our_event_in_their_record(library, interop_need):
     assert race(p, c, ONE, order) == WRITTEN
 
 
+@pytest.mark.parametrize("library", ["int", "torch", "cupy"])
+def test_the_generic_event_of_torch(library, interop_need):
+    interop_need("torch")
+    import torch
+
+    p, c = pair(library, library)
+    event = torch.Event(device="cuda")
+    with pytest.raises(UnrecordedEventError):
+        interop.as_stream(c).wait_event(event)
+    for _ in range(2):  # the first record creates it
+
+        def order():
+            interop.as_stream(p).record_event(event)
+            interop.as_stream(c).wait_event(event)
+
+        assert race(p, c, ONE, order) == WRITTEN
+    event.synchronize()
+    assert event.query()
+    assert interop.as_event(event).query()
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_an_event_knows_its_device(device, interop_need):
+    if device:
+        interop_need("gpu2")
+    stream = interop.new_stream(device)
+    assert interop.Event().device is None
+    assert interop.Event(device=device).device == device
+    for timing in (False, True):
+        event = interop.Event(enable_timing=timing)
+        stream.record_event(event)
+        assert event.device == device
+    assert [stream.record_event().device for _ in range(3)] == [device] * 3  # the later ones by the extension
+
+
 def test_an_unrecorded_torch_event_is_an_error(interop_need):
     interop_need("torch")
     stream = interop.new_stream()
