@@ -29,7 +29,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from interop import errors
-from interop._handover import Handover
+from interop._arrays.handover import Handover
 from interop.adapters import register
 from interop.arrays import borrow, handoff, hold, release
 from interop.current import current_stream, use

@@ -9,7 +9,7 @@ from interop import _cudart, _fork
 from interop._native import native
 
 if TYPE_CHECKING:
-    from interop._tensor import Tensor
+    from interop._arrays.tensor import Tensor
     from interop.event import Event
     from interop.stream import ExternalStream
 

@@ -82,8 +82,8 @@ class Everything(Adapter):
     def array_stream(self, array):
         return self.stream
 
-    def make_array(self, memory):
-        return Array(memory)
+    def make_array(self, tensor, holder):
+        return Array(holder)
 
     def current_stream(self):
         return self.stream
@@ -155,8 +155,8 @@ class Wrong:
             return Stream(1)
 
     class MakesNoArray(Everything):
-        def make_array(self, memory):
-            return memory
+        def make_array(self, tensor, holder):
+            return holder
 
     class TakesAnyArray(Everything):
         def is_array(self, array):

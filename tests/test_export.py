@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from interop import _tensor
-from interop._handover import _c_contiguous
+from interop._arrays import capsules
+from interop._arrays.capsules import read
+from interop._arrays.reading import from_typestr
+from interop._arrays.tensor import BFLOAT, DataType, Tensor, c_contiguous
 from interop._native import native, why_not
-from interop._tensor import BFLOAT, DataType, Tensor, from_typestr, read
 
 torch = pytest.importorskip("torch")
 
@@ -55,7 +56,7 @@ def make(tensor, max_version=None):
         tensor.read_only,
         tensor.address,
         tensor.shape,
-        _c_contiguous(tensor.shape) if tensor.strides is None else tensor.strides,
+        c_contiguous(tensor.shape) if tensor.strides is None else tensor.strides,
         tuple(tensor.dtype),
         (tensor.device_type, tensor.device_id),
     )
@@ -302,9 +303,9 @@ class Managed:
 
     def __init__(self, tensor, version=NEW):
         capsule = make(tensor, version)
-        kind = _tensor._OLD if version is OLD else _tensor._VERSIONED
-        self.address = _tensor._capsule_pointer(capsule, kind.name)
-        _tensor._capsule_set_name(capsule, kind.used)
+        kind = capsules._OLD if version is OLD else capsules._VERSIONED
+        self.address = capsules._capsule_pointer(capsule, kind.name)
+        capsules._capsule_set_name(capsule, kind.used)
         self.deleter = kind.layout.from_address(self.address).deleter
 
 
@@ -403,9 +404,10 @@ def test_an_owner_in_a_cycle():
 SETUP = """
 import ctypes, sys, threading
 import numpy as np
-from interop import _tensor
+from interop._arrays import capsules
 from interop._native import native, why_not
-from interop._tensor import Tensor, DataType, read
+from interop._arrays.capsules import read
+from interop._arrays.tensor import Tensor, DataType
 
 def make(tensor, max_version=None):
     return native.dlpack_capsule(
@@ -423,10 +425,10 @@ class Owner:
         return Tensor(self.array.ctypes.data, (1000,), None, DataType(2, 64, 1), 1, 0, False, self)
 
 def consumed(tensor):
-    kind = _tensor._VERSIONED
+    kind = capsules._VERSIONED
     capsule = make(tensor, (1, 0))
-    address = _tensor._capsule_pointer(capsule, kind.name)
-    _tensor._capsule_set_name(capsule, kind.used)
+    address = capsules._capsule_pointer(capsule, kind.name)
+    capsules._capsule_set_name(capsule, kind.used)
     return kind.layout.from_address(address).deleter, address
 print("[]", flush=True)
 """
@@ -454,13 +456,13 @@ assert done(deleter, address, None) == 0
 """,
     # Its deleter ends the process with a signal.
     "a producer that is torn down": """
-new_capsule = _tensor._of_python(
+new_capsule = capsules._of_python(
     "PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
 )
-managed = _tensor._ManagedVersioned()
+managed = capsules._ManagedVersioned()
 managed.major = 1
 managed.deleter = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
-capsule = new_capsule(ctypes.addressof(managed), _tensor._VERSIONED.name, None)
+capsule = new_capsule(ctypes.addressof(managed), capsules._VERSIONED.name, None)
 sys.kept = read(capsule), managed
 """,
     "a deleter of a module at the end": """

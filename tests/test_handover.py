@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import interop
-from interop import _tensor, sim
-from interop._handover import Handover, _c_contiguous
+from interop import sim
+from interop._arrays import capsules
+from interop._arrays.handover import Handover
+from interop._arrays.reading import from_typestr
+from interop._arrays.tensor import BFLOAT16, c_contiguous
 from interop._native import native, why_not
 from interop.errors import InvalidStreamError, NotSupportedError, RaceError
 
@@ -63,7 +66,7 @@ class Capsules:
             values.__array_interface__["data"][0],
             values.shape,
             tuple(stride // values.itemsize for stride in values.strides),
-            tuple(_tensor.from_typestr(values.dtype.str)),
+            tuple(from_typestr(values.dtype.str)),
             (CUDA, 0),
         )
 
@@ -96,7 +99,7 @@ def holder(gpu, values=None, **tensor):
 
 
 def test_no_array_interface_for_types_that_it_has_no_name_for(gpu):
-    made, _ = holder(gpu, dtype=_tensor.DataType(_tensor.BFLOAT, 16, 1))
+    made, _ = holder(gpu, dtype=BFLOAT16)
     assert not hasattr(made, "__cuda_array_interface__")
 
 
@@ -206,7 +209,7 @@ def test_nothing_is_copied(gpu):
 @pytest.mark.parametrize("version", [None, (0, 8)])
 def test_read_only_is_said_or_refused(gpu, version):
     made, _ = holder(gpu, read_only=True)
-    assert _tensor.read(made.__dlpack__(stream=-1, max_version=(1, 0))).read_only
+    assert capsules.read(made.__dlpack__(stream=-1, max_version=(1, 0))).read_only
     message = f"read-only, which DLPack can say since version 1.0, and max_version={version}"
     with pytest.raises(BufferError, match=re.escape(message)):
         made.__dlpack__(stream=-1, max_version=version)
@@ -228,7 +231,7 @@ def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
     source = Interface(np.arange(6.0))
     alive = weakref.ref(source)
     made = interop.handoff(source, c, producer=p)
-    taken = _tensor.read(made.__dlpack__(stream=-1))
+    taken = capsules.read(made.__dlpack__(stream=-1))
     del made, source
     touch(gpu, c, memory)
     with pytest.raises(RaceError):
@@ -243,8 +246,8 @@ def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
 
 def test_without_the_extension(gpu, monkeypatch):
     made, _ = holder(gpu)
-    monkeypatch.setattr("interop._handover.native", None)
-    monkeypatch.setattr("interop._handover.why_not", "no such luck")
+    monkeypatch.setattr("interop._arrays.dlpack.native", None)
+    monkeypatch.setattr("interop._arrays.dlpack.why_not", "no such luck")
     with pytest.raises(NotSupportedError, match="needs its extension in C, which is missing: no such luck"):
         made.__dlpack__(stream=-1)
     assert made.__cuda_array_interface__
@@ -294,7 +297,7 @@ def test_every_pair_of_protocols(given_as, taken_as, view):
             assert said["data"][1] == read_only
             again = np.asarray(type("Again", (), {"__array_interface__": said}))
         else:
-            tensor = _tensor.read(taken)
+            tensor = capsules.read(taken)
             assert tensor.read_only == read_only
             assert (tensor.device_type, tensor.device_id) == (CUDA, 0)
             # NumPy reads memory of the CPU only.
@@ -312,4 +315,4 @@ def test_every_pair_of_protocols(given_as, taken_as, view):
 
 @given(arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5))
 def test_c_contiguous(shape):
-    assert _c_contiguous(shape) == tuple(stride // 8 for stride in np.empty([max(n, 1) for n in shape]).strides)
+    assert c_contiguous(shape) == tuple(stride // 8 for stride in np.empty([max(n, 1) for n in shape]).strides)

@@ -5,8 +5,7 @@ import contextlib
 import pytest
 
 import interop
-from interop import _tensor
-from interop._tensor import DataType
+from interop._arrays.tensor import BFLOAT, BOOL, COMPLEX, FLOAT, FLOAT8_E5M2, UINT, DataType
 from interop.errors import CudaError, InteropError
 from interop.inspection import look_at
 
@@ -180,12 +179,12 @@ def test_what_is_shown_is_escaped(gpu):
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [
-        (DataType(_tensor.FLOAT, 32, 1), "float32"),
-        (DataType(_tensor.BFLOAT, 16, 1), "bfloat16"),
-        (DataType(_tensor.BOOL, 8, 1), "bool"),
-        (DataType(_tensor.UINT, 8, 4), "uint8x4"),
-        (DataType(_tensor.COMPLEX, 128, 1), "complex128"),
-        (DataType(_tensor.FLOAT8_E5M2, 8, 1), "float8"),
+        (DataType(FLOAT, 32, 1), "float32"),
+        (DataType(BFLOAT, 16, 1), "bfloat16"),
+        (DataType(BOOL, 8, 1), "bool"),
+        (DataType(UINT, 8, 4), "uint8x4"),
+        (DataType(COMPLEX, 128, 1), "complex128"),
+        (DataType(FLOAT8_E5M2, 8, 1), "float8"),
     ],
 )
 def test_a_type_reads_as_in_numpy(dtype, name):

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from interop import _tensor
-from interop._tensor import BFLOAT, DataType, from_typestr, read, typestr_of
+from interop._arrays import capsules
+from interop._arrays.capsules import read
+from interop._arrays.reading import from_typestr
+from interop._arrays.tensor import BFLOAT, BOOL, FLOAT, FLOAT8_E4M3FN, FLOAT8_E5M2, TYPESTRS, DataType
 from interop.errors import InteropError, NotSupportedError
 
 CPU = 1
@@ -35,12 +37,12 @@ def test_a_typestr_is_the_type_that_numpy_says(name):
     array = np.empty(1, name)
     dtype = from_typestr(array.dtype.str)
     assert dtype == read(array.__dlpack__()).dtype
-    assert typestr_of(dtype) == array.dtype.str
+    assert TYPESTRS.get(dtype) == array.dtype.str
 
 
 @pytest.mark.parametrize("typestr", ["=f4", "|f4", "<f4"])
 def test_native_order_has_three_names(typestr):
-    assert from_typestr(typestr) == DataType(_tensor.FLOAT, 32, 1)
+    assert from_typestr(typestr) == DataType(FLOAT, 32, 1)
 
 
 def test_one_byte_has_no_order():
@@ -74,13 +76,13 @@ def test_other_types_are_refused_by_name(typestr, text):
     "dtype",
     [
         DataType(BFLOAT, 16, 1),
-        DataType(_tensor.FLOAT8_E4M3FN, 8, 1),
-        DataType(_tensor.FLOAT, 32, 4),
-        DataType(_tensor.BOOL, 1, 1),
+        DataType(FLOAT8_E4M3FN, 8, 1),
+        DataType(FLOAT, 32, 4),
+        DataType(BOOL, 1, 1),
     ],
 )
 def test_what_the_array_interface_cannot_say(dtype):
-    assert typestr_of(dtype) is None
+    assert TYPESTRS.get(dtype) is None
 
 
 # -- capsules of NumPy and PyTorch ----------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ def as_numpy(tensor, dtype):
     interface = {
         "version": 3,
         "shape": tensor.shape,
-        "typestr": typestr_of(tensor.dtype),
+        "typestr": TYPESTRS[tensor.dtype],
         "data": (tensor.address or 1, tensor.read_only),
         "strides": strides,
     }
@@ -121,7 +123,7 @@ def test_tensors_of_pytorch(version, dtype):
     tensor = read(original.__dlpack__(max_version=version))
     assert (tensor.shape, tensor.strides) == ((3, 2), (1, 3))
     assert tensor.address == original.data_ptr()
-    code = {"bfloat16": BFLOAT, "float8_e4m3fn": _tensor.FLOAT8_E4M3FN, "float8_e5m2": _tensor.FLOAT8_E5M2}
+    code = {"bfloat16": BFLOAT, "float8_e4m3fn": FLOAT8_E4M3FN, "float8_e5m2": FLOAT8_E5M2}
     assert tensor.dtype.code == code.get(dtype, tensor.dtype.code)
 
 
@@ -154,11 +156,11 @@ class Foreign:
         self.deleted = []
         self.callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.deleted.append)
         self.array = np.arange(6.0)
-        self.managed = _tensor._ManagedVersioned()
+        self.managed = capsules._ManagedVersioned()
         self.managed.major = 1
         self.managed.tensor.data = self.array.ctypes.data
         self.managed.tensor.device_type = CPU
-        self.managed.tensor.code, self.managed.tensor.bits, self.managed.tensor.lanes = (_tensor.FLOAT, 64, 1)
+        self.managed.tensor.code, self.managed.tensor.bits, self.managed.tensor.lanes = (FLOAT, 64, 1)
         if deleter:
             self.managed.deleter = ctypes.cast(self.callback, ctypes.c_void_p).value
         for name, value in fields.items():
@@ -169,7 +171,7 @@ class Foreign:
 def test_the_deleter_is_called_once_when_the_last_user_goes():
     foreign = Foreign(minor=7)
     tensor = read(foreign.capsule)
-    assert tensor == (foreign.array.ctypes.data, (), None, DataType(_tensor.FLOAT, 64, 1), CPU, 0, False, tensor.owner)
+    assert tensor == (foreign.array.ctypes.data, (), None, DataType(FLOAT, 64, 1), CPU, 0, False, tensor.owner)
     owner = tensor.owner
     del tensor
     assert not foreign.deleted

@@ -709,16 +709,18 @@ def cube():
         np.zeros(()),
         np.zeros((3, 0)),
         np.zeros((4, 1, 4))[:, :, :],
+        cube()[::-1],
     ],
 )
 def test_one_block_of_memory(array):
     found = memory_of(Interface(array), writes=True)
-    assert found == (array.__array_interface__["data"][0], array.nbytes, array.itemsize)
+    lowest = array if array.size == 0 or min(array.strides, default=0) >= 0 else array[::-1]
+    assert found == (lowest.__array_interface__["data"][0], array.nbytes, array.itemsize)
     assert memory_of(Interface(array, strides=None), writes=True)[1] == array.nbytes
 
 
 @pytest.mark.parametrize(
-    "array", [cube()[:, ::2], cube()[..., :2], cube()[::-1], np.broadcast_to(np.zeros(3), (2, 3)), cube()[:, :2]]
+    "array", [cube()[:, ::2], cube()[..., :2], np.broadcast_to(np.zeros(3), (2, 3)), cube()[:, :2]]
 )
 def test_memory_with_gaps(array):
     with pytest.raises(InvalidArrayError, match="has gaps"):

@@ -7,10 +7,52 @@ library's objects, and a :class:`Source`.
 Override what the library has. What is left alone makes interop say, clearly, that the library has no such thing.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interop import _cudart
+from interop._arrays.dlpack import CAPSULES, capsule
+from interop._arrays.tensor import (
+    BFLOAT16,
+    COMPLEX,
+    CUDA,
+    FLOAT8_E4M3FN,
+    FLOAT8_E4M3FNUZ,
+    FLOAT8_E5M2,
+    FLOAT8_E5M2FNUZ,
+    FLOAT8_E8M0FNU,
+    INT,
+    TYPES,
+    DataType,
+    Tensor,
+)
 from interop.errors import NotSupportedError
+
+__all__ = [
+    "BFLOAT16",
+    "CAPSULES",
+    "COMPLEX",
+    "CUDA",
+    "FLOAT8_E4M3FN",
+    "FLOAT8_E4M3FNUZ",
+    "FLOAT8_E5M2",
+    "FLOAT8_E5M2FNUZ",
+    "FLOAT8_E8M0FNU",
+    "INT",
+    "LEGACY",
+    "PER_THREAD",
+    "TYPES",
+    "Adapter",
+    "DataType",
+    "Ordered",
+    "Source",
+    "Takes",
+    "Tensor",
+    "byte_strides_to_elements",
+    "capsule",
+    "is_kept",
+    "keep",
+    "life_of",
+]
 
 LEGACY: Final = _cudart.LEGACY
 """The handle of the legacy default stream."""
@@ -42,6 +84,32 @@ class Source:
         return (0, self.handle)
 
 
+class Takes(NamedTuple):
+    """Which arrays a library can take. What it cannot is refused before the library is asked: some abort the process.
+
+    Attributes:
+        negative_strides: arrays that run backwards in a dimension.
+        zero_strides: arrays that repeat their elements in a dimension, as after a broadcast.
+        overlapping: arrays whose elements lie in each other's way, such as windows that slide by one element.
+        gaps: arrays with space between their elements. Without gaps and overlaps, dimensions in any order remain.
+        unaligned: arrays whose address is no multiple of their elements' size; a kernel that reads one fails.
+        dimensions: the fewest and the most.
+        largest_stride: in bytes.
+        read_only: whether its arrays can be read-only, or are never written to.
+        types: those that it has; None if there is no table of them, and it is asked.
+    """
+
+    negative_strides: bool = True
+    zero_strides: bool = True
+    overlapping: bool = True
+    gaps: bool = True
+    unaligned: bool = False
+    dimensions: tuple[int, int] = (0, 64)
+    largest_stride: int = 2**63
+    read_only: bool = False
+    types: frozenset[DataType] | None = None
+
+
 class Adapter:
     """One library's streams and events, in terms of ints and the library's own objects.
 
@@ -52,16 +120,12 @@ class Adapter:
         instead: for a library without one, what its users do instead.
         streams_stay_the_same: whether a stream object has one handle for all its life; see :meth:`life`.
         streams_close: whether a stream object can be closed, and says by ``__cuda_stream__`` whether it is.
-        makes_arrays: whether the library can make an array over foreign memory. If so, override :meth:`make_array`.
         default_streams_have_devices: whether its default streams know their device, and do not mean the current one's.
-        says_read_only: whether such an array can be read-only.
-        takes_array_interface: whether it makes them by ``__cuda_array_interface__``.
-        takes_dlpack: whether it makes them by DLPack, where the array interface will not do.
-        no_arrays: if not, why, and what to do; appended to a message.
+        makes_arrays: whether the library can make an array over foreign memory. If so, override :meth:`make_array`.
+        takes: which arrays it can take; see :class:`Takes`.
+        needs_device: whether :meth:`make_array` has to find the memory's device current.
+        needs_extension: whether it makes them by DLPack capsules only, which interop's extension in C makes.
         immutable: whether the library never writes to an array that it has made.
-        has_layout: whether :meth:`layout` tells, for the arrays that it has and makes, whether they were changed; they
-            must allow weak references.
-        arrays_change: whether an array can be given another shape or memory in place; else :meth:`layout` is not asked.
         orders_itself: whether its arrays order the consumer's stream themselves when they are asked, by DLPack.
         simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go to such
             libraries only, and streams of a GPU to the others only.
@@ -72,15 +136,12 @@ class Adapter:
     instead: str = ""
     streams_stay_the_same: bool = False
     streams_close: bool = False
-    makes_arrays: bool = False
     default_streams_have_devices: bool = False
-    says_read_only: bool = False
-    takes_array_interface: bool = True
-    takes_dlpack: bool = False
-    no_arrays: str = ""
+    makes_arrays: bool = False
+    takes: Takes = Takes()
+    needs_device: bool = True
+    needs_extension: bool = False
     immutable: bool = False
-    has_layout: bool = False
-    arrays_change: bool = True
     orders_itself: bool = False
     simulated: bool = False
 
@@ -157,30 +218,30 @@ class Adapter:
         """The stream that new work on *array* goes to by default, the library's own; None if nothing says."""
         return None
 
-    def stream_mark(self, array: object) -> object:
-        """Equal for as long as :meth:`array_stream` would be the same stream; to be compared, and fast."""
-        return self.array_stream(array)
+    def read(self, array: object) -> Tensor | None:  # noqa: ARG002
+        """Where the memory of one of the library's arrays is, from the array's own attributes; None for all else.
 
-    def keeper(self, array: Any) -> object:  # noqa: ANN401
-        """What keeps the memory of *array* alive, even if the array is given other memory; *array*, if it cannot be."""
-        return array
+        Not from ``__cuda_array_interface__`` or DLPack, which interop reads itself if this is None: what libraries say
+        there can be wrong. The ordinal of the device may be -1, then CUDA is asked. The tensor's owner keeps the memory
+        alive: *array*, or, if that can be given other memory, something that cannot.
+        """
+        return None
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401, ARG002
-        """Make an array of the library over *memory*, which it keeps alive; copy nothing, and wait for nothing.
+    def holder_of(self, array: Any) -> object | None:  # noqa: ANN401, ARG002
+        """The *holder* that :meth:`make_array` was given for this array, or for one that it is a part of; else None."""
+        return None
+
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401, ARG002
+        """Make an array of the library over foreign memory; copy nothing, and wait for nothing: the order is made.
+
+        The array must keep *holder* alive. When the holder goes, the memory is given back.
 
         Args:
-            memory: an object with ``__cuda_array_interface__``, which states no stream: the order is made already. If
-                the library :attr:`takes_dlpack`, it may be without that for some types, and has ``__dlpack__``, which
-                orders the stream that is asked for after the consumer's; see :class:`Ordered`.
+            tensor: the memory; its owner is no business of the library's.
+            holder: has ``__cuda_array_interface__``, which states no stream, and ``__dlpack__``, which makes the stream
+                that it is asked for wait for the consumer's: see :class:`Ordered`. :func:`capsule` makes a capsule.
         """
         raise self._lacks("make_array")
-
-    def layout(self, array: object) -> object:  # noqa: ARG002
-        """What of an array can be changed in place (address, shape, strides, type), to be compared: fast, without CUDA.
-
-        What is returned is kept, and must keep nothing of the array alive.
-        """
-        raise self._lacks("layout")
 
     # -- the current stream --------------------------------------------------------------------------------------
 
@@ -230,9 +291,9 @@ class Ordered:
     Nothing is left to be ordered.
     """
 
-    def __init__(self, memory: Any) -> None:  # noqa: ANN401
-        """Hold what :meth:`Adapter.make_array` was given."""
-        self._memory = memory
+    def __init__(self, holder: Any) -> None:  # noqa: ANN401
+        """Hold the holder that :meth:`Adapter.make_array` was given."""
+        self._memory = holder
 
     def __dlpack__(self, *, stream: int | None = None, **how: Any) -> object:  # noqa: ANN401
         """The same, whatever stream is asked for."""
@@ -241,6 +302,24 @@ class Ordered:
     def __dlpack_device__(self) -> Any:  # noqa: ANN401
         """The same."""
         return self._memory.__dlpack_device__()
+
+
+def byte_strides_to_elements(strides: tuple[int, ...], shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
+    """Strides in elements of *size* bytes; None if they are those of a C-contiguous array.
+
+    Raises:
+        ValueError: a stride that counts is no multiple of the size.
+    """
+    expected, is_contiguous = size, True
+    for stride, count in zip(reversed(strides), reversed(shape), strict=True):
+        if count != 1:
+            if stride != expected:
+                if stride % size and count > 1:
+                    message = f"a stride of {stride} bytes is no multiple of {size}"
+                    raise ValueError(message)
+                is_contiguous = False
+            expected *= count
+    return None if is_contiguous or 0 in shape else tuple(stride // size for stride in strides)
 
 
 def keep(native: object, source: object) -> object:

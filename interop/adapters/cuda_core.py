@@ -2,11 +2,27 @@
 
 from typing import Any
 
+import numpy as np
 from cuda.core import Buffer, Device, Event, Stream
 from cuda.core.utils import StridedMemoryView
 
 from interop._cudart import per_thread_by_default
-from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Ordered, Source
+from interop.adapters.base import (
+    CUDA,
+    INT,
+    LEGACY,
+    PER_THREAD,
+    TYPES,
+    Adapter,
+    DataType,
+    Ordered,
+    Source,
+    Takes,
+    Tensor,
+)
+
+_TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
+_BYTE = DataType(INT, 8, 1)  # as Buffer's DLPack has it
 
 
 class CudaCoreAdapter(Adapter):
@@ -15,8 +31,7 @@ class CudaCoreAdapter(Adapter):
     library = "cuda.core"
     streams_close = True
     makes_arrays = True
-    takes_dlpack = True
-    says_read_only = True
+    takes = Takes(unaligned=True, read_only=True)
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 
     def stream_handle(self, stream: object) -> int | None:
@@ -40,11 +55,27 @@ class CudaCoreAdapter(Adapter):
         """A StridedMemoryView, or a buffer."""
         return isinstance(array, StridedMemoryView | Buffer)
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+    def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
+        """A view without a type is left to DLPack."""
+        if isinstance(array, StridedMemoryView):
+            dtype = None if array.dtype is None else _TYPES.get(array.dtype)
+            if dtype is None or not array.is_device_accessible or array.device_id < 0:
+                return None
+            return Tensor(array.ptr, array.shape, array.strides, dtype, CUDA, array.device_id, array.readonly, array)
+        if isinstance(array, Buffer) and array.is_device_accessible and array.device_id >= 0:
+            address = int(array.handle)
+            return Tensor(address, (array.size,), None, _BYTE, CUDA, array.device_id, False, array)  # noqa: FBT003
+        return None
+
+    def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
+        """What a view was made of."""
+        return getattr(array, "exporting_obj", None)
+
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401, ARG002
         """-1 is cuda.core's word for "no order"."""
-        if hasattr(memory, "__cuda_array_interface__"):
-            return StridedMemoryView.from_cuda_array_interface(memory, stream_ptr=-1)
-        return StridedMemoryView.from_dlpack(Ordered(memory), stream_ptr=-1)
+        if hasattr(holder, "__cuda_array_interface__"):
+            return StridedMemoryView.from_cuda_array_interface(holder, stream_ptr=-1)
+        return StridedMemoryView.from_dlpack(Ordered(holder), stream_ptr=-1)
 
 
 ADAPTER = CudaCoreAdapter()

@@ -1,15 +1,31 @@
 """CuPy: a current stream a thread and device, kept on a stack by ``with`` and beside it by ``use()``."""
 
-import operator
 from itertools import starmap
+from math import prod
 from typing import Any, cast
 
 import cupy
+import numpy as np
 
-from interop.adapters.base import LEGACY, Adapter, Ordered, Source
+from interop.adapters.base import (
+    BFLOAT16,
+    CUDA,
+    LEGACY,
+    TYPES,
+    Adapter,
+    Ordered,
+    Source,
+    Takes,
+    Tensor,
+    byte_strides_to_elements,
+)
 
 # The base of cupy.cuda.Stream and of the deprecated cupy.cuda.ExternalStream.
 _STREAM_TYPES = (cupy.cuda.Stream, cupy.cuda.ExternalStream)
+
+
+_TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
+_DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 
 
 class CupyAdapter(Adapter):
@@ -19,8 +35,8 @@ class CupyAdapter(Adapter):
     has_current_stream = True
     streams_stay_the_same = True
     makes_arrays = True
-    takes_dlpack = True
-    has_layout = True
+    needs_device = False
+    takes = Takes(types=frozenset({*TYPES.values(), BFLOAT16}))
 
     def stream_handle(self, stream: object) -> int | None:
         """Stream.null is 0 and always the legacy stream: CUPY_CUDA_PER_THREAD_DEFAULT_STREAM only picks the default."""
@@ -49,16 +65,42 @@ class CupyAdapter(Adapter):
 
     def array_stream(self, array: object) -> object | None:
         """CuPy's current stream on the array's device."""
-        return cupy.cuda.get_current_stream(array.device.id)  # type: ignore[attr-defined, no-any-return]
+        return cupy.cuda.get_current_stream(array.data.device_id)  # type: ignore[attr-defined, no-any-return]
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401
-        """CuPy waits only for a stream that is stated."""
-        if hasattr(memory, "__cuda_array_interface__"):
-            return cupy.asarray(memory)
-        return cupy.from_dlpack(Ordered(memory))
+    def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
+        """Records, and other types of more than a number, are left to the array interface."""
+        if not isinstance(array, cupy.ndarray):
+            return None
+        dtype = _TYPES.get(array.dtype)
+        if dtype is None:
+            return None
+        memory, shape, strides = array.data, array.shape, None
+        if not array.flags.c_contiguous:
+            try:
+                strides = byte_strides_to_elements(array.strides, shape, array.dtype.itemsize)
+            except ValueError:
+                return None
+        return Tensor(memory.ptr, shape, strides, dtype, CUDA, memory.device_id, False, array)  # noqa: FBT003
 
-    # Nothing else can be assigned to. Not a method: it is asked for with every hand-over.
-    layout = operator.attrgetter("shape")  # type: ignore[assignment]
+    def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
+        """The owner of memory that CuPy did not allocate."""
+        return getattr(array.data.mem, "_owner", None)
+
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
+        """Over memory that begins at the lowest byte: an array that runs backwards begins at its highest."""
+        address, shape, strides, dtype, _, device, _, _ = tensor
+        numbers = _DTYPES.get(dtype)
+        if numbers is None:
+            with cupy.cuda.Device(device):
+                return cupy.from_dlpack(Ordered(holder))
+        if strides is None:
+            memory = cupy.cuda.UnownedMemory(address, prod(shape) * numbers.itemsize, holder, device)
+            return cupy.ndarray(shape, numbers, cupy.cuda.MemoryPointer(memory, 0))
+        start, stop = tensor.extent()
+        memory = cupy.cuda.UnownedMemory(start, stop - start, holder, device)
+        return cupy.ndarray(
+            shape, numbers, cupy.cuda.MemoryPointer(memory, address - start), strides=tensor.byte_strides()
+        )
 
     def usable(self) -> bool:
         """Asked of CUDA by CuPy itself."""

@@ -2,11 +2,26 @@
 
 from typing import Any
 
-from interop.adapters.base import Adapter, Source
+from interop.adapters.base import Adapter, Source, Takes, Tensor, capsule
 from interop.errors import NotSupportedError
 
 _WHY = "JAX takes no stream from outside: XLA makes its own, and gives none away"
 _INSTEAD = 'hand it arrays with interop.handoff(array, stream, into="jax"), which orders JAX\'s stream after that one'
+
+
+class _Immutable:
+    """Memory by the kind of capsule that JAX takes, which cannot say "read-only": JAX writes to no array."""
+
+    def __init__(self, tensor: Tensor, holder: Any) -> None:  # noqa: ANN401
+        self._tensor = tensor
+        self._holder = holder
+
+    def __dlpack__(self, *, stream: int | None = None, **_: object) -> object:
+        ordered = self._holder.__dlpack__(stream=stream, max_version=(1, 0))
+        return capsule(self._tensor, self._holder, versioned=False) if ordered else None
+
+    def __dlpack_device__(self) -> Any:  # noqa: ANN401
+        return self._holder.__dlpack_device__()
 
 
 class JaxAdapter(Adapter):
@@ -15,8 +30,8 @@ class JaxAdapter(Adapter):
     library = "jax"
     instead = _INSTEAD
     makes_arrays = True
-    takes_array_interface = False
-    takes_dlpack = True
+    takes = Takes(negative_strides=False, zero_strides=False, overlapping=False, gaps=False, read_only=True)
+    needs_extension = True
     immutable = True
     orders_itself = True
 
@@ -35,11 +50,11 @@ class JaxAdapter(Adapter):
 
         return isinstance(array, jax.Array)
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
         """JAX asks for a stream of its own to be ordered."""
         import jax  # noqa: PLC0415
 
-        return jax.dlpack.from_dlpack(memory, copy=False)
+        return jax.dlpack.from_dlpack(_Immutable(tensor, holder), copy=False)
 
 
 ADAPTER = JaxAdapter()

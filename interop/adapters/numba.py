@@ -2,12 +2,28 @@
 
 from typing import Any
 
+import numpy as np
 from numba import cuda
 from numba.cuda.cudadrv.devicearray import DeviceNDArray
-from numba.cuda.cudadrv.driver import Event, Stream
+from numba.cuda.cudadrv.driver import Event, MemoryPointer, Stream, binding
 
 from interop._cudart import per_thread_by_default
-from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source, is_kept, keep
+from interop.adapters.base import (
+    CUDA,
+    LEGACY,
+    PER_THREAD,
+    TYPES,
+    Adapter,
+    Source,
+    Takes,
+    Tensor,
+    byte_strides_to_elements,
+    is_kept,
+    keep,
+)
+
+_TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
+_DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 
 
 class NumbaAdapter(Adapter):
@@ -16,8 +32,8 @@ class NumbaAdapter(Adapter):
     library = "numba"
     streams_stay_the_same = True
     makes_arrays = True
-    has_layout = True
-    arrays_change = False
+    needs_device = False
+    takes = Takes(types=frozenset(TYPES.values()))
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"
 
     def stream_handle(self, stream: object) -> int | None:
@@ -46,9 +62,39 @@ class NumbaAdapter(Adapter):
         """The stream that the array is bound to; 0 is none, and says nothing."""
         return array.stream or None  # type: ignore[attr-defined]
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401
-        """Numba has no other way in than the array interface."""
-        return cuda.as_cuda_array(memory, sync=False)
+    def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
+        """From its strides: the array interface says None for those of a broadcast array, which are 0.
+
+        Numba does not know the device of memory that somebody else has allocated.
+        """
+        dtype = _TYPES.get(array.dtype) if isinstance(array, DeviceNDArray) else None
+        if dtype is None:
+            return None
+        shape, memory = array.shape, array.gpu_data
+        try:
+            strides = byte_strides_to_elements(array.strides, shape, dtype.bits // 8)
+        except ValueError:
+            return None
+        device = memory.context.device.id if isinstance(memory.owner, MemoryPointer) else -1
+        return Tensor(memory.device_pointer_value or 0, shape, strides, dtype, CUDA, device, False, array)  # noqa: FBT003
+
+    def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
+        """The owner of its memory, which parts of an array have too."""
+        owner: object = array.gpu_data.owner
+        return owner
+
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
+        """What ``as_cuda_array`` makes, without asking for the current context, which may be another device's."""
+        address, shape, _, dtype, _, device, _, _ = tensor
+        numbers = _DTYPES[dtype]
+        if 0 in shape:  # Numba makes such arrays over a null pointer of the current device
+            with cuda.gpus[device]:
+                return cuda.as_cuda_array(holder, sync=False)
+        start, stop = tensor.extent()
+        context = cuda.gpus[device].get_primary_context()
+        memory = MemoryPointer(context, binding.CUdeviceptr(address), stop - start, owner=holder)
+        strides = tensor.byte_strides() or tensor.contiguous_byte_strides()
+        return DeviceNDArray(shape, strides, numbers, gpu_data=memory)
 
 
 ADAPTER = NumbaAdapter()

@@ -4,10 +4,65 @@ from typing import Any, cast
 
 import torch
 
-from interop.adapters.base import LEGACY, Adapter, Ordered, Source, is_kept, keep, life_of
+from interop.adapters.base import (
+    BFLOAT16,
+    CAPSULES,
+    COMPLEX,
+    CUDA,
+    FLOAT8_E4M3FN,
+    FLOAT8_E4M3FNUZ,
+    FLOAT8_E5M2,
+    FLOAT8_E5M2FNUZ,
+    FLOAT8_E8M0FNU,
+    LEGACY,
+    TYPES,
+    Adapter,
+    DataType,
+    Source,
+    Takes,
+    Tensor,
+    capsule,
+    is_kept,
+    keep,
+    life_of,
+)
 
 # What torch.cuda.default_stream() and get_stream_from_external() spell the legacy stream.
 _LEGACY = 0
+
+_NAMES = {
+    "|b1": "bool",
+    "|i1": "int8",
+    "<i2": "int16",
+    "<i4": "int32",
+    "<i8": "int64",
+    "|u1": "uint8",
+    "<u2": "uint16",
+    "<u4": "uint32",
+    "<u8": "uint64",
+    "<f2": "float16",
+    "<f4": "float32",
+    "<f8": "float64",
+    "<c8": "complex64",
+    "<c16": "complex128",
+}
+_OTHERS = {
+    "bfloat16": BFLOAT16,
+    "complex32": DataType(COMPLEX, 32, 1),
+    "float8_e4m3fn": DataType(FLOAT8_E4M3FN, 8, 1),
+    "float8_e4m3fnuz": DataType(FLOAT8_E4M3FNUZ, 8, 1),
+    "float8_e5m2": DataType(FLOAT8_E5M2, 8, 1),
+    "float8_e5m2fnuz": DataType(FLOAT8_E5M2FNUZ, 8, 1),
+    "float8_e8m0fnu": DataType(FLOAT8_E8M0FNU, 8, 1),
+}
+_TYPES = {  # those that this version of PyTorch has
+    getattr(torch, name): dtype
+    for name, dtype in [*((_NAMES[typestr], dtype) for typestr, dtype in TYPES.items()), *_OTHERS.items()]
+    if hasattr(torch, name)
+}
+
+_pool_streams: dict[tuple[int, int], torch.cuda.Stream] = {}
+"""By device and id, the streams of PyTorch's own pool that were current: they are never destroyed."""
 
 
 class TorchAdapter(Adapter):
@@ -18,8 +73,8 @@ class TorchAdapter(Adapter):
     default_streams_have_devices = True
     streams_stay_the_same = True
     makes_arrays = True
-    takes_dlpack = True
-    has_layout = True
+    needs_device = False
+    takes = Takes(negative_strides=False, types=frozenset(_TYPES.values()))
 
     def stream_handle(self, stream: object) -> int | None:
         """The default stream is 0, and the legacy stream: torch is built without per-thread default streams."""
@@ -75,28 +130,33 @@ class TorchAdapter(Adapter):
             return "it is a lazy conjugate or negative: hand over tensor.resolve_conj().resolve_neg()"
         return ""
 
-    def array_stream(self, array: object) -> object | None:
-        """PyTorch's current stream on the tensor's device."""
-        return torch.cuda.current_stream(array.device)  # type: ignore[attr-defined]
+    def array_stream(self, array: Any) -> object | None:  # noqa: ANN401
+        """PyTorch's current stream on the tensor's device: of PyTorch's pool, one object for each, made once."""
+        number, device, kind = torch._C._cuda_getCurrentStream(array.get_device())  # noqa: SLF001
+        known = _pool_streams.get((device, number))
+        if known is None:
+            known = torch.cuda.Stream(  # type: ignore[no-untyped-call]
+                stream_id=number, device_index=device, device_type=kind
+            )
+            if known.stream_id != known.cuda_stream:  # else it is one from outside, and its id an address
+                _pool_streams[device, number] = known
+        return known
 
-    def stream_mark(self, array: object) -> object:
-        """The number, device and kind: a Stream would be made anew each time."""
-        return torch._C._cuda_getCurrentStream(array.get_device())  # type: ignore[attr-defined]  # noqa: SLF001
+    def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
+        """Of plain tensors. The owner is an alias: ``tensor.data = other`` gives the tensor itself other memory."""
+        if type(array) is not torch.Tensor or not array.is_cuda or self.problem(array):
+            return None
+        return described(array)
 
-    def keeper(self, array: Any) -> object:  # noqa: ANN401
-        """An alias: ``tensor.data = other`` gives the tensor itself other memory."""
-        return array.detach()
+    def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
+        """An attribute of the tensor that was made, which parts of it do not have."""
+        return getattr(array, "_interop_source", None)
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401
-        """PyTorch never waits for a stream that is stated."""
-        if hasattr(memory, "__cuda_array_interface__"):
-            return torch.as_tensor(memory, device="cuda")
-        return torch.utils.dlpack.from_dlpack(Ordered(memory))
-
-    def layout(self, array: object) -> object:
-        """Everything can be set in place; and a tensor that requires grad is not handed over."""
-        tensor = cast("torch.Tensor", array)
-        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
+        """By a capsule of the kind that every version takes. ``as_tensor`` of an interface leaks its numbers."""
+        if CAPSULES:
+            return keep(torch.utils.dlpack.from_dlpack(capsule(tensor, holder, versioned=False)), holder)
+        return keep(torch.as_tensor(holder, device=torch.device("cuda", tensor.device_id)), holder)
 
     def usable(self) -> bool:
         """False for a CPU build, and where torch finds no GPU."""
@@ -124,6 +184,16 @@ class TorchAdapter(Adapter):
     def leave(self, before: object) -> None:
         """Set the previous one."""
         _set(*cast("tuple[int, int, int]", before))
+
+
+def described(array: torch.Tensor) -> Tensor | None:
+    """A strided tensor; None for a type that only PyTorch has."""
+    dtype = _TYPES.get(array.dtype)
+    if dtype is None or array.layout is not torch.strided:
+        return None
+    strides = None if array.is_contiguous() else array.stride()
+    device = array.get_device()
+    return Tensor(array.data_ptr(), tuple(array.shape), strides, dtype, CUDA, device, False, array.detach())  # noqa: FBT003
 
 
 def _set(number: int, index: int, kind: int) -> None:

@@ -4,16 +4,42 @@ import sys
 import weakref
 from typing import Any
 
-import numpy as np
 import warp
 
 from interop import _fork
-from interop.adapters.base import LEGACY, Adapter, Source, keep
+from interop.adapters.base import (
+    CUDA,
+    LEGACY,
+    TYPES,
+    Adapter,
+    Source,
+    Takes,
+    Tensor,
+    byte_strides_to_elements,
+    keep,
+)
 from interop.errors import LibraryNotFoundError
 
 if not hasattr(warp, "ScopedStream"):
     message = f"the module named warp here, {warp!r}, is not NVIDIA Warp"
     raise LibraryNotFoundError(message, name="warp")
+
+_NAMES = {
+    "|b1": "bool",
+    "|i1": "int8",
+    "<i2": "int16",
+    "<i4": "int32",
+    "<i8": "int64",
+    "|u1": "uint8",
+    "<u2": "uint16",
+    "<u4": "uint32",
+    "<u8": "uint64",
+    "<f2": "float16",
+    "<f4": "float32",
+    "<f8": "float64",
+}
+_TYPES = {getattr(warp, name): TYPES[typestr] for typestr, name in _NAMES.items()}
+_DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 
 # Warp's own map of streams has one entry a handle, and the first of two wrappers to go would take it away: so a
 # second request for a handle gets the wrapper that is there, be it ours or the user's.
@@ -41,6 +67,8 @@ class WarpAdapter(Adapter):
     has_current_stream = True
     default_streams_have_devices = True
     makes_arrays = True
+    needs_device = False
+    takes = Takes(dimensions=(1, 4), largest_stride=2**31 - 1, types=frozenset(_TYPES.values()))
 
     def stream_handle(self, stream: object) -> int | None:
         """The null stream of a device holds None: the legacy stream."""
@@ -88,17 +116,31 @@ class WarpAdapter(Adapter):
         """Warp's current stream on the array's device."""
         return array.device.stream  # type: ignore[attr-defined, no-any-return]
 
-    def make_array(self, memory: Any) -> object:  # noqa: ANN401
+    def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
+        """Vectors and structures are left to the array interface."""
+        dtype = _TYPES.get(array.dtype) if type(array) is warp.array and array.device.is_cuda else None
+        if dtype is None:
+            return None
+        try:
+            strides = byte_strides_to_elements(array.strides, array.shape, dtype.bits // 8)
+        except ValueError:
+            return None
+        return Tensor(array.ptr or 0, array.shape, strides, dtype, CUDA, array.device.ordinal, False, array)  # noqa: FBT003
+
+    def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
+        """An attribute of the array that was made, which parts of it do not have."""
+        return getattr(array, "_interop_source", None)
+
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
         """By address: Warp's arrays hold on to nothing themselves."""
-        interface = memory.__cuda_array_interface__
         array = warp.array(
-            ptr=interface["data"][0],
-            dtype=warp.dtype_from_numpy(np.dtype(interface["typestr"])),
-            shape=interface["shape"],
-            strides=interface["strides"],
-            device="cuda",
+            ptr=tensor.address,
+            dtype=_DTYPES[tensor.dtype],
+            shape=tensor.shape,
+            strides=tensor.byte_strides(),
+            device=f"cuda:{tensor.device_id}",
         )
-        return keep(array, memory)
+        return keep(array, holder)
 
     def usable(self) -> bool:
         """Whether Warp found a GPU."""

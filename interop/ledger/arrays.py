@@ -4,12 +4,11 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from interop import _handles
-from interop.errors import InteropError, InvalidArrayError
+from interop._arrays import reading
 from interop.ledger.memory import Layout
 
 if TYPE_CHECKING:
-    from interop._tensor import Tensor
+    from interop._arrays.tensor import Tensor
 
 
 def described(array: object) -> str:
@@ -28,33 +27,11 @@ def layout_of(array: Any) -> Layout:  # noqa: ANN401  (any library's)
 
     Raises:
         InvalidArrayError: it does not say.
+        NotSupportedError: it has a type or strides that interop does not know.
     """
     if _is_simulated(array):
         return Layout.of(0, array.shape, None, array.dtype.itemsize, space=array)
-    if getattr(array, "requires_grad", False):
-        array = array.detach()  # PyTorch refuses to export it otherwise
-    try:
-        with contextlib.suppress(AttributeError, TypeError):  # there is none, or none for bfloat16 and the like
-            return of_interface(array.__cuda_array_interface__)
-        from interop import _tensor  # noqa: PLC0415  (ctypes is slow to import)
-
-        try:
-            capsule = array.__dlpack__(stream=-1, max_version=(1, 0))
-        except TypeError:  # a producer from before versions
-            capsule = array.__dlpack__(stream=-1)
-        return of_tensor(_tensor.read(capsule))
-    except Exception as error:
-        if isinstance(error, InteropError):
-            raise
-        message = f"expected an array on a GPU, or a simulated one; got {_handles.described(array)} ({error})"
-        raise InvalidArrayError(message) from error
-
-
-def of_interface(interface: dict[str, Any]) -> Layout:
-    """The layout that a CUDA array interface states."""
-    return Layout.of(
-        interface["data"][0], tuple(interface["shape"]), interface.get("strides"), int(interface["typestr"][2:])
-    )
+    return of_tensor(reading.locate(array))
 
 
 def of_tensor(tensor: "Tensor") -> Layout:

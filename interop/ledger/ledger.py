@@ -21,7 +21,7 @@ from interop.ordering import StreamKind
 from interop.stream import ExternalStream, _Handle, as_stream
 
 if TYPE_CHECKING:
-    from interop._tensor import Tensor
+    from interop._arrays.tensor import Tensor
     from interop.event import Event
 
 

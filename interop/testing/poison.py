@@ -1,18 +1,15 @@
 """A recognisable pattern in device memory, written in the order of a stream: who misses a wait sees it."""
 
-import math
 from typing import Any, Final
 
-from interop import _cudart, _watch
+from interop import _watch
+from interop._arrays.reading import locate
 from interop._handles import described
 from interop.errors import InvalidArrayError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 
 POISON: Final = 0xFF
 """Every byte of what is poisoned: -1 as a signed integer, the greatest unsigned one, NaN as a floating-point number."""
-
-_ON_GPU: Final = (2, 3, 13)
-"""DLPack's device types for memory that a GPU can use: CUDA, pinned and managed."""
 
 
 def poison(array: object, stream: object) -> None:
@@ -96,58 +93,18 @@ def _fill(memory: Any) -> None:  # noqa: ANN401  (NumPy's, which is not needed w
 
 def memory_of(array: Any, *, writes: bool) -> tuple[int, int, int]:  # noqa: ANN401
     """Address, size, and size of an element, in bytes."""
-    if getattr(array, "requires_grad", False):
-        array = array.detach()  # PyTorch refuses to export it otherwise
-    try:
-        interface = array.__cuda_array_interface__
-    except (AttributeError, TypeError, RuntimeError):  # PyTorch's, of what the interface has no name for
-        interface = None
-    if interface is not None:
-        address, read_only = interface["data"]
-        item = int(interface["typestr"][2:])
-        shape, strides = tuple(interface["shape"]), interface.get("strides")
-        strides = None if strides is None else tuple(stride / item for stride in strides)
-    elif hasattr(array, "__dlpack__"):
-        address, read_only, item, shape, strides = _by_dlpack(array)
-    else:
-        message = f"expected an array on a GPU, with __cuda_array_interface__ or __dlpack__; got {described(array)}"
-        raise InvalidArrayError(message)
-    if read_only and writes:
-        message = f"{described(array)} is read-only, and cannot be poisoned"
-        raise InvalidArrayError(message)
-    if not _is_dense(shape, strides):
-        message = (
-            f"{described(array)} has gaps between its elements, or repeats them: take a contiguous copy, or its base"
-        )
-        raise InvalidArrayError(message)
-    return address, math.prod(shape) * item, item
-
-
-def _by_dlpack(array: Any) -> tuple[int, bool, int, tuple[int, ...], tuple[int, ...] | None]:  # noqa: ANN401
-    from interop import _tensor  # noqa: PLC0415  (ctypes is slow to import)
-
-    kind, device = array.__dlpack_device__()
-    if kind not in _ON_GPU:
-        message = f"{described(array)} is not on a GPU (DLPack device type {int(kind)})"
-        raise InvalidArrayError(message)
-    cuda = _cudart.active()
-    # PyTorch gives a tensor away only while its device is current.
-    with cuda.context(cuda.primary_context(device)):
-        tensor = _tensor.read(array.__dlpack__(stream=-1))
+    tensor = locate(array)
     bits = tensor.dtype.bits * tensor.dtype.lanes
     if bits % 8:
         message = f"the elements of {described(array)} are smaller than a byte"
         raise InvalidArrayError(message)
-    return tensor.address, tensor.read_only, bits // 8, tensor.shape, tensor.strides
-
-
-def _is_dense(shape: tuple[int, ...], strides: tuple[float, ...] | None) -> bool:
-    """Whether the elements fill one block of memory, in whatever order, from its first one on."""
-    if strides is None or 0 in shape:
-        return True
-    expected = 1
-    for stride, count in sorted(zip(strides, shape, strict=True)):
-        if count > 1 and stride != expected:
-            return False
-        expected *= count
-    return True
+    if tensor.read_only and writes:
+        message = f"{described(array)} is read-only, and cannot be poisoned"
+        raise InvalidArrayError(message)
+    if not tensor.is_dense():
+        message = (
+            f"{described(array)} has gaps between its elements, or repeats them: take a contiguous copy, or its base"
+        )
+        raise InvalidArrayError(message)
+    start, stop = tensor.extent()
+    return start, stop - start, bits // 8

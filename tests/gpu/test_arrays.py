@@ -456,6 +456,7 @@ def test_a_read_only_array(streams, interop_need):
     assert interop.handoff(array, c, producer=p, into="cuda.core").readonly is True
     with pytest.raises(NotSupportedError, match="read-only"):
         interop.handoff(array, c, producer=p, into="cupy")
+    assert interop.handoff(array, c, producer=p, into="cupy", read_only="allow").data.ptr == address_of(array)
 
 
 def test_what_torch_means_by_bits_beside_the_memory(streams, interop_need):
@@ -565,20 +566,21 @@ def test_captured(interop_need, way):
         stream.begin_capture()
         for _ in range(2):
             a *= 2
+            back = None
             if way == "borrow":
                 with interop.borrow(a, consumer=other, into="numba") as view:
                     add_one[1, 256, other.to("numba")](view)
             else:
                 view = interop.handoff(a, other, into="numba")
                 add_one[1, 256, other.to("numba")](view)
-                assert interop.handoff(view, stream) is a
+                back = interop.handoff(view, stream)
         graph = stream.end_capture()
     for _ in range(3):
         graph.launch(stream)
     stream.synchronize()
     # 0 -> 0*2+1=1 -> 1*2+1=3 -> 7 -> 15 -> 31 -> 63
     assert set(a.get()) == {63.0}
-    del view
+    del view, back
     gc.collect()
     stream.synchronize()
     other.synchronize()
@@ -632,7 +634,7 @@ def test_pools_reuse_memory_in_order(library, third, interop_need):
 @pytest.mark.parametrize("library", ["cupy", "torch"])
 def test_control_without_the_way_back_pools_corrupt(library, third, interop_need, monkeypatch):
     interop_need("cupy", "torch", "cuda.core")
-    from interop import _held
+    from interop._arrays.keepalive import KeepAlive
 
-    monkeypatch.setattr(_held.Held, "give_back", lambda *_, **__: None)
+    monkeypatch.setattr(KeepAlive, "put", lambda *_: None)
     assert stress(library, third=third) > 100

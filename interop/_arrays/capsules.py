@@ -1,4 +1,4 @@
-"""What an array is, apart from any library: a :class:`Tensor`, read from a DLPack capsule with ctypes alone.
+"""DLPack capsules, read with ctypes alone.
 
 This module knows nothing of streams, of CUDA, or of any library, and never touches the memory that is described.
 
@@ -7,142 +7,17 @@ https://dmlc.github.io/dlpack/latest/python_spec.html
 """
 
 import ctypes
-import math
 import sys
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from interop._arrays.tensor import DataType, Tensor
 from interop._handles import described
-from interop.errors import NotSupportedError
+from interop.errors import InvalidArrayError, NotSupportedError
 
-# DLDataTypeCode of DLPack 1.1.
-INT: Final = 0
-UINT: Final = 1
-FLOAT: Final = 2
-OPAQUE: Final = 3
-BFLOAT: Final = 4
-COMPLEX: Final = 5
-BOOL: Final = 6
-FLOAT8_E3M4: Final = 7
-FLOAT8_E4M3: Final = 8
-FLOAT8_E4M3B11FNUZ: Final = 9
-FLOAT8_E4M3FN: Final = 10
-FLOAT8_E4M3FNUZ: Final = 11
-FLOAT8_E5M2: Final = 12
-FLOAT8_E5M2FNUZ: Final = 13
-FLOAT8_E8M0FNU: Final = 14
-FLOAT6_E2M3FN: Final = 15
-FLOAT6_E3M2FN: Final = 16
-FLOAT4_E2M1FN: Final = 17
-
-_NAMES: Final = {INT: "int", UINT: "uint", BFLOAT: "bfloat", COMPLEX: "complex"}
-
+_MOST_DIMENSIONS: Final = 64
 _READ_ONLY: Final = 1 << 0
 _SUBBYTE_TYPE_PADDED: Final = 1 << 2
-
-
-class DataType(NamedTuple):
-    """The type of an element, in native byte order: its code, its bits, and how many of them make one element."""
-
-    code: int
-    bits: int
-    lanes: int
-
-    def __str__(self) -> str:
-        """As NumPy would call it, such as ``"float32"``; of more than one lane, ``"float32x4"``."""
-        name = {BOOL: "bool", OPAQUE: "opaque"}.get(self.code, f"{_NAMES.get(self.code, 'float')}{self.bits}")
-        return name if self.lanes == 1 else f"{name}x{self.lanes}"
-
-
-class Tensor(NamedTuple):
-    """Elements in memory, and what keeps the memory alive.
-
-    Attributes:
-        address: of the first element, in bytes. May be 0 if there are no elements.
-        shape: how many elements, by dimension.
-        strides: from one element to the next by dimension, in elements, not bytes; None if C-contiguous.
-        dtype: the type of the elements.
-        device_type: ``DLDeviceType``: 1 is the CPU, 2 CUDA, 3 pinned host memory of CUDA, 13 its managed memory.
-        device_id: the ordinal of the device.
-        read_only: whether the memory must not be written.
-        owner: the memory is there for as long as this object is.
-    """
-
-    address: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...] | None
-    dtype: DataType
-    device_type: int
-    device_id: int
-    read_only: bool
-    owner: object
-
-    def extent(self) -> tuple[int, int]:
-        """The address of the first byte, and the one after the last byte; twice the same if there are no elements."""
-        if 0 in self.shape:
-            return (self.address, self.address)
-        first, last = 0, math.prod(self.shape) - 1
-        if self.strides is not None:
-            steps = [stride * (count - 1) for count, stride in zip(self.shape, self.strides, strict=True)]
-            first, last = sum(step for step in steps if step < 0), sum(step for step in steps if step > 0)
-        bits = self.dtype.bits * self.dtype.lanes  # which may be less than a byte's
-        return (self.address + first * bits // 8, self.address - (-(last + 1) * bits // 8))
-
-
-# -- the types of the array interface -----------------------------------------------------------------------------
-
-_TYPES: Final = {
-    "|b1": DataType(BOOL, 8, 1),
-    "|i1": DataType(INT, 8, 1),
-    "<i2": DataType(INT, 16, 1),
-    "<i4": DataType(INT, 32, 1),
-    "<i8": DataType(INT, 64, 1),
-    "|u1": DataType(UINT, 8, 1),
-    "<u2": DataType(UINT, 16, 1),
-    "<u4": DataType(UINT, 32, 1),
-    "<u8": DataType(UINT, 64, 1),
-    "<f2": DataType(FLOAT, 16, 1),
-    "<f4": DataType(FLOAT, 32, 1),
-    "<f8": DataType(FLOAT, 64, 1),
-    "<c8": DataType(COMPLEX, 64, 1),
-    "<c16": DataType(COMPLEX, 128, 1),
-}
-_BY_NAME: Final = {typestr[1:]: dtype for typestr, dtype in _TYPES.items()}
-_TYPESTRS: Final = {dtype: typestr for typestr, dtype in _TYPES.items()}
-
-
-def from_typestr(typestr: object) -> DataType:
-    """The DLPack type of a typestr such as ``"<f4"``.
-
-    Raises:
-        NotSupportedError: the type is big-endian, or not one of NumPy's booleans and numbers of up to 8 bytes (complex:
-            16), or this is no typestr at all.
-    """
-    order, name = (typestr[:1], typestr[1:]) if isinstance(typestr, str) else ("", "")
-    dtype = _BY_NAME.get(name)
-    one_byte = dtype is not None and dtype.bits == 8  # noqa: PLR2004  (bits of a byte)
-    if dtype is not None and (order in ("<", "=", "|") or (order == ">" and one_byte)):
-        return dtype
-    if dtype is not None and order == ">":
-        way_out = (
-            f"is big-endian, which no GPU computes with: convert the array first, with astype({_TYPESTRS[dtype]!r})"
-        )
-    elif name.startswith("V"):
-        way_out = (
-            "is structured, or a type of another library such as bfloat16, which the array interface cannot say: hand "
-            "over its fields one by one, or a view as integers of the same size; or say bfloat16 and float8 by DLPack"
-        )
-    elif name[:1] in ("O", "S", "U", "M", "m", "t", "a"):
-        way_out = "holds no numbers; hand over a view or a conversion to integers, if there is one"
-    else:
-        way_out = f"is none that interop knows: convert the array first, to one of {', '.join(_TYPES)}"
-    message = f"the type {typestr!r} {way_out}" if isinstance(typestr, str) else f"{described(typestr)} {way_out}"
-    raise NotSupportedError(message)
-
-
-def typestr_of(dtype: DataType) -> str | None:
-    """The typestr of a DLPack type; None if the array interface cannot say it, such as bfloat16, float8 and vectors."""
-    return _TYPESTRS.get(dtype)
 
 
 # -- the C side ---------------------------------------------------------------------------------------------------
@@ -246,6 +121,7 @@ def read(capsule: object) -> Tensor:
     thread lets the owner go, with the GIL held. Only when the interpreter exits it is not called.
 
     Raises:
+        InvalidArrayError: it states a number of dimensions that cannot be.
         NotSupportedError: this is no DLPack capsule, or a used one; its version is not 1.x; its elements, smaller than
             a byte, are padded. In the last two cases the capsule has been consumed, and its deleter called.
     """
@@ -277,6 +153,10 @@ def read(capsule: object) -> Tensor:
         del owner
         raise NotSupportedError(message)
     tensor = managed.tensor
+    if not 0 <= tensor.ndim <= _MOST_DIMENSIONS:
+        message = f"the capsule states {tensor.ndim} dimensions; no library has arrays of more than {_MOST_DIMENSIONS}"
+        del owner
+        raise InvalidArrayError(message)
     numbers = ctypes.c_int64 * tensor.ndim
     return Tensor(
         address=(tensor.data or 0) + tensor.byte_offset,

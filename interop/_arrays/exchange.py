@@ -1,0 +1,253 @@
+"""The act of a hand-over: who produced, what is refused, the order, and the consumer's array over a holder."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from interop import _cudart, _watch
+from interop._arrays import reading
+from interop._arrays.handover import Handover
+from interop._arrays.holder import find
+from interop._arrays.limits import ReadOnly, refusal
+from interop._arrays.tensor import CUDA, Tensor
+from interop._handles import described
+from interop._switching import streams_in_use
+from interop.adapters import adapter_named, adapters_of
+from interop.adapters.base import Adapter
+from interop.errors import (
+    DeviceMismatchError,
+    InteropError,
+    InvalidArrayError,
+    NotSupportedError,
+    ProducerUnknownError,
+)
+from interop.event import is_binding
+from interop.stream import ExternalStream, as_stream
+
+
+class Source(NamedTuple):
+    """An array that is to be handed over.
+
+    Attributes:
+        array: the array.
+        tensor: its memory.
+        from_adapter: the adapter of its library; None for a library that interop does not know.
+        into_adapter: the adapter of the library whose array to return; None for the neutral holder.
+        producer: the stream that wrote it; None if the array has ordered the consumer itself.
+        holder: the holder of the hand-over that the array came of, if it is known to have come of one.
+    """
+
+    array: Any
+    tensor: Tensor
+    from_adapter: Adapter | None
+    into_adapter: Adapter | None
+    producer: ExternalStream | None
+    holder: Handover | None
+
+
+class Options(NamedTuple):
+    """What a caller says beside the arrays; as the parameters of :func:`interop.handoff`."""
+
+    consumer: object
+    producer: object
+    into: str | None
+    read_only: ReadOnly
+
+
+def exchange(array: Any, stream: ExternalStream, options: Options) -> Any:  # noqa: ANN401
+    """Hand one array to *stream*; the array of the consumer's library."""
+    producer = None if options.producer is None else as_stream(options.producer)
+    source = resolve(array, stream, producer, options)
+    if source.producer is not None:
+        stream.wait_stream(source.producer)
+    result, _ = make(source, stream)
+    return result
+
+
+def resolve(array: Any, stream: ExternalStream, producer: ExternalStream | None, options: Options) -> Source:  # noqa: ANN401
+    """Where the array's memory is, and which stream wrote it, by default *producer*. Nothing is ordered.
+
+    Except that an array that is known by DLPack only is asked to order *stream* itself.
+
+    Raises:
+        InteropError: the array cannot be handed over.
+    """
+    adapter, tensor, stated = None, None, None
+    for candidate in adapters_of(array):
+        tensor = candidate.read(array)
+        if tensor is not None or candidate.is_array(array):
+            adapter = candidate
+            break
+    into_adapter = _into_adapter(options, adapter)
+    is_ordered = False
+    if tensor is None:
+        tensor, stated, is_ordered = _ask(array, adapter, stream)
+    elif tensor.device_id < 0:
+        tensor = _located(tensor, stream)
+    _check(tensor, into_adapter, stream, options.read_only)
+    holder = array if adapter is None else adapter.holder_of(array)
+    if not isinstance(holder, Handover):
+        holder = None
+    if producer is None and not is_ordered:
+        producer = _producer(array, adapter, tensor, stated) if holder is None else holder._consumer
+    return Source(array, tensor, adapter, into_adapter, producer, holder)
+
+
+def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
+    """The array to return, after everything is ordered, and its holder."""
+    tensor, adapter, producer = source.tensor, source.into_adapter, source.producer
+    parent = find(tensor.address, producer) if source.holder is None else source.holder._link
+    kept = _kept_alive(producer)
+    if kept is None and parent is not None and parent.consumer == producer:
+        # That is there for as long as what came of the hand-over to it, which is kept here.
+        kept = None if parent.consumer.cuda_stream == _cudart.PER_THREAD else parent.consumer
+    holder = Handover(tensor, kept, stream, parent, states=adapter is None)
+    result = holder if adapter is None else _wrapped(tensor, holder, adapter)
+    for watcher in _watch.watchers:
+        watcher.handed_over(source.array, tensor, producer, stream)
+    return result, holder
+
+
+def _wrapped(tensor: Tensor, holder: Handover, adapter: Adapter) -> Any:  # noqa: ANN401
+    """The array of the adapter's library over what *holder* holds.
+
+    Raises:
+        NotSupportedError: the library refuses.
+    """
+    try:
+        if not adapter.needs_device:
+            return adapter.make_array(tensor, holder)
+        cuda = holder._consumer._cuda
+        with cuda.context(cuda.primary_context(tensor.device_id)):
+            return adapter.make_array(tensor, holder)
+    except Exception as error:
+        if isinstance(error, InteropError):
+            raise
+        message = f"{adapter.library} takes no array of {tensor.shape} {tensor.dtype}: {type(error).__name__}: {error}"
+        raise NotSupportedError(message) from error
+
+
+def _into_adapter(options: Options, from_adapter: Adapter | None) -> Adapter | None:
+    """The adapter that makes the array to return; None for the neutral holder."""
+    if options.into is not None:
+        adapter = adapter_named(options.into)
+        if not adapter.makes_arrays:
+            message = f"{options.into} makes no arrays over foreign memory that interop can offer"
+            raise NotSupportedError(message)
+        return adapter
+    for adapter in adapters_of(options.consumer):
+        if adapter.makes_arrays and adapter.stream_handle(options.consumer) is not None:
+            return adapter
+    return from_adapter if from_adapter is not None and from_adapter.makes_arrays else None
+
+
+def _ask(array: Any, adapter: Adapter | None, stream: ExternalStream) -> tuple[Tensor, object, bool]:  # noqa: ANN401
+    """The memory of an array that no adapter reads; the stream that it states; whether it has ordered *stream*."""
+    if isinstance(array, Handover):
+        address, shape, strides, dtype, kind, device, read_only, _ = array._tensor
+        return Tensor(address, shape, strides, dtype, kind, device, read_only, array), None, False
+    if adapter is not None and (problem := adapter.problem(array)):
+        message = f"{described(array)} cannot be handed over: {problem}"
+        raise InvalidArrayError(message)
+    cuda = stream._cuda
+    orders_itself = adapter is not None and adapter.orders_itself
+    found = None if orders_itself else reading.by_interface(array, cuda, stream.device)
+    if found is not None:
+        return *found, False
+    orders_itself = orders_itself or adapter is None
+    return reading.by_dlpack(array, cuda, stream if orders_itself else None), None, orders_itself
+
+
+def _located(tensor: Tensor, stream: ExternalStream) -> Tensor:
+    """The same, on the device that CUDA knows the memory to be on; without elements, on the stream's."""
+    address, shape, strides, dtype, kind, device, read_only, owner = tensor
+    if 0 in shape:
+        device = stream.device
+    else:
+        kind, device = stream._cuda.pointer_place(address)
+    return Tensor(address, shape, strides, dtype, kind, device, read_only, owner)
+
+
+def _check(tensor: Tensor, adapter: Adapter | None, stream: ExternalStream, read_only: ReadOnly) -> None:
+    """Make sure that the memory can be handed over, before anything is ordered."""
+    if read_only not in (None, "allow"):
+        message = f'read_only is None, or "allow" to hand a read-only array to any library; got {described(read_only)}'
+        raise ValueError(message)
+    reason = refusal(tensor, adapter, read_only)
+    if reason:
+        raise NotSupportedError(reason)
+    device = tensor.device_id
+    if device == stream.device or tensor.device_type != CUDA or 0 in tensor.shape:
+        return
+    cuda = stream._cuda
+    if cuda.pointer_place(tensor.address)[0] == CUDA and not cuda.peer_access(stream.device, device, tensor.address):
+        message = (
+            f"the array is on device {device}, and device {stream.device}, of {stream!r}, has no peer access to it: "
+            "copy the array there first"
+        )
+        raise DeviceMismatchError(message)
+
+
+def _producer(array: object, adapter: Adapter | None, tensor: Tensor, stated: object) -> ExternalStream:
+    """The current stream of the array's library on its device, or the stream that the array states."""
+    # The library's own object, and not the number that the array states: it keeps the stream alive; and CuPy states the
+    # current stream of the current device, wherever the array is.
+    native_stream = None if adapter is None else adapter.array_stream(array)
+    if native_stream is None:
+        stream = reading.stated_stream(stated, tensor)
+        if stream is None:
+            message = (
+                f"nothing says which stream wrote {described(array)}: it states none, and its library has no current "
+                "stream. That need not mean that it is ready. Say producer=, the stream that it was last written on"
+            )
+            raise ProducerUnknownError(message)
+        return stream
+    stream = as_stream(native_stream)
+    if stream.cuda_stream > _cudart.PER_THREAD:
+        return stream
+    cuda = _cudart.active()
+    with cuda.context(cuda.primary_context(tensor.device_id)):  # which a default stream is of
+        return as_stream(native_stream)
+
+
+def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
+    """The same stream, by an object that keeps it alive; None if there is none.
+
+    A stream that nothing keeps alive may be gone when the last array over the memory goes, and its address then crashes
+    CUDA. The source is then kept until the consumer is done, which needs no stream of the producer's.
+    """
+    if stream is None or stream.cuda_stream == _cudart.PER_THREAD:
+        return None  # the last array may go in another thread
+    if stream.cuda_stream == _cudart.LEGACY:
+        return stream
+    owner, adapter = stream.owner, stream._adapter
+    if owner is not None:
+        if adapter is not None:
+            if adapter.keeps_alive(owner):
+                return stream
+        elif not is_binding(owner, "cudaStream_t", "CUstream"):
+            return stream
+    # As its library's current stream it may be known to the library by its address only.
+    return next((used for used in streams_in_use() if used == stream and used.owner is not None), None)
+
+
+def refuse_to_borrow(sources: Sequence[Source]) -> None:
+    """Refuse what cannot be given back at the end of a block.
+
+    Raises:
+        NotSupportedError: the consumer's library works on streams of its own.
+        ProducerUnknownError: an array has ordered its consumer itself, and something may still write to it.
+    """
+    for source in sources:
+        adapter = source.into_adapter
+        if adapter is not None and adapter.orders_itself:
+            message = (
+                f"{adapter.library} works on streams of its own, which nobody can wait for on the way back: use "
+                "handoff, and hand its result back"
+            )
+            raise NotSupportedError(message)
+        if source.producer is None and not (source.from_adapter and source.from_adapter.immutable):
+            message = (
+                f"{described(source.array)} orders its consumers itself, and cannot be lent: no stream of its library "
+                "is known that could wait on the way back. Use handoff, and do not write to it; or say producer="
+            )
+            raise ProducerUnknownError(message)

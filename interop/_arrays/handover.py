@@ -1,0 +1,138 @@
+"""The holder of memory that was handed over: what the consumer's array keeps alive."""
+
+from typing import Final
+
+from interop import _cudart
+from interop._arrays import dlpack
+from interop._arrays.holder import HandoverFields
+from interop._arrays.tensor import CUDA_HOST, TYPESTRS
+from interop._handles import described
+from interop.errors import InvalidStreamError
+from interop.stream import ExternalStream, new_stream
+
+_NO_ORDER: Final = -1
+"""DLPack's word, in place of a stream, for: order nothing."""
+
+
+class Handover(HandoverFields):
+    """The same memory, for the consumer's library: what the consumer's array keeps alive.
+
+    Returned as it is by :func:`handoff` where no library is asked for: a correct producer for every library that
+    reads the CUDA Array Interface or DLPack, known to interop or not. ``__cuda_array_interface__`` states the stream
+    that the memory is ready on, and ``__dlpack__(stream=s)`` makes the stream *s* wait for that one, on the device.
+    """
+
+    __slots__ = ()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        """Version 3 of the CUDA Array Interface; there is none for types that it has no name for, such as bfloat16.
+
+        https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
+        """
+        tensor = self._tensor
+        typestr = TYPESTRS.get(tensor.dtype)
+        if typestr is None:
+            message = f"the array interface has no name for numbers of type {tensor.dtype}; __dlpack__ has"
+            raise AttributeError(message)
+        return {
+            "version": 3,
+            "shape": tensor.shape,
+            "typestr": typestr,
+            "data": (tensor.address, tensor.read_only),
+            "strides": tensor.byte_strides(),
+            "stream": self._stated() if self._states else None,
+        }
+
+    def _stated(self) -> int:
+        """The handle of a stream that the memory is ready on, whichever thread or device reads the number."""
+        consumer = self._consumer
+        if consumer.cuda_stream > _cudart.PER_THREAD or consumer.device == self._tensor.device_id:
+            consumer._ready()  # in another thread, 2 is another stream
+            return consumer.cuda_stream
+        # A default stream of another device: read beside the memory, the number would mean that of the memory's device.
+        if self._relay is None:
+            self._relay = new_stream(self._tensor.device_id)
+        self._relay.wait_stream(consumer)
+        return self._relay.cuda_stream
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's type of the memory (2 is CUDA, 3 pinned, 13 managed), and the ordinal of the device."""
+        return (self._tensor.device_type, self._tensor.device_id)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object:
+        """A DLPack capsule; a stream that is named waits for this memory's first, on the device.
+
+        When the consumer's array goes, and with it this holder, the memory is ordered after the stream that it was
+        handed to; not after the one that is named here, which is the consumer's: let it wait for that one at its end.
+
+        https://dmlc.github.io/dlpack/latest/python_spec.html
+
+        Args:
+            stream: the handle of the stream that will use the memory; None for the legacy default stream, like 1; 2
+                for the calling thread's per-thread one; -1 to order nothing.
+            max_version: the newest version of DLPack that is understood. Without, or before 1.0, read-only memory
+                cannot be given away.
+            dl_device: the device that the memory is wanted on, if not where it is.
+            copy: nothing is ever copied.
+
+        Raises:
+            BufferError: what is asked for needs a copy, or cannot say that the memory is read-only.
+            InvalidStreamError: *stream* is 0, which DLPack forbids, or no handle.
+            NotSupportedError: interop was installed without its extension in C.
+        """
+        tensor = self._tensor
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            message = (
+                f"{self!r} gives away its memory where it is, and no copy; {copy=} and {dl_device=} were asked for"
+            )
+            raise BufferError(message)
+        versioned = max_version is not None and max_version[0] >= 1
+        if tensor.read_only and not versioned:
+            message = f"{self!r} is read-only, which DLPack can say since version 1.0, and {max_version=} was asked for"
+            raise BufferError(message)
+        self._order(stream)
+        return dlpack.capsule(tensor, self, versioned=versioned)
+
+    def _order(self, stream: object) -> None:
+        """Make the stream that a DLPack consumer names wait for this memory's."""
+        if stream == _NO_ORDER and not isinstance(stream, bool):
+            return
+        if stream is None:
+            stream = _cudart.LEGACY
+        if not isinstance(stream, int) or isinstance(stream, bool) or stream <= 0:
+            message = (
+                "a consumer names its stream to DLPack by its handle, None or 1 for the legacy default stream, 2 for "
+                f"the per-thread one, -1 for no order, and never 0; got {described(stream)}"
+            )
+            raise InvalidStreamError(message)
+        # A default stream is one of the memory's device; where that is pinned, and so no device's, of the current one.
+        of_memory = stream <= _cudart.PER_THREAD and self._tensor.device_type != CUDA_HOST
+        device = self._tensor.device_id if of_memory else None
+        ExternalStream(stream, device).wait_stream(self._consumer)
+
+    def __repr__(self) -> str:
+        """Shape, type, and the streams."""
+        tensor = self._tensor
+        return f"<interop.Handover of {tensor.shape} {tensor.dtype}, {self._producer!r} -> {self._consumer!r}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same, as a table."""
+        from interop import _html  # noqa: PLC0415  (only in notebooks)
+
+        tensor = self._tensor
+        rows = {
+            "shape": tensor.shape,
+            "type": tensor.dtype,
+            "address": f"{tensor.address:#x}{', read-only' if tensor.read_only else ''}",
+            "producer": "has ordered the consumer itself, or is not kept" if self._producer is None else self._producer,
+            "consumer": self._consumer,
+        }
+        return _html.table("interop.Handover", rows)

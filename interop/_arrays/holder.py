@@ -1,0 +1,198 @@
+"""What the extension in C has too, in Python: the holder of a hand-over, and the hand-overs that are open.
+
+When the last array over the memory goes, the holder goes, and with it the hand-over ends: then the way back has to be
+ordered, and the memory kept until the consumer is done. A signal handler may raise in any line of Python, also of a
+finaliser, and what that has not done yet would be lost. So the first step is one call of C, on objects that were made
+at the hand-over: the weak reference to the holder, which has all that is needed, is put into a queue. The second step
+is done at once if nothing comes between, and by the next call of interop if something did.
+"""
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Final, Self
+
+from interop._arrays.keepalive import PendingRelease, keepalive
+from interop._arrays.tensor import Tensor
+from interop.event import Event
+from interop.stream import ExternalStream
+
+_NOTHING: Final = object()
+_MOST_LOOKS: Final = 64
+"""Hand-overs of one place in memory that are looked through, the newest first."""
+
+
+class HandoverFields:
+    """What a Handover is made of."""
+
+    __slots__ = ("__weakref__", "_consumer", "_link", "_producer", "_relay", "_states", "_tensor")
+
+    def __init__(
+        self,
+        tensor: Tensor,
+        producer: ExternalStream | None,
+        consumer: ExternalStream,
+        parent: "OpenHandover | None" = None,
+        *,
+        states: bool,
+    ) -> None:
+        """Hold *tensor*, and through it the source.
+
+        Args:
+            tensor: the memory.
+            producer: the stream that waits for the consumer when the holder goes; None if none does.
+            consumer: the stream that the memory is handed to, and that waits for who wrote it already.
+            parent: the hand-over that the source came of itself, if it did: what :func:`find` has found.
+            states: whether the interface states *consumer*; not for a library that would wait for it once more.
+        """
+        self._tensor = tensor
+        self._producer = producer
+        self._consumer = consumer
+        self._states = states
+        self._relay: ExternalStream | None = None
+        # The newer of two weak references is called back first: to be put into the queue, and then what looks there.
+        self._link = OpenHandover(self, weakref.ref(self, _ended), tensor, producer, consumer, parent)
+
+    def _returned(self, done: Event) -> None:
+        """The way back is ordered already; *done* stands for what the consumer has done."""
+        self._link.returned = done
+
+
+class OpenHandover(weakref.ref[HandoverFields]):
+    """A hand-over whose holder lives.
+
+    Attributes:
+        consumer: the stream that the memory was handed to.
+        root: what keeps the memory alive: the source of the first hand-over, if this one's source came of another.
+        returned: if the way back is ordered already, what stands for the consumer's work.
+    """
+
+    __slots__ = ("_parent", "_pending", "_start", "_stop", "_then", "consumer", "returned", "root")
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+    def __new__(cls, holder: HandoverFields, *_: object) -> Self:
+        """A weak reference that is put into the queue when *holder* goes."""
+        return super().__new__(cls, holder, keepalive.ended.append)
+
+    def __init__(
+        self,
+        holder: HandoverFields,
+        then: "weakref.ref[HandoverFields]",
+        tensor: Tensor,
+        producer: ExternalStream | None,
+        consumer: ExternalStream,
+        parent: "OpenHandover | None",
+    ) -> None:
+        """Remember what is needed when *holder* goes; *then* is called back after this one, and kept."""
+        super().__init__(holder, keepalive.ended.append)  # type: ignore[call-arg]
+        self._then = then
+        self._start, self._stop = tensor.extent()
+        self._parent = parent
+        self._pending: PendingRelease | None = PendingRelease(producer, consumer, tensor, None)
+        self.consumer = consumer
+        self.returned: Event | None = None
+        self.root: object = tensor if parent is None else parent.root
+        _open.add(self)
+        _index(self)
+
+    def settle(self) -> None:
+        """The holder is gone: order the way back, and keep the memory until the consumer is done."""
+        pending = self._pending
+        if pending is None:  # all is done
+            return
+        if pending.memory is None:
+            pending.memory = self._memory(pending.source)
+        if self.returned is not None:
+            pending.event, pending.is_ordered = self.returned, True
+        keepalive.put(pending)
+        _forget(self)
+        _open.discard(self)
+        # Or hand-overs of one array that overlap would keep all that were before them.
+        self._parent = self.root = self._pending = None
+
+    def _memory(self, source: object) -> object:
+        """What has to be kept until the consumer is done, once the producer's stream waits for it.
+
+        If the array came of a hand-over itself, that is what its memory is from, and not the array: its own end, which
+        makes its producer wait, has to come when nobody uses it any more, and not only when the device is done.
+        """
+        if self._start == self._stop:
+            return _NOTHING
+        # It is over only if the array does not keep it alive: then another one was handed over that lies there too.
+        is_chain = self._parent is not None and self._parent() is not None
+        return self.root if is_chain else source
+
+
+_open: Final[set[OpenHandover]] = set()
+"""All of them: what keeps them until their way back is ordered, or put down."""
+
+
+def _ended(_: object, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    """Do what the hand-overs that are over need; at interpreter exit nothing: what is still in use is not freed."""
+    if not _finalizing():
+        keepalive.poll()
+
+
+# -- where they lie ------------------------------------------------------------------------------------------------
+#
+# Memory of a length of n bits (the highest one set) touches at most two blocks of 2**n bytes, each of which is known by
+# its number. So the hand-overs that an address may lie in are few, and found without a search; and each step is one
+# that no other thread and no finaliser gets into.
+
+_blocks: Final[dict[tuple[int, int], dict[OpenHandover, None]]] = {}
+_lengths: Final[dict[int, None]] = {}
+"""The numbers of bits of all lengths that there have been."""
+
+
+def _places(handover: OpenHandover) -> Iterator[tuple[int, int]]:
+    bits = (handover._stop - handover._start).bit_length()
+    if bits:
+        first, last = handover._start >> bits, (handover._stop - 1) >> bits
+        yield (bits, first)
+        if last != first:
+            yield (bits, last)
+
+
+def _index(handover: OpenHandover) -> None:
+    for place in _places(handover):
+        _lengths[place[0]] = None
+        _blocks.setdefault(place, {})[handover] = None
+
+
+def _forget(handover: OpenHandover) -> None:
+    for place in _places(handover):
+        block = _blocks.get(place)
+        if block is not None:
+            block.pop(handover, None)
+            if not block:
+                _blocks.pop(place, None)
+
+
+def find(address: int, stream: ExternalStream | None) -> OpenHandover | None:
+    """The newest open hand-over to *stream* of the memory at *address*; failing that, to any stream; or None."""
+    found = None
+    for bits in tuple(_lengths):
+        block = _blocks.get((bits, address >> bits))
+        if block is None:
+            continue
+        for handover in _newest(block):
+            if handover._start <= address < handover._stop and handover() is not None:
+                if handover.consumer == stream:
+                    return handover
+                found = found or handover
+    return found
+
+
+def _newest(block: dict[OpenHandover, Any]) -> list[OpenHandover]:
+    while True:
+        try:
+            return list(islice(reversed(block), _MOST_LOOKS))
+        except RuntimeError:  # another thread, or a finaliser, has changed it meanwhile
+            continue
+
+
+def count_open() -> int:
+    """How many hand-overs are open."""
+    return len(_open)

@@ -1,0 +1,85 @@
+"""What a library cannot take, known before it is asked: some libraries abort the process instead of raising."""
+
+from typing import Final, Literal
+
+from interop._arrays.dlpack import CAPSULES
+from interop._arrays.tensor import TYPESTRS, Tensor
+from interop._native import why_not as no_extension
+from interop.adapters.base import Adapter, Takes
+
+ReadOnly = Literal["allow"] | None
+
+_CONTIGUOUS: Final = "make a contiguous copy first, on the producer's stream"
+
+
+def refusal(tensor: Tensor, adapter: Adapter | None, read_only: ReadOnly) -> str:
+    """Why the library of *adapter* cannot take *tensor*, and what to do; empty if it can.
+
+    Args:
+        tensor: the memory.
+        adapter: None for the neutral holder.
+        read_only: whether the caller takes it on himself that nobody writes to a read-only array.
+    """
+    by_capsule_only = tensor.dtype not in TYPESTRS or (adapter is not None and adapter.needs_extension)
+    if by_capsule_only and not CAPSULES:
+        return f"this goes by DLPack only, for which interop needs its extension in C, which is missing: {no_extension}"
+    if adapter is None:
+        return ""
+    takes = adapter.takes
+    reason = _of_memory(tensor, takes) or _of_layout(tensor, takes)
+    if reason:
+        return f"{adapter.library} takes no array {reason}"
+    if tensor.read_only and not takes.read_only and read_only is None:
+        return (
+            f"the array is read-only, and {adapter.library} has no read-only arrays: name a library that has, such as "
+            'into="cuda.core" or into="jax"; or say read_only="allow", and make sure that nothing writes to the array '
+            "that is returned: its memory is taken for constant by others"
+        )
+    return ""
+
+
+def _of_memory(tensor: Tensor, takes: Takes) -> str:
+    """What is wrong with the type, the dimensions or the address."""
+    fewest, most = takes.dimensions
+    if takes.types is not None and tensor.dtype not in takes.types:
+        return (
+            f"of numbers of type {tensor.dtype}: convert it first, hand over a view as integers, or name another into="
+        )
+    if not fewest <= len(tensor.shape) <= most:
+        return f"of {len(tensor.shape)} dimensions, only of {fewest} to {most}: reshape it first"
+    size = tensor.dtype.bits // 8
+    if size > 1 and not takes.unaligned and tensor.address % size and 0 not in tensor.shape:
+        return (
+            f"at {tensor.address:#x}, which is no multiple of the {size} bytes of an element: its kernels would fail. "
+            "Copy it to an aligned address first, or hand over its bytes"
+        )
+    return ""
+
+
+def _of_layout(tensor: Tensor, takes: Takes) -> str:  # noqa: PLR0911  (one a reason)
+    """What is wrong with the strides."""
+    if tensor.strides is None or 0 in tensor.shape:
+        return ""
+    moving = sorted((abs(s), s, n) for s, n in zip(tensor.strides, tensor.shape, strict=True) if n > 1)
+    size = max(1, tensor.dtype.bits * tensor.dtype.lanes // 8)
+    if not takes.negative_strides and any(stride < 0 for _, stride, _ in moving):
+        return f"with negative strides, {tensor.strides} elements: {_CONTIGUOUS}"
+    if not takes.zero_strides and any(stride == 0 for _, stride, _ in moving):
+        return f"with strides of 0, {tensor.strides} elements, as after a broadcast: {_CONTIGUOUS}"
+    if not takes.overlapping and _overlaps(moving):
+        return f"whose elements overlap, with strides of {tensor.strides} elements: {_CONTIGUOUS}"
+    if not takes.gaps and not tensor.is_dense():
+        return f"with gaps between its elements, with strides of {tensor.strides} elements: {_CONTIGUOUS}"
+    if moving and moving[-1][0] * size > takes.largest_stride:
+        return f"with a stride of {moving[-1][0] * size} bytes, more than {takes.largest_stride}: {_CONTIGUOUS}"
+    return ""
+
+
+def _overlaps(moving: list[tuple[int, int, int]]) -> bool:
+    """Whether a step in one dimension is shorter than what the dimensions with shorter steps take."""
+    reach = 1
+    for step, _, count in moving:
+        if 0 < step < reach:
+            return True
+        reach += step * (count - 1)
+    return False

@@ -1,0 +1,139 @@
+"""What an array is, apart from any library: a :class:`Tensor`, and the types of its elements."""
+
+import math
+from typing import Final, NamedTuple
+
+# DLDataTypeCode of DLPack 1.1.
+INT: Final = 0
+UINT: Final = 1
+FLOAT: Final = 2
+OPAQUE: Final = 3
+BFLOAT: Final = 4
+COMPLEX: Final = 5
+BOOL: Final = 6
+FLOAT8_E3M4: Final = 7
+FLOAT8_E4M3: Final = 8
+FLOAT8_E4M3B11FNUZ: Final = 9
+FLOAT8_E4M3FN: Final = 10
+FLOAT8_E4M3FNUZ: Final = 11
+FLOAT8_E5M2: Final = 12
+FLOAT8_E5M2FNUZ: Final = 13
+FLOAT8_E8M0FNU: Final = 14
+FLOAT6_E2M3FN: Final = 15
+FLOAT6_E3M2FN: Final = 16
+FLOAT4_E2M1FN: Final = 17
+
+_NAMES: Final = {INT: "int", UINT: "uint", BFLOAT: "bfloat", COMPLEX: "complex"}
+
+CUDA: Final = 2
+CUDA_HOST: Final = 3
+CUDA_MANAGED: Final = 13
+"""DLPack's device types for memory that a GPU can use: a device's, pinned host memory, and managed memory."""
+
+
+class DataType(NamedTuple):
+    """The type of an element, in native byte order: its code, its bits, and how many of them make one element."""
+
+    code: int
+    bits: int
+    lanes: int
+
+    def __str__(self) -> str:
+        """As NumPy would call it, such as ``"float32"``; of more than one lane, ``"float32x4"``."""
+        name = {BOOL: "bool", OPAQUE: "opaque"}.get(self.code, f"{_NAMES.get(self.code, 'float')}{self.bits}")
+        return name if self.lanes == 1 else f"{name}x{self.lanes}"
+
+
+class Tensor(NamedTuple):
+    """Elements in memory, and what keeps the memory alive.
+
+    Attributes:
+        address: of the first element, in bytes. May be 0 if there are no elements.
+        shape: how many elements, by dimension.
+        strides: from one element to the next by dimension, in elements, not bytes; None if C-contiguous.
+        dtype: the type of the elements.
+        device_type: ``DLDeviceType``: 1 is the CPU, 2 CUDA, 3 pinned host memory of CUDA, 13 its managed memory.
+        device_id: the ordinal of the device.
+        read_only: whether the memory must not be written.
+        owner: the memory is there for as long as this object is.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    dtype: DataType
+    device_type: int
+    device_id: int
+    read_only: bool
+    owner: object
+
+    def offsets(self) -> tuple[int, int]:
+        """The first bit, and the one after the last bit, from the address on; twice 0 if there are no elements."""
+        if 0 in self.shape:
+            return (0, 0)
+        bits = self.dtype.bits * self.dtype.lanes  # which may be less than a byte's
+        if self.strides is None:
+            return (0, math.prod(self.shape) * bits)
+        steps = [stride * (count - 1) for count, stride in zip(self.shape, self.strides, strict=True)]
+        first, last = sum(step for step in steps if step < 0), sum(step for step in steps if step > 0)
+        return (first * bits, (last + 1) * bits)
+
+    def extent(self) -> tuple[int, int]:
+        """The address of the first byte, and the one after the last byte; twice the same if there are no elements."""
+        first, stop = self.offsets()
+        return (self.address + first // 8, self.address - (-stop // 8))
+
+    def byte_strides(self) -> tuple[int, ...] | None:
+        """The strides in bytes; None if C-contiguous."""
+        size = self.dtype.bits * self.dtype.lanes // 8
+        return None if self.strides is None else tuple(size * stride for stride in self.strides)
+
+    def contiguous_byte_strides(self) -> tuple[int, ...]:
+        """The strides in bytes that a C-contiguous array of that shape has."""
+        size = self.dtype.bits * self.dtype.lanes // 8
+        return tuple(size * stride for stride in c_contiguous(self.shape))
+
+    def is_dense(self) -> bool:
+        """Whether the elements fill one block of memory, in whatever order and direction."""
+        if self.strides is None or 0 in self.shape:
+            return True
+        expected = 1
+        for stride, count in sorted((abs(stride), n) for stride, n in zip(self.strides, self.shape, strict=True)):
+            if count > 1:
+                if stride != expected:
+                    return False
+                expected *= count
+        return True
+
+
+TYPES: Final = {
+    "|b1": DataType(BOOL, 8, 1),
+    "|i1": DataType(INT, 8, 1),
+    "<i2": DataType(INT, 16, 1),
+    "<i4": DataType(INT, 32, 1),
+    "<i8": DataType(INT, 64, 1),
+    "|u1": DataType(UINT, 8, 1),
+    "<u2": DataType(UINT, 16, 1),
+    "<u4": DataType(UINT, 32, 1),
+    "<u8": DataType(UINT, 64, 1),
+    "<f2": DataType(FLOAT, 16, 1),
+    "<f4": DataType(FLOAT, 32, 1),
+    "<f8": DataType(FLOAT, 64, 1),
+    "<c8": DataType(COMPLEX, 64, 1),
+    "<c16": DataType(COMPLEX, 128, 1),
+}
+"""The types of the array interface, by their typestr."""
+
+BFLOAT16: Final = DataType(BFLOAT, 16, 1)
+
+TYPESTRS: Final = {dtype: typestr for typestr, dtype in TYPES.items()}
+"""The typestr of each type that the array interface has a name for: not bfloat16, float8, or vectors."""
+
+
+def c_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides, in elements, of a C-contiguous array of that shape."""
+    strides, stride = [], 1
+    for size in reversed(shape):
+        strides.append(stride)
+        stride *= max(size, 1)
+    return tuple(reversed(strides))

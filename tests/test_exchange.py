@@ -1,0 +1,294 @@
+"""Who wrote an array, if nobody says: the stream that it was handed to; its library's current stream."""
+
+import sys
+import threading
+import types
+import weakref
+
+import numpy as np
+import pytest
+
+import interop
+from interop import _watch, sim
+from interop._arrays.tensor import CUDA, TYPES, Tensor
+from interop.adapters.base import Adapter
+from interop.errors import RaceError
+from interop.testing import gate
+
+
+class Array:
+    """An array of the stand-in library, over NumPy's memory."""
+
+    __module__ = "standin"
+
+    def __init__(self, holder=None, values=None):
+        self.holder = holder
+        self.values = np.arange(12.0) if values is None else values
+
+    def __getitem__(self, part):
+        return Array(self.holder, self.values[part])
+
+
+class Stream:
+    __module__ = "standin"
+
+    def __init__(self, handle):
+        self.handle = handle
+
+
+class Library(Adapter):
+    library = "standin"
+    simulated = True
+    streams_stay_the_same = True
+    makes_arrays = True
+    needs_device = False
+
+    def __init__(self):
+        self.made = 0
+        self.current = None
+
+    def stream_handle(self, stream):
+        return stream.handle if isinstance(stream, Stream) else None
+
+    def is_array(self, array):
+        return isinstance(array, Array)
+
+    def array_stream(self, array):  # noqa: ARG002
+        return self.current
+
+    def read(self, array):
+        if not isinstance(array, Array):
+            return None
+        address = array.values.__array_interface__["data"][0]
+        return Tensor(address, array.values.shape, None, TYPES["<f8"], CUDA, 0, read_only=False, owner=array)
+
+    def holder_of(self, array):
+        return array.holder
+
+    def make_array(self, tensor, holder):  # noqa: ARG002
+        self.made += 1
+        return Array(
+            holder, holder._tensor.owner.values if isinstance(holder._tensor.owner, Array) else np.arange(12.0)
+        )
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    with sim.simulate() as gpu:
+        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: pytest.fail("CUDA was asked where the memory is"))
+        yield gpu
+        while interop.release():  # what is let go of may have held something else
+            pass
+
+
+@pytest.fixture
+def library(registry, monkeypatch):
+    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
+    interop.register("standin", library := Library())
+    return library
+
+
+@pytest.fixture
+def streams(gpu):
+    return interop.new_stream(), interop.new_stream()
+
+
+def touch(gpu, stream, array):
+    gpu.launch(stream, lambda _: None, writes=[array])
+
+
+def test_each_hand_over_is_ordered(gpu, library, streams):
+    p, c = streams
+    source, memory = Array(), gpu.array([0])
+    for _ in range(3):
+        touch(gpu, p, memory)
+        view = interop.handoff(source, c, producer=p)
+        touch(gpu, c, memory)
+        assert interop.handoff(view, p) is not None  # its producer is known: the stream that it was handed to
+    touch(gpu, p, memory)
+
+
+def test_control_the_order_is_not_the_old_one(gpu, library, streams):
+    p, c = streams
+    source, memory = Array(), gpu.array([0])
+    view = interop.handoff(source, c, producer=p)
+    touch(gpu, p, memory)
+    with pytest.raises(RaceError):
+        touch(gpu, c, memory)
+    assert view is not None
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(3, 5)], ids=["all", "a part"])
+def test_what_came_of_a_hand_over_was_written_where_it_was_handed_to(gpu, library, streams, part):
+    p, c = streams
+    memory = gpu.array([0])
+    library.current = Stream(interop.new_stream().cuda_stream)
+    view = interop.handoff(Array(), c, producer=p)
+    touch(gpu, c, memory)
+    back = interop.handoff(view[part], p)
+    touch(gpu, p, memory)
+    assert back is not None
+
+
+def test_a_named_producer_comes_before_the_stream_it_was_handed_to(gpu, library, streams):
+    p, c = streams
+    other, memory = interop.new_stream(), gpu.array([0])
+    view = interop.handoff(Array(), c, producer=p)
+    touch(gpu, other, memory)
+    back = interop.handoff(view, p, producer=other)
+    touch(gpu, p, memory)
+    assert back is not None
+
+
+def test_the_current_stream_is_asked_for_every_time(gpu, library, streams):
+    p, c = streams
+    other = interop.new_stream()
+    source, memory = Array(), gpu.array([0])
+    library.current = Stream(p.cuda_stream)
+    views = [interop.handoff(source, c)]
+    library.current = Stream(other.cuda_stream)
+    touch(gpu, other, memory)
+    views.append(interop.handoff(source, c))
+    touch(gpu, c, memory)
+
+
+def test_a_named_producer_is_not_the_current_stream(gpu, library, streams):
+    p, c = streams
+    other = interop.new_stream()
+    source, memory = Array(), gpu.array([0])
+    library.current = Stream(p.cuda_stream)
+    touch(gpu, other, memory)
+    view = interop.handoff(source, c, producer=other)
+    touch(gpu, c, memory)
+    assert view is not None
+
+
+@pytest.mark.parametrize("to", ["another stream", "the same stream"])
+def test_a_watcher_is_told_each_time(gpu, library, streams, to):
+    p, c = streams if to == "another stream" else streams[:1] * 2
+    source = Array()
+    told = []
+
+    class Notes(_watch.Watcher):
+        def handed_over(self, array, tensor, producer, consumer):
+            told.append((array is source, tensor.shape, producer, consumer))
+
+    notes = Notes()
+    _watch.watch(notes)
+    try:
+        views = [interop.handoff(source, c, producer=p) for _ in range(2)]
+        backs = [interop.handoff(views[0], p) for _ in range(2)]
+    finally:
+        _watch.unwatch(notes)
+    assert told == [*[(True, (12,), p, c)] * 2, *[(False, (12,), c, p)] * 2]
+    assert len(backs) == 2
+
+
+def test_wrong_arguments(gpu, library, streams):
+    p, c = streams
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wrong'"):
+        interop.handoff(Array(), c, producer=p, wrong=1)
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3"):
+        interop.handoff(Array(), c, p)
+
+
+def test_a_hand_over_lets_go_of_what_is_kept(gpu, library, streams):
+    p, c = streams
+    thing, other = Array(), interop.new_stream()
+    alive = weakref.ref(thing)
+    with gate(other):
+        interop.hold(other, thing)
+        del thing
+    other.synchronize()
+    assert alive() is not None
+    view = interop.handoff(Array(), c, producer=p)
+    assert alive() is None
+    assert view is not None
+
+
+class Switching:
+    """A stream object of a user's own, which is not the same stream for all its life."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __cuda_stream__(self):
+        return self.stream.__cuda_stream__()
+
+
+def test_a_consumer_that_is_another_stream_by_now(gpu, library, streams):
+    p, c = streams
+    source, memory, consumer = Array(), gpu.array([0]), Switching(c)
+    views = [interop.handoff(source, consumer, producer=p)]
+    consumer.stream = interop.new_stream()
+    touch(gpu, p, memory)
+    views.append(interop.handoff(source, consumer, producer=p))
+    touch(gpu, consumer.stream, memory)
+
+
+def test_a_producer_that_is_another_stream_by_now(gpu, library, streams):
+    p, c = streams
+    source, memory, producer = Array(), gpu.array([0]), Switching(p)
+    views = [interop.handoff(source, c, producer=producer)]
+    producer.stream = interop.new_stream()
+    touch(gpu, producer.stream, memory)
+    views.append(interop.handoff(source, c, producer=producer))
+    touch(gpu, c, memory)
+
+
+@pytest.mark.parametrize("question", ["read", "array_stream", "holder_of", "make_array", "is_array"])
+def test_ctrl_c_in_an_adapter_is_let_out_and_leaves_nothing(gpu, library, streams, monkeypatch, question):
+    _, c = streams
+    library.current = Stream(streams[0].cuda_stream)
+    source = Array()
+    alive = weakref.ref(source)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(library, question, interrupted)
+        if question == "is_array":
+            broken.setattr(library, "read", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            interop.handoff(source, c)
+    interop.handoff(source, c)
+    del source
+    gpu.synchronize()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_ten_thousand_hand_overs_leave_nothing(gpu, library, threads):
+    from interop._arrays.holder import count_open
+
+    sources, before = weakref.WeakSet(), count_open()
+
+    def work():
+        p, c = interop.new_stream(), interop.new_stream()
+        for _ in range(10_000 // threads // 4):
+            source = Array()
+            sources.add(source)
+            views = [interop.handoff(source, c, producer=p) for _ in range(2)]
+            views.append(interop.handoff(views[0], p))
+            with interop.borrow(source, consumer=c, producer=p):
+                pass
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    gpu.synchronize()
+    assert interop.release() == 0
+    assert not sources
+    assert count_open() == before
+
+
+def test_no_weak_reference_to_users_arrays(gpu, library, streams):
+    p, c = streams
+    source = Array()
+    view = interop.handoff(source, c, producer=p)
+    assert weakref.getweakrefcount(source) == 0
+    assert weakref.getweakrefcount(view) == 0

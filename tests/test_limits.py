@@ -1,0 +1,267 @@
+"""What a library cannot take is refused before it is asked: every library with every kind of array."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import interop
+from interop import sim
+from interop._arrays.limits import refusal
+from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor
+from interop._native import native
+from interop.adapters.base import Adapter, Takes
+from interop.errors import NotSupportedError
+from tests.test_arrays import Library, Owner
+
+F4 = TYPES["<f4"]
+
+
+def tensor(shape, strides=None, *, address=4096, dtype=F4, read_only=False):
+    return Tensor(address, shape, strides, dtype, CUDA, 0, read_only, None)
+
+
+CASES = {
+    "plain": tensor((3, 4)),
+    "negative": tensor((4,), (-1,), address=4108),
+    "negative2": tensor((3, 4), (-4, -1), address=4140),
+    "zero": tensor((3, 4), (0, 1)),
+    "overlapping": tensor((4, 3), (1, 1)),
+    "transposed": tensor((3, 4), (1, 3)),
+    "gaps": tensor((3, 4), (8, 2)),
+    "empty": tensor((0, 3)),
+    "empty, null": tensor((0, 3), address=0),
+    "empty, negative": tensor((0, 3), (-3, 1)),
+    "0-d": tensor(()),
+    "5-d": tensor((1, 1, 1, 3, 4)),
+    "9-d": tensor((*[1] * 7, 3, 4)),
+    "64-d": tensor((*[1] * 62, 3, 4)),
+    "65-d": tensor((*[1] * 63, 3, 4)),
+    "unaligned": tensor((4,), address=4097),
+    "one row, with an odd stride": tensor((1, 4), (-7, 1)),
+    "read-only": tensor((3, 4), read_only=True),
+    "bfloat16": tensor((4,), dtype=DataType(4, 16, 1)),
+    "far apart": tensor((2, 2), (2**30, 1)),
+}
+
+# As measured on a GPU: what the libraries take that are not in the way.
+TAKES = {
+    "cupy": Takes(types=frozenset({*TYPES.values(), DataType(4, 16, 1)})),
+    "numba": Takes(types=frozenset(TYPES.values())),
+    "torch": Takes(negative_strides=False, types=frozenset({*TYPES.values(), DataType(4, 16, 1)})),
+    "jax": Takes(negative_strides=False, zero_strides=False, overlapping=False, gaps=False, read_only=True),
+    "cuda.core": Takes(unaligned=True, read_only=True),
+    "warp": Takes(dimensions=(1, 4), largest_stride=2**31 - 1, types=frozenset(TYPES.values())),
+}
+_DIMENSIONS = {"65-d": "65 dimensions"}
+REFUSED = {
+    "cupy": {**_DIMENSIONS, "unaligned": "multiple of the 4", "read-only": "read-only"},
+    "numba": {**_DIMENSIONS, "unaligned": "multiple of the 4", "read-only": "read-only", "bfloat16": "bfloat16"},
+    "torch": {
+        **_DIMENSIONS,
+        "negative": "negative strides",
+        "negative2": "negative strides",
+        "unaligned": "multiple of the 4",
+        "read-only": "read-only",
+    },
+    "jax": {
+        **_DIMENSIONS,
+        "negative": "negative",
+        "negative2": "negative",
+        "zero": "strides of 0",
+        "overlapping": "overlap",
+        "gaps": "gaps",
+        "far apart": "gaps",
+        "unaligned": "multiple of the 4",
+    },
+    "cuda.core": _DIMENSIONS,
+    "warp": {
+        "0-d": "of 1 to 4",
+        "5-d": "of 1 to 4",
+        "9-d": "of 1 to 4",
+        "64-d": "of 1 to 4",
+        "65-d": "of 1 to 4",
+        "unaligned": "multiple of the 4",
+        "read-only": "read-only",
+        "bfloat16": "bfloat16",
+        "far apart": "4294967296 bytes",
+    },
+}
+
+
+def standin(library, takes):
+    adapter = Adapter()
+    adapter.library, adapter.takes = library, takes
+    return adapter
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("library", TAKES)
+def test_what_is_refused(library, case, monkeypatch):
+    monkeypatch.setattr("interop._arrays.limits.CAPSULES", True)
+    reason = refusal(CASES[case], standin(library, TAKES[library]), None)
+    expected = REFUSED[library].get(case)
+    if expected is None:
+        assert reason == ""
+    else:
+        assert expected in reason
+        assert library in reason
+
+
+@pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core"])
+def test_the_table_is_the_adapters(library):
+    pytest.importorskip("numba.cuda" if library == "numba" else library)
+    takes = interop.adapters.adapter_named(library).takes
+    assert takes._replace(types=None) == TAKES[library]._replace(types=None)
+    if TAKES[library].types is None:
+        assert takes.types is None
+    else:
+        assert takes.types >= TAKES[library].types
+
+
+@pytest.mark.parametrize(
+    ("library", "text"),
+    [
+        ("jax", "Takes(negative_strides=False, zero_strides=False, overlapping=False, gaps=False, read_only=True)"),
+        ("warp", "Takes(dimensions=(1, 4), largest_stride=2**31 - 1, types=frozenset(_TYPES.values()))"),
+    ],
+)
+def test_the_table_is_the_adapters_of_libraries_that_are_not_here(library, text):
+    assert text in Path(interop.adapters.__path__[0], f"{library}.py").read_text()
+
+
+def test_nothing_is_refused_to_the_neutral_holder(monkeypatch):
+    monkeypatch.setattr("interop._arrays.limits.CAPSULES", True)
+    assert not [case for case, array in CASES.items() if refusal(array, None, None)]
+
+
+def test_without_the_extension(monkeypatch):
+    monkeypatch.setattr("interop._arrays.limits.CAPSULES", False)
+    assert "needs its extension in C" in refusal(CASES["bfloat16"], None, None)
+    library = standin("cupy", TAKES["cupy"])
+    assert "needs its extension in C" in refusal(CASES["bfloat16"], library, None)
+    assert refusal(CASES["plain"], library, None) == ""
+    library.needs_extension = True
+    assert "needs its extension in C" in refusal(CASES["plain"], library, None)
+
+
+# -- each case in a process of its own, with the libraries that can make arrays over the host's memory ----------------
+
+PROGRAM = """
+import json, os, signal, sys
+import numpy as np
+from interop._arrays.limits import refusal
+from interop._arrays.tensor import TYPES, Tensor
+from interop.adapters import adapter_named
+
+name, kind = sys.argv[1], int(sys.argv[2])
+adapter = adapter_named(name)
+memory = np.arange(4096, dtype="<f4")
+base = (memory.ctypes.data + 255) // 256 * 256
+
+class Holder:
+    pass
+
+def status(work):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            work()
+        except Exception:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+found = {}
+for case, (address, shape, strides, item) in json.load(sys.stdin).items():
+    tensor = Tensor(
+        base + address if address else 0, tuple(shape), None if strides is None else tuple(strides), TYPES[item],
+        kind, 0, False, None,
+    )
+    refused = bool(refusal(tensor, adapter, None))
+    found[case] = [refused, status(lambda: adapter.make_array(tensor, Holder()))]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize(("library", "device_type"), [("torch", 1), ("cupy", 2)])
+def test_what_is_not_refused_is_made(library, device_type, tmp_path):
+    pytest.importorskip(library)
+    if library == "torch" and native is None:
+        pytest.skip("capsules need the extension")
+    cases = {
+        name: (one.address and one.address - 4096 + 1024, one.shape, one.strides, "<f4")
+        for name, one in CASES.items()
+        if name not in ("read-only", "bfloat16", "far apart")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, library, str(device_type)],
+        input=json.dumps(cases),
+        env={**os.environ, "PYTHONPATH": str(Path(interop.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {case for case, (refused, status) in found.items() if not refused and status} == set()
+    died = {case for case, (_, status) in found.items() if status < 0}
+    assert died == ({"negative", "negative2"} if library == "torch" else set()), "what the table is for"
+
+
+# -- in a hand-over ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    with sim.simulate() as gpu:
+        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (CUDA, 0))
+        yield interop.new_stream(), interop.new_stream()
+        interop.release()
+
+
+@pytest.fixture
+def picky(registry, monkeypatch):
+    library = Library()
+    library.takes = Takes(negative_strides=False)
+    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
+    interop.register("standin", library)
+    monkeypatch.setattr(Library, "make_array", lambda *_: pytest.fail("the library was asked"))
+    return library
+
+
+@pytest.mark.parametrize("way", ["handoff", "borrow"])
+def test_refused_before_the_library_is_asked_and_anything_is_ordered(streams, picky, way, monkeypatch):
+    p, c = streams
+    monkeypatch.setattr(p._cuda, "order", lambda *_: pytest.fail("ordered"))
+    source = Owner(np.arange(12.0)[::-1])
+    refused = pytest.raises(NotSupportedError, match=r"standin takes no array with negative strides, \(-1,\) elements")
+    if way == "handoff":
+        with refused:
+            interop.handoff(source, c, producer=p, into="standin")
+    else:
+        lent = interop.borrow(source, consumer=c, producer=p, into="standin")
+        with refused:
+            lent.__enter__()
+
+
+def test_read_only_is_allowed_by_the_caller(streams, registry, monkeypatch):
+    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
+    interop.register("standin", Library())
+    p, c = streams
+    values = np.arange(12.0)
+    source = Owner(values, data=(values.ctypes.data, True))
+    with pytest.raises(NotSupportedError, match='say read_only="allow"'):
+        interop.handoff(source, c, producer=p, into="standin")
+    assert interop.handoff(source, c, producer=p, into="standin", read_only="allow") is not None
+    with interop.borrow(source, consumer=c, producer=p, into="standin", read_only="allow") as lent:
+        assert lent is not None
+    with pytest.raises(ValueError, match="read_only is None"):
+        interop.handoff(source, c, producer=p, into="standin", read_only=True)

@@ -1,0 +1,253 @@
+"""How arrays are read and made by the adapters of the real libraries, as far as that needs no GPU."""
+
+import types
+
+import numpy as np
+import pytest
+
+from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor, c_contiguous
+from interop.adapters import adapter_named
+from interop.adapters.base import byte_strides_to_elements
+
+NUMPY = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
+
+CASES = {
+    "plain": lambda a: a,
+    "negative": lambda a: a[::-1],
+    "negative in both": lambda a: a[::-1, ::-1],
+    "zero": lambda a: np.broadcast_to(a[0], (3, 4)),
+    "overlapping": lambda a: np.lib.stride_tricks.sliding_window_view(a.reshape(-1), 4),
+    "transposed": lambda a: a.T,
+    "gaps": lambda a: a[:, ::2],
+    "one row": lambda a: a[1:2],
+    "one column": lambda a: a[:, 1:2],
+    "empty": lambda a: a[:0],
+    "0-d": lambda a: a[1:2, 1:2].reshape(()),
+    "9-d": lambda a: a.reshape(1, 1, 1, 1, 1, 1, 1, 3, 4),
+    "33-d": lambda a: a.reshape(*[1] * 31, 3, 4),
+}
+layouts = pytest.mark.parametrize("layout", CASES)
+
+
+def numpy_view(layout, dtype="<f4"):
+    return CASES[layout](np.arange(12).astype(dtype).reshape(3, 4))
+
+
+def address_of(array):
+    return array.__array_interface__["data"][0]
+
+
+def described(array, owner=None):
+    """The tensor of a NumPy array, by hand."""
+    strides = tuple(stride // array.itemsize for stride in array.strides)
+    strides = None if array.flags.c_contiguous else strides
+    return Tensor(address_of(array), array.shape, strides, NUMPY[array.dtype], CUDA, 0, read_only=False, owner=owner)
+
+
+def assert_same(tensor, array):
+    """The same elements in the same places; strides of dimensions with one element mean nothing."""
+    assert (tensor.address, tensor.shape, tensor.dtype) == (address_of(array), array.shape, NUMPY[array.dtype])
+    assert (tensor.device_type, tensor.device_id, tensor.read_only) == (CUDA, 0, False)
+    strides = c_contiguous(tensor.shape) if tensor.strides is None else tensor.strides
+    if array.size:
+        moves = [axis for axis, length in enumerate(array.shape) if length > 1]
+        assert [strides[axis] * array.itemsize for axis in moves] == [array.strides[axis] for axis in moves]
+
+
+class Holder:
+    """Stands in for the holder of a hand-over."""
+
+
+# -- CuPy, whose arrays can be made over any memory ------------------------------------------------------------------
+
+
+@pytest.fixture
+def cupy_array():
+    cupy = pytest.importorskip("cupy")
+
+    def make(array):
+        first, stop = described(array).extent()
+        memory = cupy.cuda.UnownedMemory(first, max(stop - first, 1), array, 0)
+        pointer = cupy.cuda.MemoryPointer(memory, address_of(array) - first)
+        return cupy.ndarray(array.shape, array.dtype, pointer, strides=array.strides)
+
+    return make
+
+
+@layouts
+def test_cupy_reads(cupy_array, layout):
+    array = cupy_array(values := numpy_view(layout))
+    tensor = adapter_named("cupy").read(array)
+    assert tensor.owner is array
+    assert_same(tensor, values)
+
+
+@pytest.mark.parametrize("dtype", NUMPY)
+def test_cupy_reads_types(cupy_array, dtype):
+    values = np.zeros(3, dtype)
+    assert_same(adapter_named("cupy").read(cupy_array(values)), values)
+
+
+def test_cupy_leaves_records_and_odd_strides_to_the_interface(cupy_array):
+    record = np.zeros(4, [("a", "<f4"), ("b", "<i2")])
+    assert adapter_named("cupy").read(cupy_array(record["a"])) is None  # 6 bytes from one to the next
+    assert adapter_named("cupy").read(np.zeros(3)) is None
+
+
+@layouts
+def test_cupy_makes(layout):
+    pytest.importorskip("cupy")
+    adapter, holder = adapter_named("cupy"), Holder()
+    values = numpy_view(layout)
+    array = adapter.make_array(described(values), holder)
+    assert_same(adapter.read(array), values)
+    assert adapter.holder_of(array) is holder
+    assert adapter.holder_of(array[...]) is holder
+    low, high = described(values).extent()
+    assert array.data.mem.ptr == low
+    assert array.data.mem.size == high - low
+
+
+def test_cupy_makes_empty_arrays_over_a_null_pointer():
+    pytest.importorskip("cupy")
+    tensor = Tensor(0, (0, 3), None, TYPES["<f4"], CUDA, 0, read_only=False, owner=None)
+    array = adapter_named("cupy").make_array(tensor, Holder())
+    assert (array.shape, array.dtype) == ((0, 3), np.float32)
+
+
+# -- Numba -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def numba(monkeypatch):
+    """Numba's own classes, with a device that is not there."""
+    pytest.importorskip("numba.cuda")
+    from numba import cuda
+
+    adapter = adapter_named("numba")
+    context = types.SimpleNamespace(device=types.SimpleNamespace(id=0))
+    device = types.SimpleNamespace(get_primary_context=lambda: context)
+    monkeypatch.setattr(cuda, "gpus", [device])
+    return adapter
+
+
+def numba_array(array, owner=None):
+    from numba.cuda.cudadrv.devicearray import DeviceNDArray
+    from numba.cuda.cudadrv.driver import MemoryPointer, binding
+
+    context = types.SimpleNamespace(device=types.SimpleNamespace(id=0))
+    memory = MemoryPointer(context, binding.CUdeviceptr(address_of(array)), array.nbytes, owner=owner)
+    return DeviceNDArray(array.shape, array.strides, array.dtype, gpu_data=memory)
+
+
+full_layouts = pytest.mark.parametrize("layout", [name for name in CASES if name != "empty"])
+
+
+@full_layouts
+def test_numba_reads(numba, layout):
+    array = numba_array(values := numpy_view(layout))
+    tensor = numba.read(array)
+    assert tensor.owner is array
+    assert_same(tensor, values)
+
+
+def test_control_numba_says_something_else_of_a_broadcast_array(numba):
+    array = numba_array(numpy_view("zero"))
+    assert array.strides == (0, 4)
+    assert array.__cuda_array_interface__["strides"] is None
+
+
+def test_numba_does_not_know_the_device_of_foreign_memory(numba):
+    assert numba.read(numba_array(numpy_view("plain"), owner=object())).device_id == -1
+
+
+@full_layouts
+def test_numba_makes(numba, layout):
+    values, holder = numpy_view(layout), Holder()
+    array = numba.make_array(described(values), holder)
+    assert (array.shape, array.dtype, array.stream) == (values.shape, values.dtype, 0)
+    assert [s for s, n in zip(array.strides, array.shape, strict=True) if n > 1] == [
+        s for s, n in zip(values.strides, values.shape, strict=True) if n > 1
+    ]
+    assert array.gpu_data.device_pointer_value == address_of(values)
+    assert numba.holder_of(array) is holder
+
+
+# -- PyTorch, whose tensors on the CPU are described likewise ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [name for name in CASES if "negative" not in name and name != "empty"])
+def test_torch_reads(layout):
+    torch = pytest.importorskip("torch")
+    from interop.adapters import torch as module
+
+    values = numpy_view(layout)
+    if not values.flags.writeable:
+        values = np.lib.stride_tricks.as_strided(np.arange(12.0, dtype="<f4"), values.shape, values.strides)
+    tensor = torch.from_numpy(values)
+    found = module.described(tensor)
+    assert found.device_id == -1
+    assert found.owner is not tensor
+    assert found.owner.data_ptr() == tensor.data_ptr()
+    assert_same(found._replace(device_id=0), values)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "uint16", "bool"])
+def test_torch_reads_types_as_its_capsules_say_them(name):
+    torch = pytest.importorskip("torch")
+    from interop._arrays import capsules
+    from interop.adapters import torch as module
+
+    tensor = torch.zeros(4, dtype=getattr(torch, name))
+    assert module.described(tensor).dtype == capsules.read(tensor.__dlpack__()).dtype
+
+
+def test_torch_leaves_what_is_more_than_memory():
+    torch = pytest.importorskip("torch")
+    from interop.adapters import torch as module
+
+    assert module.described(torch.zeros(3).to_sparse()) is None
+    assert adapter_named("torch").read(torch.zeros(3)) is None
+
+
+@pytest.mark.parametrize("layout", [name for name in CASES if "negative" not in name])
+def test_torch_makes(layout):
+    pytest.importorskip("torch")
+    from interop.adapters.base import CAPSULES
+
+    if not CAPSULES:
+        pytest.skip("needs the extension")
+    values, holder = numpy_view(layout), Holder()
+    adapter = adapter_named("torch")
+    tensor = adapter.make_array(described(values)._replace(device_type=1), holder)
+    assert tensor.data_ptr() == address_of(values) or not values.size
+    assert tensor.tolist() == values.tolist()
+    assert adapter.holder_of(tensor) is holder
+
+
+# -- strides ----------------------------------------------------------------------------------------------------------
+
+
+@layouts
+def test_strides_in_bytes_become_strides_in_elements(layout):
+    values = numpy_view(layout)
+    strides = byte_strides_to_elements(values.strides, values.shape, values.itemsize)
+    assert (strides is None) == values.flags.c_contiguous
+    if strides is not None:
+        assert strides == tuple(stride // 4 for stride in values.strides)
+
+
+def test_strides_that_are_no_multiples():
+    with pytest.raises(ValueError, match="6 bytes"):
+        byte_strides_to_elements((6,), (3,), 4)
+    assert byte_strides_to_elements((6,), (1,), 4) is None
+
+
+@layouts
+def test_whether_elements_fill_one_block(layout):
+    dense = {"plain", "negative", "negative in both", "transposed", "one row", "empty", "0-d", "9-d", "33-d"}
+    assert described(numpy_view(layout)).is_dense() == (layout in dense)
+
+
+def test_a_type_in_words():
+    assert str(DataType(2, 32, 4)) == "float32x4"
