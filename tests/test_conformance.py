@@ -2,19 +2,27 @@
 
 # ruff: noqa: ARG002  (the signatures are the contract's)
 
+import http
 import re
 import sys
+import threading
 import types
+import weakref
 
 import pytest
 
 import interop
+from interop import _cudart
 from interop.adapters.base import Adapter
 from interop.testing.conformance import AdapterConformance, _gpu_is_there
+from tests.default_streams import DEFAULT_STREAMS
 
 
 class Simulated(AdapterConformance):
     only_addresses = True
+
+    def default_streams(self):
+        return DEFAULT_STREAMS[self.library]()
 
     def new_event(self):
         pytest.skip(f"{self.library} makes its events and arrays on a GPU")
@@ -35,9 +43,28 @@ class TestRmm(Simulated):
 # -- a library that has everything, and ways to get it wrong -----------------------------------------------------------
 
 
+class Library(threading.local):
+    """What is current in the library, in a thread; ``with`` keeps a stack beside it, as CuPy does."""
+
+    def __init__(self):
+        self.stack = [Stream(0)]
+        self.current = self.stack[0]
+
+
 class Stream:
-    def __init__(self, handle, keeps=None):
-        self.handle, self.keeps = handle, keeps
+    def __init__(self, handle, keeps=None, device=0):
+        self.handle, self.keeps, self.device = handle, keeps, device
+
+    def __enter__(self):
+        library.stack.append(self)
+        library.current = self
+
+    def __exit__(self, *_):
+        library.stack.pop()
+        library.current = library.stack[-1]
+
+
+library = Library()
 
 
 class Event:
@@ -58,15 +85,16 @@ class Everything(Adapter):
     library = "whole"
     has_current_stream = True
     makes_arrays = True
-
-    def __init__(self):
-        self.stream = Stream(0)
+    default_streams_have_devices = True
 
     def stream_handle(self, stream):
         return stream.handle or 1 if isinstance(stream, Stream) else None
 
+    def stream_device(self, stream):
+        return stream.device
+
     def make_stream(self, source):
-        return Stream(source.handle, source)
+        return Stream(source.handle, source, source.device)
 
     def event_handle(self, event):
         return event.handle if isinstance(event, Event) else None
@@ -80,19 +108,44 @@ class Everything(Adapter):
         return isinstance(array, Array)
 
     def array_stream(self, array):
-        return self.stream
+        return library.current
 
     def make_array(self, tensor, holder):
         return Array(holder)
 
     def current_stream(self):
-        return self.stream
+        return library.current
+
+    def before(self, stream):
+        return library.current, list(library.stack)
 
     def enter(self, stream, before):
-        self.stream = stream
+        stream.__enter__()
 
     def leave(self, before):
-        self.stream = before
+        library.current, library.stack[:] = before
+
+
+def waits(method):
+    """The same method, with a wait of the host for the device."""
+
+    def waiting(self, *arguments):
+        _cudart.active().start().cudaDeviceSynchronize()
+        return getattr(Everything, method)(self, *arguments)
+
+    return type(f"WaitsIn_{method}", (Everything,), {method: waiting})
+
+
+def leaves_another_device(method):
+    """The same method, which leaves another device current."""
+
+    def switching(self, *arguments):
+        cuda = _cudart.active()
+        found = getattr(Everything, method)(self, *arguments)
+        cuda.start().cudaSetDevice(1 - cuda.current_device())
+        return found
+
+    return type(f"LeavesAnotherDeviceIn_{method}", (Everything,), {method: switching})
 
 
 class Wrong:
@@ -105,6 +158,29 @@ class Wrong:
     class GivesNull(Everything):
         def stream_handle(self, stream):
             return stream.handle if isinstance(stream, Stream) and stream.handle > 2 else None
+
+    class CutsHandles(Everything):
+        def stream_handle(self, stream):
+            return (stream.handle & 0xFFFF_FFFF) or 1 if isinstance(stream, Stream) else None
+
+    class GivesAnotherKindOfInt(Everything):
+        def stream_handle(self, stream):
+            return http.HTTPStatus(200) if isinstance(stream, Stream) and stream.handle > 2 else None
+
+    class RaisesForOthers(Everything):
+        def stream_handle(self, stream):
+            return stream.handle or 1
+
+    class SwapsTheDefaultStreams(Everything):
+        def make_stream(self, source):
+            return Stream({1: 2, 2: 1}.get(source.handle, source.handle), source, source.device)
+
+    class CachesByHandle(Everything):
+        def __init__(self):
+            self.made = {}
+
+        def make_stream(self, source):
+            return self.made.setdefault(source.handle, super().make_stream(source))
 
     class ForgetsTheOwner(Everything):
         def make_stream(self, source):
@@ -139,16 +215,118 @@ class Wrong:
             pass
 
     class PutsBackByCounting(Everything):
-        def __init__(self):
-            super().__init__()
-            self.stack = []
+        def leave(self, before):
+            library.current.__exit__()
+
+    class ComesBackToAnother(Everything):
+        def leave(self, before):
+            super().leave((library.stack[0], before[1]))
+
+    class StaysOffTheStack(Everything):
+        def enter(self, stream, before):
+            library.current = stream
+
+    class SwitchesAllThreads(Everything):
+        stream = Stream(0)
+
+        def current_stream(self):
+            return self.stream
+
+        def before(self, stream):
+            return self.stream
 
         def enter(self, stream, before):
-            self.stack.append(self.stream)
             self.stream = stream
 
         def leave(self, before):
-            self.stream = self.stack.pop()
+            self.stream = before
+
+    class LosesTheOwnerInEnter(Everything):
+        def enter(self, stream, before):
+            super().enter(Stream(stream.handle), before)
+
+    class LosesTheOwnerInLeave(Everything):
+        def leave(self, before):
+            super().leave((Stream(before[0].handle), before[1]))
+
+    WaitsInMakeStream = waits("make_stream")
+    WaitsInStreamHandle = waits("stream_handle")
+    WaitsInBefore = waits("before")
+    WaitsInEnter = waits("enter")
+    WaitsInLeave = waits("leave")
+    WaitsInCurrentStream = waits("current_stream")
+    WaitsInRecord = waits("record")
+    WaitsInMakeArray = waits("make_array")
+
+    class WaitsForThePreviousStream(Everything):
+        def enter(self, stream, before):
+            _cudart.active().stream_synchronize(library.current.handle or 1)
+            super().enter(stream, before)
+
+    LeavesAnotherDeviceInMakeStream = leaves_another_device("make_stream")
+    LeavesAnotherDeviceInStreamHandle = leaves_another_device("stream_handle")
+    LeavesAnotherDeviceInBefore = leaves_another_device("before")
+    LeavesAnotherDeviceInEnter = leaves_another_device("enter")
+    LeavesAnotherDeviceInLeave = leaves_another_device("leave")
+    LeavesAnotherDeviceInCurrentStream = leaves_another_device("current_stream")
+
+    class ForgetsTheDevice(Everything):
+        def stream_device(self, stream):
+            return 0
+
+    class CachesById(Everything):
+        def __init__(self):
+            self.handles = {}
+
+        def stream_handle(self, stream):
+            if not isinstance(stream, Stream):
+                return None
+            return self.handles.setdefault(id(stream), stream.handle or 1)
+
+    class LivesForEver(Everything):
+        streams_stay_the_same = True
+
+        def life(self, stream):
+            return Everything  # never goes
+
+    class ClosesSilently(LivesForEver):
+        streams_stay_the_same = False
+        streams_close = True
+
+    class KnowsNoSubclassOfStreams(Everything):
+        def stream_handle(self, stream):
+            return stream.handle or 1 if type(stream) is Stream else None
+
+    class KnowsNoSubclassOfEvents(Everything):
+        def event_handle(self, event):
+            return event.handle if type(event) is Event else None
+
+    class KnowsNoSubclassOfArrays(Everything):
+        def is_array(self, array):
+            return type(array) is Array
+
+    class TakesNullForThePerThreadStream(Everything):
+        def stream_handle(self, stream):
+            return stream.handle or 2 if isinstance(stream, Stream) else None
+
+    class DestroysTheStream(Everything):
+        def make_stream(self, source):
+            made, cuda = Stream(source.handle, source), _cudart.active()
+            if source.handle > 2:
+                weakref.finalize(made, cuda.stream_destroy, source.handle).atexit = False
+            return made
+
+    class RecordsOnAnother(Everything):
+        def record(self, event, stream):
+            super().record(event, Stream(1))
+
+    class KeepsNoMemory(Everything):
+        def make_array(self, memory):
+            return Array()
+
+    class CannotBeHandedOver(Everything):
+        def problem(self, array):
+            return "it is ours"
 
     class ArraysOnAnyStream(Everything):
         def array_stream(self, array):
@@ -166,11 +344,48 @@ class Wrong:
 FAULTS = {
     "TakesAnything": "test_what_is_no_stream_is_not_taken_for_one",
     "GivesNull": "test_the_default_streams_keep_their_meaning",
+    "CutsHandles": "test_a_stream_goes_out_and_comes_back",
+    "GivesAnotherKindOfInt": "test_a_stream_is_borrowed_with_its_owner",
+    "RaisesForOthers": "test_what_is_no_stream_is_not_taken_for_one",
+    "SwapsTheDefaultStreams": "test_the_default_streams_keep_their_meaning",
+    "CachesByHandle": "test_what_goes_out_keeps_the_owner_alive",
     "ForgetsTheOwner": "test_what_goes_out_keeps_the_owner_alive",
     "DeniesThatItKeeps": "test_what_goes_out_keeps_the_owner_alive",
     "MakesAnother": "test_a_stream_goes_out_and_comes_back",
     "RecordsNothing": "test_its_events_order",
     "EventsAreStreams": "test_an_event_that_has_no_handle_yet",
+    "ComesBackToAnother": "test_use_is_nested",
+    "StaysOffTheStack": "test_the_librarys_own_blocks_come_back",
+    "SwitchesAllThreads": "test_use_is_for_the_calling_thread",
+    "LosesTheOwnerInEnter": "test_what_is_current_keeps_its_owner_alive",
+    "LosesTheOwnerInLeave": "test_the_very_object_is_current_again",
+    "WaitsInMakeStream": "test_nothing_waits_where_a_stream_goes_out",
+    "WaitsInStreamHandle": "test_nothing_waits_where_a_stream_goes_out",
+    "WaitsInBefore": "test_nothing_waits_where_a_stream_is_made_current",
+    "WaitsInEnter": "test_nothing_waits_where_a_stream_is_made_current",
+    "WaitsInLeave": "test_nothing_waits_where_a_stream_is_made_current",
+    "WaitsInCurrentStream": "test_nothing_waits_where_a_stream_is_made_current",
+    "WaitsForThePreviousStream": "test_nothing_waits_where_a_stream_is_made_current",
+    "WaitsInRecord": "test_its_events_order",
+    "WaitsInMakeArray": "test_an_array_is_handed_over_in_order",
+    "LeavesAnotherDeviceInMakeStream": "test_a_stream_goes_out_on_every_device",
+    "LeavesAnotherDeviceInStreamHandle": "test_a_stream_goes_out_on_every_device",
+    "LeavesAnotherDeviceInBefore": "test_streams_of_every_device_are_made_current",
+    "LeavesAnotherDeviceInEnter": "test_streams_of_every_device_are_made_current",
+    "LeavesAnotherDeviceInLeave": "test_streams_of_every_device_are_made_current",
+    "LeavesAnotherDeviceInCurrentStream": "test_streams_of_every_device_are_made_current",
+    "ForgetsTheDevice": "test_default_streams_have_their_devices",
+    "CachesById": "test_a_handle_is_that_of_the_object_that_is_there_now",
+    "LivesForEver": "test_the_end_of_a_stream_is_told",
+    "KnowsNoSubclassOfStreams": "test_a_stream_of_a_subclass_is_a_stream",
+    "KnowsNoSubclassOfEvents": "test_an_event_of_a_subclass_is_an_event",
+    "KnowsNoSubclassOfArrays": "test_an_array_of_a_subclass_is_an_array",
+    "ClosesSilently": "test_the_end_of_a_stream_is_told",
+    "TakesNullForThePerThreadStream": "test_its_default_streams_are_known",
+    "DestroysTheStream": "test_what_goes_out_does_not_destroy_the_stream",
+    "RecordsOnAnother": "test_its_events_order",
+    "KeepsNoMemory": "test_an_array_over_memory_keeps_it_until_it_goes",
+    "CannotBeHandedOver": "test_its_arrays_are_known",
     "LeavesItCurrent": "test_use_makes_a_stream_current",
     "DoesNotEnter": "test_use_makes_a_stream_current",
     "PutsBackByCounting": "test_what_was_can_be_put_back_twice_and_without_need",
@@ -189,16 +404,20 @@ class Whole(AdapterConformance):
 
     @pytest.fixture
     def adapter(self, registry, monkeypatch):
+        monkeypatch.setattr(__import__(__name__, fromlist=["library"]), "library", Library())
         monkeypatch.setitem(sys.modules, "whole", types.ModuleType("whole"))
         for cls in (Stream, Event, Array):
             monkeypatch.setattr(cls, "__module__", "whole")
         adapter = self.kind()
         adapter.simulated = True
         interop.register("whole", adapter)
-        with interop.sim.simulate() as gpu:
+        with interop.sim.simulate(devices=2) as gpu:
             monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
             yield adapter
             interop.release()
+
+    def default_streams(self):
+        return {1: Stream(0)}
 
     def new_event(self):
         return Event()
@@ -243,6 +462,7 @@ def failed(tmp_path_factory, run_tests):
         tmp_path_factory.mktemp("wrong"),
         "\n\n".join(["from tests.test_conformance import Whole, Wrong", *classes]),
         *["-p", "tests.conftest", "--import-mode=importlib", "-rf"],
+        *["-k", " or ".join(f"(Test{fault} and {test})" for fault, test in FAULTS.items())],
     )
     assert said.returncode == 1, said.stdout
     return re.findall(r"FAILED \S+::Test(\w+)::(\w+)", said.stdout)

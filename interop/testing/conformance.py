@@ -14,7 +14,7 @@ import contextlib
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -22,7 +22,7 @@ import pytest
 import interop
 from interop import _cudart
 from interop.adapters import adapter_named
-from interop.adapters.base import Adapter
+from interop.adapters.base import Adapter, Source
 from interop.errors import (
     InvalidArrayError,
     InvalidEventError,
@@ -59,16 +59,26 @@ class AdapterConformance:
         library: the library's import path, by which interop finds the adapter.
         only_addresses: whether the library's objects only hold addresses, and never call CUDA with them: then the
             simulator's will do where there is no GPU.
+        switches_all_threads: whether the library has one current stream a device for all threads, and not one for each.
     """
 
     library: ClassVar[str]
     only_addresses: ClassVar[bool] = False
+    switches_all_threads: ClassVar[bool] = False
 
     # -- what a subclass may override ------------------------------------------------------------------------------
 
     def new_stream(self) -> object:
         """A new, non-blocking stream of the library's own; by default a stream of interop's, as the library's type."""
         return interop.new_stream().to(self.library)
+
+    def default_streams(self) -> Mapping[int, object]:
+        """The library's own objects for the default streams, by what they mean in CUDA: ``LEGACY`` or ``PER_THREAD``.
+
+        The null stream above all, whose handle is 0. Both names are in :mod:`interop.adapters.base`. Without them, one
+        test is skipped.
+        """
+        return {}
 
     def new_event(self) -> object:
         """A new event of the library's own. To be overridden if the adapter takes events."""
@@ -91,7 +101,7 @@ class AdapterConformance:
         adapter = adapter_named(self.library)
         with contextlib.ExitStack() as simulation:
             if self.only_addresses and not _gpu_is_there():
-                simulation.enter_context(interop.sim.simulate())
+                simulation.enter_context(interop.sim.simulate(devices=2))
                 monkeypatch.setattr(adapter, "simulated", True)
             else:
                 interop_need("gpu")
@@ -170,6 +180,43 @@ class AdapterConformance:
         assert adapter.event_handle(native) is None
         assert not adapter.is_array(native)
 
+    def test_a_stream_of_a_subclass_is_a_stream(self, adapter: Adapter) -> None:
+        """Users derive from the classes of libraries."""
+        native = self.new_stream()
+        handle = adapter.stream_handle(native)
+        if _turned_into_a_subclass(native):
+            assert adapter.stream_handle(native) == handle
+            assert interop.as_stream(native).cuda_stream == handle
+
+    def test_a_handle_is_that_of_the_object_that_is_there_now(self, adapter: Adapter) -> None:
+        """And not of one that was at its address before."""
+        for stream in 10 * [interop.new_stream(), interop.new_stream()]:
+            natives = [interop.as_stream(_Owner(stream.cuda_stream)).to(self.library) for _ in range(10)]
+            assert {adapter.stream_handle(native) for native in natives} == {stream.cuda_stream}
+            assert {interop.as_stream(native).cuda_stream for native in natives} == {stream.cuda_stream}
+            natives.clear()  # the next ones come to lie at their addresses
+
+    def test_the_end_of_a_stream_is_told(self, adapter: Adapter) -> None:
+        """Where interop keeps what it has found out of a stream object: for as long as that is there, and no longer."""
+        if not (adapter.streams_stay_the_same or adapter.streams_close):
+            return
+        native = interop.as_stream(_Owner(interop.new_stream().cuda_stream)).to(self.library)
+        life = adapter.life(native)
+        if life is not None:
+            ended = weakref.ref(life)
+            del native, life
+            gc.collect()
+            assert ended() is None
+
+    def test_its_default_streams_are_known(self, adapter: Adapter) -> None:
+        """By their names in CUDA: the null stream is one of two, and which one the library decides."""
+        streams = self.default_streams()
+        if not streams:
+            pytest.skip("override default_streams(), to have the library's own null stream tested")
+        for meaning, native in streams.items():
+            assert adapter.stream_handle(native) == meaning
+            assert interop.as_stream(native).cuda_stream == meaning
+
     def test_two_streams_are_two(self, adapter: Adapter) -> None:
         """And the order of CUDA's numbers is the order in which they were made, not that of their addresses."""
         one, other = interop.as_stream(self.new_stream()), interop.as_stream(self.new_stream())
@@ -216,6 +263,47 @@ class AdapterConformance:
         del native
         gc.collect()
         assert alive() is None
+
+    def test_what_goes_out_does_not_destroy_the_stream(self) -> None:
+        """Which goes on to work when the library's object is gone."""
+        stream = interop.new_stream()
+        native = interop.as_stream(_Owner(stream.cuda_stream)).to(self.library)
+        del native
+        gc.collect()
+        stream.record_event()
+        stream.synchronize()
+
+    def test_nothing_waits_where_a_stream_goes_out(self, adapter: Adapter) -> None:
+        """Neither for the stream nor for the device."""
+        stream, other = interop.new_stream(), interop.new_stream()
+
+        def go_out() -> None:
+            native = interop.as_stream(_Owner(stream.cuda_stream)).to(self.library)
+            adapter.stream_handle(native)
+            adapter.keeps_alive(native)
+
+        go_out()  # loaded now
+        with assert_host_free(stream, other):
+            go_out()
+
+    def test_a_stream_goes_out_on_every_device(self, adapter: Adapter) -> None:
+        """And none is left current, whoever was before."""
+        for device in _devices():
+            stream = interop.new_stream(device)
+            with _cudart.active().context(stream._ready()):
+                native = adapter.make_stream(Source(stream.cuda_stream, device, stream))
+                assert _cudart.active().current_device() == device
+                assert adapter.stream_handle(native) == stream.cuda_stream
+                assert _cudart.active().current_device() == device
+            assert interop.as_stream(native).device == device
+
+    def test_default_streams_have_their_devices(self, adapter: Adapter) -> None:
+        """Where the adapter says so."""
+        if not adapter.default_streams_have_devices:
+            return
+        for device in _devices():
+            native = interop.ExternalStream(_cudart.LEGACY, device).to(self.library)
+            assert interop.as_stream(native).device == device
 
     # -- order -----------------------------------------------------------------------------------------------------
 
@@ -278,7 +366,12 @@ class AdapterConformance:
         if event is None:
             return
         producer, consumer = interop.as_stream(self.new_stream()), interop.new_stream()
-        producer.record_event(event)  # a library may create it only now
+        producer.record_event(event)  # loaded now
+        fresh = self._made("new_event", "events")
+        with assert_ordered(producer, consumer, by="gate"):
+            consumer.wait_event(producer.record_event(fresh))  # a library may create it only now
+        with assert_host_free(producer, consumer):
+            producer.record_event(self._made("new_event", "events"))
         with assert_ordered(producer, consumer):
             consumer.wait_event(producer.record_event(event))
         with assert_not_ordered(producer, consumer):
@@ -294,6 +387,12 @@ class AdapterConformance:
         if handle == 0:
             with pytest.raises(UnrecordedEventError):
                 interop.new_stream().wait_event(event)
+
+    def test_an_event_of_a_subclass_is_an_event(self, adapter: Adapter, event: object) -> None:
+        """Users derive from the classes of libraries."""
+        if event is not None and _turned_into_a_subclass(event):
+            assert adapter.event_handle(event) is not None
+            interop.as_stream(self.new_stream()).record_event(event)
 
     # -- the current stream ----------------------------------------------------------------------------------------
 
@@ -339,6 +438,89 @@ class AdapterConformance:
                 current.leave(before)
                 assert interop.as_stream(current.current_stream()) == outer
 
+    def test_use_is_for_the_calling_thread(self, current: Adapter | None) -> None:
+        """Unless the library has one current stream for all threads."""
+        if current is None:
+            return
+        stream, seen = interop.new_stream(), list[int | None]()
+
+        def look() -> None:
+            seen.append(current.stream_handle(current.current_stream()))
+
+        with interop.use(stream, self.library):
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+        assert len(seen) == 1
+        assert (seen[0] == stream.cuda_stream) is self.switches_all_threads
+
+    def test_the_librarys_own_blocks_come_back(self, current: Adapter | None) -> None:
+        """To the stream that ``use`` has made current, where the library's streams are entered by ``with``."""
+        if current is None:
+            return
+        outer, inner = interop.new_stream(), self.new_stream()
+        with interop.use(outer, self.library):
+            if hasattr(type(inner), "__enter__"):
+                with inner:  # type: ignore[attr-defined]
+                    assert interop.current_stream(self.library) == interop.as_stream(inner)
+            assert interop.current_stream(self.library) == outer
+
+    def test_the_very_object_is_current_again(self, current: Adapter | None) -> None:
+        """If the library has one: another object for the same stream need not keep it alive."""
+        if current is None:
+            return
+        with interop.use(self.new_stream(), self.library):
+            before = current.current_stream()
+            if current.current_stream() is before:
+                with interop.use(interop.new_stream(), self.library):
+                    pass
+                assert current.current_stream() is before
+
+    def test_what_is_current_keeps_its_owner_alive(self, current: Adapter | None) -> None:
+        """Or the adapter says that it does not."""
+        if current is None:
+            return
+        stream = interop.new_stream()
+        owner = _Owner(stream.cuda_stream)
+        alive = weakref.ref(owner)
+        with interop.use(owner, self.library):
+            native = current.current_stream()
+        del owner
+        gc.collect()
+        assert alive() is not None or not current.keeps_alive(native)
+
+    def test_nothing_waits_where_a_stream_is_made_current(self, current: Adapter | None) -> None:
+        """For the stream, for the one that was current before, or for the device; on entry and exit."""
+        if current is None:
+            return
+        stream, before = interop.new_stream(), interop.as_stream(current.current_stream())
+
+        def switch() -> None:
+            with interop.use(stream, self.library):
+                current.current_stream()
+
+        switch()  # loaded now
+        with assert_host_free(stream, before):
+            switch()
+
+    def test_streams_of_every_device_are_made_current(self, current: Adapter | None) -> None:
+        """And no other device is, then or afterwards."""
+        if current is None:
+            return
+        cuda = _cudart.active()
+        for device in _devices():
+            stream = interop.new_stream(device)
+            native = stream.to(self.library)
+            with _cudart.active().context(stream._ready()):
+                before = current.before(native)
+                assert cuda.current_device() == device
+                current.enter(native, before)
+                assert cuda.current_device() == device
+                assert current.stream_handle(current.current_stream()) == stream.cuda_stream
+                assert cuda.current_device() == device
+                current.leave(before)
+                assert cuda.current_device() == device
+
     def test_use_switches_every_loaded_library(self, current: Adapter | None) -> None:
         """So this one too, without being named; and one without a current stream does not stand in the way."""
         stream = interop.new_stream()
@@ -359,6 +541,24 @@ class AdapterConformance:
         assert adapter.stream_handle(array) is None
         assert adapter.is_array(array) is True
         assert adapter.problem(array) == ""
+
+    def test_an_array_of_a_subclass_is_an_array(self, adapter: Adapter, array: Any) -> None:  # noqa: ANN401
+        """Users derive from the classes of libraries."""
+        if array is not None and _turned_into_a_subclass(array):
+            assert adapter.is_array(array) is True
+
+    def test_an_array_over_memory_keeps_it_until_it_goes(self, adapter: Adapter, array: Any) -> None:  # noqa: ANN401
+        """Only then is the producer's later work ordered after the consumer's."""
+        if array is None or not adapter.makes_arrays:
+            return
+        producer, consumer = interop.new_stream(), interop.new_stream()
+        views = [self._hand(array, producer, consumer, self.library)]
+        with assert_not_ordered(consumer, producer, by="gate"):
+            gc.collect()
+        with assert_ordered(consumer, producer, by="gate"):
+            views.clear()
+            gc.collect()
+        interop.release()
 
     def test_an_array_is_handed_over_in_order(self, adapter: Adapter, array: Any) -> None:  # noqa: ANN401
         """The same memory; the consumer's stream waits, the host does not."""
@@ -414,6 +614,20 @@ class AdapterConformance:
             assert not interop.as_stream(native).query()
             assert not shut.is_open
         interop.as_stream(native).synchronize()
+
+
+def _turned_into_a_subclass(native: object) -> bool:
+    """Make *native* an object of a subclass of its class; False if that cannot be, as with many classes in C."""
+    try:
+        native.__class__ = type("Derived", (type(native),), {"__slots__": (), "__module__": __name__})
+    except TypeError:
+        return False
+    return True
+
+
+def _devices() -> range:
+    """The ordinals of two devices, or of the one that there is."""
+    return range(min(2, _cudart.active().device_count()))
 
 
 def _gpu_is_there() -> bool:

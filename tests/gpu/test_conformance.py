@@ -3,6 +3,7 @@
 import pytest
 
 from interop.testing.conformance import AdapterConformance
+from tests.default_streams import DEFAULT_STREAMS
 from tests.gpu.lab import STREAMS
 from tests.gpu.test_arrays import PRODUCERS, address_of
 from tests.gpu.test_events import EVENTS
@@ -15,6 +16,9 @@ class Real(AdapterConformance):
 
     def new_stream(self):
         return STREAMS[self.library]()
+
+    def default_streams(self):
+        return DEFAULT_STREAMS[self.library]()
 
     def new_event(self):
         return EVENTS[self.library]()
@@ -48,3 +52,4 @@ class TestRmm(Real):
 
 class TestWarp(Real):
     library = "warp"
+    switches_all_threads = True

@@ -1,0 +1,49 @@
+"""The libraries' own objects for CUDA's default streams, by what they mean there."""
+
+from interop.adapters.base import LEGACY, PER_THREAD
+
+
+def of_cupy():
+    import cupy
+
+    return {LEGACY: cupy.cuda.Stream.null, PER_THREAD: cupy.cuda.Stream.ptds}
+
+
+def of_torch():
+    import torch
+
+    return {LEGACY: torch.cuda.default_stream()}
+
+
+def of_numba():
+    from numba import cuda
+
+    return {LEGACY: cuda.legacy_default_stream(), PER_THREAD: cuda.per_thread_default_stream()}
+
+
+def of_cuda_core():
+    from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM
+
+    return {LEGACY: LEGACY_DEFAULT_STREAM, PER_THREAD: PER_THREAD_DEFAULT_STREAM}
+
+
+def of_rmm():
+    from rmm.pylibrmm.stream import DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM
+
+    return {LEGACY: DEFAULT_STREAM, PER_THREAD: PER_THREAD_DEFAULT_STREAM}
+
+
+def of_warp():
+    import warp
+
+    return {LEGACY: warp.get_device("cuda").null_stream}
+
+
+DEFAULT_STREAMS = {
+    "cupy": of_cupy,
+    "torch": of_torch,
+    "numba": of_numba,
+    "cuda.core": of_cuda_core,
+    "rmm": of_rmm,
+    "warp": of_warp,
+}
