@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interop import _cudart
+from interop._block import block
 from interop._handles import described
 from interop._where import where
 from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
@@ -449,7 +450,8 @@ def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[
         machine.ended = True
 
 
-def simulate(devices: int = 1, on_race: OnRace = "raise") -> contextlib.AbstractContextManager[SimulatedGPU]:
+@block
+def simulate(devices: int = 1, on_race: OnRace = "raise") -> Iterator[SimulatedGPU]:
     """Simulate CUDA for as long as the ``with`` block runs.
 
     Inside, interop's streams and events are made under the simulation. On exit all pending work runs, and what was
@@ -471,4 +473,5 @@ def simulate(devices: int = 1, on_race: OnRace = "raise") -> contextlib.Abstract
         DeadlockError: on exit, if a gate is still closed and work stands behind it.
         ImportError: cuda-bindings is not installed; its enums are used. No driver is needed.
     """
-    return simulation(devices, on_race, InOrder())
+    with simulation(devices, on_race, InOrder()) as gpu:
+        yield gpu

@@ -125,6 +125,23 @@ def test_capture_says_where_it_cannot_serve():
     assert not p.is_capturing()
 
 
+@by_both
+def test_no_verdict_where_an_event_from_before_the_block_is_waited_for(by):
+    p, c, other = (interop.new_stream() for _ in range(3))
+    event = p.record_event()
+    for prove in (assert_ordered, assert_not_ordered):
+        with (
+            pytest.raises(AssertionError, match="no verdict: in the block"),
+            prove(p, c, by=by, patience=PATIENCE),
+        ):
+            c.wait_event(event)
+    with assert_not_ordered(p, c, by=by, patience=PATIENCE):
+        other.wait_event(event)
+    with assert_ordered(p, c, by=by, patience=PATIENCE):
+        c.wait_event(event)
+        c.wait_stream(p)
+
+
 def test_the_gate_serves_code_that_synchronises():
     p, c = interop.new_stream(), interop.new_stream()
     with assert_ordered(p, c, by="gate"):
@@ -358,6 +375,15 @@ def test_poison_is_written_in_the_order_of_the_stream(memory):
     assert is_poisoned(array, stream)
 
 
+def test_half_a_read_gives_no_verdict(memory):
+    array, _ = memory
+    stream = interop.new_stream()
+    poison(array, stream)
+    call(runtime.cudaMemsetAsync(array.address, 1, SIZE // 2, stream.cuda_stream))
+    with pytest.raises(AssertionError, match="no verdict: "):
+        is_poisoned(array, stream)
+
+
 def of_torch(**options):
     import torch
 
@@ -441,6 +467,13 @@ def test_waiting_for_others_is_no_matter():
     p, c = interop.new_stream(), interop.new_stream()
     with assert_host_free(p):
         c.synchronize()
+
+
+def test_who_waits_for_an_event_from_before_the_block_is_not_seen():
+    stream = interop.new_stream()
+    event = stream.record_event()
+    with assert_host_free(stream):
+        event.synchronize()
 
 
 def test_by_default_the_legacy_stream_and_the_current_ones(memory):
