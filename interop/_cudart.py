@@ -16,15 +16,19 @@ import errno
 import functools
 import os
 import sys
+import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Sequence
+from itertools import chain, starmap
+from typing import Any, Final, NoReturn, TypeVar
 
 from interop import _fork
 from interop._environment import switch
 from interop._native import Pool, native
 from interop.errors import CudaError, InteropError, InvalidDeviceError, NoDeviceError
+
+T = TypeVar("T")
 
 LEGACY: Final = 1
 """cudaStreamLegacy: the default stream that waits for, and holds up, all blocking streams of its context."""
@@ -156,6 +160,7 @@ class Cuda:
         self._retired: deque[tuple[int, weakref.ref[Any]]] = deque()
         self.readable = readable
         self.simulation = simulation
+        self._modes = threading.local()
         self.uses_extension = False
         self.was_forked = False
         """Whether CUDA was started in a process that this one was forked from."""
@@ -201,17 +206,86 @@ class Cuda:
             with contextlib.suppress(InteropError):
                 destroy(handle)
 
-    def device_count(self) -> int:
-        """How many devices this process sees."""
+    # -- how calls are made ----------------------------------------------------------------------------------------
+
+    def _call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
+        """Call a function of the runtime; what it gives beside its code."""
         runtime = self._runtime or self.start()
-        return int(_value(runtime.cudaGetDeviceCount(), "cudaGetDeviceCount", runtime))
+        return _value(getattr(runtime, name)(*arguments), name, runtime)
+
+    def _drive(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
+        """Call a function of the driver; what it gives beside its code."""
+        runtime = self._runtime or self.start()
+        return _value(getattr(self._driver, name)(*arguments), name, runtime)
+
+    def within(self, context: int, function: Callable[..., T], *arguments: object) -> T:
+        """Call *function* with *context* current, and make current again what was before, even if that was none.
+
+        That holds wherever a signal handler raises.
+        """
+        # Not by cudaSetDevice: setting the old device again would create a context on it if it had none. And in one
+        # function, without a context manager in Python, whose exit can be interrupted before its first step.
+        runtime = self._runtime or self.start()
+        bind = self._driver.cuCtxSetCurrent
+        before = self.bound_context()
+        try:
+            result = bind(context)
+            if result[0]:
+                # Somebody has reset the device: its primary context is another one now.
+                self._primary.clear()
+                _value(result, "cuCtxSetCurrent", runtime)
+            return function(*arguments)
+        finally:
+            try:
+                result = bind(before)
+            except BaseException:
+                bind(before)  # a simulator's is Python, and can be interrupted too
+                raise
+            _value(result, "cuCtxSetCurrent", runtime)
+
+    def relaxed(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call *function* in this thread's relaxed capture mode, and then set the mode that was before.
+
+        In the modes "global" and "thread local", CUDA forbids every query and synchronise, and much else, related to a
+        capture or not, and punishes one by invalidating the capture. Relaxed, it forbids only the related ones.
+        """
+        runtime = self._runtime or self.start()
+        exchange, modes = runtime.cudaThreadExchangeStreamCaptureMode, runtime.cudaStreamCaptureMode
+        # What it was the last time, if the call is interrupted where it makes its result and nobody learns of that.
+        last = getattr(self._modes, "before", modes.cudaStreamCaptureModeGlobal)
+        answers: list[Any] = []
+        try:
+            _value(
+                noted(answers, exchange, modes.cudaStreamCaptureModeRelaxed),
+                "cudaThreadExchangeStreamCaptureMode",
+                runtime,
+            )
+            return function(*arguments)
+        finally:
+            if not answers or not answers[0][0]:
+                mode = answers[0][1] if answers else last
+                try:
+                    result = exchange(mode)
+                except BaseException:
+                    exchange(mode)
+                    raise
+                self._modes.before = mode
+                _value(result, "cudaThreadExchangeStreamCaptureMode", runtime)
+
+    def failed(self, call: str, code: int) -> None:
+        """Raise that the driver has answered *code*, no success, to what *call* stands for. For the extension."""
+        runtime = self._runtime
+        _value((runtime.cudaError_t(code),), call, runtime)
 
     # -- contexts and devices ------------------------------------------------------------------------------------
 
+    def device_count(self) -> int:
+        """How many devices this process sees."""
+        return int(self._call("cudaGetDeviceCount"))
+
     def current_device(self) -> int:
         """The ordinal of the calling thread's current device. Creates no context."""
-        runtime = self._runtime or self.start()
-        return int(_value(runtime.cudaGetDevice(), "cudaGetDevice", runtime))
+        return int(self._call("cudaGetDevice"))
 
     def current_context(self) -> int:
         """The calling thread's current context, or the primary context of its current device if it has none."""
@@ -225,78 +299,57 @@ class Cuda:
         """
         context = self._primary.get(device)
         if context is None:
-            runtime = self._runtime or self.start()
             count = self.device_count()
             if not 0 <= device < count:
                 message = f"there is no device {device}: this process sees {count}, numbered 0 to {count - 1}"
                 raise InvalidDeviceError(message)
-            context = int(_value(self._driver.cuDevicePrimaryCtxRetain(device), "cuDevicePrimaryCtxRetain", runtime))
-            self._primary[device] = context
+            context = self._primary[device] = int(self._drive("cuDevicePrimaryCtxRetain", device))
         return context
 
     def context_id(self, context: int) -> int:
         """A number that no other context of this process has, ever. Addresses are reused."""
-        runtime = self._runtime or self.start()
-        return int(_value(self._driver.cuCtxGetId(context), "cuCtxGetId", runtime))
+        return int(self._drive("cuCtxGetId", context))
 
     def bound_context(self) -> int:
         """The context that the calling thread is bound to, or 0."""
-        runtime = self._runtime or self.start()
-        return int(_value(self._driver.cuCtxGetCurrent(), "cuCtxGetCurrent", runtime))
+        return int(self._drive("cuCtxGetCurrent"))
 
     def bind_context(self, context: int) -> None:
         """Bind the calling thread to *context*, or to none if it is 0. For as long as code of users runs."""
-        runtime = self._runtime or self.start()
         try:
-            _value(self._driver.cuCtxSetCurrent(context), "cuCtxSetCurrent", runtime)
+            self._drive("cuCtxSetCurrent", context)
         except CudaError:
-            self._primary.clear()  # as in `context`
+            self._primary.clear()  # as in `within`
             raise
 
     def device_of(self, context: int) -> int:
         """The ordinal of the device of *context*."""
-        with self.context(context):
-            return self.current_device()
-
-    @contextlib.contextmanager
-    def context(self, context: int) -> Iterator[None]:
-        """Make *context* current, and on exit whatever was current before, even if that was none."""
-        # Pushing, and not cudaSetDevice: setting the old device again would create a context on it if it had none.
-        runtime = self._runtime or self.start()
-        try:
-            _value(self._driver.cuCtxPushCurrent(context), "cuCtxPushCurrent", runtime)
-        except CudaError:
-            # Somebody has reset the device: its primary context is another one now.
-            self._primary.clear()
-            raise
-        try:
-            yield
-        finally:
-            _value(self._driver.cuCtxPopCurrent(), "cuCtxPopCurrent", runtime)
-
-    def failed(self, call: str, code: int) -> None:
-        """Raise that the driver has answered *code*, no success, to what *call* stands for. For the extension."""
-        runtime = self._runtime
-        _value((runtime.cudaError_t(code),), call, runtime)
+        return self.within(context, self.current_device)
 
     # -- streams -------------------------------------------------------------------------------------------------
 
     def stream_create(self, context: int, *, non_blocking: bool, priority: int) -> int:
         """Create a stream in *context*."""
         for _ in range(len(self._retired)):
-            with contextlib.suppress(IndexError):  # another thread was faster
-                handle, owner = self._retired.popleft()
-                self.discard(functools.partial(self._destroy_if_over, owner), handle)
-        with self.context(context):
-            runtime = self._runtime
-            flags = NON_BLOCKING if non_blocking else 0
-            result = runtime.cudaStreamCreateWithPriority(flags, priority)
-            return int(_value(result, "cudaStreamCreateWithPriority", runtime))
+            self._destroy_if_over()
+        flags = NON_BLOCKING if non_blocking else 0
+        return self._create(context, self.stream_destroy, "cudaStreamCreateWithPriority", flags, priority)
+
+    def _create(self, context: int, destroy: Callable[[int], None], name: str, *arguments: object) -> int:
+        """Make something in *context*; if a signal handler raises in the middle, *destroy* it again."""
+        made: list[Any] = []
+        try:
+            runtime = self._runtime or self.start()
+            return int(_value(self.within(context, noted, made, getattr(runtime, name), *arguments), name, runtime))
+        except BaseException:
+            for code, handle in made:
+                if not code:
+                    self.discard(destroy, int(handle))
+            raise
 
     def stream_destroy(self, handle: int) -> None:
         """Destroy a stream; CUDA lets its pending work finish."""
-        runtime = self._runtime
-        _value(runtime.cudaStreamDestroy(handle), "cudaStreamDestroy", runtime)
+        self._call("cudaStreamDestroy", handle)
 
     def stream_retire(self, handle: int, owner: weakref.ref[Any]) -> None:
         """Destroy a stream when a later one is created, if *owner*, which is about to go, is gone, and the work done.
@@ -307,40 +360,45 @@ class Cuda:
         """
         self._retired.append((handle, owner))
 
-    def _destroy_if_over(self, owner: weakref.ref[Any], handle: int) -> None:
-        kept = owner()
-        if kept is not None:
-            kept.keep()  # its own finaliser will not run again
-        elif not self.stream_capture(handle) and self.stream_query(handle):
-            self.stream_destroy(handle)
-        else:
-            self._retired.append((handle, owner))
+    def _destroy_if_over(self) -> None:
+        """Destroy the stream that was retired first, or put it last."""
+        taken: list[tuple[int, weakref.ref[Any]]] = []
+        done: list[object] = []
+        try:
+            handle, owner = noted(taken, self._retired.popleft)
+            kept = owner()
+            if kept is not None:
+                kept.keep()  # its own finaliser will not run again
+            elif not self.stream_capture(handle) and self.stream_query(handle):
+                noted(done, self._runtime.cudaStreamDestroy, handle)
+            else:
+                noted(done, self._retired.append, taken[0])
+        except (InteropError, IndexError):  # there is nothing left to be destroyed; or another thread was faster
+            pass
+        except BaseException:
+            if taken and not done:
+                self._retired.append(taken[0])
+            raise
 
     def stream_context(self, handle: int) -> int:
         """The context of a stream with a handle of its own. Legal while the stream captures."""
-        runtime = self._runtime or self.start()
-        return int(_value(self._driver.cuStreamGetCtx(handle), "cuStreamGetCtx", runtime))
+        return int(self._drive("cuStreamGetCtx", handle))
 
     def stream_id(self, handle: int, needs: int = 0) -> int:
         """The stream's id, unique for the process's life. Breaks a capture on the stream: ask first."""
         if needs:
-            with self.context(needs):
-                return self.stream_id(handle)
-        runtime = self._runtime or self.start()
-        return int(_value(runtime.cudaStreamGetId(handle), "cudaStreamGetId", runtime))
+            return self.within(needs, self.stream_id, handle)
+        return int(self._call("cudaStreamGetId", handle))
 
     def stream_blocks(self, handle: int) -> bool:
         """Whether the stream, no default one, waits for the legacy one, and holds it up. Breaks a capture on it."""
-        runtime = self._runtime or self.start()
-        return not _value(runtime.cudaStreamGetFlags(handle), "cudaStreamGetFlags", runtime) & NON_BLOCKING
+        return not self._call("cudaStreamGetFlags", handle) & NON_BLOCKING
 
     def stream_priority(self, handle: int, needs: int = 0) -> int:
         """The stream's priority: the lower the number, the earlier it runs. Legal while the stream captures."""
         if needs:
-            with self.context(needs):
-                return self.stream_priority(handle)
-        runtime = self._runtime or self.start()
-        return int(_value(runtime.cudaStreamGetPriority(handle), "cudaStreamGetPriority", runtime))
+            return self.within(needs, self.stream_priority, handle)
+        return int(self._call("cudaStreamGetPriority", handle))
 
     def stream_capture(self, handle: int, needs: int = 0) -> int:
         """The id of the capture that the stream is part of, :data:`BROKEN` if it was invalidated, or 0.
@@ -350,8 +408,7 @@ class Cuda:
                 captures. That capture stays whole.
         """
         if needs:
-            with self.context(needs):
-                return self.stream_capture(handle)
+            return self.within(needs, self.stream_capture, handle)
         runtime = self._runtime or self.start()
         status = _value(runtime.cudaStreamIsCapturing(handle), "cudaStreamIsCapturing", runtime)
         if not status:
@@ -365,23 +422,20 @@ class Cuda:
     def stream_query(self, handle: int, needs: int = 0) -> bool:
         """Whether the stream's work is done. Breaks a capture on the stream: ask first."""
         if needs:
-            with self.context(needs):
-                return self.stream_query(handle)
+            return self.within(needs, self.stream_query, handle)
         return self._ask("cudaStreamQuery", handle)
 
     def stream_synchronize(self, handle: int, needs: int = 0) -> None:
         """Block the host until the stream's work is done. Breaks a capture on the stream: ask first."""
         if needs:
-            with self.context(needs):
-                return self.stream_synchronize(handle)
+            return self.within(needs, self.stream_synchronize, handle)
         self._ask("cudaStreamSynchronize", handle)
         return None
 
     def stream_wait_event(self, handle: int, event: int, needs: int = 0) -> None:
         """Make the stream's future work wait for *event*; returns at once."""
         if needs:
-            with self.context(needs):
-                return self.stream_wait_event(handle, event)
+            return self.within(needs, self.stream_wait_event, handle, event)
         runtime = self._runtime or self.start()
         _value(runtime.cudaStreamWaitEvent(handle, event, 0), "cudaStreamWaitEvent", runtime)
         return None
@@ -402,15 +456,20 @@ class Cuda:
         # Taken from a pool and given back, so that nobody else records it meanwhile: another thread, or a signal
         # handler or finaliser that runs between the record and the wait.
         pool = self.pool(context_id)
-        event = pool.take() or self.event_create(context, EVENT_DISABLE_TIMING)
+        events: list[int] = []
+        given: list[bool] = []
         try:
+            event = noted(events, pool.take)
+            if not event:
+                event = events[0] = self.event_create(context, EVENT_DISABLE_TIMING)
             self.event_record(event, producer, needs)
             self.stream_wait_event(consumer, event, consumer_needs)
+            if not noted(given, pool.give, event):
+                self.event_discard(event)
         except BaseException:
-            self.event_discard(event)  # it may stand for anything, or be no good at all
+            if events and events[0] and not given:
+                self.event_discard(events[0])  # it may stand for anything, or be no good at all
             raise
-        if not pool.give(event):
-            self.event_discard(event)
 
     def pool(self, context_id: int) -> Pool:
         """The spare events of a context."""
@@ -424,9 +483,7 @@ class Cuda:
 
     def event_create(self, context: int, flags: int) -> int:
         """Create an event in *context*: it can be recorded only on streams of that context."""
-        with self.context(context):
-            runtime = self._runtime
-            return int(_value(runtime.cudaEventCreateWithFlags(flags), "cudaEventCreateWithFlags", runtime))
+        return self._create(context, self.event_destroy, "cudaEventCreateWithFlags", flags)
 
     def event_discard(self, event: int, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """Destroy an event that nothing refers to any more, once the device has passed it; raises nothing."""
@@ -435,25 +492,22 @@ class Cuda:
             self.discard(self.event_destroy, event)
 
     def event_batch(self, context: int, flags: int, count: int, events: list[int]) -> None:
-        """Create *count* events in *context*, and append each to *events*; that enters the context only once."""
-        with self.context(context):
-            runtime = self._runtime
-            made = native.create_events(count, flags) if native is not None and self.uses_extension else []
-            events += made
-            for _ in range(count - len(made)):
-                result = runtime.cudaEventCreateWithFlags(flags)
-                events.append(int(_value(result, "cudaEventCreateWithFlags", runtime)))
+        """Create *count* events in *context*, and append each to *events*."""
+        wanted = len(events) + count
+        if native is not None and self.uses_extension:
+            made = starmap(native.create_events, ((count, flags),))
+            self.within(context, events.extend, chain.from_iterable(made))  # made and appended in one step of C
+        while len(events) < wanted:
+            events.append(self.event_create(context, flags))
 
     def event_destroy(self, event: int) -> None:
         """Destroy an event; waits already placed on it stay."""
-        runtime = self._runtime
-        _value(runtime.cudaEventDestroy(event), "cudaEventDestroy", runtime)
+        self._call("cudaEventDestroy", event)
 
     def event_record(self, event: int, handle: int, needs: int = 0) -> None:
         """Record the stream's work so far in *event*; returns at once."""
         if needs:
-            with self.context(needs):
-                return self.event_record(event, handle)
+            return self.within(needs, self.event_record, event, handle)
         runtime = self._runtime or self.start()
         _value(runtime.cudaEventRecord(event, handle), "cudaEventRecord", runtime)
         return None
@@ -468,13 +522,11 @@ class Cuda:
 
     def event_elapsed(self, start: int, end: int) -> float:
         """Milliseconds between two events."""
-        runtime = self._runtime or self.start()
-        return float(_value(runtime.cudaEventElapsedTime(start, end), "cudaEventElapsedTime", runtime))
+        return float(self._call("cudaEventElapsedTime", start, end))
 
     def event_export(self, event: int) -> bytes:
         """The event's handle for other processes."""
-        runtime = self._runtime or self.start()
-        handle = _value(runtime.cudaIpcGetEventHandle(event), "cudaIpcGetEventHandle", runtime)
+        handle = self._call("cudaIpcGetEventHandle", event)
         import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
 
         return ctypes.string_at(handle.getPtr(), IPC_HANDLE_BYTES)
@@ -483,18 +535,15 @@ class Cuda:
         """Open another process's event in *context*."""
         import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
 
-        with self.context(context):
-            runtime = self._runtime
-            raw = runtime.cudaIpcEventHandle_t()
-            ctypes.memmove(raw.getPtr(), handle, IPC_HANDLE_BYTES)
-            return int(_value(runtime.cudaIpcOpenEventHandle(raw), "cudaIpcOpenEventHandle", runtime))
+        raw = (self._runtime or self.start()).cudaIpcEventHandle_t()
+        ctypes.memmove(raw.getPtr(), handle, IPC_HANDLE_BYTES)
+        return self._create(context, self.event_destroy, "cudaIpcOpenEventHandle", raw)
 
     # -- memory --------------------------------------------------------------------------------------------------
 
     def pointer_place(self, address: int) -> tuple[int, int]:
         """The kind of memory, as DLPack counts (2 a device's, 3 pinned, 13 managed, 0 no GPU's), and its device."""
-        runtime = self._runtime or self.start()
-        attributes = _value(runtime.cudaPointerGetAttributes(address), "cudaPointerGetAttributes", runtime)
+        attributes = self._call("cudaPointerGetAttributes", address)
         return _MEMORY_KINDS.get(int(attributes.type), 0), int(attributes.device)
 
     def peer_access(self, device: int, other: int, address: int) -> bool:
@@ -503,33 +552,31 @@ class Cuda:
         That is all memory of *other*'s primary context; or, if *address* lies in a stream-ordered pool
         (cudaMallocAsync), which has an access list of its own, the memory of that pool.
         """
-        runtime = self._runtime or self.start()
         if (device, other) not in self._peers:
-            call = "cudaDeviceCanAccessPeer"
-            able = bool(_value(runtime.cudaDeviceCanAccessPeer(device, other), call, runtime))
+            able = bool(self._call("cudaDeviceCanAccessPeer", device, other))
             if able:
-                with self.context(self.primary_context(device)):
-                    result = runtime.cudaDeviceEnablePeerAccess(other, 0)
+                runtime = self._runtime
+                result = self.within(self.primary_context(device), runtime.cudaDeviceEnablePeerAccess, other, 0)
                 if result[0] != _PEER_ACCESS_ALREADY_ENABLED:
                     _value(result, "cudaDeviceEnablePeerAccess", runtime)
             self._peers[device, other] = able
         return self._peers[device, other] and self._pool_access(device, address)
 
     def _pool_access(self, device: int, address: int) -> bool:
-        driver, runtime = self._driver, self._runtime
+        driver = self._driver
         attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE
-        pool = _value(driver.cuPointerGetAttribute(attribute, address), "cuPointerGetAttribute", runtime)
+        pool = self._drive("cuPointerGetAttribute", attribute, address)
         if not int(pool):
             return True
         place = driver.CUmemLocation()
         place.type, place.id = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE, device
         access = driver.CUmemAccess_flags
-        if _value(driver.cuMemPoolGetAccess(pool, place), "cuMemPoolGetAccess", runtime):
+        if self._drive("cuMemPoolGetAccess", pool, place):
             return True
         wanted = driver.CUmemAccessDesc()
         wanted.location, wanted.flags = place, access.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
         with contextlib.suppress(CudaError):  # a pool of another process has the access that it came with
-            _value(driver.cuMemPoolSetAccess(pool, [wanted], 1), "cuMemPoolSetAccess", runtime)
+            self._drive("cuMemPoolSetAccess", pool, [wanted], 1)
             return True
         return False
 
@@ -538,58 +585,44 @@ class Cuda:
     def capture_begin(self, handle: int, needs: int = 0) -> None:
         """Begin to capture the stream, in relaxed mode."""
         if needs:
-            with self.context(needs):
-                return self.capture_begin(handle)
-        runtime = self._runtime or self.start()
-        relaxed = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
-        _value(runtime.cudaStreamBeginCapture(handle, relaxed), "cudaStreamBeginCapture", runtime)
+            return self.within(needs, self.capture_begin, handle)
+        modes = (self._runtime or self.start()).cudaStreamCaptureMode
+        self._call("cudaStreamBeginCapture", handle, modes.cudaStreamCaptureModeRelaxed)
         return None
 
     def capture_end(self, handle: int, needs: int = 0) -> None:
         """End the capture, and throw the graph away."""
         if needs:
-            with self.context(needs):
-                return self.capture_end(handle)
-        runtime = self._runtime
-        graph = _value(runtime.cudaStreamEndCapture(handle), "cudaStreamEndCapture", runtime)
-        _value(runtime.cudaGraphDestroy(graph), "cudaGraphDestroy", runtime)
+            return self.within(needs, self.capture_end, handle)
+        self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", handle))
         return None
 
     def host_register(self, address: int, size: int) -> int:
         """Pin *size* bytes of host memory for all devices; the address that devices know it by."""
         runtime = self._runtime or self.start()
-        flags = runtime.cudaHostRegisterMapped | runtime.cudaHostRegisterPortable
-        _value(runtime.cudaHostRegister(address, size, flags), "cudaHostRegister", runtime)
-        return int(_value(runtime.cudaHostGetDevicePointer(address, 0), "cudaHostGetDevicePointer", runtime))
+        self._call("cudaHostRegister", address, size, runtime.cudaHostRegisterMapped | runtime.cudaHostRegisterPortable)
+        return int(self._call("cudaHostGetDevicePointer", address, 0))
 
     def stream_wait_value(self, handle: int, address: int, value: int, needs: int = 0) -> None:
         """Make the stream's future work wait until the 32-bit word at *address* is at least *value*."""
         if needs:
-            with self.context(needs):
-                return self.stream_wait_value(handle, address, value)
-        runtime = self._runtime or self.start()
+            return self.within(needs, self.stream_wait_value, handle, address, value)
         at_least = 0  # CU_STREAM_WAIT_VALUE_GEQ
-        result = self._driver.cuStreamWaitValue32(handle, address, value, at_least)
-        _value(result, "cuStreamWaitValue32", runtime)
+        self._drive("cuStreamWaitValue32", handle, address, value, at_least)
         return None
 
     def memset(self, address: int, value: int, size: int, handle: int, context: int) -> None:
         """Let the stream of *handle*, which is of *context*, set *size* bytes to *value*; returns at once."""
-        with self.context(context):
-            runtime = self._runtime
-            _value(runtime.cudaMemsetAsync(address, value, size, handle), "cudaMemsetAsync", runtime)
+        self.within(context, self._call, "cudaMemsetAsync", address, value, size, handle)
 
     def copy_to_host(self, address: int, size: int, handle: int, context: int) -> bytes:
         """The *size* bytes at *address*, copied in the order of the stream of *handle*. Blocks the host."""
         import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
 
         memory = ctypes.create_string_buffer(size)
-        with self.context(context):
-            runtime = self._runtime
-            kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-            result = runtime.cudaMemcpyAsync(ctypes.addressof(memory), address, size, kind, handle)
-            _value(result, "cudaMemcpyAsync", runtime)
-            self.stream_synchronize(handle)
+        kind = (self._runtime or self.start()).cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self.within(context, self._call, "cudaMemcpyAsync", ctypes.addressof(memory), address, size, kind, handle)
+        self.stream_synchronize(handle, context)
         return memory.raw
 
     def kernel_load(self, context: int, ptx: bytes, name: bytes) -> int:
@@ -597,16 +630,12 @@ class Cuda:
         import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
 
         image = ctypes.create_string_buffer(ptx)
-        with self.context(context):
-            runtime, driver = self._runtime, self._driver
-            exchange = runtime.cudaThreadExchangeStreamCaptureMode
-            relaxed = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed  # else it breaks others' captures
-            previous = _value(exchange(relaxed), "cudaThreadExchangeStreamCaptureMode", runtime)
-            try:
-                module = _value(driver.cuModuleLoadData(ctypes.addressof(image)), "cuModuleLoadData", runtime)
-                return int(_value(driver.cuModuleGetFunction(module, name), "cuModuleGetFunction", runtime))
-            finally:
-                _value(exchange(previous), "cudaThreadExchangeStreamCaptureMode", runtime)
+
+        def load() -> int:
+            module = self.relaxed(self._drive, "cuModuleLoadData", ctypes.addressof(image))
+            return int(self._drive("cuModuleGetFunction", module, name))
+
+        return self.within(context, load)
 
     def kernel_launch(self, kernel: int, number: int, handle: int, context: int) -> None:
         """Launch one thread of a kernel that takes one 64-bit number; returns at once."""
@@ -614,9 +643,8 @@ class Cuda:
 
         argument = ctypes.c_uint64(number)
         arguments = ctypes.c_void_p(ctypes.addressof(argument))
-        with self.context(context):
-            result = self._driver.cuLaunchKernel(*(kernel, 1, 1, 1, 1, 1, 1, 0, handle, ctypes.addressof(arguments), 0))
-            _value(result, "cuLaunchKernel", self._runtime)
+        one = (1, 1, 1, 1, 1, 1, 0)
+        self.within(context, self._drive, "cuLaunchKernel", kernel, *one, handle, ctypes.addressof(arguments), 0)
 
     # -- for interop.doctor: nothing here creates a context ------------------------------------------------------
 
@@ -636,13 +664,11 @@ class Cuda:
     def device_facts(self, device: int) -> tuple[str, int, tuple[int, int]]:
         """The name of *device*, its memory in bytes, and its compute capability."""
         # By the driver: nobody promises that cudaGetDeviceProperties creates no context.
-        runtime = self._runtime or self.start()
-        driver = self._driver
-        name = _value(driver.cuDeviceGetName(256, device), "cuDeviceGetName", runtime)
-        memory = _value(driver.cuDeviceTotalMem(device), "cuDeviceTotalMem", runtime)
-        attribute = driver.CUdevice_attribute
+        name = self._drive("cuDeviceGetName", 256, device)
+        memory = self._drive("cuDeviceTotalMem", device)
+        attribute = self._driver.CUdevice_attribute
         major, minor = (
-            int(_value(driver.cuDeviceGetAttribute(which, device), "cuDeviceGetAttribute", runtime))
+            int(self._drive("cuDeviceGetAttribute", which, device))
             for which in (
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
@@ -655,24 +681,24 @@ class Cuda:
     def _ask(self, call: str, handle: int) -> bool:
         """Query or synchronise a stream or event, without breaking the capture of some *other* stream.
 
-        In the capture modes "global" and "thread local", CUDA forbids every query and synchronise, related to the
-        capture or not, and punishes one by invalidating the capture. Relaxed, it forbids only the related ones.
-
         Returns:
             False for "still running".
         """
         runtime = self._runtime or self.start()
-        exchange = runtime.cudaThreadExchangeStreamCaptureMode
-        relaxed = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
-        previous = _value(exchange(relaxed), "cudaThreadExchangeStreamCaptureMode", runtime)
-        try:
-            result = getattr(runtime, call)(handle)
-        finally:
-            _value(exchange(previous), "cudaThreadExchangeStreamCaptureMode", runtime)
+        result = self.relaxed(getattr(runtime, call), handle)
         if result[0] == NOT_READY:
             return False
         _value(result, call, runtime)
         return True
+
+
+def noted(results: list[T], function: Callable[..., T], *arguments: object) -> T:
+    """Call *function*, and append what it returns to *results*, in one step of C if *function* is one of C's.
+
+    A signal handler that raises then comes before both or after both, and *results* says which.
+    """
+    results.extend(starmap(function, (arguments,)))
+    return results[-1]
 
 
 class _Forked:

@@ -165,18 +165,28 @@ class Event(EventFields):
         if self._flags is None:
             raise self._unrecorded("use")
         # CUDA is asked without the lock: garbage may be collected meanwhile, and finalisers then make events too, and
-        # wait for whoever does.
-        handle = (0 if pool is None else pool.take()) or self._cuda.event_create(context, self._flags)
-        with _creating:
-            if not self._handle:
-                if pool is not None:
-                    self._pool = pool
-                self._context = context
-                self._handle = handle
+        # wait for whoever does. A signal handler may raise anywhere: the event is always somebody's.
+        made: list[int] = []
+        kept: list[bool] = []
+        try:
+            if pool is None or not _cudart.noted(made, pool.take):
+                made = [self._cuda.event_create(context, self._flags)]
+            with _creating:
+                if not self._handle:
+                    if pool is not None:
+                        self._pool = pool
+                    self._context = context
+                    self._handle, kept = made[0], [True]
+                    return
+            # Another thread has used it for the first time just now.
+            if pool is not None and _cudart.noted(kept, pool.give, made[0]):
                 return
-        # Another thread has used it for the first time just now.
-        if pool is None or not pool.give(handle):
-            self._cuda.event_discard(handle)
+            kept = [False]
+            self._cuda.event_discard(made[0])
+        except BaseException:
+            if made and made[0] and not kept:
+                self._cuda.event_discard(made[0])
+            raise
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: a handle has one owner, and means nothing to another process."""

@@ -83,8 +83,7 @@ def look_at(stream: ExternalStream) -> StreamFacts:
         return replace(facts, not_asked="not asked: there was no device when it was borrowed")
     try:
         # A context that is there becomes current: where none is, the runtime would create one.
-        with cuda.context(stream._ready()):
-            return _asked(stream, facts)
+        return cuda.within(stream._ready(), _asked, stream, facts)
     except InteropError as error:
         return replace(facts, not_asked=f"not asked: {type(error).__name__}: {error}")
 

@@ -420,8 +420,7 @@ class ExternalStream(StreamFields):
                 native = self.owner
             else:
                 source = Source(self._handle, self.device, self.owner)
-                with self._cuda.context(context):
-                    native = adapter.make_stream(source)
+                native = self._cuda.within(context, adapter.make_stream, source)
             # Another thread may have been faster: there is one.
             native = natives.setdefault(library, native)
         return native
@@ -629,20 +628,20 @@ class ExternalStream(StreamFields):
 class _Handle:
     """The owner of a stream that interop made, which is destroyed some time after the last reference goes."""
 
-    __slots__ = ("__weakref__", "_cuda", "_handle", "_next")
+    __slots__ = ("__weakref__", "_cuda", "_next", "handle")
 
-    def __init__(self, cuda: _cudart.Cuda, handle: int) -> None:
+    def __init__(self, cuda: _cudart.Cuda, handle: int = 0) -> None:
+        self.handle = handle  # 0 before there is a stream: it is set in one step when there is
         self._cuda = cuda
-        self._handle = handle
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At interpreter exit the driver may be gone already, and frees everything itself.
-        if not _finalizing():
-            self._cuda.stream_retire(self._handle, weakref.ref(self))
+        if getattr(self, "handle", 0) and not _finalizing():
+            self._cuda.stream_retire(self.handle, weakref.ref(self))
 
     def keep(self) -> None:
         """A finaliser has kept what it had the stream from: let another one, which goes with this one, retire it."""
-        self._next = _Handle(self._cuda, self._handle)
+        self._next = _Handle(self._cuda, self.handle)
 
 
 def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
@@ -662,8 +661,9 @@ def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bo
     """
     cuda = _cudart.active()
     context = cuda.current_context() if device is None else cuda.primary_context(check_device(device))
-    handle = cuda.stream_create(context, non_blocking=non_blocking, priority=priority)
-    stream = ExternalStream(handle, owner=_Handle(cuda, handle))
+    owner = _Handle(cuda)
+    owner.handle = handle = cuda.stream_create(context, non_blocking=non_blocking, priority=priority)
+    stream = ExternalStream(handle, owner=owner)
     stream._priority = cuda.stream_priority(handle, context) if priority else 0
     return stream
 

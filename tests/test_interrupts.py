@@ -3,9 +3,11 @@
 import pytest
 
 import interop
-from interop import _switching, sim
+from interop import _switching, _watch, sim
 from tests.interrupts import interrupt
 from tests.test_current import StandIn, handles, libraries
+
+native_stubs = pytest.importorskip("tests.native_stubs")
 
 # An interrupt that comes in a finaliser is lost, as Python has it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -45,3 +47,76 @@ def test_blocks(gpu, libraries, way):
         libraries[0].log.clear()
 
     interrupt(work, check)
+
+
+PLAIN = {
+    "query": lambda world: world.q.query(),
+    "query of the legacy stream": lambda world: world.legacy.query(),
+    "synchronize the legacy stream": lambda world: world.legacy.synchronize(),
+    "query of an event": lambda world: world.event.query(),
+    "record": lambda world: world.p.record_event(world.event),
+    "wait_event on the legacy stream": lambda world: world.legacy.wait_event(world.event),
+    "wait_stream": lambda world: world.c.wait_stream(world.p),
+    "wait_stream of the legacy stream": lambda world: world.c.wait_stream(world.legacy),
+    "wait_stream of another device's": lambda world: world.legacy.wait_stream(world.other_legacy),
+    "device": lambda world: setattr(world.q, "_device", None) or world.q.device,
+}
+
+
+@pytest.mark.parametrize("way", ["C", "Python"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_calls(driver, way, name):
+    """The context, the capture mode, and the spare events are what they were."""
+    mode, current = 1, native_stubs.OWN + 1  # "thread local", and a context that no stream here is of
+    watcher = _watch.Watcher()
+    with native_stubs.bound(driver) as cuda:
+        world = native_stubs.World(driver, cuda)
+        pools = [cuda.pool(native_stubs.OWN), cuda.pool(native_stubs.OWN + 1)]
+        before = [sorted(native_stubs.spare(pool)) for pool in pools]
+
+        def work():
+            PLAIN[name](world)
+
+        def check():
+            assert driver.current() == current
+            assert driver.library.capture_mode() == mode
+            gone = {call.first for call in driver.calls if call.name == "cuEventDestroy"}
+            for pool, events in zip(pools, before, strict=True):
+                found = native_stubs.spare(pool)
+                assert sorted([*found, *gone & {*events}]) == events
+                for event in gone & {*events}:
+                    pool.give(event)  # it is only a number here
+            driver.reset(mode)
+
+        driver.reset(mode)
+        driver.library.make_current(native_stubs.ctypes.c_uint64(current))
+        try:
+            if way == "Python":
+                _watch.watch(watcher)
+            work()  # so that the capture mode has been seen
+            check()
+            interrupt(work, check)
+        finally:
+            _watch.unwatch(watcher)
+            driver.library.make_current(native_stubs.ctypes.c_uint64(0))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: interop.new_stream(0),
+        lambda: interop.new_stream(0, priority=-1).query(),
+        lambda: interop.new_stream(0).to("alpha"),
+        lambda: interop.new_stream(0).record_event().query(),
+    ],
+    ids=["new_stream", "query", "to", "record_event"],
+)
+def test_streams_of_another_device(gpu, libraries, call):
+    gpu.runtime.cudaSetDevice(1)
+    context = gpu.cuda.bound_context()
+
+    def check():
+        assert gpu.cuda.bound_context() == context
+        assert gpu.runtime.cudaThreadExchangeStreamCaptureMode(0)[1] == 0
+
+    interrupt(call, check, 500)

@@ -26,8 +26,8 @@ class SimulatedLab:
         assert self.devices > 1
 
     def stream(self, *, non_blocking: bool = True, device: int = 0) -> int:
-        with self.gpu.cuda.context(self.gpu.cuda.primary_context(device)):
-            return int(self.runtime.cudaStreamCreateWithFlags(1 if non_blocking else 0)[1])
+        context, kind = self.gpu.cuda.primary_context(device), 1 if non_blocking else 0
+        return int(self.gpu.cuda.within(context, self.runtime.cudaStreamCreateWithFlags, kind)[1])
 
     def event(self, *, device: int = 0) -> int:
         return self.gpu.cuda.event_create(self.gpu.cuda.primary_context(device), 2)

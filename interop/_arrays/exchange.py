@@ -117,8 +117,7 @@ def _wrapped(tensor: Tensor, holder: Handover, adapter: Adapter) -> Any:  # noqa
         if not adapter.needs_device:
             return adapter.make_array(tensor, holder)
         cuda = holder._consumer._cuda
-        with cuda.context(cuda.primary_context(tensor.device_id)):
-            return adapter.make_array(tensor, holder)
+        return cuda.within(cuda.primary_context(tensor.device_id), adapter.make_array, tensor, holder)
     except Exception as error:
         if isinstance(error, InteropError):
             raise
@@ -205,8 +204,7 @@ def _producer(array: object, adapter: Adapter | None, tensor: Tensor, stated: ob
     if stream.cuda_stream > _cudart.PER_THREAD:
         return stream
     cuda = _cudart.active()
-    with cuda.context(cuda.primary_context(tensor.device_id)):  # which a default stream is of
-        return as_stream(native_stream)
+    return cuda.within(cuda.primary_context(tensor.device_id), as_stream, native_stream)  # of that context, then
 
 
 def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:

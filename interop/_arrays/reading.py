@@ -4,7 +4,6 @@ A stranger is an array whose library has no adapter, or whose adapter does not r
 anything; except that an array that is known by DLPack only can be asked to order its consumer itself.
 """
 
-import contextlib
 import operator
 import reprlib
 from collections.abc import Callable
@@ -214,12 +213,14 @@ def by_dlpack(
 
 
 def _capsule_of(array: Any, cuda: _cudart.Cuda | None, device: int, stream: int) -> object:  # noqa: ANN401
-    # PyTorch gives a tensor away only while its device is current.
-    with contextlib.nullcontext() if cuda is None else cuda.context(cuda.primary_context(device)):
+    def ask() -> object:
         try:
             return array.__dlpack__(stream=stream, max_version=(1, 0))
         except TypeError:  # a producer from before versions, which cannot say that it is read-only either
             return array.__dlpack__(stream=stream)
+
+    # PyTorch gives a tensor away only while its device is current.
+    return ask() if cuda is None else cuda.within(cuda.primary_context(device), ask)
 
 
 # -- the one check --------------------------------------------------------------------------------------------------

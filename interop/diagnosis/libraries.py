@@ -139,9 +139,12 @@ def _with_current(library: Library, adapter: Adapter, device: int | None, *, pro
     remark = _reason_not_to_ask(adapter, cuda, device, probe=probe)
     if remark:
         return replace(library, remark=remark)
-    with cuda.context(cuda.current_context()):
-        stream = _by_its_owner(as_stream(adapter.current_stream()))
-        return replace(library, current=replace(look_at(stream), library=library.name))
+    return cuda.within(cuda.current_context(), _asked, library, adapter)
+
+
+def _asked(library: Library, adapter: Adapter) -> Library:
+    stream = _by_its_owner(as_stream(adapter.current_stream()))
+    return replace(library, current=replace(look_at(stream), library=library.name))
 
 
 def _by_its_owner(stream: ExternalStream) -> ExternalStream:

@@ -318,8 +318,7 @@ class SimulatedGPU:
             NoDeviceError: no such device is simulated.
         """
         context = self.cuda.current_context() if device is None else self.cuda.primary_context(device)
-        with self.cuda.context(context):
-            _cudart._value(self.runtime.cudaDeviceSynchronize(), "cudaDeviceSynchronize", self.runtime)
+        self.cuda.within(context, self.cuda._call, "cudaDeviceSynchronize")
 
     @_alone
     def steps(self, event: int) -> int:
@@ -399,8 +398,7 @@ class SimulatedGPU:
 
     def _target(self, handle: int, device: object) -> Stream:
         if handle <= _cudart.PER_THREAD and isinstance(device, int):
-            with self.cuda.context(self.cuda.primary_context(device)):
-                return self._machine.stream(handle)
+            return self.cuda.within(self.cuda.primary_context(device), self._machine.stream, handle)
         return self._machine.stream(handle)
 
     def _access(self, array: SimulatedArray, *, writes: bool) -> None:

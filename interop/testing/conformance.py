@@ -290,7 +290,7 @@ class AdapterConformance:
         """And none is left current, whoever was before."""
         for device in _devices():
             stream = interop.new_stream(device)
-            with _cudart.active().context(stream._ready()):
+            with _in_context_of(stream):
                 native = adapter.make_stream(Source(stream.cuda_stream, device, stream))
                 assert _cudart.active().current_device() == device
                 assert adapter.stream_handle(native) == stream.cuda_stream
@@ -511,7 +511,7 @@ class AdapterConformance:
         for device in _devices():
             stream = interop.new_stream(device)
             native = stream.to(self.library)
-            with _cudart.active().context(stream._ready()):
+            with _in_context_of(stream):
                 before = current.before(native)
                 assert cuda.current_device() == device
                 current.enter(native, before)
@@ -623,6 +623,17 @@ def _turned_into_a_subclass(native: object) -> bool:
     except TypeError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _in_context_of(stream: interop.ExternalStream) -> Iterator[None]:
+    cuda = _cudart.active()
+    before = cuda.bound_context()
+    cuda.bind_context(stream._ready())
+    try:
+        yield
+    finally:
+        cuda.bind_context(before)
 
 
 def _devices() -> range:
