@@ -143,9 +143,18 @@ class ExternalStream(StreamFields):
         return self._id
 
     def is_capturing(self) -> bool:
-        """Whether a CUDA graph is being captured on the stream. Always False for the legacy stream: it cannot be."""
+        """Whether a CUDA graph is being captured on the stream.
+
+        The legacy default stream of a device's primary context cannot capture; that of a green context can.
+        """
         self._ready()
-        return self._handle != _cudart.LEGACY and bool(self._cuda.stream_capture(self._handle, self._needs))
+        try:
+            return bool(self._cuda.stream_capture(self._handle, self._needs))
+        except CudaError as error:
+            # While a blocking stream captures, CUDA answers no question about the legacy stream.
+            if self._handle == _cudart.LEGACY and error.code == _cudart.CAPTURE_IMPLICIT:
+                return False
+            raise
 
     def capture_id(self) -> int:
         """The id of the graph capture that the stream is part of, or 0. Two streams of one capture have the same.
@@ -153,8 +162,7 @@ class ExternalStream(StreamFields):
         Raises:
             CaptureError: the capture is broken.
         """
-        self._ready()
-        return 0 if self._handle == _cudart.LEGACY else self._capture()
+        return self._capture() if self.is_capturing() else 0
 
     def __cuda_stream__(self) -> tuple[int, int]:
         """The stream, for every library that speaks the protocol: version 0, and the handle."""
@@ -287,8 +295,9 @@ class ExternalStream(StreamFields):
         event = as_event(event)
         self._same_world(event)
         self._ready()
-        handle = event._awaited(self._capture())
-        if self._handle == _cudart.LEGACY and event._capture and not event._exposed:
+        capture = self._capture()
+        handle = event._awaited(capture)
+        if self._handle == _cudart.LEGACY and event._capture != capture and not event._exposed:
             message = f"{self!r} cannot wait for {event!r}: the legacy default stream cannot join a graph capture"
             raise CaptureError(message)
         try:
@@ -568,7 +577,7 @@ class ExternalStream(StreamFields):
                     f"{producer!r} wait for the capturing stream first, which takes it into the capture"
                 )
                 raise CaptureError(message)
-            if theirs and self._handle == _cudart.LEGACY:
+            if theirs != capture and self._handle == _cudart.LEGACY:
                 message = f"{self!r} cannot wait for {producer!r}, which captures: the legacy stream cannot join it"
                 raise CaptureError(message)
         if len({theirs for theirs in captures if theirs}) > 1:

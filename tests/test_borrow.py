@@ -15,7 +15,7 @@ import pytest
 import interop
 from interop import _cudart, adapters, as_event, as_stream, sim
 from interop.adapters import adapter_named
-from interop.adapters.base import Adapter
+from interop.adapters.base import Adapter, Source
 from interop.errors import InvalidEventError, InvalidStreamError, NotSupportedError, UnrecordedEventError
 
 # -- streams to borrow: functions of an address, and of what to do with the class first -----------------------------
@@ -442,6 +442,24 @@ def test_rmm_takes_ours_and_keeps_it_alive(address):
     assert theirs.__cuda_stream__() == (0, address)
     assert alive() is not None
     assert as_stream(theirs) == as_stream(address)
+
+
+@pytest.mark.needs("numba")
+def test_numba_takes_no_stream_of_a_green_context(monkeypatch, address):
+    from numba import cuda
+
+    said = "Numba cannot operate on non-primary CUDA context 5"
+
+    def refuse(_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(cuda, "external_stream", refuse)
+    with pytest.raises(NotSupportedError, match=r"primary context.*new_stream\(device\)") as raised:
+        adapter_named("numba").make_stream(Source(address, 0, None))
+    assert str(raised.value.__cause__) == said
+    said = "another error"
+    with pytest.raises(RuntimeError, match="another error"):
+        adapter_named("numba").make_stream(Source(address, 0, None))
 
 
 # -- events ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart, sim, stream
+from interop import _cudart, _watch, sim, stream
 from interop.errors import (
     CaptureError,
     CudaError,
@@ -1007,6 +1007,36 @@ def test_default_streams_of_two_devices_have_two_hashes(gpu):
         used.query()
     assert (hash(stream), hash(legacy[0])) == before, "it stays the same"
     assert hash(stream) == hash(interop.as_stream(stream.cuda_stream))
+
+
+def test_a_legacy_stream_that_captures_as_that_of_a_green_context_can(gpu, monkeypatch, request):
+    watcher = _watch.Watcher()
+    _watch.watch(watcher)  # the extension asks the driver itself, and leaves watched calls to Python
+    request.addfinalizer(lambda: _watch.unwatch(watcher))
+    legacy, other, outside = interop.ExternalStream(1), interop.new_stream(), interop.new_stream()
+    inside, before = other.record_event(), outside.record_event()
+    inside._capture = 7  # as it is when it is recorded in the capture
+    captures = {1: 7, other.cuda_stream: 7}
+    waits = []
+    monkeypatch.setattr(gpu.cuda, "stream_capture", lambda handle, needs=0: captures.get(handle, 0))  # noqa: ARG005
+    monkeypatch.setattr(gpu.cuda, "stream_wait_event", lambda handle, *_: waits.append(handle))
+    monkeypatch.setattr(gpu.cuda, "event_record", lambda *_: None)
+    assert legacy.is_capturing()
+    assert legacy.capture_id() == 7
+    with pytest.raises(CaptureError, match="cannot query"):
+        legacy.query()
+    legacy.wait_event(inside)
+    legacy.wait_stream(other)
+    other.wait_stream(legacy)
+    assert waits == [1, 1, other.cuda_stream]
+    for call in (lambda: legacy.wait_event(before), lambda: legacy.wait_stream(outside)):
+        with pytest.raises(CaptureError):
+            call()
+    captures[1] = 0
+    for call in (lambda: legacy.wait_event(inside), lambda: legacy.wait_stream(other)):
+        with pytest.raises(CaptureError, match="cannot"):
+            call()
+    assert len(waits) == 3
 
 
 def test_nothing_is_active_afterwards():

@@ -21,6 +21,7 @@ from interop.adapters.base import (
     is_kept,
     keep,
 )
+from interop.errors import NotSupportedError
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
 _DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
@@ -48,7 +49,18 @@ class NumbaAdapter(Adapter):
 
     def make_stream(self, source: Source) -> object:
         """An external stream holds only a number, so the source is tied to it; 1 and 2 are Numba's spelling too."""
-        return keep(cuda.external_stream(source.handle), source)
+        try:
+            stream = cuda.external_stream(source.handle)
+        except RuntimeError as error:
+            if "non-primary" not in str(error):
+                raise
+            message = (
+                f"Numba works in the primary context of a device only, and stream {source.handle:#x} is of another "
+                "one, such as a green context. Give Numba a stream of the primary context, interop.new_stream(device), "
+                "and order the two with wait_stream()"
+            )
+            raise NotSupportedError(message) from error
+        return keep(stream, source)
 
     def event_handle(self, event: object) -> int | None:
         """Numba events are created when they are made."""
