@@ -458,24 +458,28 @@ class ExternalStream(StreamFields):
         return self._context if self._handle <= _cudart.PER_THREAD else 0
 
     @property
-    def is_of_another_thread(self) -> bool:
+    def _is_of_another_thread(self) -> bool:
         """Whether this is the per-thread default stream of a thread that is not the calling one."""
         return self._thread is not None and self._thread is not _thread.token
 
     @property
-    def is_closed(self) -> bool:
+    def _is_closed(self) -> bool:
         """Whether its owner has closed it, where that can be done: then no call may be made with the handle."""
         if self._adapter is None or not self._adapter.streams_close or self._handle <= _cudart.PER_THREAD:
             return False  # a default stream is there whatever becomes of an object that stands for it
         return not _states(self.owner, self._handle)
 
-    def legacy(self) -> "ExternalStream":
-        """The legacy default stream of the same device."""
-        return ExternalStream(_cudart.LEGACY, self._cuda.device_of(self._context))
+    def _legacy(self) -> "ExternalStream":
+        """The legacy default stream of the same context."""
+        stream = ExternalStream.__new__(ExternalStream)
+        stream._context = self._context or self._ready()
+        stream._cuda = self._cuda
+        stream._handle = _cudart.LEGACY
+        return stream
 
     def _ready(self) -> int:
         """Make sure that the stream can be used here and now; its context."""
-        if self.is_of_another_thread:
+        if self._is_of_another_thread:
             message = (
                 f"{self!r} was borrowed in another thread: the per-thread default stream is a different stream in "
                 "every thread. Borrow it in this one, or record an event there and wait for it here"

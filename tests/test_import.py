@@ -119,3 +119,17 @@ def test_adapters_know_the_contract_only(module):
 def test_every_public_name_is_there():
     assert sorted(interop.__all__) == interop.__all__
     assert not [name for name in interop.__all__ if not hasattr(interop, name)]
+
+
+STREAM = (
+    "capture_id cuda_stream device is_capturing owner priority ptr query record_event stream_id synchronize to "
+    "wait_event wait_stream when_done"
+)
+EVENT = "cuda_event device elapsed_time from_ipc_handle ipc_handle owner ptr query record synchronize wait when_done"
+
+
+@pytest.mark.parametrize(
+    ("cls", "names"), [(interop.ExternalStream, STREAM), (interop.Event, EVENT), (interop.Handover, "")]
+)
+def test_what_is_public_of_the_objects_is_meant_to_be(cls, names):
+    assert [name for name in dir(cls) if not name.startswith("_")] == names.split()

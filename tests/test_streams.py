@@ -996,6 +996,18 @@ def test_an_event_knows_its_device(gpu, device):
     assert interop.as_event(stream.record_event().cuda_event).device is None
 
 
+@pytest.mark.parametrize("device", [0, 1])
+@pytest.mark.parametrize("is_used", [False, True])
+def test_the_legacy_stream_beside_a_borrowed_one(gpu, device, is_used):
+    made = interop.new_stream(device)
+    borrowed = interop.ExternalStream(made.cuda_stream)
+    if is_used:
+        borrowed.query()
+    assert borrowed._legacy() == interop.ExternalStream(1, device)
+    assert borrowed._legacy().device == device
+    assert borrowed._legacy().query()
+
+
 def test_default_streams_of_two_devices_have_two_hashes(gpu):
     legacy = [interop.ExternalStream(1, device) for device in (0, 1)]
     assert legacy[0] != legacy[1]

@@ -112,10 +112,10 @@ class PendingRelease:
         if self.is_recorded:
             return
         consumer = self.consumer
-        if consumer.is_of_another_thread:
+        if consumer._is_of_another_thread:
             # The per-thread stream of a thread that may be gone is a blocking one: the legacy stream waits for it.
-            consumer = consumer.legacy()
-        if consumer.is_closed:
+            consumer = consumer._legacy()
+        if consumer._is_closed:
             self._lose(consumer)
             return
         capture = consumer.capture_id()
@@ -136,7 +136,7 @@ class PendingRelease:
         warnings.warn(message, ResourceWarning, stacklevel=2)
 
     def _order_back(self, producer: ExternalStream, consumer: ExternalStream, capture: int) -> bool:
-        if producer.is_closed:
+        if producer._is_closed:
             return True  # it will write to nothing
         try:
             if producer.capture_id() != capture:
