@@ -82,8 +82,11 @@ def is_ordered(
     - The block records an event, then submits work, and the consumer waits for the event: that work does not come
       before the consumer's, and is not asked about. :func:`interop.ordering.check` knows of each piece of work.
     - In the block, a library makes the consumer wait for an event that was recorded before it, without interop. It may
-      stand for all of the producer's work, and the answer is "not ordered". Where interop sees such a wait, of a stream
-      or of the host, there is no verdict instead.
+      stand for all of the producer's work, and the answer is "not ordered". Where interop sees such a wait, there is no
+      verdict instead.
+
+    What the host waits for makes no order here: a host that waits in the block for an event from before it has ordered
+    all that it submits later, and the answer is "not ordered".
 
     *By capture*, the producer is captured into a graph during the block, which is then thrown away: what the block
     submits to it, or to streams that wait for it, never runs. The consumer depends on the producer if, and only if, the

@@ -25,7 +25,6 @@ class Earlier(_watch.Watcher):
         # What each stream and each event of the block has come to wait for; nothing, for an event of the block.
         self._streams: dict[ExternalStream, str] = {}
         self._events: dict[int, str] = {}
-        self._host = ""
 
     def __enter__(self) -> Self:
         """Look on."""
@@ -38,7 +37,7 @@ class Earlier(_watch.Watcher):
 
     def holds(self, stream: ExternalStream) -> str:
         """What has happened, if the later work of *stream* comes after such an event; else nothing."""
-        return self._streams.get(stream, "") or self._host
+        return self._streams.get(stream, "")
 
     def recorded(self, stream: ExternalStream, event: "Event") -> None:
         """An event of the block stands for what its stream waits for."""
@@ -59,15 +58,6 @@ class Earlier(_watch.Watcher):
         del array, tensor
         if producer is not None:
             self.joined(consumer, producer)
-
-    def finished(self, what: "ExternalStream | Event") -> None:
-        """All later work comes after what the host knows to be done."""
-        reason = (
-            self._streams.get(what, "")
-            if isinstance(what, ExternalStream)
-            else self._events.get(what._existing(), f"the host found {what!r} done")
-        )
-        self._host = self._host or reason
 
     def _pass_on(self, stream: ExternalStream, reason: str) -> None:
         if reason:
