@@ -262,14 +262,17 @@ class Clocks:
 
     def remove_stream(self, stream: Hashable) -> None:
         """Forget a destroyed stream. Its work still counts, for the context and for the legacy stream."""
-        removed = self._streams.pop(stream)
+        # In this order, a signal handler that raises in the middle loses no order, and this may be called again.
+        removed = self._streams[stream]
         group = removed.context
         group.removed.join(removed.clock)
-        del group.streams[stream]
-        if group.blocking.pop(stream, None):
+        if stream in group.blocking:
             group.left.join(removed.clock)
+        group.blocking.pop(stream, None)
+        group.streams.pop(stream, None)
         if group.legacy is removed:
             group.legacy = None
+        del self._streams[stream]
         self._let_go(removed.line, removed.clock)
 
     def forget_event(self, event: Hashable) -> None:
@@ -286,10 +289,11 @@ class Clocks:
 
     def end_thread(self, thread: Hashable) -> None:
         """Forget a thread that has ended. Somebody has joined it, or it makes no difference: all know what it knew."""
-        ended = self._threads.pop(thread, None)
+        ended = self._threads.get(thread)
         if ended is not None:
             for clock in (self._ended, *(other.clock for other in self._threads.values())):
                 clock.join(ended.clock)
+            del self._threads[thread]
             self._let_go(ended.line, ended.clock)
 
     def hear(self, thread: Hashable, other: Hashable) -> None:
@@ -303,6 +307,10 @@ class Clocks:
         """Enqueue work on a stream; the new work's epoch. It counts for so many *steps*."""
         target = self._streams[stream]
         return self._touch(target, thread).tick(target.line, steps)
+
+    def follow(self, epoch: Epoch, stream: Hashable, thread: Hashable) -> None:
+        """Enqueue work on a stream that the clocks beside these call *epoch*."""
+        self._touch(self._streams[stream], thread).add(epoch)
 
     def access(self, thread: Hashable) -> Epoch:
         """Let the host itself do something to memory, at once; the epoch of that."""
@@ -500,13 +508,14 @@ class _Gone:
         if group is None:
             group = Line(None)
             group._last = _ALL
+        # In this order, a signal handler that raises in the middle loses no order.
+        for clock in clocks:
+            clock._seen[group.number] = _ALL
         for line in lines:
             if line is not group:
                 line._group = group
                 for clock in clocks:
                     del clock._seen[line.number]
-        for clock in clocks:
-            clock._seen[group.number] = _ALL
         return group
 
 

@@ -679,10 +679,10 @@ def test_the_ledger_agrees_with_the_simulator(program):
         runner = Program(gpu)
         runner.ledger = ledger
         for step in program:
-            before = len(gpu.races), sum(ledger._findings.values())
+            before = len(gpu.races), sum(ledger._tally.findings.values())
             runner.step(*step)
             # Access by access: how many earlier ones it races with.
-            assert len(gpu.races) - before[0] == sum(ledger._findings.values()) - before[1]
+            assert len(gpu.races) - before[0] == sum(ledger._tally.findings.values()) - before[1]
         assert not ledger.unknown
         assert bool(ledger.races) == bool(gpu.races)
 
@@ -719,7 +719,7 @@ def test_the_ledger_agrees_with_the_simulator_on_two_threads(program):
                 assert not errors
             else:
                 runner.step(*step)
-            assert len(gpu.races) == sum(ledger._findings.values())
+            assert len(gpu.races) == sum(ledger._tally.findings.values())
         turn[1].release()
         thread.join()
         assert not errors
@@ -802,7 +802,7 @@ def test_a_finaliser_in_the_middle_of_a_step(gpu):
 
         def with_finaliser(*arguments):
             ledger.joined(b, a)  # as the last array that was handed over would have it
-            assert not ledger._history._seen.before_next(reader.key, threading.current_thread())._seen
+            assert not ledger._history._seen.before_next(reader, threading.current_thread())._seen
             work(*arguments)
 
         reader = ledger._line(b)

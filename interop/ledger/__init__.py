@@ -56,6 +56,10 @@ seen: do it outside the block.
 Outside of a simulation, a ledger is closed by the thread that has opened it, and one thread at a time has some open.
 What is taken from a library in the block, such as a bound method or a ``torch.Event``, is not watched in a later one.
 
+A ledger may be open for long: it keeps what is alive, and of what is gone the accesses that later ones can still
+conflict with, those that are alike once. A signal handler may raise at any moment (Ctrl-C): what was being noted is
+noted, as a whole, before the next call.
+
 While a stream captures a graph, nothing is executed, and its calls and accesses are left out; ``ledger.captured``
 counts them. Launches of graphs are not seen.
 """

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from interop._arrays import reading
@@ -30,7 +31,7 @@ def layout_of(array: Any) -> Layout:  # noqa: ANN401  (any library's)
         NotSupportedError: it has a type or strides that interop does not know.
     """
     if _is_simulated(array):
-        return Layout.of(0, array.shape, None, array.dtype.itemsize, space=array)
+        return Layout.of(0, array.shape, None, array.dtype.itemsize, space=weakref.ref(array))
     return of_tensor(reading.locate(array))
 
 

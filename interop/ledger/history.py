@@ -28,6 +28,8 @@ class Line:
         label: what reports call it.
         native: what tells it from other streams at one time, as :class:`~interop.ExternalStream` compares.
         expression: what :func:`interop.as_stream` takes for it, in its own thread, where there is no variable.
+        place: what the next stream has too that is made at its address; None for a default stream.
+        thread: the one that it ends with, if it is a per-thread default stream.
         doubt: why waits may have been placed on it, or by the host for it, that could not be seen; empty if none may.
     """
 
@@ -37,11 +39,17 @@ class Line:
     label: str
     native: tuple[object, ...]
     expression: str
+    place: Hashable = None
+    thread: threading.Thread | None = None
     doubt: str = ""
 
 
 class History:
-    """The calls of a program so far. Takes no lock, and calls no CUDA."""
+    """The calls of a program so far. Takes no lock, and calls no CUDA.
+
+    A signal handler may raise in the middle of each method. Called again, before any other one, it then does the rest:
+    nothing that it does makes a difference if it was done before.
+    """
 
     def __init__(self) -> None:
         """Start with nothing."""
@@ -50,26 +58,46 @@ class History:
         self._seen = Clocks()
         self._possible = Clocks(beside=self._seen)
         self.lines: dict[Hashable, Line] = {}
-        self._threads: dict[threading.Thread, set[threading.Thread]] = {}
+        self._places: dict[Hashable, Line] = {}
+        self._threads: dict[threading.Thread, None] = {}
 
     # -- streams, events, threads --------------------------------------------------------------------------------
 
     def line(self, line: Line) -> Line:
         """The stream under its key, as it was first seen; what is new is that it can be doubted."""
-        known = self.lines.setdefault(line.key, line)
-        if known is line:
+        known = self.lines.get(line.key)
+        if known is None:
+            known = line
+            before = self._places.get(line.place)
+            if before is not None:
+                self._remove(before)  # it was destroyed: its address has been given again
             for clocks in (self._seen, self._possible):
-                clocks.add_stream(line.key, context=line.context, kind=line.kind)
-            self._possible.join(line.key, self._possible.of_event(_SUPPOSED))
+                if line not in clocks:
+                    clocks.add_stream(line, context=line.context, kind=line.kind)
+            self._possible.join(line, self._possible.of_event(_SUPPOSED))
+            if line.place is not None:
+                self._places[line.place] = line
+            self.lines[line.key] = line
         known.doubt = known.doubt or line.doubt
         if known.doubt:
             self.suppose(known, known.doubt)
         return known
 
+    def _remove(self, line: Line) -> None:
+        """Forget a stream that is gone."""
+        if line in self._possible:
+            if line.doubt:  # the host may have waited for it
+                self._possible.synchronize_stream(line, _HOST)
+            self._possible.remove_stream(line)
+        if line in self._seen:
+            self._seen.remove_stream(line)
+        self._places.pop(line.place, None)
+        self.lines.pop(line.key, None)
+
     def suppose(self, line: Line, doubt: str) -> None:
         """Suppose that the later work of a stream comes after everything so far: *doubt* says why it may."""
         self.doubts[doubt] = None
-        self._possible.join(line.key, self._possible.of_everything())
+        self._possible.join(line, self._possible.of_everything())
 
     def suppose_all(self, doubt: str) -> None:
         """Suppose it of all streams, those that were not seen yet too."""
@@ -82,35 +110,36 @@ class History:
         self._seen.hear(self._host(thread), other)
 
     def _host(self, thread: threading.Thread) -> threading.Thread:
-        """*thread*. As in the simulator, a new one knows all that the others know, and an ended one is heard.
+        """*thread*. A new one knows all that the others know, and an ended one is heard.
 
         *possible* has one host for all threads: what they tell each other cannot be seen.
         """
+        for other in list(self._threads):
+            if other is not thread and not other.is_alive():
+                for line in [line for line in self.lines.values() if line.thread is other]:
+                    self._remove(line)
+                self._seen.end_thread(other)
+                del self._threads[other]
         if thread not in self._threads:
-            for other in self._threads:
-                self._seen.hear(thread, other)
-            self._threads[thread] = {thread}
-            if len(self._threads) > 1:
+            if self._threads:
                 self.doubts["what one thread waited for, it may have told the other; if so: ledger.hear(thread)"] = None
-        for other in self._threads.keys() - self._threads[thread]:
-            if not other.is_alive():
-                self._seen.hear(thread, other)
-                self._threads[thread].add(other)
+            self._seen.add_thread(thread)
+            self._threads[thread] = None
         return thread
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
     def record(self, event: Hashable, line: Line, thread: threading.Thread) -> None:
         """Let *event* stand for the work of the stream so far."""
-        self._seen.record(event, line.key, self._host(thread))
-        self._possible.record(event, line.key, _HOST)
+        self._seen.record(event, line, self._host(thread))
+        self._possible.record(event, line, _HOST)
 
     def wait(self, line: Line, event: Hashable, thread: threading.Thread) -> bool:
         """Let the later work of the stream come after what *event* stands for; False if it was never recorded here."""
         if not self._seen.is_recorded(event):
             return False
-        self._seen.wait(line.key, event, self._host(thread))
-        self._possible.wait(line.key, event, _HOST)
+        self._seen.wait(line, event, self._host(thread))
+        self._possible.wait(line, event, _HOST)
         return True
 
     def join(self, consumer: Line, producer: Line, thread: threading.Thread) -> None:
@@ -127,8 +156,8 @@ class History:
 
     def host_knows_stream(self, line: Line, thread: threading.Thread) -> None:
         """Let the host thread come after the stream's work."""
-        self._seen.synchronize_stream(line.key, self._host(thread))
-        self._possible.synchronize_stream(line.key, _HOST)
+        self._seen.synchronize_stream(line, self._host(thread))
+        self._possible.synchronize_stream(line, _HOST)
 
     def host_knows_event(self, event: Hashable, thread: threading.Thread) -> None:
         """Let the host thread come after what *event* stands for, which may be anything if that was not seen."""
@@ -151,9 +180,9 @@ class History:
         """The earlier accesses that one by the stream's next work conflicts with; and the doubt, if there is one."""
         for other in self.lines.values():
             if other.doubt:  # the host may have waited for it, too
-                self._possible.synchronize_stream(other.key, _HOST)
-        seen = self._seen.before_next(line.key, self._host(thread))
-        possible = self._possible.before_next(line.key, _HOST)
+                self._possible.synchronize_stream(other, _HOST)
+        seen = self._seen.before_next(line, self._host(thread))
+        possible = self._possible.before_next(line, _HOST)
         for old, surely in self.memory.conflicts(layout, kind, seen):
             if possible.knows(old.epoch):
                 yield old, "; ".join(self.doubts)
@@ -164,9 +193,8 @@ class History:
 
     def work(self, line: Line, touches: list[tuple[Party, Layout]], thread: threading.Thread) -> None:
         """Add one piece of work to a stream, with all that it touches."""
-        known = self._seen.before_next(line.key, self._host(thread))
-        epoch = self._seen.enqueue(line.key, thread)
-        # The same number on the same line: the two differ in what comes before it only.
-        self._possible.enqueue(line.key, _HOST)
+        known = self._seen.before_next(line, self._host(thread))
+        epoch = self._seen.enqueue(line, thread)
+        self._possible.follow(epoch, line, _HOST)
         for party, layout in touches:
             self.memory.add(Touch(party, epoch, party.kind, layout), known)

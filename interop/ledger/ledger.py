@@ -1,13 +1,13 @@
 """The ledger itself: what interop and the libraries tell it, turned into a history, and what it finds in that."""
 
 import threading
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from types import FrameType
-from typing import TYPE_CHECKING, Final, NoReturn
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
-from interop import _cudart, _watch
+from interop import _cudart, _fork, _watch
 from interop._text import counted
 from interop._where import user_frame, where
 from interop.event import as_event
@@ -29,13 +29,31 @@ WATCHED: Final = {"cupy": "cupy", "numba": "numba.cuda.cudadrv.driver", "torch":
 """The libraries whose own waits are seen, by a module of that name here; and what is imported when they are."""
 
 
-class Ledger(_watch.Watcher):
-    """What was seen of a program. Made by :func:`interop.ordering.check`; usable from every thread.
+_KEPT: Final = 1000
+"""So many findings are kept; of others it is counted how many there were."""
 
-    Attributes:
-        accesses: how many accesses were seen or declared.
-        captured: how many calls were left out, since their stream captured a graph.
-    """
+
+class _Tally(NamedTuple):
+    """What was counted so far. Never changed, but replaced, so that no signal handler comes in the middle."""
+
+    accesses: int = 0
+    captured: int = 0
+    findings: Mapping[Finding, int] = MappingProxyType({})
+    left_out: int = 0
+
+    def plus(self, accesses: int, findings: Iterable[Finding]) -> "_Tally":
+        """Count so many accesses more, and what was found when they were made."""
+        found, left_out = dict(self.findings), self.left_out
+        for finding in findings:
+            if finding in found or len(found) < _KEPT:
+                found[finding] = found.get(finding, 0) + 1
+            else:
+                left_out += 1
+        return _Tally(self.accesses + accesses, self.captured, found, left_out)
+
+
+class Ledger(_watch.Watcher):
+    """What was seen of a program. Made by :func:`interop.ordering.check`; usable from every thread."""
 
     def __init__(self, *, strict: bool) -> None:
         """Start with nothing known.
@@ -43,36 +61,48 @@ class Ledger(_watch.Watcher):
         Args:
             strict: whether to raise where a race is found.
         """
-        self.accesses = 0
-        self.captured = 0
         self._strict = strict
         self._history = History()
-        self._findings: Counter[Finding] = Counter()
+        self._tally = _Tally()
         self._events = Events(self._forget)
-        self._steps: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()
-        self._holder = 0
+        self._steps: deque[Callable[[], _Tally | None]] = deque()
+        self._lock = _fork.lock()
+        self._failed: object = None
 
     # -- what was found ------------------------------------------------------------------------------------------
 
     @property
+    def accesses(self) -> int:
+        """How many accesses were seen or declared."""
+        return self._settled().accesses
+
+    @property
+    def captured(self) -> int:
+        """How many calls were left out, since their stream captured a graph."""
+        return self._settled().captured
+
+    @property
     def races(self) -> list[Finding]:
-        """The races, each pair of places in the code once, oldest first."""
-        return [finding for finding in self._findings if not finding.doubt]
+        """The races, each pair of places in the code once, oldest first. After 1000 findings no new ones are kept."""
+        return [finding for finding in self._settled().findings if not finding.doubt]
 
     @property
     def unknown(self) -> list[Finding]:
         """The pairs that are races unless something orders them that could not be seen."""
-        return [finding for finding in self._findings if finding.doubt]
+        return [finding for finding in self._settled().findings if finding.doubt]
 
     def __str__(self) -> str:
         """All that was found, and how much was looked at."""
-        accesses = counted(self.accesses, "access", "accesses")
-        lines = [f"{counted(len(self.races), 'race')} and {len(self.unknown)} unknown in {accesses}"]
-        if self.captured:
-            lines.append(f"left out: {counted(self.captured, 'call')} on streams that captured a graph")
-        for finding, count in sorted(self._findings.items(), key=lambda item: bool(item[0].doubt)):
+        tally = self._settled()
+        unknown = sum(bool(finding.doubt) for finding in tally.findings)
+        races = counted(len(tally.findings) - unknown, "race")
+        lines = [f"{races} and {unknown} unknown in {counted(tally.accesses, 'access', 'accesses')}"]
+        if tally.captured:
+            lines.append(f"left out: {counted(tally.captured, 'call')} on streams that captured a graph")
+        for finding, count in sorted(tally.findings.items(), key=lambda item: bool(item[0].doubt)):
             lines.append(f"{finding}" + (f"\n  Seen {count} times." if count > 1 else ""))
+        if tally.left_out:
+            lines.append(f"and more, seen {tally.left_out} times: the first {_KEPT} are kept")
         return "\n".join(lines)
 
     def __bool__(self) -> NoReturn:
@@ -216,14 +246,13 @@ class Ledger(_watch.Watcher):
         ]
         races: list[Finding] = []
 
-        def step() -> None:
+        def step() -> _Tally:
             line = self._history.line(found)
-            self.accesses += len(touches)
             findings = self._look(line, touches, thread, frame)
-            self._findings.update(findings.keys())
-            races.extend(finding for finding in findings if not finding.doubt)
+            races[:] = [finding for finding in findings if not finding.doubt]
             if not (races and self._strict):
                 self._history.work(line, touches, thread)
+            return self._tally.plus(len(touches), findings)
 
         self._do(step, wait=True)
         if races and self._strict:
@@ -246,9 +275,9 @@ class Ledger(_watch.Watcher):
         party = Party(by, found.label, Kind.WRITE, f"memory at {layout.address:#x}", where(frame))
         doubt = "the work that will write to it cannot be seen, and may be ordered by then"
 
-        def step() -> None:
-            for finding in self._look(self._history.line(found), [(party, layout)], thread, frame):
-                self._findings[replace(finding, doubt=finding.doubt or doubt)] += 1
+        def step() -> _Tally:
+            findings = self._look(self._history.line(found), [(party, layout)], thread, frame)
+            return self._tally.plus(0, [replace(finding, doubt=finding.doubt or doubt) for finding in findings])
 
         self._do(step)
 
@@ -259,7 +288,7 @@ class Ledger(_watch.Watcher):
     def is_left(self, layout: Layout, stream: ExternalStream) -> None:
         """A memory pool gives memory again: it has waited for what *stream* did to it."""
         if (found := self._line(stream)) is not None:
-            self._do(lambda: self._history.memory.leave(layout, found.key))
+            self._do(lambda: self._history.memory.leave(layout, self._history.line(found)))
 
     def device_is_done(self, cuda: _cudart.Cuda, context: int) -> None:
         """The host has waited for all work of a context."""
@@ -278,33 +307,63 @@ class Ledger(_watch.Watcher):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _do(self, step: Callable[[], None], *, wait: bool = False) -> None:
+    def _do(self, step: Callable[[], _Tally | None], *, wait: bool = False) -> None:
         """Let a step be taken, alone, and in turn; with *wait*, not before it was.
 
         Otherwise nothing is waited for: finalisers come here, in the middle of another step too, and so do those who
         hold locks that finalisers take.
+
+        A signal handler may raise in the middle of a step. Then the step is taken again before the next one, and has to
+        bear that; it counts, and reports, when it is done.
         """
         self._steps.append(step)
-        wait = wait and self._holder != threading.get_ident()
-        while (wait or self._steps) and self._lock.acquire(blocking=wait):
-            wait = False
-            self._holder = threading.get_ident()
+        if not self._lock._is_owned():  # else in the middle of a step of this thread, which goes on with this one
+            self._take_steps(wait=wait)
+
+    def _settled(self) -> _Tally:
+        """The tally, after all steps."""
+        if not self._lock._is_owned():
+            self._take_steps(wait=True)
+        return self._tally
+
+    def _take_steps(self, *, wait: bool) -> None:
+        while wait or self._steps:
+            # What a signal handler raises comes after a call: after `acquire`, that is, and not before `release`.
             try:
+                if not self._lock.acquire(blocking=wait):
+                    return
                 while self._steps:
-                    self._steps.popleft()()
+                    self._take_step(self._steps[0])
             finally:
-                self._holder = 0
-                self._lock.release()
+                try:  # noqa: SIM105  (a call of Python's would come before the release)
+                    self._lock.release()
+                except RuntimeError:  # it was not acquired
+                    pass
+            wait = False
+
+    def _take_step(self, step: Callable[[], _Tally | None]) -> None:
+        try:
+            tally = step()
+        except Exception:
+            if self._failed is step:  # not a signal handler's: it would fail for ever
+                self._steps.popleft()
+            self._failed = step
+            raise
+        # No call between these two: a signal handler raises before both, or after both.
+        if tally is not None:
+            self._tally = tally
+        self._steps.popleft()
 
     def _look(
         self, line: Line, touches: list[tuple[Party, Layout]], thread: threading.Thread, frame: FrameType | None
     ) -> dict[Finding, None]:
         """What would conflict if *line* did all this next."""
         found: dict[Finding, None] = {}
+        fixes = report.Fixes(frame)
         for party, layout in touches:
             for old, doubt in self._history.conflicts(line, party.kind, layout, thread):
-                producer = self._history.lines[old.epoch.line.key]
-                found[Finding(old.party, party, report.fix(frame, line, producer), doubt)] = None
+                producer = cast("Line", old.epoch.line.key)
+                found[Finding(old.party, party, fixes.line(line, producer), doubt)] = None
         return found
 
     def _line(self, stream: ExternalStream) -> Line | None:
@@ -317,12 +376,14 @@ class Ledger(_watch.Watcher):
             expression = f"{handle}, device={stream.device}"
             return Line((context, handle), context, StreamKind.LEGACY, label, native, expression)
         if stream.is_capturing():
-            self._do(self._count_capture)
+            self._count_capture()
             return None
         if handle == _cudart.PER_THREAD:
-            label = f"the per-thread default stream of {threading.current_thread().name}{_on_device(stream)}"
+            thread = threading.current_thread()
+            label = f"the per-thread default stream of {thread.name}{_on_device(stream)}"
             expression = f"{handle}, device={stream.device}"
-            return Line((context, stream._thread), context, StreamKind.BLOCKING, label, native, expression)
+            own = (context, stream._thread)
+            return Line(own, context, StreamKind.BLOCKING, label, native, expression, thread=thread)
         key = (cuda, stream.stream_id)
         known = self._history.lines.get(key)
         if known is not None:
@@ -330,10 +391,10 @@ class Ledger(_watch.Watcher):
         else:
             kind = StreamKind.BLOCKING if cuda.stream_blocks(handle) else StreamKind.NON_BLOCKING
             label = _label(stream)
-        return Line(key, context, kind, label, native, f"{handle:#x}", self._doubt_about(stream))
+        return Line(key, context, kind, label, native, f"{handle:#x}", (cuda, handle), doubt=self._doubt_about(stream))
 
     def _count_capture(self) -> None:
-        self.captured += 1
+        self._do(lambda: self._tally._replace(captured=self._tally.captured + 1))
 
     def _doubt_about(self, stream: ExternalStream) -> str:
         if stream._cuda.simulation is not None:

@@ -2,8 +2,9 @@
 
 import bisect
 import enum
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from interop.ordering import Clock, Epoch
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 _EFFORT: Final[Any] = 10_000  # NumPy's types know two of the values only
 """Candidates that NumPy may try to find a common byte of two strided arrays: a few milliseconds at most."""
+
+_FEW: Final = 64
+"""So many accesses of one byte are not looked at for those that are alike."""
 
 
 class Kind(enum.IntEnum):
@@ -28,14 +32,14 @@ class Layout(NamedTuple):
     """Where the elements of an array lie.
 
     Attributes:
-        space: None for memory with addresses, which no two devices share; a simulated array stands for itself.
+        space: None for memory with addresses, which no two devices share; else a simulated array, not kept alive.
         address: of the first element.
         shape: how many elements, by dimension.
         strides: from one element to the next, by dimension, in bytes.
         itemsize: the bytes of an element.
     """
 
-    space: Hashable
+    space: weakref.ref[Any] | None
     address: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -48,7 +52,7 @@ class Layout(NamedTuple):
         shape: tuple[int, ...],
         strides: tuple[int, ...] | None,
         itemsize: int,
-        space: Hashable = None,
+        space: weakref.ref[Any] | None = None,
     ) -> "Layout":
         """The layout; C-contiguous if there are no *strides*."""
         if strides is None:
@@ -124,54 +128,55 @@ class Touch:
         """Whether whoever is ordered after this one, which is ordered after *old*, need not look at *old*."""
         return self.kind >= old.kind and (self.layout.is_dense or self.layout == old.layout)
 
+    @property
+    def looks(self) -> Hashable:
+        """Equal for two that are told apart by nobody: the work of streams that are gone, from one line of code."""
+        by, where = (self.party.by, self.party.where) if self.party else ("", "")
+        return self.epoch.line.group, self.kind, self.layout, by, where
 
-@dataclass(eq=False, slots=True)
-class _Piece:
+
+class _Piece(NamedTuple):
+    """A range of bytes that were touched alike. Never changed: a signal handler may raise between any two changes."""
+
     start: int
     stop: int
-    live: list[Touch] = field(default_factory=list)
+    live: tuple[Touch, ...]
 
 
-@dataclass(eq=False, slots=True)
 class _Space:
     """Pieces in order, that do not overlap."""
 
-    starts: list[int] = field(default_factory=list)
-    pieces: list[_Piece] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.pieces: list[_Piece] = []
 
     def overlapping(self, start: int, stop: int) -> list[_Piece]:
-        first = max(0, bisect.bisect_right(self.starts, start) - 1)
-        last = bisect.bisect_left(self.starts, stop)
-        return [piece for piece in self.pieces[first:last] if piece.stop > start]
+        first, last = self._range(start, stop)
+        return self.pieces[first:last]
 
-    def cut(self, start: int, stop: int) -> list[_Piece]:
-        """The pieces that make up the range, new ones where there were none."""
-        for edge in (start, stop):
-            for piece in self.overlapping(edge, edge + 1):
-                if piece.start < edge:
-                    self._insert(_Piece(edge, piece.stop, list(piece.live)))
-                    piece.stop = edge
-        found = []
+    def change(self, start: int, stop: int, change: Callable[[tuple[Touch, ...]], tuple[Touch, ...]]) -> None:
+        """Let the accesses of each byte of a range be what *change* makes of those that there are."""
+        if start == stop:
+            return
+        first, last = self._range(start, stop)
+        changed: list[_Piece] = []
         at = start
-        for piece in self.overlapping(start, stop):
-            if piece.start > at:
-                found.append(self._insert(_Piece(at, piece.start)))
-            found.append(piece)
-            at = piece.stop
-        if at < stop:
-            found.append(self._insert(_Piece(at, stop)))
-        return found
+        for piece in self.pieces[first:last]:
+            within = max(piece.start, start), min(piece.stop, stop)
+            changed.append(_Piece(piece.start, within[0], piece.live))
+            changed.append(_Piece(at, within[0], change(())))
+            changed.append(_Piece(*within, change(piece.live)))
+            changed.append(_Piece(within[1], piece.stop, piece.live))
+            at = within[1]
+        changed.append(_Piece(at, stop, change(())))
+        # With the neighbours, which may have become equal.
+        before = max(0, first - 1)
+        self.pieces[before : last + 1] = _joined([*self.pieces[before:first], *changed, *self.pieces[last : last + 1]])
 
-    def remove(self, start: int, stop: int) -> None:
-        for piece in self.cut(start, stop):
-            index = bisect.bisect_left(self.starts, piece.start)
-            del self.starts[index], self.pieces[index]
-
-    def _insert(self, piece: _Piece) -> _Piece:
-        index = bisect.bisect_left(self.starts, piece.start)
-        self.starts.insert(index, piece.start)
-        self.pieces.insert(index, piece)
-        return piece
+    def _range(self, start: int, stop: int) -> tuple[int, int]:
+        return (
+            bisect.bisect_right(self.pieces, start, key=lambda piece: piece.stop),
+            bisect.bisect_left(self.pieces, stop, key=lambda piece: piece.start),
+        )
 
 
 class Memory:
@@ -179,11 +184,12 @@ class Memory:
 
     def __init__(self) -> None:
         """Start with nothing touched."""
-        self._spaces: dict[Hashable, _Space] = {}
+        self._addressed = _Space()
+        self._simulated: weakref.WeakKeyDictionary[Any, _Space] = weakref.WeakKeyDictionary()
 
     def is_untouched(self, layout: Layout) -> bool:
         """Whether no access is known of any byte in the array's range."""
-        return not any(piece.live for piece in self._space(layout).overlapping(layout.start, layout.stop))
+        return not self._space(layout).overlapping(layout.start, layout.stop)
 
     def conflicts(self, layout: Layout, kind: Kind, known: Clock) -> Iterator[tuple[Touch, bool]]:
         """The earlier accesses that *known* does not know, and that a new one conflicts with, or may; oldest first.
@@ -203,21 +209,40 @@ class Memory:
 
     def add(self, touch: Touch, known: Clock) -> None:
         """Add an access that comes after what *known* knows."""
-        layout = touch.layout
-        if layout.start == layout.stop:
-            return
-        for piece in self._space(layout).cut(layout.start, layout.stop):
-            piece.live = [old for old in piece.live if not (known.knows(old.epoch) and touch.covers(old))]
-            piece.live.append(touch)
+
+        def added(live: tuple[Touch, ...]) -> tuple[Touch, ...]:
+            kept = [old for old in live if not (known.knows(old.epoch) and touch.covers(old))]
+            if len(kept) >= _FEW:
+                kept = list({old.looks: old for old in kept}.values())
+            return (*kept, touch)
+
+        self._space(touch.layout).change(touch.layout.start, touch.layout.stop, added)
 
     def forget(self, layout: Layout) -> None:
         """Forget a range of bytes whose memory is new."""
-        self._space(layout).remove(layout.start, layout.stop)
+        self._space(layout).change(layout.start, layout.stop, lambda _: ())
 
     def leave(self, layout: Layout, line: Hashable) -> None:
         """Forget what a stream did to a range of bytes."""
-        for piece in self._space(layout).cut(layout.start, layout.stop):
-            piece.live = [old for old in piece.live if old.epoch.line.key != line]
+        self._space(layout).change(
+            layout.start, layout.stop, lambda live: tuple(old for old in live if old.epoch.line.key != line)
+        )
 
     def _space(self, layout: Layout) -> _Space:
-        return self._spaces.setdefault(layout.space, _Space())
+        if layout.space is None:
+            return self._addressed
+        array = layout.space()
+        # Nobody can touch an array that is gone.
+        return _Space() if array is None else self._simulated.setdefault(array, _Space())
+
+
+def _joined(pieces: Iterable[_Piece]) -> list[_Piece]:
+    """The same without pieces that are empty, or touched by nothing; of neighbours that are equal, one piece."""
+    found: list[_Piece] = []
+    for piece in pieces:
+        if piece.start == piece.stop or not piece.live:
+            continue
+        if found and found[-1].stop == piece.start and found[-1].live == piece.live:
+            piece = found.pop()._replace(stop=piece.stop)  # noqa: PLW2901
+        found.append(piece)
+    return found

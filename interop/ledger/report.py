@@ -84,28 +84,37 @@ class Finding:
         return RaceError("\n".join(str(finding) for finding in (self, *others)))
 
 
-def fix(frame: FrameType | None, consumer: "Line", producer: "Line") -> str:
-    """The line that lets *consumer* wait for *producer*: with the variables of *frame*, or their addresses."""
-    waiting = f"interop.as_stream({name_in(frame, consumer.native) or consumer.expression})"
-    if producer.expression.startswith(f"{_cudart.PER_THREAD},"):  # nobody else can name it
-        return f"{waiting}.wait_event(event), for an event that was recorded on {producer.label}, in that thread"
-    name = name_in(frame, producer.native) or f"interop.as_stream({producer.expression})"
-    return f"{waiting}.wait_stream({name})"
+class Fixes:
+    """The lines that would order streams: with the variables of *frame*, or the streams' addresses."""
+
+    def __init__(self, frame: FrameType | None) -> None:
+        """Look for no variable yet."""
+        self._frame = frame
+        self._names: dict[tuple[object, ...], str] | None = None
+
+    def line(self, consumer: "Line", producer: "Line") -> str:
+        """The line that lets *consumer* wait for *producer*."""
+        waiting = f"interop.as_stream({self._name(consumer) or consumer.expression})"
+        if producer.expression.startswith(f"{_cudart.PER_THREAD},"):  # nobody else can name it
+            return f"{waiting}.wait_event(event), for an event that was recorded on {producer.label}, in that thread"
+        return f"{waiting}.wait_stream({self._name(producer) or f'interop.as_stream({producer.expression})'})"
+
+    def _name(self, line: "Line") -> str | None:
+        if self._names is None:
+            self._names = {} if self._frame is None else streams_in(self._frame)
+        return self._names.get(line.native)
 
 
-def name_in(frame: FrameType | None, native: tuple[object, ...]) -> str | None:
-    """The variable of *frame* that holds the stream with this :func:`native_of`, if one does."""
-    if frame is None:
-        return None
-    found = None
+def streams_in(frame: FrameType) -> dict[tuple[object, ...], str]:
+    """The first variable of *frame* that holds a stream, for each stream by its :func:`native_of`."""
+    found: dict[tuple[object, ...], str] = {}
     variables = frame.f_locals
-    for name, value in itertools.chain(variables.items(), frame.f_globals.items()):
+    # Of copies: another thread may make a global variable meanwhile.
+    for name, value in itertools.chain(list(variables.items()), list(frame.f_globals.items())):
         # Others than streams are not asked whether they are one: their properties may do anything.
         if any("Stream" in cls.__name__ for cls in type(value).__mro__):
             with contextlib.suppress(InteropError):
-                if native_of(as_stream(value)) == native:
-                    found = name
-                    break
+                found.setdefault(native_of(as_stream(value)), name)
     if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         # Before 3.13 these are copies, which would keep what the function deletes alive until it returns. If more than
         # the frame and this function have them, somebody has called locals(), and they are that one's.

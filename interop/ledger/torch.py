@@ -207,8 +207,8 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _give_again(self, func: Any, result: Any) -> None:  # noqa: ANN401
         """Where a new tensor lies in such memory, the old one has gone, and the pool has waited."""
         for new in (_memory(leaf) for leaf in tree_leaves(_new(func, result)) if self._recorded and _is_seen(leaf)):
-            for memory in [old for old in self._recorded if old.start < new.stop and new.start < old.stop]:
-                for stream in self._recorded.pop(memory):
+            for memory in [old for old in list(self._recorded) if old.start < new.stop and new.start < old.stop]:
+                for stream in self._recorded.pop(memory, ()):
                     self._ledger.is_left(memory, stream)
 
     def _run_unseen(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:  # noqa: ANN401

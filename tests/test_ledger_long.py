@@ -1,0 +1,153 @@
+"""A ledger that is open for long: what it keeps, and what a call costs, is the same after any number of streams."""
+
+import gc
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from types import MappingProxyType
+
+import pytest
+
+import interop
+from interop.ledger.memory import Layout
+from interop.ordering import check
+
+
+class Program:
+    """What is done again and again; each method is one kind, named by what is short-lived in it."""
+
+    def __init__(self, gpu, ledger):
+        self.gpu, self.ledger = gpu, ledger
+        self.main, self.other = interop.new_stream(), interop.new_stream()
+        self.x = gpu.array([0.0])
+
+    def streams_in_order(self, **kind):
+        stream = interop.new_stream(**kind)
+        stream.wait_stream(self.main)
+        self.ledger.writes(self.x, stream)
+        self.main.wait_stream(stream)
+
+    def blocking_streams(self):
+        self.streams_in_order(non_blocking=False)
+
+    def streams_that_read(self):
+        stream = interop.new_stream()
+        stream.wait_stream(self.main)
+        self.ledger.reads(self.x, stream)
+        self.main.wait_stream(stream)
+
+    def streams_that_nobody_waits_for(self):
+        self.ledger.reads(self.x, interop.new_stream())
+
+    def streams_that_race(self):
+        self.ledger.writes(self.x, interop.new_stream())
+
+    def streams_at_bare_addresses(self):
+        stream = self.gpu.stream()
+        self.ledger.reads(self.x, stream.__cuda_stream__()[1])
+
+    def streams_that_the_host_waits_for(self):
+        stream = interop.new_stream()
+        self.ledger.writes(self.x, stream)
+        stream.synchronize()
+
+    def threads(self):
+        self.in_a_thread(self.main)
+
+    def threads_with_their_default_stream(self):
+        self.in_a_thread(2)
+
+    def threads_with_a_stream(self):
+        self.in_a_thread(interop.new_stream())
+
+    def in_a_thread(self, stream):
+        thread = threading.Thread(target=self.ledger.reads, args=(self.x, stream))
+        thread.start()
+        thread.join()
+
+    def arrays(self):
+        array = self.gpu.array([0.0])
+        self.ledger.writes(array, self.main)
+        self.ledger.reads(array, self.other)
+
+    def events(self):
+        event = interop.Event()
+        self.main.record_event(event)
+        self.other.wait_event(event)
+        self.ledger.writes(self.x, self.other)
+        self.main.wait_stream(self.other)
+
+    number = 0
+
+    def arrays_of_any_size_in_a_pool(self):
+        self.number += 1
+        start, size = 64 * (self.number * 7919 % 64), 64 * (1 + self.number * 104729 % 8)
+        self.ledger.given(self.main, Layout.of(start, (size,), None, 1), "a new array")
+        self.ledger.accessed(self.main, [("it", Layout.of(start, (size,), None, 1), 3)], "work")
+
+
+KINDS = [name for name in vars(Program) if not name.startswith(("_", "in_", "number"))]
+TIMES = 400
+
+
+@pytest.fixture
+def again():
+    """A function that does one kind of thing again and again."""
+    with interop.sim.simulate(on_race="record") as gpu, check(raises=False) as ledger:
+        program = Program(gpu, ledger)
+
+        def again(kind, times):
+            call = getattr(program, kind)
+            for _ in range(times):
+                call()
+            gc.collect()
+
+        again.ledger = ledger
+        yield again
+
+
+def kept_by(ledger):
+    """The bytes of all objects of the ledger's own that it holds, and of the containers, names and numbers in them."""
+    plain = (dict, list, tuple, set, deque, str, int, weakref.ref, weakref.WeakKeyDictionary, MappingProxyType)
+    todo, seen = [ledger], {}
+    while todo:
+        one = todo.pop()
+        if id(one) not in seen and (isinstance(one, plain) or type(one).__module__.startswith(OURS)):
+            seen[id(one)] = sys.getsizeof(one)
+            todo += gc.get_referents(one)
+    return sum(seen.values())
+
+
+OURS = ("interop.ledger", "interop.ordering")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_ledger_keeps_does_not_grow(kind, again):
+    def most():
+        kept = []
+        for _ in range(16):
+            again(kind, TIMES // 4)
+            kept.append(kept_by(again.ledger))
+        return max(kept)
+
+    early = most()
+    assert early > 1000
+    assert most() < 1.2 * early + 10_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_call_costs_does_not_grow(kind, again):
+    def cost():
+        costs = []
+        for _ in range(5):
+            start = time.thread_time()
+            again(kind, TIMES // 10)
+            costs.append(time.thread_time() - start)
+        return min(costs)
+
+    again(kind, TIMES // 2)
+    early = cost()
+    again(kind, 3 * TIMES)
+    assert cost() < 2 * early
