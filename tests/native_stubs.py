@@ -146,6 +146,12 @@ class Bindings:
         code = self._answer("cuStreamIsCapturing", stream, ctypes.byref(status))
         return code, self.cudaStreamCaptureStatus(status.value)
 
+    def cudaStreamGetId(self, stream):
+        return self.cudaError_t(0), stream
+
+    def cudaStreamGetFlags(self, _stream):
+        return self.cudaError_t(0), 1
+
     def cudaStreamGetCaptureInfo(self, stream):
         return self.cudaError_t(0), None, 7 if stream else 0
 

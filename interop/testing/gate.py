@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from interop import _cudart
+from interop import _cudart, _fork
 from interop._handles import described
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
@@ -63,7 +63,7 @@ class _Keeper:
         file = os.memfd_create("interop-gates")
         os.ftruncate(file, _PAGE)
         self.page = mmap.mmap(file, _PAGE)
-        self._lock = threading.Lock()
+        self._lock = _fork.lock()
         self._free = list(range(0, _PAGE, _SLOT))
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
         self.device_address = _cudart.GPU.host_register(address, _PAGE)
@@ -136,7 +136,7 @@ class _Collection:
     """Garbage collection, off while a gate is shut: garbage may hold device memory, and to free it is to wait."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a gate may be garbage itself
+        self._lock = _fork.lock()  # a gate may be garbage itself
         self._was_on = False
         self.shut: dict[_Slot, threading.Timer] = {}
 

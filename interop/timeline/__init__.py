@@ -11,14 +11,13 @@
 Everything is measured by CUDA events: no profiler, and nothing waits until somebody looks.
 """
 
-import threading
 import unicodedata
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from interop import _cudart, _watch
+from interop import _cudart, _fork, _watch
 from interop._block import Block
 from interop._switching import stream_in_use
 from interop._text import counted
@@ -117,7 +116,7 @@ class Timeline:
         """Record nothing yet."""
         self._recorder: Recorder | None = None
         self._reading: Reading | None = None
-        self._lock = threading.Lock()
+        self._lock = _fork.lock()
 
     def __enter__(self) -> Self:
         """Begin to record, on the GPU or on the simulation that is running.

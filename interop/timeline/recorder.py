@@ -3,7 +3,7 @@
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from interop import _cudart
+from interop import _cudart, _fork
 from interop._native import native
 from interop._watch import Watcher
 from interop.errors import CaptureError, NotSupportedError
@@ -45,7 +45,7 @@ class Recorder(Watcher):
         self._ticks = Ticks(cuda)
         self._lanes: dict[ExternalStream, Lane] = {}
         # Taken again by a finaliser that comes in the middle and makes a wait of its own.
-        self._lock = threading.RLock()
+        self._lock = _fork.lock()
         self._spans: list[tuple[str, Lane, int, int]] = []
         self._waits: list[_Wait] = []
         self._records: dict[int, _Record] = {}

@@ -1,0 +1,85 @@
+"""What a signal handler that raises at a random time leaves behind on a real GPU, in the real libraries: nothing."""
+
+import types
+
+import pytest
+
+import interop
+from interop import _switching, _watch
+from tests.gpu.lab import call, device_count, runtime
+from tests.gpu.test_use import both, currents, handles
+from tests.interrupts import interrupt
+
+# An interrupt that comes in a finaliser is lost, as Python has it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+__all__ = ["both"]
+
+
+@pytest.mark.parametrize("way", ["use", "stream"])
+def test_blocks(both, way):
+    cupy, _ = both
+    before = currents(both)
+    outer, inner, other = interop.new_stream(), interop.new_stream(), cupy.cuda.Stream(non_blocking=True)
+
+    def work():
+        with interop.use(outer) if way == "use" else outer:
+            with interop.use(inner) if way == "use" else inner:
+                assert handles(both) == (inner.cuda_stream,) * 2
+            assert handles(both) == (outer.cuda_stream,) * 2
+
+    def check():
+        assert _switching._thread.blocks == []
+        assert currents(both) == before
+        with other:  # the stack that CuPy keeps is whole
+            pass
+        assert currents(both) == before
+
+    interrupt(work, check)
+
+
+PLAIN = {
+    "new_stream": lambda _: interop.new_stream(device_count() - 1),
+    "query of the legacy stream": lambda its: its.legacy.query(),
+    "synchronize": lambda its: its.c.synchronize(),
+    "query of an event": lambda its: its.event.query(),
+    "record": lambda its: interop.Event().record(its.p),
+    "wait_stream": lambda its: its.c.wait_stream(its.p),
+    "wait_stream of the legacy stream": lambda its: its.c.wait_stream(its.legacy),
+    "to": lambda _: interop.new_stream(device_count() - 1).to("cupy"),
+}
+
+
+def exchanged(mode):
+    return call(runtime.cudaThreadExchangeStreamCaptureMode(mode))
+
+
+@pytest.mark.parametrize("way", ["C", "Python"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_calls(interop_need, way, name):
+    """The context and the capture mode are what they were."""
+    if name == "to":
+        interop_need("cupy")
+    p, c, legacy = interop.new_stream(), interop.new_stream(), interop.ExternalStream(1, device_count() - 1)
+    its = types.SimpleNamespace(p=p, c=c, legacy=legacy, event=p.record_event())
+    watcher = _watch.Watcher()
+    call(runtime.cudaSetDevice(0))
+    context = interop._cudart.GPU.bound_context()
+    local = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    first = exchanged(local)
+
+    def work():
+        PLAIN[name](its)
+
+    def check():
+        assert interop._cudart.GPU.bound_context() == context
+        assert exchanged(local) == local
+
+    try:
+        if way == "Python":
+            _watch.watch(watcher)
+        work()  # so that the capture mode has been seen
+        interrupt(work, check)
+    finally:
+        _watch.unwatch(watcher)
+        exchanged(first)
