@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     whole = not options.only and not options.quick
     out = options.out or FOLDER / ("results.json" if whole or options.report else "partial.json")
+    if out.suffix != ".json" or not out.parent.is_dir():
+        parser.error(f"--out is the name of a file that ends in .json, in a folder that is there; got {str(out)!r}")
     if options.report:
         results = Results.read(out)
     else:

@@ -376,3 +376,11 @@ def test_what_comes_after_a_crash_is_measured(tmp_path, monkeypatch):
     assert results.problems == ["query: the process ended, with status -11"]
     assert (len(results.rows), len(results.python)) == (2, 1)
     assert "- query: the process ended, with status -11" in (tmp_path / "r.md").read_text()
+
+
+@pytest.mark.parametrize("out", [".", "results", "nowhere/results.json"])
+def test_where_nothing_can_be_written_is_told_before_anything_is_measured(out, tmp_path, capfd):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--quick", "--out", str(tmp_path / out)])
+    assert ended.value.code == 2
+    assert "--out is the name of a file that ends in .json" in capfd.readouterr().err

@@ -43,7 +43,7 @@ class Lab:
 
     def __init__(self, *, fixed, ledger=None, gated=False):
         self.fixed = fixed
-        self.ledger = ledger or Nobody()
+        self.ledger = Nobody() if ledger is None else ledger
         self.gated = gated
 
     @contextlib.contextmanager
