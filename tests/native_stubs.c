@@ -122,6 +122,6 @@ __attribute__((constructor)) static void map_stated(void) {
     mmap((void *)0x30000000, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 }
 
-/* What only the plain way calls, and what cannot fail here. */
+/* What only Python calls, in the fallback, and what cannot fail here. */
 int cuCtxPushCurrent(uint64_t context) { return contexts[++depth] = context, 0; }
 int cuCtxPopCurrent(void) { return depth--, 0; }

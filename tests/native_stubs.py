@@ -1,4 +1,4 @@
-"""A driver in C, for tests: what the extension is bound to, and what stands for cuda.bindings on the plain way.
+"""A driver in C, for tests: what the extension is bound to, and what stands for cuda.bindings in the fallback.
 
 Both ways end at the same functions, of native_stubs.c, which note every call down and answer as a test says.
 """
@@ -58,7 +58,7 @@ class Driver:
         ctypes.c_void_p.in_dll(library, "gil_held").value = held.value
         self.addresses = tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in KINDS)
         self.plain: list[str] = []
-        """What the plain way called."""
+        """What Python called, in the fallback."""
 
     def reset(self, mode: int = 0) -> None:
         """All succeeds from now on, and nothing was called; this thread's capture mode is *mode*."""

@@ -32,6 +32,7 @@ from tests.native_stubs import (
     bound,
     spare,
 )
+from tests.test_native import assert_nothing_is_left_of_thousands
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 
@@ -394,7 +395,7 @@ def test_a_record_outside_of_captures_ends_one_inside(driver, world):
 
 
 @pytest.mark.parametrize("operation", FAST)
-def test_watched_calls_are_the_plain_ones(driver, world, operation):
+def test_watched_calls_fall_back_to_python(driver, world, operation):
     native.watch(True)  # noqa: FBT003  (positional in C)
     try:
         OPERATIONS[operation](world)
@@ -685,7 +686,7 @@ def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
     assert driver.calls == []
 
 
-def test_memory_is_readable_as_the_plain_way_finds(driver):
+def test_memory_is_readable_as_python_finds(driver):
     for address in (0, 3, 8, 4095, 4096, 2**47, 2**63, 2**64 - 1, 0x30000000, 0x30000FF8, 0x30000FFF, 0x30001000):
         assert native.readable(address) is _cudart._readable(address)
     assert native.readable(STATED)
@@ -773,7 +774,7 @@ def test_an_object_that_is_a_default_stream_is_of_the_device_that_its_library_sa
     driver.bind(0)
 
 
-def test_what_cannot_be_found_out_about_a_default_stream_goes_the_plain_way(driver, world, theirs):
+def test_what_cannot_be_found_out_about_a_default_stream_falls_back_to_python(driver, world, theirs):
     theirs.handle = 1
     driver.bind(0)
     world.c.wait_stream(Theirs())  # of the primary context of the current device, then
@@ -826,7 +827,7 @@ class Answer(Stating):
     ],
     ids=repr,
 )
-def test_what_states_no_stream_is_refused_in_the_words_of_the_plain_way(driver, world, answer):
+def test_what_states_no_stream_is_refused_in_the_words_of_python(driver, world, answer):
     world.p._cuda.readable = native.readable
     object_ = Answer(answer)
     plain = outcome(plain_as_stream, object_)
@@ -1045,7 +1046,7 @@ def test_an_adapter_that_fails_is_an_error_on_both_ways(driver, world, theirs):
 
 
 @pytest.mark.parametrize("handle", [-1, 0, 1, 8, 4095, 2**47, 2**64, True, None, "x", 1.5, ValueError("no")], ids=repr)
-def test_what_is_no_event_of_another_library_is_refused_in_the_words_of_the_plain_way(driver, world, theirs, handle):
+def test_what_is_no_event_of_another_library_is_refused_in_the_words_of_python(driver, world, theirs, handle):
     def event_handle(_):
         if isinstance(handle, Exception):
             raise handle
@@ -1094,6 +1095,23 @@ def test_what_a_stream_was_told_as_may_go_while_a_name_is_compared(world):
         world.p.to("alpha")
 
 
+def test_nothing_is_left_of_thousands_of_waits_for_objects(driver, world, theirs):
+    known = Theirs()
+
+    def once():
+        driver.reset()
+        world.c.wait_stream(known)
+        world.c.wait_stream(world.stating)
+        world.c.wait_stream(Theirs())
+        world.c.wait_stream(world.p, known, world.stating, Theirs())
+        for wrong in ((object(),), (known, object()), (known, world.stating, object())):
+            with pytest.raises(interop.errors.InvalidStreamError):
+                world.c.wait_stream(*wrong)
+        assert driver.plain == []
+
+    assert_nothing_is_left_of_thousands(once)
+
+
 # -- whether it is taken ----------------------------------------------------------------------------------------------
 
 
@@ -1121,7 +1139,7 @@ class Told(Bindings):
         pytest.param((), True, False, id="checked"),
     ],
 )
-def test_a_driver_that_lacks_something_is_driven_the_plain_way(driver, monkeypatch, answers, check, hot):
+def test_a_driver_that_lacks_something_is_driven_by_python(driver, monkeypatch, answers, check, hot):
     bindings = Told(driver)
     bindings.answers = answers
     cuda = _cudart.Cuda(lambda: (bindings, bindings), native.readable)
