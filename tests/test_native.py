@@ -281,11 +281,14 @@ def test_an_extension_that_was_not_built(python):
     kind, said = python(missing + failure(""), INTEROP_NATIVE="1")
     assert kind == "ImportError"
     assert said == f"INTEROP_NATIVE=1 insists on interop's extension in C, which is missing: {NOT_BUILT}"
-    free_threaded = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1\n"
-    assert python(missing + free_threaded + EXTENSION, INTEROP_NATIVE="") == [
-        True,
-        "it is not built for free-threaded Python, which has no stable ABI",
-    ]
+
+
+def test_free_threaded_python_takes_no_extension_of_another_python(python):
+    free_threaded = "import sys; sys.abiflags = 't'\n"
+    why = "it is not built for free-threaded Python, which has no stable ABI"
+    assert python(free_threaded + EXTENSION, INTEROP_NATIVE="") == [True, why]
+    kind, said = python(free_threaded + failure(""), INTEROP_NATIVE="1")
+    assert (kind, said.partition("missing: ")[2]) == ("ImportError", why)
 
 
 def test_an_extension_that_cannot_be_loaded(python):

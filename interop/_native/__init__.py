@@ -6,6 +6,7 @@ an error that it cannot be imported.
 """
 
 import importlib
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,9 @@ def _load() -> tuple[ModuleType | None, str]:
     if wanted is False:
         return None, "INTEROP_NATIVE=0"
     try:
+        if "t" in sys.abiflags:  # there may be one that another Python has built here, and it would be loaded
+            message = "it is not built for free-threaded Python, which has no stable ABI"
+            raise ImportError(message)
         return importlib.import_module(_NAME), ""
     except ImportError as error:
         why = _explained(error)
@@ -32,11 +36,7 @@ def _explained(error: ImportError) -> str:
     """Why the extension cannot be imported, and what to do if there is something."""
     if not isinstance(error, ModuleNotFoundError) or error.name != _NAME:
         return str(error)
-    import sysconfig  # noqa: PLC0415  (only for the message)
-
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return "it is not built for free-threaded Python, which has no stable ABI"
-    from pathlib import Path  # noqa: PLC0415  (likewise)
+    from pathlib import Path  # noqa: PLC0415  (only for the message)
 
     note = Path(__file__).with_name("_ext.txt")  # setup.py writes it where the compiler fails
     if not note.exists():
