@@ -177,8 +177,8 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
         finally:
             # What is left is to keep the memory until the consumer is done. Those whose producer does not wait yet try
             # again when they go.
-            if not self._consumer.capture_id():
-                done = self._consumer.record_event()
+            done = self._consumer.record_event()
+            if not done._capture:
                 for holder in holders:
                     if holder._producer in ordered:
                         holder._returned(done)

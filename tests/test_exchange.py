@@ -261,7 +261,7 @@ def test_ctrl_c_in_an_adapter_is_let_out_and_leaves_nothing(gpu, library, stream
 
 @pytest.mark.parametrize("threads", [1, 8])
 def test_ten_thousand_hand_overs_leave_nothing(gpu, library, threads):
-    from interop._arrays.holder import count_open
+    from interop._arrays.handover import count_open
 
     sources, before = weakref.WeakSet(), count_open()
 

@@ -91,8 +91,7 @@ def touch(gpu, stream, array):
 def holder(gpu, values=None, **tensor):
     p, c = interop.new_stream(), interop.new_stream()
     made = interop.handoff(Interface(np.arange(6.0) if values is None else values), c, producer=p)
-    made._tensor = made._tensor._replace(**tensor)
-    return made, c
+    return Handover(made._tensor._replace(**tensor), p, c, states=True) if tensor else made, c
 
 
 # -- the array interface -------------------------------------------------------------------------------------------
@@ -104,16 +103,18 @@ def test_no_array_interface_for_types_that_it_has_no_name_for(gpu):
 
 
 def test_a_holder_can_be_handed_on(gpu):
-    made, c = holder(gpu)
+    source = Interface(np.arange(6.0))
+    alive, c = weakref.ref(source), interop.new_stream()
+    made = interop.handoff(source, c, producer=interop.new_stream())
+    del source
     memory = gpu.array([0])
     touch(gpu, c, memory)
     later = interop.new_stream()
     again = interop.handoff(made, later)
     touch(gpu, later, memory)
     assert again.__cuda_array_interface__["stream"] == later.cuda_stream
-    source = weakref.ref(made)
     del made
-    assert source() is not None
+    assert alive() is not None
 
 
 # -- DLPack --------------------------------------------------------------------------------------------------------

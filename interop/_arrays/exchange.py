@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 from interop import _cudart, _watch
 from interop._arrays import reading
-from interop._arrays.handover import Handover
-from interop._arrays.holder import find
+from interop._arrays.handover import Handover, find
 from interop._arrays.limits import ReadOnly, refusal
 from interop._arrays.tensor import CUDA, Tensor
 from interop._handles import described
@@ -99,7 +98,7 @@ def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
     kept = _kept_alive(producer)
     if kept is None and parent is not None and parent.consumer == producer:
         # That is there for as long as what came of the hand-over to it, which is kept here.
-        kept = None if parent.consumer.cuda_stream == _cudart.PER_THREAD else parent.consumer
+        kept = None if parent.consumer._handle == _cudart.PER_THREAD else parent.consumer
     holder = Handover(tensor, kept, stream, parent, states=adapter is None)
     result = holder if adapter is None else _wrapped(tensor, holder, adapter)
     for watcher in _watch.watchers:
@@ -175,7 +174,9 @@ def _check(tensor: Tensor, adapter: Adapter | None, stream: ExternalStream, read
     if reason:
         raise NotSupportedError(reason)
     device = tensor.device_id
-    if device == stream.device or tensor.device_type != CUDA or 0 in tensor.shape:
+    if device == (stream.device if stream._device is None else stream._device):
+        return
+    if tensor.device_type != CUDA or 0 in tensor.shape:
         return
     cuda = stream._cuda
     if cuda.pointer_place(tensor.address)[0] == CUDA and not cuda.peer_access(stream.device, device, tensor.address):
@@ -201,7 +202,7 @@ def _producer(array: object, adapter: Adapter | None, tensor: Tensor, stated: ob
             raise ProducerUnknownError(message)
         return stream
     stream = as_stream(native_stream)
-    if stream.cuda_stream > _cudart.PER_THREAD:
+    if stream._handle > _cudart.PER_THREAD:
         return stream
     cuda = _cudart.active()
     return cuda.within(cuda.primary_context(tensor.device_id), as_stream, native_stream)  # of that context, then
@@ -213,9 +214,9 @@ def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
     A stream that nothing keeps alive may be gone when the last array over the memory goes, and its address then crashes
     CUDA. The source is then kept until the consumer is done, which needs no stream of the producer's.
     """
-    if stream is None or stream.cuda_stream == _cudart.PER_THREAD:
+    if stream is None or stream._handle == _cudart.PER_THREAD:
         return None  # the last array may go in another thread
-    if stream.cuda_stream == _cudart.LEGACY:
+    if stream._handle == _cudart.LEGACY:
         return stream
     owner, adapter = stream.owner, stream._adapter
     if owner is not None:

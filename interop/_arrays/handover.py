@@ -1,14 +1,24 @@
 """The holder of memory that was handed over: what the consumer's array keeps alive."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from interop import _cudart
 from interop._arrays import dlpack
-from interop._arrays.holder import HandoverFields
+from interop._arrays.keepalive import keepalive
 from interop._arrays.tensor import CUDA_HOST, TYPESTRS
 from interop._handles import described
+from interop._native import native
 from interop.errors import InvalidStreamError
 from interop.stream import ExternalStream, new_stream
+
+if TYPE_CHECKING or native is None:
+    from interop._arrays.holder import HandoverFields, count_open, find
+else:
+    HandoverFields, count_open, find = native.HandoverFields, native.count_handovers, native.find_handover
+    native.prepare_handovers(keepalive.ended.append, keepalive.poll)
+    native.prepare_keepalive(keepalive.ended.append)
+
+__all__ = ["Handover", "count_open", "find"]
 
 _NO_ORDER: Final = -1
 """DLPack's word, in place of a stream, for: order nothing."""

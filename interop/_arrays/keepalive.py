@@ -10,9 +10,10 @@ import time
 import warnings
 from collections import deque
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from interop import _fork
+from interop._native import native
 from interop.errors import CaptureError, CudaError, InteropError, InvalidStreamError
 from interop.stream import ExternalStream
 
@@ -53,15 +54,21 @@ class PendingRelease:
     __slots__ = ("consumer", "event", "is_lost", "is_ordered", "memory", "producer", "source")
 
     def __init__(
-        self, producer: ExternalStream | None, consumer: ExternalStream, source: object, memory: object
+        self,
+        producer: ExternalStream | None,
+        consumer: ExternalStream,
+        source: object,
+        memory: object,
+        event: "Event | None" = None,
     ) -> None:
-        """Nothing is ordered yet."""
+        """Nothing is ordered yet; but with an *event* all is."""
         self.producer = producer
         self.consumer = consumer
         self.source = source
         self.memory = memory
-        self.event: Event | None = None
-        self.is_ordered = self.is_lost = False
+        self.event = event
+        self.is_ordered = event is not None
+        self.is_lost = False
 
     @property
     def is_recorded(self) -> bool:
@@ -161,12 +168,17 @@ class KeepAlive:
         self._new: deque[PendingRelease] = deque()
         self._blocked: deque[PendingRelease] = deque()
         self._queues: dict[ExternalStream, deque[PendingRelease]] = {}
-        self.ended: deque[Ended] = deque()
-        """Hand-overs that are over, and whose ways back are not put down here yet."""
+        self.ended: deque[Any] = deque()
+        """What finalisers bring: hand-overs that are over, and whose ways back are not put down here yet.
+
+        Each an :class:`Ended`; or the arguments of a :class:`PendingRelease`, from the extension in C.
+        """
         _fork.in_child(self, KeepAlive._was_forked)
 
     def _was_forked(self) -> None:
         """The device's work, and the memory, are the parent's: nothing is waited for, and nothing freed."""
+        if native is not None:
+            native.forget_kept()
         for kept in (self._kept, self._new, self._blocked, self._queues, tuple(self.ended)):
             _fork.never_free(kept)
         self._kept, self._new, self._blocked, self._queues = set(), deque(), deque(), {}
@@ -183,11 +195,15 @@ class KeepAlive:
 
     def release_later(self, stream: ExternalStream, objects: object) -> None:
         """Keep *objects* until the work of *stream* so far is done."""
-        self.put(PendingRelease(None, stream, objects, objects))
+        can_close = stream._adapter is not None and stream._adapter.streams_close
+        if native is None or can_close or not native.keep(stream, objects):
+            self.put(PendingRelease(None, stream, objects, objects))
         self.poll()
 
     def poll(self) -> None:
-        """Let go of what is done."""
+        """Let go of what is done, of some streams."""
+        if native is not None:
+            native.release_kept(False)  # noqa: FBT003
         while self._kept or self.ended:
             self._settle()
             gone: list[object] = []  # let go of at last: what that sets off is not ours to foresee
@@ -206,7 +222,10 @@ class KeepAlive:
         while self.ended:
             with contextlib.suppress(IndexError):  # another thread was faster
                 ended = self.ended[0]
-                ended.settle()
+                if isinstance(ended, tuple):
+                    self.put(PendingRelease(*ended))
+                else:
+                    ended.settle()
                 _remove(self.ended, ended)
 
     def release(self) -> int:
@@ -217,7 +236,8 @@ class KeepAlive:
             found = set(chain(tuple(self._new), *map(tuple, tuple(self._queues.values()))))
             self._new.extend(self._kept - found)
             self.poll()
-        return len(self._kept)
+        in_c = 0 if native is None else native.release_kept(True)  # noqa: FBT003
+        return in_c + len(self._kept)
 
     def _accept(self) -> None:
         """Put what is new into its queue. Done again, or by two threads at once, it is there twice, and let go once."""
@@ -261,6 +281,8 @@ class KeepAlive:
                 warnings.warn(message, RuntimeWarning, stacklevel=1)
                 break
             time.sleep(_PAUSE)
+        if native is not None:
+            native.end_handovers()
 
 
 def _remove(queue: deque[T], one: T) -> None:

@@ -6,14 +6,20 @@
 static int
 execute(PyObject *module)
 {
+    PyMethodDef *functions[] = {
+        driver_functions, dlpack_functions, methods_functions, handover_functions, keepalive_functions, NULL,
+    };
+
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0 || stream_type != NULL) {
         PyErr_SetString(PyExc_ImportError, "interop._native._ext works once, and in the main interpreter only");
         return -1;
     }
-    return add_types(module) || PyModule_AddFunctions(module, driver_functions) ||
-                   PyModule_AddFunctions(module, dlpack_functions) || PyModule_AddFunctions(module, methods_functions)
-               ? -1
-               : 0;
+    for (PyMethodDef **group = functions; *group != NULL; group++) {
+        if (PyModule_AddFunctions(module, *group)) {
+            return -1;
+        }
+    }
+    return add_types(module) || add_handover_types(module) ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {

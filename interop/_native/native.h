@@ -9,6 +9,8 @@
  *   dlpack.c    DLPack capsules
  *   driver.c    the driver's entry points, and which driver is bound
  *   objects.c   the types: Pool, StreamFields, EventFields
+ *   handover.c  the type HandoverFields: the holder of an array that was handed over, and what its end does
+ *   keepalive.c what is kept until the device is done with it
  *   order.c     the CUDA calls: record, wait, query, synchronize
  *   known.c     the streams and events of other libraries
  *   fallback.c  calls of the Python code
@@ -119,6 +121,8 @@ extern PyTypeObject *stream_class, *event_class;           /* interop.ExternalSt
 unsigned long long pool_take(Pool *pool);
 int pool_give(Pool *pool, unsigned long long event);
 int add_types(PyObject *module);
+int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type);
+void free_object(PyObject *self);
 
 /* Most objects are of the class itself, which is a faster test than the one for subclasses. */
 static inline int
@@ -150,7 +154,11 @@ int wait_for(Stream *stream, unsigned long long event);
 int ask_stream(int (*call)(void *), Stream *stream);
 int ask_event(int (*call)(void *), Event *event);
 int record_untold(Stream *stream, unsigned long long event);
+int record_and_wait(Stream *stream, Stream *producer, unsigned long long event);
 
+int is_ready(Stream *stream);
+int is_same_stream(Stream *one, Stream *other);
+int query_event(unsigned long long event);
 PyObject *record_new(Stream *stream, PyObject *flags);
 unsigned long long recorded_handle(Event *event);
 
@@ -160,6 +168,12 @@ Stream *known_stream(PyObject *object);
 unsigned long long foreign_event(PyObject *object);
 int set_tables(PyObject *streams, PyObject *by_type, PyObject *refuse);
 
+/* -- handover.c, keepalive.c ---------------------------------------------------------------------------------------- */
+
+int add_handover_types(PyObject *module);
+int keep_after(Stream *stream, Stream *producer, PyObject *memory);
+int keep_until(Stream *stream, Event *event, PyObject *memory);
+
 /* -- fallback.c ------------------------------------------------------------------------------------------------------ */
 
 PyObject *call_python(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
@@ -167,6 +181,7 @@ PyObject *failed(PyObject *of, const char *call, int code, PyObject *other);
 
 /* -- the functions of the module ------------------------------------------------------------------------------------- */
 
-extern PyMethodDef driver_functions[], dlpack_functions[], methods_functions[];
+extern PyMethodDef driver_functions[], dlpack_functions[], methods_functions[], handover_functions[],
+    keepalive_functions[];
 
 #endif

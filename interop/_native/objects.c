@@ -4,7 +4,7 @@
 
 PyTypeObject *pool_type, *stream_type, *event_type;
 
-static void
+void
 free_object(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
@@ -268,7 +268,7 @@ static PyType_Slot event_slots[] = {
 
 static PyType_Spec event_spec = {"interop._native._ext.EventFields", sizeof(Event), 0, BASE, event_slots};
 
-static int
+int
 add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 {
     *type = (PyTypeObject *)PyType_FromSpec(spec);

@@ -43,7 +43,7 @@ locate(Stream *stream)
 }
 
 /* Whether the driver can be called about the stream as it is, and no watcher is to be told. */
-static inline int
+int
 is_ready(Stream *stream)
 {
     if (watched) {
@@ -147,8 +147,8 @@ ask(int (*call)(void *), unsigned long long handle)
 }
 
 /* Whether two streams are one, as == decides in Python. */
-static int
-is_same(Stream *one, Stream *other)
+int
+is_same_stream(Stream *one, Stream *other)
 {
     return one->handle == other->handle && needs_of(one) == needs_of(other) && one->cuda == other->cuda &&
            (one->handle != PER_THREAD || one->thread == other->thread);
@@ -206,7 +206,7 @@ order_all(Stream *consumer, Stream **producers, Py_ssize_t count)
     /* If several are given, none may capture: the first wait could take the consumer into a capture, and make the second
      * one illegal, which is to be known before. */
     for (Py_ssize_t i = 0; count > 1 && code == SUCCESS && i < count; i++) {
-        if (is_same(consumer, producers[i])) {
+        if (is_same_stream(consumer, producers[i])) {
             continue;
         }
         if (is_ready(producers[i])) {
@@ -224,7 +224,7 @@ order_all(Stream *consumer, Stream **producers, Py_ssize_t count)
     }
     for (Py_ssize_t i = 0; code == SUCCESS && i < count; i++) {
         const char *call = NULL;
-        if (is_same(consumer, producers[i])) {
+        if (is_same_stream(consumer, producers[i])) {
             continue;
         }
         code = order(consumer, producers[i], &call);
@@ -270,6 +270,43 @@ record_untold(Stream *stream, unsigned long long event)
     }
     Py_END_ALLOW_THREADS
     return code;
+}
+
+/* Record the stream's work so far in an event of the stream's context, and make *producer*, if it is not NULL, wait for
+ * that same event. */
+int
+record_and_wait(Stream *stream, Stream *producer, unsigned long long event)
+{
+    Place recorded, waiting = {0, 0};
+    int code;
+
+    if (stream->pool == NULL || (producer != NULL && producer->pool == NULL)) {
+        return FALL_BACK;
+    }
+    recorded = place_of(stream);
+    if (producer != NULL) {
+        waiting = place_of(producer);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    code = captures_nothing(recorded);
+    if (code == SUCCESS && producer != NULL) {
+        code = captures_nothing(waiting);
+    }
+    if (code == SUCCESS) {
+        code = record_on(recorded, event);
+    }
+    if (code == SUCCESS && producer != NULL) {
+        code = wait_on(waiting, event);
+    }
+    Py_END_ALLOW_THREADS
+    return code;
+}
+
+/* Whether the work is done that an event stands for. Without the GIL. */
+int
+query_event(unsigned long long event)
+{
+    return ask(driver.event_query, event);
 }
 
 /* A new event that stands for the stream's work so far; NULL if the fallback is to be taken, or with an exception. */

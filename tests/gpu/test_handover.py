@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop._arrays.holder import count_open
+from interop._arrays.handover import count_open
 from interop.errors import NotSupportedError, ProducerUnknownError
 from interop.testing import assert_ordered, gate
 from tests.gpu.lab import call, native_stream, on_device, runtime

@@ -1,0 +1,540 @@
+"""Hand-overs through the extension in C: what the end of a holder calls, what it leaves to Python, what it keeps."""
+
+import ctypes
+import gc
+import os
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import interop
+from interop import _cudart, _watch
+from interop._arrays import handover, holder, keepalive
+from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor
+from interop._native import native, why_not
+from tests.native_stubs import KINDS, bound, spare
+from tests.test_native_stubs import OWN, C, P
+
+pytestmark = pytest.mark.skipif(native is None, reason=why_not)
+CALLS = ("cuEventRecord", "cuStreamWaitEvent", "cuEventQuery")
+
+
+class Thing:
+    """Can be watched."""
+
+
+class World:
+    def __init__(self, driver, cuda):
+        self.driver, self.cuda = driver, cuda
+        self.p, self.c = (interop.ExternalStream(handle, owner=Thing()) for handle in (P, C))
+        self.pool = cuda.pool(OWN)
+        for stream in (self.p, self.c):
+            stream.query()
+        self.fill(6)
+        driver.reset()
+
+    def fill(self, count):
+        for _ in range(count):
+            self.pool.give(self.cuda.event_create(OWN, _cudart.EVENT_DISABLE_TIMING))
+
+    def handover(self, owner=None, producer="p", consumer="c", parent=None, **said):
+        fields = {"address": 0x7F0000000000, "shape": (4,), "strides": None, "dtype": TYPES["<f4"], **said}
+        tensor = Tensor(**fields, device_type=CUDA, device_id=0, read_only=False, owner=owner)
+        producer = None if producer is None else getattr(self, producer)
+        return interop.Handover(tensor, producer, getattr(self, consumer), parent, states=False)
+
+    def busy(self, *, still=True):
+        """Whether the device has work to do for ever, or none."""
+        self.driver.fail("cuEventQuery", 600 if still else 0)
+
+
+@pytest.fixture
+def world(driver):
+    with bound(driver) as cuda:
+        yield (made := World(driver, cuda))
+        made.driver.reset()
+        while interop.release():
+            pass
+
+
+def test_the_end_of_a_holder_is_a_record_and_a_wait_for_that_event(world):
+    events = spare(world.pool)
+    made = world.handover()
+    world.driver.reset()
+    del made
+    assert world.driver.made(*CALLS) == [("cuEventRecord", events[0], C), ("cuStreamWaitEvent", P, events[0])]
+    assert world.driver.plain == []
+
+
+def test_control_in_python_it_is_more(world):
+    """The same without the extension's holder."""
+    made = holder.HandoverFields(world.handover()._tensor, world.p, world.c, states=False)
+    world.driver.reset()
+    del made
+    assert len(world.driver.made("cuEventRecord")) == 2
+
+
+def test_without_a_producer_it_is_a_record(world):
+    made = world.handover(producer=None)
+    world.driver.reset()
+    del made
+    assert [name for name, *_ in world.driver.made(*CALLS)] == ["cuEventRecord"]
+
+
+def test_on_one_stream_nothing_waits(world):
+    made = world.handover(producer="c")
+    world.driver.reset()
+    del made
+    assert [name for name, *_ in world.driver.made(*CALLS)] == ["cuEventRecord"]
+
+
+def test_the_source_is_kept_until_the_consumer_is_done(world):
+    thing = Thing()
+    alive = weakref.ref(thing)
+    made = world.handover(thing)
+    del thing, made
+    world.busy()
+    assert interop.release() == 1
+    assert alive() is not None
+    world.busy(still=False)
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_the_event_goes_back_to_the_pool(world):
+    before = sorted(spare(world.pool))
+    del_me = world.handover()
+    del del_me
+    assert len(spare(world.pool)) == len(before) - 1
+    assert interop.release() == 0
+    assert sorted(spare(world.pool)) == before
+
+
+def test_an_event_that_the_pool_has_no_room_for_is_destroyed(world):
+    made = world.handover()
+    del made
+    world.fill(256 - len(spare(world.pool)))
+    world.driver.reset()
+    assert interop.release() == 0
+    assert len(world.driver.made("cuEventDestroy")) == 1
+
+
+def test_polling_asks_about_the_oldest_of_each_stream(world):
+    world.fill(10)
+    world.busy()
+    for _ in range(5):
+        world.handover()
+        world.handover(producer="c", consumer="p")
+    world.driver.reset()
+    world.busy()
+    native.release_kept(False)  # noqa: FBT003
+    assert len(world.driver.made("cuEventQuery")) == 2
+
+
+def test_a_call_in_passing_looks_at_a_few_streams_and_each_call_at_others(world):
+    streams = [interop.ExternalStream(C + 64 * i) for i in range(20)]
+    for stream in streams:
+        stream.query()
+    world.fill(20)
+    world.busy()
+    for stream in streams:
+        interop.hold(stream, Thing())
+    seen = set()
+    for _ in range(3):
+        world.driver.reset()
+        world.busy()
+        native.release_kept(False)  # noqa: FBT003
+        asked = world.driver.made("cuEventQuery")
+        assert len(asked) <= 8
+        seen |= {first for _, first, _ in asked}
+    assert len(seen) == 20
+
+
+def other_thread(work):
+    failures = []
+
+    def run():
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert failures == []
+
+
+# -- what is left to Python -------------------------------------------------------------------------------------------
+
+
+def capturing(world):
+    world.driver.capture(C)
+
+
+def producer_capturing(world):
+    world.driver.capture(P)
+
+
+def no_spare_event(world):
+    while world.pool.take():
+        pass
+
+
+def record_fails(world):
+    world.driver.fail("cuEventRecord", 2)
+
+
+def wait_fails(world):
+    world.driver.fail("cuStreamWaitEvent", 2)
+
+
+def watched(world):
+    watcher = _watch.Watcher()
+    _watch.watch(watcher)
+    world.undo = lambda: _watch.unwatch(watcher)
+
+
+@pytest.mark.parametrize("why", [capturing, producer_capturing, no_spare_event, record_fails, wait_fails, watched])
+def test_what_the_fast_path_does_not_cover_is_done_by_python_and_later(world, why):
+    thing = Thing()
+    alive = weakref.ref(thing)
+    made = world.handover(thing)
+    del thing
+    world.undo = lambda: None
+    why(world)
+    world.busy()
+    del made
+    world.undo()
+    assert alive() is not None
+    world.driver.reset()
+    world.busy()
+    assert interop.release() == 1
+    assert alive() is not None
+    world.busy(still=False)
+    assert interop.release() == 0
+    assert alive() is None
+    if why is not watched and why is not no_spare_event:
+        # By now: it could not be before.
+        assert world.driver.made("cuStreamWaitEvent")
+
+
+def test_a_stream_that_can_be_closed_is_asked_by_python(world, monkeypatch):
+    class Closing(interop.adapters.base.Adapter):
+        library = "closing"
+        streams_close = True
+
+    world.c._adapter = Closing()
+    asked = []
+    monkeypatch.setattr(interop.ExternalStream, "is_closed", property(lambda stream: asked.append(stream) or False))
+    made = world.handover()
+    assert asked == []
+    del made
+    assert world.c in asked
+
+
+def test_an_interrupt_of_what_python_does_is_told_and_nothing_is_lost(world, monkeypatch):
+    thing = Thing()
+    alive = weakref.ref(thing)
+    made = world.handover(thing)
+    del thing
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(unraisable.exc_type))
+    world.driver.capture(C)
+    with monkeypatch.context() as broken:
+        broken.setattr(keepalive.PendingRelease, "start", interrupted)
+        del made
+    assert seen == [KeyboardInterrupt]
+    assert alive() is not None
+    world.driver.reset()
+    assert interop.release() == 0
+    assert world.driver.made("cuStreamWaitEvent")
+    assert alive() is None
+
+
+def test_what_the_driver_cannot_tell_any_more_python_goes_on_with(world):
+    thing = Thing()
+    alive = weakref.ref(thing)
+    world.busy()
+    interop.hold(world.c, thing)
+    del thing
+    world.driver.reset()
+    world.driver.fail("cuEventQuery", 900, 600)
+    assert interop.release() == 1
+    assert alive() is not None, "a capture had begun: it is recorded once more"
+    assert world.driver.made("cuEventRecord")
+    world.driver.reset()
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_out_of_memory_says_nothing_of_the_work(world):
+    world.busy()
+    interop.hold(world.c, Thing())
+    world.driver.fail("cuEventQuery", 2)
+    assert interop.release() == 1
+    world.driver.reset()
+    assert interop.release() == 0
+
+
+# -- lives -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_on_its_way_stays(world):
+    def raising(made):
+        del made
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        raising(world.handover())
+    with pytest.raises(TypeError):
+        abs(world.handover(), 3)
+
+
+def test_a_thread_that_python_never_saw_lets_go(world):
+    from interop._arrays import capsules
+
+    thing = Thing()
+    alive = weakref.ref(thing)
+    capsule = world.handover(thing).__dlpack__(stream=-1)
+    del thing
+    address = capsules._capsule_pointer(capsule, capsules._OLD.name)
+    capsules._capsule_set_name(capsule, capsules._OLD.used)
+    deleter = capsules._Managed.from_address(address).deleter
+    world.driver.reset()
+    libc, thread = ctypes.CDLL(None), ctypes.c_void_p()
+    assert libc.pthread_create(ctypes.byref(thread), None, ctypes.c_void_p(deleter), ctypes.c_void_p(address)) == 0
+    assert libc.pthread_join(thread, None) == 0
+    assert [name for name, *_ in world.driver.made(*CALLS)][:2] == ["cuEventRecord", "cuStreamWaitEvent"]
+    assert interop.release() == 0
+    assert alive() is None
+
+
+def test_in_a_cycle_of_garbage_it_is_whole(world):
+    bag = [world.handover(Thing()), Thing()]
+    bag.append(bag)
+    del bag
+    world.driver.reset()
+    gc.collect()
+    assert [name for name, *_ in world.driver.made(*CALLS)][:2] == ["cuEventRecord", "cuStreamWaitEvent"]
+
+
+def test_it_takes_no_weak_references_and_no_attributes_and_hides_what_it_owns_from_the_collector(world):
+    made = world.handover()
+    assert gc.get_referents(made) == [interop.Handover]
+    with pytest.raises(TypeError, match="weak reference"):
+        weakref.ref(made)
+    with pytest.raises(AttributeError):
+        made.other = 1
+
+
+@pytest.mark.parametrize("wrong", [{"tensor": (1, 2)}, {"producer": 3}, {"consumer": None}, {"parent": 3}])
+def test_wrong_arguments(world, wrong):
+    good = {"tensor": world.handover()._tensor, "producer": world.p, "consumer": world.c, "parent": None}
+    before = handover.count_open()
+    with pytest.raises(TypeError):
+        interop.Handover(*{**good, **wrong}.values(), states=False)
+    tensor = good["tensor"]._replace(shape=("x",))
+    with pytest.raises(TypeError):
+        interop.Handover(tensor, None, world.c, states=False)
+    with pytest.raises(TypeError):
+        native.find_handover(0, 3)
+    assert handover.count_open() == before
+
+
+# -- chains ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_root_of_a_chain_is_kept_and_not_what_is_between(world):
+    source, between = Thing(), Thing()
+    roots, betweens = weakref.ref(source), weakref.ref(between)
+    first = world.handover(source)
+    between.holder = first
+    last = world.handover(between, producer="c", consumer="p", parent=first._link)
+    del source, between, first
+    world.busy()
+    del last
+    assert betweens() is None, "its own way back is ordered already"
+    assert roots() is not None
+    world.busy(still=False)
+    assert interop.release() == 0
+    assert roots() is None
+
+
+def test_a_parent_that_is_over_is_no_chain(world):
+    source, other = Thing(), Thing()
+    alive = weakref.ref(other)
+    first = world.handover(source)
+    last = world.handover(other, producer="c", consumer="p", parent=first._link)
+    del first
+    world.busy()
+    del other, last
+    assert alive() is not None
+    world.busy(still=False)
+    assert interop.release() == 0
+    assert alive() is None
+
+
+FIND = [("the extension", handover.find), ("Python", holder.find)]
+
+
+def make_open(world, way, start, length, consumer):
+    if way == "the extension":
+        return world.handover(address=start, shape=(length,), dtype=TYPES["|u1"], consumer=consumer)
+    tensor = Tensor(start, (length,), None, TYPES["|u1"], CUDA, 0, read_only=False, owner=None)
+    return holder.HandoverFields(tensor, world.p, getattr(world, consumer), states=False)
+
+
+@pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
+def test_the_hand_over_of_an_address_is_found(world, way, find):
+    """Against a search through all of them, with memory of all lengths."""
+    rng = np.random.default_rng(7)
+    alive = []
+    for number in range(3000):
+        if alive and rng.random() < 0.4:
+            alive.pop(int(rng.integers(len(alive))))
+        start = int(rng.integers(1 << 14)) + (1 << 40)
+        length = int(2 ** rng.uniform(0, 13))
+        consumer = "pc"[number % 2]
+        alive.append((start, start + length, getattr(world, consumer), make_open(world, way, start, length, consumer)))
+        address = int(rng.integers(1 << 14)) + (1 << 40)
+        there = [one for one in alive if one[0] <= address < one[1]]
+        found = find(address, world.c)
+        assert (found is None) == (not there)
+        if found is not None:
+            assert (found.consumer == world.c) == any(one[2] == world.c for one in there)
+            assert found.consumer in {one[2] for one in there}
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4095, 4096, 4097, 1 << 40, (1 << 62) + 5])
+@pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
+def test_both_ends_of_memory_are_found(world, way, find, length):
+    start = 12345
+    made = make_open(world, way, start, length, "c")
+    assert find(start, world.c) is not None
+    assert find(start + length - 1, None) is not None
+    assert find(start - 1, world.c) is None
+    assert find(start + length, world.c) is None
+    del made
+    assert find(start, world.c) is None
+
+
+@pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
+def test_without_elements_nothing_is_found(world, way, find):
+    made = make_open(world, way, 4096, 0, "c")
+    assert find(4096, world.c) is None
+    assert made is not None
+
+
+EXTENTS = [
+    ((4,), None, TYPES["<f4"]),
+    ((), None, TYPES["<f8"]),
+    ((3, 4), (-4, 1), TYPES["<f4"]),
+    ((3, 4), (4, -1), TYPES["<c16"]),
+    ((3, 0), (4, -1), TYPES["<c16"]),
+    ((3,), None, DataType(2, 4, 1)),
+    ((5,), (-1,), DataType(2, 4, 1)),
+    ((2, 3), (0, 1), TYPES["<i2"]),
+    ((2, 3), (7, 2), DataType(2, 32, 4)),
+]
+
+
+@pytest.mark.parametrize(("shape", "strides", "dtype"), EXTENTS)
+def test_the_extent_is_that_of_the_tensor(world, shape, strides, dtype):
+    made = world.handover(shape=shape, strides=strides, dtype=dtype)
+    start, stop = made._tensor.extent()
+    if start == stop:
+        assert handover.find(start, world.c) is None
+        return
+    assert handover.find(start, world.c) is not None
+    assert handover.find(stop - 1, world.c) is not None
+    assert handover.find(start - 1, world.c) is None
+    assert handover.find(stop, world.c) is None
+
+
+# -- costs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["C", "Python"])
+def test_letting_go_costs_the_same_however_many_are_alive(world, way):
+    """Counted in calls of Python, and not in time; in C by time, with much room."""
+    import time
+
+    def cost(count):
+        made = [
+            make_open(world, "the extension" if way == "C" else way, (1 << 40) + 8 * i, 8, "c") for i in range(count)
+        ]
+        world.driver.reset()
+        start = time.perf_counter()
+        while len(made) > count - 200:
+            made.pop(len(made) // 2)
+            if len(made) % 40 == 0:
+                interop.release()
+                world.driver.reset()
+        took = time.perf_counter() - start
+        made.clear()
+        interop.release()
+        return took
+
+    cost(400)
+    few, many = min(cost(400) for _ in range(5)), min(cost(20_000) for _ in range(2))
+    assert many < 10 * few, "it was linear: 50 times as much"
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_ten_thousand_leave_nothing(world, threads):
+    gc.collect()
+    before = handover.count_open()
+    world.fill(200)
+
+    def work():
+        p, c = (interop.ExternalStream(handle, owner=Thing()) for handle in (P, C))
+        for _ in range(10_000 // threads):
+            tensor = Tensor(1 << 40, (4,), None, TYPES["<f4"], CUDA, 0, read_only=False, owner=Thing())
+            interop.Handover(tensor, p, c, states=False)
+            keepalive.keepalive.poll()
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    gc.collect()
+    assert interop.release() == 0
+    assert handover.count_open() == before
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, Thing) and sys.getrefcount(thing) < 3]
+
+
+def test_a_forked_child_frees_nothing_of_its_parent(world):
+    alive = Thing()
+    alive.goes = weakref.finalize(alive, os.write, 2, b"freed in the child\n")
+    alive.goes.atexit = False
+    world.busy()
+    interop.hold(world.c, alive)
+    made = world.handover(alive)
+    kept = weakref.ref(alive)
+    del alive
+    child = os.fork()
+    if child == 0:
+        world.cuda.was_forked = True
+        native.watch(True)  # noqa: FBT003  (as is done where it is the real GPU that is the parent's)
+        del made
+        status = int(interop.release() != 0 or kept() is None)
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert interop.release() == 1
+    del made
+    world.busy(still=False)
+    assert interop.release() == 0
+    assert kept() is None
+
+
+def test_the_kinds_of_calls_are_known():
+    assert set(CALLS) < set(KINDS)
