@@ -229,7 +229,7 @@ def test_a_stream_that_can_be_closed_is_asked_by_python(world, monkeypatch):
 
     world.c._adapter = Closing()
     asked = []
-    monkeypatch.setattr(interop.ExternalStream, "is_closed", property(lambda stream: asked.append(stream) or False))
+    monkeypatch.setattr(interop.ExternalStream, "_is_closed", property(lambda stream: asked.append(stream) or False))
     made = world.handover()
     assert asked == []
     del made
