@@ -22,7 +22,7 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         if "t" in sys.abiflags:  # there may be one that another Python has built here, and it would be loaded
             message = "it is not built for free-threaded Python, which has no stable ABI"
-            raise ImportError(message)
+            raise ImportError(message)  # noqa: TRY301  (explained below, as any other)
         return importlib.import_module(_NAME), ""
     except ImportError as error:
         why = _explained(error)
