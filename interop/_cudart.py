@@ -208,12 +208,16 @@ class Cuda:
 
     # -- how calls are made ----------------------------------------------------------------------------------------
 
-    def _call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
+    def runtime(self) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
+        """The runtime module, for its enums and constants."""
+        return self._runtime or self.start()
+
+    def call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
         """Call a function of the runtime; what it gives beside its code."""
         runtime = self._runtime or self.start()
         return _value(getattr(runtime, name)(*arguments), name, runtime)
 
-    def _drive(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
+    def drive(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
         """Call a function of the driver; what it gives beside its code."""
         runtime = self._runtime or self.start()
         return _value(getattr(self._driver, name)(*arguments), name, runtime)
@@ -281,11 +285,11 @@ class Cuda:
 
     def device_count(self) -> int:
         """How many devices this process sees."""
-        return int(self._call("cudaGetDeviceCount"))
+        return int(self.call("cudaGetDeviceCount"))
 
     def current_device(self) -> int:
         """The ordinal of the calling thread's current device. Creates no context."""
-        return int(self._call("cudaGetDevice"))
+        return int(self.call("cudaGetDevice"))
 
     def current_context(self) -> int:
         """The calling thread's current context, or the primary context of its current device if it has none."""
@@ -303,21 +307,21 @@ class Cuda:
             if not 0 <= device < count:
                 message = f"there is no device {device}: this process sees {count}, numbered 0 to {count - 1}"
                 raise InvalidDeviceError(message)
-            context = self._primary[device] = int(self._drive("cuDevicePrimaryCtxRetain", device))
+            context = self._primary[device] = int(self.drive("cuDevicePrimaryCtxRetain", device))
         return context
 
     def context_id(self, context: int) -> int:
         """A number that no other context of this process has, ever. Addresses are reused."""
-        return int(self._drive("cuCtxGetId", context))
+        return int(self.drive("cuCtxGetId", context))
 
     def bound_context(self) -> int:
         """The context that the calling thread is bound to, or 0."""
-        return int(self._drive("cuCtxGetCurrent"))
+        return int(self.drive("cuCtxGetCurrent"))
 
     def bind_context(self, context: int) -> None:
         """Bind the calling thread to *context*, or to none if it is 0. For as long as code of users runs."""
         try:
-            self._drive("cuCtxSetCurrent", context)
+            self.drive("cuCtxSetCurrent", context)
         except CudaError:
             self._primary.clear()  # as in `within`
             raise
@@ -349,7 +353,7 @@ class Cuda:
 
     def stream_destroy(self, handle: int) -> None:
         """Destroy a stream; CUDA lets its pending work finish."""
-        self._call("cudaStreamDestroy", handle)
+        self.call("cudaStreamDestroy", handle)
 
     def stream_retire(self, handle: int, owner: weakref.ref[Any]) -> None:
         """Destroy a stream when a later one is created, if *owner*, which is about to go, is gone, and the work done.
@@ -382,23 +386,23 @@ class Cuda:
 
     def stream_context(self, handle: int) -> int:
         """The context of a stream with a handle of its own. Legal while the stream captures."""
-        return int(self._drive("cuStreamGetCtx", handle))
+        return int(self.drive("cuStreamGetCtx", handle))
 
     def stream_id(self, handle: int, needs: int = 0) -> int:
         """The stream's id, unique for the process's life. Breaks a capture on the stream: ask first."""
         if needs:
             return self.within(needs, self.stream_id, handle)
-        return int(self._call("cudaStreamGetId", handle))
+        return int(self.call("cudaStreamGetId", handle))
 
     def stream_blocks(self, handle: int) -> bool:
         """Whether the stream, no default one, waits for the legacy one, and holds it up. Breaks a capture on it."""
-        return not self._call("cudaStreamGetFlags", handle) & NON_BLOCKING
+        return not self.call("cudaStreamGetFlags", handle) & NON_BLOCKING
 
     def stream_priority(self, handle: int, needs: int = 0) -> int:
         """The stream's priority: the lower the number, the earlier it runs. Legal while the stream captures."""
         if needs:
             return self.within(needs, self.stream_priority, handle)
-        return int(self._call("cudaStreamGetPriority", handle))
+        return int(self.call("cudaStreamGetPriority", handle))
 
     def stream_capture(self, handle: int, needs: int = 0) -> int:
         """The id of the capture that the stream is part of, :data:`BROKEN` if it was invalidated, or 0.
@@ -502,7 +506,7 @@ class Cuda:
 
     def event_destroy(self, event: int) -> None:
         """Destroy an event; waits already placed on it stay."""
-        self._call("cudaEventDestroy", event)
+        self.call("cudaEventDestroy", event)
 
     def event_record(self, event: int, handle: int, needs: int = 0) -> None:
         """Record the stream's work so far in *event*; returns at once."""
@@ -522,11 +526,11 @@ class Cuda:
 
     def event_elapsed(self, start: int, end: int) -> float:
         """Milliseconds between two events."""
-        return float(self._call("cudaEventElapsedTime", start, end))
+        return float(self.call("cudaEventElapsedTime", start, end))
 
     def event_export(self, event: int) -> bytes:
         """The event's handle for other processes."""
-        handle = self._call("cudaIpcGetEventHandle", event)
+        handle = self.call("cudaIpcGetEventHandle", event)
         import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
 
         return ctypes.string_at(handle.getPtr(), IPC_HANDLE_BYTES)
@@ -543,7 +547,7 @@ class Cuda:
 
     def pointer_place(self, address: int) -> tuple[int, int]:
         """The kind of memory, as DLPack counts (2 a device's, 3 pinned, 13 managed, 0 no GPU's), and its device."""
-        attributes = self._call("cudaPointerGetAttributes", address)
+        attributes = self.call("cudaPointerGetAttributes", address)
         return _MEMORY_KINDS.get(int(attributes.type), 0), int(attributes.device)
 
     def peer_access(self, device: int, other: int, address: int) -> bool:
@@ -553,7 +557,7 @@ class Cuda:
         (cudaMallocAsync), which has an access list of its own, the memory of that pool.
         """
         if (device, other) not in self._peers:
-            able = bool(self._call("cudaDeviceCanAccessPeer", device, other))
+            able = bool(self.call("cudaDeviceCanAccessPeer", device, other))
             if able:
                 runtime = self._runtime
                 result = self.within(self.primary_context(device), runtime.cudaDeviceEnablePeerAccess, other, 0)
@@ -565,86 +569,20 @@ class Cuda:
     def _pool_access(self, device: int, address: int) -> bool:
         driver = self._driver
         attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE
-        pool = self._drive("cuPointerGetAttribute", attribute, address)
+        pool = self.drive("cuPointerGetAttribute", attribute, address)
         if not int(pool):
             return True
         place = driver.CUmemLocation()
         place.type, place.id = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE, device
         access = driver.CUmemAccess_flags
-        if self._drive("cuMemPoolGetAccess", pool, place):
+        if self.drive("cuMemPoolGetAccess", pool, place):
             return True
         wanted = driver.CUmemAccessDesc()
         wanted.location, wanted.flags = place, access.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
         with contextlib.suppress(CudaError):  # a pool of another process has the access that it came with
-            self._drive("cuMemPoolSetAccess", pool, [wanted], 1)
+            self.drive("cuMemPoolSetAccess", pool, [wanted], 1)
             return True
         return False
-
-    # -- for interop.testing -------------------------------------------------------------------------------------
-
-    def capture_begin(self, handle: int, needs: int = 0) -> None:
-        """Begin to capture the stream, in relaxed mode."""
-        if needs:
-            return self.within(needs, self.capture_begin, handle)
-        modes = (self._runtime or self.start()).cudaStreamCaptureMode
-        self._call("cudaStreamBeginCapture", handle, modes.cudaStreamCaptureModeRelaxed)
-        return None
-
-    def capture_end(self, handle: int, needs: int = 0) -> None:
-        """End the capture, and throw the graph away."""
-        if needs:
-            return self.within(needs, self.capture_end, handle)
-        self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", handle))
-        return None
-
-    def host_register(self, address: int, size: int) -> int:
-        """Pin *size* bytes of host memory for all devices; the address that devices know it by."""
-        runtime = self._runtime or self.start()
-        self._call("cudaHostRegister", address, size, runtime.cudaHostRegisterMapped | runtime.cudaHostRegisterPortable)
-        return int(self._call("cudaHostGetDevicePointer", address, 0))
-
-    def stream_wait_value(self, handle: int, address: int, value: int, needs: int = 0) -> None:
-        """Make the stream's future work wait until the 32-bit word at *address* is at least *value*."""
-        if needs:
-            return self.within(needs, self.stream_wait_value, handle, address, value)
-        at_least = 0  # CU_STREAM_WAIT_VALUE_GEQ
-        self._drive("cuStreamWaitValue32", handle, address, value, at_least)
-        return None
-
-    def memset(self, address: int, value: int, size: int, handle: int, context: int) -> None:
-        """Let the stream of *handle*, which is of *context*, set *size* bytes to *value*; returns at once."""
-        self.within(context, self._call, "cudaMemsetAsync", address, value, size, handle)
-
-    def copy_to_host(self, address: int, size: int, handle: int, context: int) -> bytes:
-        """The *size* bytes at *address*, copied in the order of the stream of *handle*. Blocks the host."""
-        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
-
-        memory = ctypes.create_string_buffer(size)
-        kind = (self._runtime or self.start()).cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self.within(context, self._call, "cudaMemcpyAsync", ctypes.addressof(memory), address, size, kind, handle)
-        self.stream_synchronize(handle, context)
-        return memory.raw
-
-    def kernel_load(self, context: int, ptx: bytes, name: bytes) -> int:
-        """Load a kernel into *context*, for its life, from PTX that the driver compiles. May wait for the device."""
-        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
-
-        image = ctypes.create_string_buffer(ptx)
-
-        def load() -> int:
-            module = self.relaxed(self._drive, "cuModuleLoadData", ctypes.addressof(image))
-            return int(self._drive("cuModuleGetFunction", module, name))
-
-        return self.within(context, load)
-
-    def kernel_launch(self, kernel: int, number: int, handle: int, context: int) -> None:
-        """Launch one thread of a kernel that takes one 64-bit number; returns at once."""
-        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
-
-        argument = ctypes.c_uint64(number)
-        arguments = ctypes.c_void_p(ctypes.addressof(argument))
-        one = (1, 1, 1, 1, 1, 1, 0)
-        self.within(context, self._drive, "cuLaunchKernel", kernel, *one, handle, ctypes.addressof(arguments), 0)
 
     # -- for interop.doctor: nothing here creates a context ------------------------------------------------------
 
@@ -664,11 +602,11 @@ class Cuda:
     def device_facts(self, device: int) -> tuple[str, int, tuple[int, int]]:
         """The name of *device*, its memory in bytes, and its compute capability."""
         # By the driver: nobody promises that cudaGetDeviceProperties creates no context.
-        name = self._drive("cuDeviceGetName", 256, device)
-        memory = self._drive("cuDeviceTotalMem", device)
+        name = self.drive("cuDeviceGetName", 256, device)
+        memory = self.drive("cuDeviceTotalMem", device)
         attribute = self._driver.CUdevice_attribute
         major, minor = (
-            int(self._drive("cuDeviceGetAttribute", which, device))
+            int(self.drive("cuDeviceGetAttribute", which, device))
             for which in (
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,

@@ -14,7 +14,7 @@ import pytest
 import interop
 from interop import waiting
 from interop.errors import CaptureError, CudaError, InteropError, NotSupportedError, RaceError, UnrecordedEventError
-from interop.testing import gate
+from interop.testing import device, gate
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def test_the_end_of_the_simulation_reaches_the_awaiter():
 @in_a_loop
 async def test_a_capturing_stream_is_refused_and_its_capture_goes_on(gpu):
     stream = interop.new_stream()
-    gpu.cuda.capture_begin(stream.cuda_stream)
+    device.capture_begin(gpu.cuda, stream.cuda_stream)
     with pytest.raises(CaptureError, match="cannot await"):
         await stream
     with pytest.raises(CaptureError, match="cannot wait for"):
@@ -318,7 +318,7 @@ async def test_a_capturing_stream_is_refused_and_its_capture_goes_on(gpu):
     event = stream.record_event()
     with pytest.raises(CaptureError, match="stands for no work"):
         await event
-    gpu.cuda.capture_end(stream.cuda_stream)
+    device.capture_end(gpu.cuda, stream.cuda_stream)
 
 
 @in_a_loop

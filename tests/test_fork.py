@@ -187,6 +187,7 @@ print(children(1, body, 20)[0][0] >> 8, hasattr(owner, "is_told"))
     assert run(code) == "7 False\n"
 
 
+@pytest.mark.timeout(120 + 3 * CHILDREN)
 def test_children_of_a_process_whose_threads_are_busy_end_at_once(run):
     code = """
 import types
@@ -221,7 +222,7 @@ def busy(work):
     while True:
         work()
         driver.reset()
-        time.sleep(0)
+        time.sleep(1e-4)
 for work in works.values():
     threading.Thread(target=busy, args=(work,), daemon=True).start()
 def body():

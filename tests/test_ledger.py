@@ -18,6 +18,7 @@ from interop.errors import InvalidArrayError, InvalidStreamError, RaceError
 from interop.ledger.events import Events
 from interop.ledger.memory import Kind, Layout, Memory, Touch, share
 from interop.ordering import Clock, Clocks, Line, StreamKind, check
+from interop.testing import device
 
 
 @pytest.fixture
@@ -347,13 +348,13 @@ def test_a_capture_is_left_out_and_left_whole(gpu):
     fresh = interop.as_stream(gpu.stream())
     with check() as ledger:
         event = a.record_event()
-        a._cuda.capture_begin(a.cuda_stream)
+        device.capture_begin(a._cuda, a.cuda_stream)
         ledger.writes(x, a)
         fresh.wait_stream(a)
         ledger.writes(x, fresh)
         a.wait_stream(fresh)
         a.record_event(event)
-        a._cuda.capture_end(a.cuda_stream)  # CUDA says here if the capture was broken
+        device.capture_end(a._cuda, a.cuda_stream)  # CUDA says here if the capture was broken
         ledger.writes(x, b)
     assert ledger.captured == 5
     assert "left out: 5 calls on streams that captured" in str(ledger)
@@ -365,9 +366,9 @@ def test_an_event_of_a_capture_stands_for_no_work(gpu):
     with check(raises=False) as ledger:
         ledger.writes(x, a)
         event = a.record_event()
-        b._cuda.capture_begin(b.cuda_stream)
+        device.capture_begin(b._cuda, b.cuda_stream)
         b.record_event(event)
-        b._cuda.capture_end(b.cuda_stream)
+        device.capture_end(b._cuda, b.cuda_stream)
         event._capture = 0
         a.record_event(event)
         c.wait_event(event)

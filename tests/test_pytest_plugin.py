@@ -54,6 +54,7 @@ HELD = """
 import time
 import pytest
 from interop import ExternalStream, _cudart
+from interop.testing import device
 
 @pytest.fixture
 def held(monkeypatch):  # a stream whose waits nobody carries out
@@ -63,8 +64,8 @@ def held(monkeypatch):  # a stream whose waits nobody carries out
         setattr(stream, name, value)
     monkeypatch.setattr(ExternalStream, "_ready", lambda _: 1)
     monkeypatch.setattr(ExternalStream, "_capture", lambda _: 0)
-    monkeypatch.setattr(cuda, "stream_wait_value", lambda *_: None)
-    monkeypatch.setattr(_cudart.GPU, "host_register", lambda *_: 0)
+    monkeypatch.setattr(device, "stream_wait_value", lambda *_: None)
+    monkeypatch.setattr(device, "host_register", lambda *_: 0)
     return stream
 
 def wait(shut):

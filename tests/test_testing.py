@@ -28,6 +28,7 @@ from interop.testing import (
     assert_host_free,
     assert_not_ordered,
     assert_ordered,
+    device,
     gate,
     is_ordered,
     is_poisoned,
@@ -397,8 +398,8 @@ def paper(monkeypatch, address):
     stream._cuda, waits = cuda, []
     monkeypatch.setattr(type(stream), "_ready", lambda _: 1)
     monkeypatch.setattr(type(stream), "_capture", lambda _: 0)
-    monkeypatch.setattr(cuda, "stream_wait_value", lambda *arguments: waits.append(arguments))
-    monkeypatch.setattr(_cudart.GPU, "host_register", lambda *_: 0)
+    monkeypatch.setattr(device, "stream_wait_value", lambda _cuda, *arguments: waits.append(arguments))
+    monkeypatch.setattr(device, "host_register", lambda *_: 0)
     return stream, waits
 
 
@@ -484,7 +485,7 @@ def test_what_raises_in_the_block_goes_on(paper, keeper):
 
 def test_a_gate_that_cannot_be_shut_leaves_nothing_behind(paper, keeper, monkeypatch):
     stream, _ = paper
-    monkeypatch.setattr(stream._cuda, "stream_wait_value", lambda *_: 1 / 0)
+    monkeypatch.setattr(device, "stream_wait_value", lambda *_: 1 / 0)
     free = len(keeper()._free)
     with pytest.raises(ZeroDivisionError):
         gate(stream)
@@ -532,9 +533,9 @@ def test_an_orphan_is_opened(paper, keeper):
 
 IN_A_GROUP_OF_ITS_OWN = """
 import importlib, json, os, signal, sys, time
-from interop import _cudart
+from interop.testing import device
 gates = importlib.import_module("interop.testing.gate")
-_cudart.GPU.host_register = lambda address, size: 0
+device.host_register = lambda _cuda, address, size: 0
 os.setpgrp()  # as a shell's job has
 signal.signal(signal.SIGINT, lambda *_: None)  # and goes on
 slot = gates._Slot(0.2)
@@ -608,8 +609,8 @@ def launches(paper, monkeypatch):
     stream, _ = paper
     made = []
     stream._context, stream._context_id = 1, 77
-    monkeypatch.setattr(stream._cuda, "kernel_load", lambda *_: made.append("load") or 5)
-    monkeypatch.setattr(stream._cuda, "kernel_launch", lambda kernel, number, *_: made.append((kernel, number)))
+    monkeypatch.setattr(device, "kernel_load", lambda *_: made.append("load") or 5)
+    monkeypatch.setattr(device, "kernel_launch", lambda _cuda, kernel, number, *_: made.append((kernel, number)))
     return made
 
 
@@ -757,7 +758,7 @@ def test_what_is_no_array():
 
 def test_the_host_has_waited_for_the_stream_that_is_looked_at(paper, monkeypatch):
     stream, _ = paper
-    monkeypatch.setattr(stream._cuda, "copy_to_host", lambda *_: b"\xff" * 8)
+    monkeypatch.setattr(device, "copy_to_host", lambda *_: b"\xff" * 8)
     looker = types.SimpleNamespace(told=[])
     looker.finished = looker.told.append
     _watch.watch(looker)

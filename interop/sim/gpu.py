@@ -318,7 +318,7 @@ class SimulatedGPU:
             NoDeviceError: no such device is simulated.
         """
         context = self.cuda.current_context() if device is None else self.cuda.primary_context(device)
-        self.cuda.within(context, self.cuda._call, "cudaDeviceSynchronize")
+        self.cuda.within(context, self.cuda.call, "cudaDeviceSynchronize")
 
     @_alone
     def steps(self, event: int) -> int:

@@ -21,6 +21,7 @@ from interop import _cudart, _fork
 from interop._handles import described
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
+from interop.testing import device
 
 # One page of memory, pinned once, shared with the keeper process, in slots of 16 bytes. Each has a 32-bit counter,
 # which streams wait for; the value at which the slot is open; and the time, as a double of CLOCK_MONOTONIC, at which
@@ -66,7 +67,7 @@ class _Keeper:
         self._lock = _fork.lock()
         self._free = list(range(0, _PAGE, _SLOT))
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
-        self.device_address = _cudart.GPU.host_register(address, _PAGE)
+        self.device_address = device.host_register(_cudart.GPU, address, _PAGE)
         self._process = subprocess.Popen(  # noqa: S603  (our own code, in our own Python)
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(file)],
             stdin=subprocess.PIPE,
@@ -201,7 +202,7 @@ class Gate:
             self._latch = slot = _Slot(timeout)
             _collection.pause(slot, timeout)
             try:
-                stream._cuda.stream_wait_value(stream._handle, slot.address, slot.opens_at, stream._needs)
+                device.stream_wait_value(stream._cuda, stream._handle, slot.address, slot.opens_at, stream._needs)
             except BaseException:
                 slot.open()
                 self._end(slot)

@@ -7,6 +7,7 @@ from interop._arrays.reading import locate
 from interop._handles import described
 from interop.errors import InvalidArrayError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
+from interop.testing import device
 
 POISON: Final = 0xFF
 """Every byte of what is poisoned: -1 as a signed integer, the greatest unsigned one, NaN as a floating-point number."""
@@ -35,7 +36,7 @@ def poison(array: object, stream: object) -> None:
         return
     address, size, _ = memory_of(array, writes=True)
     if size:
-        stream._cuda.memset(address, POISON, size, stream._handle, stream._ready())
+        device.memset(stream._cuda, address, POISON, size, stream._handle, stream._ready())
 
 
 def is_poisoned(array: object, stream: object) -> bool:
@@ -61,7 +62,7 @@ def is_poisoned(array: object, stream: object) -> bool:
         content, item = values.tobytes(), values.itemsize
     else:
         address, size, item = memory_of(array, writes=False)
-        content = stream._cuda.copy_to_host(address, size, stream._handle, stream._ready()) if size else b""
+        content = device.copy_to_host(stream._cuda, address, size, stream._handle, stream._ready()) if size else b""
         for watcher in _watch.watchers:
             watcher.finished(stream)  # the copy has waited for it
     if not content:

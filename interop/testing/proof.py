@@ -15,6 +15,7 @@ from interop._where import where
 from interop.errors import CaptureError, CudaError, NotSupportedError
 from interop.event import Event
 from interop.stream import ExternalStream, as_stream
+from interop.testing import device
 from interop.testing.gate import gate
 from interop.testing.witness import Earlier, Witness
 
@@ -163,7 +164,7 @@ def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[li
     """Capture the producer during the block; afterwards the list has one element, whether the two are ordered."""
     cuda = producer._cuda
     found: list[bool] = []
-    cuda.capture_begin(producer._handle, producer._needs)
+    device.capture_begin(cuda, producer._handle, producer._needs)
     try:
         yield found
         capture = cuda.stream_capture(producer._handle, producer._needs)
@@ -173,12 +174,12 @@ def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[li
             producer.wait_stream(consumer)
     except BaseException as error:
         with contextlib.suppress(CudaError):
-            cuda.capture_end(producer._handle, producer._needs)
+            device.capture_end(cuda, producer._handle, producer._needs)
         if isinstance(error, CaptureError):
             error.add_note(f"So there is no proof by capture. {_ASK_THE_GATE}")
         raise
     try:
-        cuda.capture_end(producer._handle, producer._needs)
+        device.capture_end(cuda, producer._handle, producer._needs)
     except CudaError as error:
         # Other streams that the block took into the capture do not matter; anything else means there is no proof.
         if error.code != _UNJOINED:

@@ -6,6 +6,7 @@ from interop._cudart import Cuda
 from interop._handles import described
 from interop.errors import NotSupportedError
 from interop.stream import ExternalStream, as_stream
+from interop.testing import device
 from interop.testing.gate import some_are_shut
 
 _LONGEST: Final = 10_000.0
@@ -63,7 +64,7 @@ def slow(stream: object, milliseconds: float) -> None:
         cuda.simulation.launch(stream, lambda: None, name=f"slow, {milliseconds} ms")
         return
     context = stream._ready()
-    cuda.kernel_launch(_kernel(stream), round(milliseconds * _PER_MILLISECOND), stream._handle, context)
+    device.kernel_launch(cuda, _kernel(stream), round(milliseconds * _PER_MILLISECOND), stream._handle, context)
 
 
 def _kernel(stream: ExternalStream) -> int:
@@ -76,7 +77,7 @@ def _kernel(stream: ExternalStream) -> int:
                 f"wait for ever: call slow({stream!r}, 0) once before the gate is shut"
             )
             raise NotSupportedError(message)
-        kernel = _kernels[key] = stream._cuda.kernel_load(stream._context, _PTX, _NAME)
+        kernel = _kernels[key] = device.kernel_load(stream._cuda, stream._context, _PTX, _NAME)
         # CUDA loads a kernel when it is first launched.
-        stream._cuda.kernel_launch(kernel, 0, stream._handle, stream._context)
+        device.kernel_launch(stream._cuda, kernel, 0, stream._handle, stream._context)
     return kernel
