@@ -481,7 +481,7 @@ class _Gone:
                     partly.add(number)
         alike: dict[tuple[int, ...], list[Line]] = {}
         for number, clocks in knowers.items():
-            if number not in partly:
+            if number not in partly and held[number]._group is None:  # not if a signal handler has raised halfway
                 alike.setdefault(tuple(map(id, clocks)), []).append(held[number])
         for lines in alike.values():
             if len(lines) > 1:
@@ -515,7 +515,7 @@ class _Gone:
             if line is not group:
                 line._group = group
                 for clock in clocks:
-                    del clock._seen[line.number]
+                    clock._seen.pop(line.number, None)
         return group
 
 

@@ -1,9 +1,11 @@
 """The simulator's own behaviour: races, schedules, deadlocks, threads, and how a simulation begins and ends."""
 
+import asyncio
 import gc
 import itertools
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -748,6 +750,62 @@ def test_pending_kernels_cost_the_same_each() -> None:
         for stream in streams:
             gpu.cuda.stream_synchronize(handle(stream))
         assert time.perf_counter() - start < 5
+
+
+def test_gathered_streams_cost_the_same_each() -> None:
+    async def program(gpu: SimulatedGPU) -> None:
+        first, streams = gpu.stream(), [interop.new_stream() for _ in range(200)]
+        with gpu.gate(first):
+            for stream in streams:
+                stream.wait_stream(first)
+                for _ in range(4):
+                    gpu.launch(stream, no_work, writes=[gpu.array([0])])
+
+        async def wait(stream: interop.ExternalStream) -> None:
+            await stream
+
+        await asyncio.wait_for(asyncio.gather(*map(wait, streams)), 10)
+
+    # 180 s when every kernel that ran looked at every pair of those that were left.
+    with sim.simulate() as gpu:
+        asyncio.run(program(gpu))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="setitimer")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # finalisers are interrupted too
+def test_a_signal_handler_that_raises_leaves_the_simulator_whole(gpu: SimulatedGPU) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    chance, interrupted = random.Random(0), 0
+    main = gpu.stream()
+    try:
+        for _ in range(2000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 4e-4))
+                stream, data = gpu.stream(), gpu.array([0])
+                gpu.launch(stream, no_work, writes=[data])
+                gpu.cuda.event_destroy(order(gpu, stream, main))
+                gpu.launch(main, no_work, reads=[data])
+                gpu.cuda.stream_query(handle(main))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
+    assert gc.isenabled()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(gpu.synchronize).result(timeout=30)
+    data = gpu.array([0])
+    gpu.launch(main, fill, writes=[data])
+    gpu.synchronize()
+    assert gpu.read(data).tolist() == [7]
 
 
 def test_very_much_pending_work_runs_though_nobody_asks() -> None:

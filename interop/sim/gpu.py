@@ -283,7 +283,7 @@ class SimulatedGPU:
         Raises:
             NotSupportedError: the stream captures.
         """
-        work = Work(name="gate", where=where(), deadline=time.monotonic() + timeout)
+        work = Work(name="gate", where=where(), is_gate=True, deadline=time.monotonic() + timeout)
         self._enqueue(_handle_of(stream), getattr(stream, "device", None), work, "gate")
         return Gate(self._machine, work)
 

@@ -115,9 +115,10 @@ class Machine:
         """The calling thread."""
         thread: Thread | None = getattr(self._local, "thread", None)
         if thread is None:
-            thread = self._local.thread = Thread(threading.current_thread())
+            thread = Thread(threading.current_thread())
             self._threads.append(thread)
             self.clocks.add_thread(thread)
+            self._local.thread = thread
         for other in list(self._threads):
             # The interpreter's end finds its own thread ended.
             if other is not thread and not other.thread.is_alive():
@@ -242,7 +243,7 @@ class Machine:
         """
         capture = self.captures.enter(stream)
         if capture:
-            if work.run is None:
+            if work.is_gate:
                 message = "a gate cannot be captured in the simulator: captured work is not executed"
                 raise NotSupportedError(message)
             capture.launch(stream)
@@ -252,7 +253,7 @@ class Machine:
         party = Party(work.name, stream.name, work.where, on_host=False)
         self._race(party, known, work.reads, work.writes, raising=raising)
         work.number = next(self._works)
-        steps = 0 if work.run is None else 1
+        steps = 0 if work.is_gate else 1
         work.epoch = self.clocks.enqueue(stream, thread, steps)
         for array in (*work.reads, *work.writes):
             array.accesses.add(party.access(work.epoch, writes=array in work.writes), known)
@@ -318,7 +319,9 @@ class Machine:
     def _explain(self, held: list[Work], waits_for: str) -> str:
         lines = [f"the host ({self.thread().thread.name}) waits for {waits_for}, and what that needs can never run:"]
         gates = [work for work in held if work.is_closed]
-        lines += [f"- kernel {work.name!r} on {work.stream} ({work.where}) is held" for work in held if work.run]
+        lines += [
+            f"- kernel {work.name!r} on {work.stream} ({work.where}) is held" for work in held if not work.is_gate
+        ]
         for stream in self._all_streams():
             for event, recorded, clock in stream.waits:
                 if any(clock.knows(gate.epoch) for gate in gates):
@@ -338,10 +341,10 @@ class Machine:
         """Forget a stream as soon as its work is done."""
         stream.is_over = True
         if not self.queue.is_pending(self.clocks.line(stream)):
-            self.clocks.remove_stream(stream)
+            self._drained(stream)
 
     def _drained(self, stream: Hashable) -> None:
-        if isinstance(stream, Stream) and stream.is_over:
+        if isinstance(stream, Stream) and stream.is_over and stream in self.clocks:
             self.clocks.remove_stream(stream)
 
     def _all_streams(self) -> Iterator[Stream]:

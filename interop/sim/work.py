@@ -1,5 +1,6 @@
 """The work of a simulated GPU that has been enqueued and has not run yet."""
 
+import bisect
 import math
 import time
 from collections import deque
@@ -12,6 +13,11 @@ from interop.sim.state import Array
 
 TRACED: Final = 10_000
 """How many lines of what happened are kept."""
+
+
+def _nothing() -> None:
+    pass
+
 
 _NONE: Final = Epoch(Line(None), 0)
 
@@ -27,15 +33,15 @@ class Work:
         stream: the name of its stream.
         epoch: its own place on its stream.
         clock: everything that it comes after, and itself.
-        run: what it does; None for a gate.
+        is_gate: whether it is a gate.
+        run: what a kernel does.
         reads: the arrays that it reads.
         writes: the arrays that it writes.
         is_open: for a gate, whether it lets later work pass.
         deadline: for a gate, when it opens itself, by ``time.monotonic``.
         is_overdue: for a gate, whether it had to.
         is_done: whether it has run; or, for a gate, has let pass.
-        blockers: how many others have to be done first. Of a stream only the last one counts: it runs in order.
-        followers: those that this one blocks.
+        blockers: what has to be done first. Of a stream only the last one counts: it runs in order.
     """
 
     name: str
@@ -44,25 +50,34 @@ class Work:
     stream: str = ""
     epoch: Epoch = _NONE
     clock: Clock = field(default_factory=Clock)
-    run: Callable[[], object] | None = None
+    is_gate: bool = False
+    run: Callable[[], object] = _nothing
     reads: frozenset[Array] = frozenset()
     writes: frozenset[Array] = frozenset()
     is_open: bool = False
     deadline: float = math.inf
     is_overdue: bool = False
     is_done: bool = False
-    blockers: int = 0
-    followers: "list[Work]" = field(default_factory=list)
+    blockers: "list[Work]" = field(default_factory=list)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something has to be done first."""
+        while self.blockers:
+            if not self.blockers[-1].is_done:
+                return True
+            self.blockers.pop()
+        return False
 
     @property
     def is_ready(self) -> bool:
         """Whether it is a kernel, and can run now."""
-        return self.run is not None and not self.blockers and not self.is_done
+        return not (self.is_gate or self.is_done or self.waits)
 
     @property
     def is_closed(self) -> bool:
         """Whether it is a gate, and closed."""
-        return self.run is None and not self.is_open
+        return self.is_gate and not self.is_open
 
     def comes_after(self, other: "Work") -> bool:
         """Whether it may only run when *other* is done."""
@@ -102,6 +117,8 @@ class Queue:
 
     The same clocks that decide what is a race say, when work is enqueued, which pending work it comes after. So the
     simulator can never run things in an order that it does not also check for.
+
+    A signal handler may raise between any two lines. Done is what says so; the rest follows when it is asked for.
     """
 
     def __init__(self, drained: Callable[[Hashable], None]) -> None:
@@ -125,28 +142,27 @@ class Queue:
     @property
     def pending(self) -> list[Work]:
         """All pending work, in the order in which it was enqueued."""
-        return list(self._works.values())
+        return [work for work in self._works.values() if not work.is_done]
 
     def is_pending(self, line: Line) -> bool:
         """Whether there is work left on a stream."""
-        return line.number in self._lines
+        return self._head(line.number) is not None
 
     def add(self, work: Work) -> None:
         """Enqueue *work*. Its clock does not know itself yet."""
         for line, number in work.clock.among(self._lines):
             pending = self._lines[line]
-            before = number - pending[0].epoch.number  # a stream's work is numbered without gaps
-            if before >= 0:
-                pending[before].followers.append(work)
-                work.blockers += 1
+            known = bisect.bisect_right(pending, number, key=lambda other: other.epoch.number)
+            if known:
+                work.blockers.append(pending[known - 1])
         self._works[work.number] = work
         self._lines.setdefault(work.epoch.line.number, deque()).append(work)
-        if work.run is None:
+        if work.is_gate:
             self._gates[work.number] = work
 
     def holds(self, target: Clock) -> bool:
         """Whether work is pending that *target* knows."""
-        return any(self._lines[line][0].epoch.number <= number for line, number in target.among(self._lines))
+        return bool(self._heads(target))
 
     def held(self, target: Clock) -> list[Work]:
         """The pending work that *target* knows, in the order in which it was enqueued: what must run before it."""
@@ -155,16 +171,13 @@ class Queue:
             for work in self._lines[line]:
                 if work.epoch.number > last:
                     break
-                found.append(work)
+                if not work.is_done:
+                    found.append(work)
         return sorted(found, key=lambda work: work.number)
 
     def first_ready(self, target: Clock) -> Work | None:
         """The kernel that can run now, of those that *target* knows: the one that was enqueued first."""
-        first = [
-            work
-            for line, last in target.among(self._lines)
-            if (work := self._lines[line][0]).epoch.number <= last and work.is_ready
-        ]
+        first = [work for work in self._heads(target) if work.is_ready]
         return min(first, key=lambda work: work.number, default=None)
 
     def ready(self) -> list[Work]:
@@ -185,38 +198,49 @@ class Queue:
                 self.open(gate)
 
     def open(self, gate: Work) -> None:
-        """Open a gate. It lets go once everything before it is done."""
+        """Open a gate. It lets pass once everything before it is done."""
         gate.is_open = True
-        if not gate.blockers:
-            self._done(gate)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the open gates pass that everything before has reached."""
+        # Enqueue order is one of the orders that the clocks allow, so one pass finds them all.
+        for gate in list(self._gates.values()):
+            if gate.is_open and not gate.waits:
+                self._done(gate)
 
     def run(self, work: Work) -> None:
         """Run a kernel that is ready."""
-        if work.run is None:
+        if work.is_gate:
             message = f"{work.name} is a gate, and gates do not run"
             raise TypeError(message)
         self.trace.add(f"kernel {work.name!r} ran on {work.stream} (launched at {work.where})")
         # First, so that a kernel that raises is not run again by the next one who wants to know.
+        run = work.run
         self._done(work)
-        work.run()
+        self.settle()
+        run()
 
     def _done(self, work: Work) -> None:
-        """Let what comes after *work* go on, and open gates pass."""
-        to_do = [work]
-        while to_do:
-            done = to_do.pop()
-            done.is_done = True
-            del self._works[done.number]
-            self._gates.pop(done.number, None)
-            line = done.epoch.line
-            pending = self._lines[line.number]
+        self.gone.append((work.run, work.reads, work.writes))
+        work.is_done = True
+        work.run, work.reads, work.writes = _nothing, frozenset(), frozenset()
+        self._works.pop(work.number, None)
+        self._gates.pop(work.number, None)
+        if not self.is_pending(work.epoch.line):
+            self._drained(work.epoch.line.key)
+
+    def _head(self, line: int) -> Work | None:
+        """The first pending work of a line."""
+        pending = self._lines.get(line)
+        while pending and pending[0].is_done:
             pending.popleft()
-            for follower in done.followers:
-                follower.blockers -= 1
-                if follower.is_open and not follower.blockers:
-                    to_do.append(follower)
-            done.followers.clear()
-            self.gone.append(done)
-            if not pending:
-                del self._lines[line.number]
-                self._drained(line.key)
+        if pending:
+            return pending[0]
+        self._lines.pop(line, None)
+        return None
+
+    def _heads(self, target: Clock) -> list[Work]:
+        """The first pending work of each stream of which *target* knows pending work."""
+        heads = [(self._head(line), last) for line, last in target.among(self._lines)]
+        return [work for work, last in heads if work is not None and work.epoch.number <= last]
