@@ -180,15 +180,15 @@ class StreamKind(enum.Enum):
 class _Context:
     legacy: "_Stream | None" = None
     streams: "dict[Hashable, _Stream]" = field(default_factory=dict)
-    blocking: "dict[Hashable, _Stream]" = field(default_factory=dict)
-    # The work of the streams that are gone; and of those that were blocking.
     removed: Clock = field(default_factory=Clock)
+    # What the legacy stream does not know yet: of blocking streams, and of those that are gone.
+    changed: "dict[Hashable, _Stream]" = field(default_factory=dict)
     left: Clock = field(default_factory=Clock)
 
     def before_legacy(self) -> list[Clock]:
-        """What the legacy stream waits for."""
+        """What the legacy stream waits for, and does not know yet."""
         # A copy: a signal handler may make streams, and drop them.
-        return [self.left, *(stream.clock for stream in list(self.blocking.values()))]
+        return [self.left, *(stream.clock for stream in list(self.changed.values()))]
 
 
 @dataclass(slots=True)
@@ -252,8 +252,6 @@ class Clocks:
                 message = f"context {context!r} has a legacy stream already; {stream!r} cannot be another"
                 raise ValueError(message)
             group.legacy = added
-        elif kind is StreamKind.BLOCKING:
-            group.blocking[stream] = added
         self._streams[stream] = group.streams[stream] = added
 
     def line(self, stream: Hashable) -> Line:
@@ -266,12 +264,13 @@ class Clocks:
         removed = self._streams[stream]
         group = removed.context
         group.removed.join(removed.clock)
-        if stream in group.blocking:
+        if stream in group.changed:
             group.left.join(removed.clock)
-        group.blocking.pop(stream, None)
-        group.streams.pop(stream, None)
+            del group.changed[stream]
         if group.legacy is removed:
+            group.left.join(removed.clock)
             group.legacy = None
+        group.streams.pop(stream, None)
         del self._streams[stream]
         self._let_go(removed.line, removed.clock)
 
@@ -333,14 +332,15 @@ class Clocks:
         recorded = self._events.get(event)
         if recorded is None:
             return
-        target = self._streams[stream]
-        if target.kind is StreamKind.LEGACY:
-            self._touch(target, thread)
-        target.clock.join(recorded)
+        if self._streams[stream].kind is StreamKind.LEGACY:
+            self._touch(self._streams[stream], thread)
+        self.join(stream, recorded)
 
     def join(self, stream: Hashable, clock: Clock) -> None:
         """Let the later work of *stream* come after all that *clock* knows, whatever has ordered it so."""
-        self._streams[stream].clock.join(clock)
+        target = self._streams[stream]
+        self._mark(target)
+        target.clock.join(clock)
 
     def tell(self, thread: Hashable, clock: Clock) -> None:
         """Let the host thread come after all that *clock* knows, however it has learnt of it."""
@@ -418,7 +418,17 @@ class Clocks:
 
     def _touch(self, stream: _Stream, thread: Hashable) -> Clock:
         self._join_rules(stream.clock, stream, thread)
+        self._mark(stream)
+        if stream.kind is StreamKind.LEGACY:
+            stream.context.changed.clear()
+            stream.context.left = Clock()
         return stream.clock
+
+    @staticmethod
+    def _mark(stream: _Stream) -> None:
+        """Note that the legacy stream does not know all of the clock."""
+        if stream.kind is StreamKind.BLOCKING:
+            stream.context.changed[stream.line.key] = stream
 
     def _join_rules(self, clock: Clock, stream: _Stream, thread: Hashable) -> None:
         clock.join(self._host(thread).clock)

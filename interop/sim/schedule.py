@@ -187,8 +187,8 @@ class Chosen:
             taken = self._choose([*stop, *map(_label, options)]) - len(stop)
             if taken < 0:
                 return
-            queue.run(options[taken])
             may_stop = options[taken].touches(reads, writes)
+            queue.run(options[taken])
 
     def _choose(self, options: Sequence[str]) -> int:
         if len(options) == 1:

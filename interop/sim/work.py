@@ -1,6 +1,5 @@
 """The work of a simulated GPU that has been enqueued and has not run yet."""
 
-import bisect
 import math
 import time
 from collections import deque
@@ -151,10 +150,9 @@ class Queue:
     def add(self, work: Work) -> None:
         """Enqueue *work*. Its clock does not know itself yet."""
         for line, number in work.clock.among(self._lines):
-            pending = self._lines[line]
-            known = bisect.bisect_right(pending, number, key=lambda other: other.epoch.number)
-            if known:
-                work.blockers.append(pending[known - 1])
+            before = next((other for other in reversed(self._lines[line]) if other.epoch.number <= number), None)
+            if before is not None and not before.is_done:
+                work.blockers.append(before)
         self._works[work.number] = work
         self._lines.setdefault(work.epoch.line.number, deque()).append(work)
         if work.is_gate:
