@@ -251,3 +251,38 @@ with lock:
 print(status >> 8)
 """
     assert run(code) == "7\n"
+
+
+SIMULATED = """
+import gc
+from interop import sim
+simulation = sim.simulate()
+gpu = simulation.__enter__()
+stream, array = interop.new_stream(), gpu.array([0])
+def body():
+    assert gc.isenabled()
+    try:
+        stream.wait_stream(interop.new_stream())
+        gpu.launch(stream, lambda memory: memory.fill(1), writes=[array])
+        stream.synchronize()
+        print(gpu.read(array))
+    except InteropError as error:
+        print(error)
+"""
+
+
+def test_a_simulation_goes_on_in_the_child(run):
+    assert run(SIMULATED + "print(children(1, body, 20)[0][0] >> 8)") == "[1]\n7\n"
+
+
+def test_a_simulation_that_another_thread_was_busy_in_is_over_in_the_child(run):
+    code = """
+inside = threading.Event()
+def stay():
+    inside.set()
+    time.sleep(60)
+threading.Thread(target=gpu._machine.alone, args=(stay,), daemon=True).start()
+inside.wait()
+print(children(1, body, 20)[0][0] >> 8)
+"""
+    assert "this simulation has ended" in run(SIMULATED + code)

@@ -81,6 +81,13 @@ class Machine:
             )
             for context in self.contexts
         }
+        _fork.in_child(self, Machine._was_forked)
+
+    def _was_forked(self) -> None:
+        """Go on in the child, unless another thread was in the middle of a step: nobody ends that in the child."""
+        if self._is_busy and not self._lock._is_owned():  # noqa: SLF001
+            self._is_busy, self.ended = False, True
+            gc.enable()
 
     def alone(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call *step* while no other thread is at it, and no finaliser.
