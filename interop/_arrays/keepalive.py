@@ -236,6 +236,9 @@ class KeepAlive:
             found = set(chain(tuple(self._new), *map(tuple, tuple(self._queues.values()))))
             self._new.extend(self._kept - found)
             self.poll()
+        if not self._kept:
+            self._queues.clear()
+            self._blocked.clear()
         in_c = 0 if native is None else native.release_kept(True)  # noqa: FBT003
         return in_c + len(self._kept)
 

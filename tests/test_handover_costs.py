@@ -1,0 +1,147 @@
+"""What a hand-over costs, counted and not timed: calls, files that a reader has to know, and what it leaves behind."""
+
+import gc
+import sys
+import tracemalloc
+import types
+
+import numpy as np
+import pytest
+
+import interop
+from interop._arrays.tensor import CUDA, TYPES, Tensor
+from interop._native import native, why_not
+from interop.adapters import adapter_named
+from tests.test_exchange import Array, Library
+
+native_stubs = pytest.importorskip("tests.native_stubs")
+
+needs_native = pytest.mark.skipif(native is None, reason=why_not)
+
+
+@pytest.fixture
+def world(driver, registry, monkeypatch):
+    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
+    library = Library()
+    library.simulated = False
+    interop.register("standin", library)
+    with native_stubs.bound(driver) as cuda:
+        world = native_stubs.World(driver, cuda)
+        world.driver, world.cuda = driver, cuda
+        world.p.owner = world.c.owner = object()
+        world.p._device = world.c._device = 0
+        yield world
+        driver.reset()
+        while interop.release():
+            pass
+
+
+def calls_of(work):
+    """The functions that are called, in Python and in C, and the files of interop's that they are in."""
+    calls, files = [], set()
+
+    def note(frame, event, argument):
+        if event == "c_call":
+            calls.append(argument.__qualname__)
+        elif event == "call":
+            calls.append(frame.f_code.co_qualname)
+            if "/interop/" in frame.f_code.co_filename:
+                files.add(frame.f_code.co_filename.rpartition("/interop/")[2])
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls, files
+
+
+@needs_native
+def test_a_hand_over_is_sixty_calls_in_six_files(world):
+    source = Array()
+    views = [interop.handoff(source, world.c, producer=world.p, into="standin")]  # all is loaded now
+    calls, files = calls_of(lambda: views.append(interop.handoff(source, world.c, producer=world.p, into="standin")))
+    assert len(calls) <= 60, calls
+    assert len(files) <= 6, files
+    view = views.pop().holder
+    views.clear()
+    world.driver.reset()
+    kept = [view]
+    del view
+    calls, files = calls_of(kept.clear)
+    assert [name for name in calls if not name.startswith(("list", "setprofile"))] == []
+    assert files == set()
+
+
+def left_by(work, count=4000):
+    """The bytes that each call leaves, by tracemalloc."""
+    for _ in range(200):
+        work()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(count):
+            work()
+        gc.collect()
+        return (tracemalloc.get_traced_memory()[0] - before) / count
+    finally:
+        tracemalloc.stop()
+
+
+def cupy_array():
+    cupy = pytest.importorskip("cupy")
+    values = np.arange(12, dtype="f4")
+    memory = cupy.cuda.UnownedMemory(values.ctypes.data, values.nbytes, values, 0)
+    return cupy.ndarray((3, 4), "f4", cupy.cuda.MemoryPointer(memory, 0))
+
+
+def test_control_what_is_left_is_seen(world):
+    kept = []
+    assert left_by(lambda: kept.append(bytes(100))) > 100
+
+
+@pytest.mark.parametrize("into", ["standin", "cupy", "numba", None])
+@pytest.mark.parametrize("source", ["standin", "cupy"])
+def test_hand_overs_leave_nothing(world, source, into, monkeypatch):
+    array = Array() if source == "standin" else cupy_array()
+    if into == "numba":
+        pytest.importorskip("numba.cuda")
+        from numba import cuda
+
+        context = types.SimpleNamespace(device=types.SimpleNamespace(id=0))
+        monkeypatch.setattr(cuda, "gpus", [types.SimpleNamespace(get_primary_context=lambda: context)])
+    elif into == "cupy":
+        pytest.importorskip("cupy")
+
+    def work():
+        world.driver.reset()
+        interop.handoff(array, world.c, producer=world.p, into=into)
+
+    monkeypatch.setattr(Library, "make_array", lambda _, tensor, holder: Array(holder, tensor))
+    assert left_by(work) <= 0.2
+
+
+def test_borrows_leave_nothing(world):
+    arrays = [Array(), Array()]
+
+    def work():
+        world.driver.reset()
+        with interop.borrow(*arrays, consumer=world.c, producer=world.p, into="standin"):
+            pass
+
+    assert left_by(work) <= 0.2
+
+
+@needs_native
+def test_tensors_of_torch_leave_nothing():
+    torch = pytest.importorskip("torch")
+    adapter, values = adapter_named("torch"), torch.arange(12.0)
+    tensor = Tensor(values.data_ptr(), (12,), None, TYPES["<f4"], 1, 0, read_only=False, owner=values)
+
+    class Holder:
+        pass
+
+    assert left_by(lambda: adapter.make_array(tensor, Holder())) <= 0.2
+    assert left_by(lambda: sys.modules["interop.adapters.torch"].described(values)) <= 0.2
+    assert tensor.device_type != CUDA
