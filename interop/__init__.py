@@ -7,7 +7,6 @@ A map of the package:
 - ``event``: :class:`Event`, :func:`as_event`
 - ``current``: :func:`use`, :func:`current_stream`; one stream current in all libraries at once
 - ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`; arrays handed over in order, without a copy
-- ``waiting``: what ``await stream``, ``await event`` and ``when_done`` do in an asyncio loop
 - ``adapters``: what each library needs, one small file each; :func:`register` adds one
 - ``errors``: all errors, under one root
 - ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
@@ -16,9 +15,9 @@ A map of the package:
 - ``ordering``: happens-before over streams and events; what the simulator decides races by; and
   ``ordering.check()``, which watches a program, on a GPU too, and reports the waits that it forgot
 - ``ledger``: what ``ordering.check()`` gives
-- ``diagnosis``: what :func:`doctor` finds; ``inspection``: what can be asked about a stream without danger
+- ``diagnosis``: what :func:`doctor` finds
 - ``timeline``: :class:`Timeline`, a picture of what ran when, and of who waited for whom
-- ``_watch``: tells those who want to know of every record, wait and hand-over
+- ``_order``: tells those who want to know of every record, wait and hand-over
 - ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``
 
 Importing ``interop`` imports no GPU library and creates no context. Libraries are looked for among those that are
@@ -83,7 +82,7 @@ def doctor(*, probe: bool = False) -> "Diagnosis":
     return examine(probe=probe)
 
 
-_ON_DEMAND = ("ledger", "ordering", "sim", "testing", "timeline")
+_ON_DEMAND = ("diagnosis", "ledger", "matrix", "ordering", "pytest_plugin", "sim", "testing", "timeline")
 _ON_DEMAND_NAMES = {"Timeline": "timeline"}
 
 

@@ -23,9 +23,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain, starmap
 from typing import Any, Final, NoReturn, TypeVar
 
-from interop import _fork
 from interop._environment import switch
 from interop._native import Pool, native
+from interop._safety import forks
 from interop.errors import CudaError, InteropError, InvalidDeviceError, NoDeviceError
 
 T = TypeVar("T")
@@ -165,7 +165,7 @@ class Cuda:
         self.was_forked = False
         """Whether CUDA was started in a process that this one was forked from."""
         if simulation is None:
-            _fork.in_child(self, Cuda._after_fork)
+            forks.in_child(self, Cuda._after_fork)
 
     def start(self) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
         """Load the bindings and make sure that there is a device; the runtime module.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from interop._arrays.exchange import Options, exchange, make, refuse_to_borrow, resolve
 from interop._arrays.keepalive import keepalive
 from interop._arrays.limits import ReadOnly
-from interop._block import Block
+from interop._safety.blocks import Block
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """One stream, current in every library at once."""
 
 from interop import _cudart, _switching
-from interop._block import Block
+from interop._safety.blocks import Block
 from interop.adapters import current_stream_adapter
 from interop.errors import NotSupportedError
 from interop.stream import ExternalStream, as_stream

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
-from interop import _cudart, _fork, _switching, _watch
+from interop import _cudart, _switching
 from interop._handles import check_device, check_handle, described, exact_int, is_a
 from interop._native import EventFields, Pool
+from interop._order import watchers
+from interop._safety import forks
 from interop.adapters import adapters_of
 from interop.errors import (
     AdapterError,
@@ -32,7 +34,7 @@ _INVALID_RESOURCE_HANDLE: Final = 400
 _FOREVER: Final = 1e9
 """Seconds: 30 years. More may be no float."""
 
-_creating: Final = _fork.lock()
+_creating: Final = forks.lock()
 
 
 class Event(EventFields):
@@ -321,7 +323,7 @@ class Event(EventFields):
             CudaError: the work, or earlier work on the device, has failed.
             NotSupportedError: no asyncio loop runs the coroutine.
         """
-        from interop.waiting import done  # noqa: PLC0415  (asyncio is slow to import)
+        from interop._core.waiting import done  # noqa: PLC0415  (asyncio is slow to import)
 
         return done(self).__await__()
 
@@ -334,7 +336,7 @@ class Event(EventFields):
             NotSupportedError: no asyncio loop runs in this thread.
             TypeError: *callback* is no plain function.
         """
-        from interop.waiting import call_when_done  # noqa: PLC0415  (asyncio is slow to import)
+        from interop._core.waiting import call_when_done  # noqa: PLC0415  (asyncio is slow to import)
 
         return call_when_done(lambda: self, callback, args, executor)
 
@@ -376,7 +378,7 @@ class Event(EventFields):
         return self._handle
 
     def _finished(self) -> None:
-        for watcher in _watch.watchers:
+        for watcher in watchers.active:
             watcher.finished(self)
 
     def _failed(self, call: str, code: int, _other: None) -> None:

@@ -7,9 +7,10 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
-from interop import _cudart, _switching, _watch
+from interop import _cudart, _switching
 from interop._handles import check_device, check_handle, described, exact_int, is_a, stands_for_another
 from interop._native import StreamFields, native
+from interop._order import watchers
 from interop.adapters import adapter_named, adapters_of, by_type
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
@@ -204,11 +205,11 @@ class ExternalStream(StreamFields):
 
     def _repr_html_(self) -> str:
         """For notebooks: what CUDA can be asked without danger, of a stream that something keeps alive."""
-        from interop import _html  # noqa: PLC0415  (only in notebooks)
-        from interop.inspection import look_at  # noqa: PLC0415  (it imports this module)
+        from interop._core.inspection import look_at  # noqa: PLC0415  (it imports this module)
+        from interop._show import html  # noqa: PLC0415  (only in notebooks)
 
         simulated = "SIMULATED " if self._cuda.simulation else ""
-        return _html.table(f"{simulated}interop.{type(self).__name__}", look_at(self).rows())
+        return html.table(f"{simulated}interop.{type(self).__name__}", look_at(self).rows())
 
     # -- what torch.cuda.ExternalStream has ------------------------------------------------------------------------
 
@@ -305,7 +306,7 @@ class ExternalStream(StreamFields):
         except CudaError as error:
             self._explain_wait(error, event)
             raise
-        for watcher in _watch.watchers:
+        for watcher in watchers.active:
             watcher.waited(self, event)
 
     def wait_stream(self, *streams: object) -> None:
@@ -345,7 +346,7 @@ class ExternalStream(StreamFields):
             except CudaError as error:
                 self._explain(error, producer)
                 raise
-            for watcher in _watch.watchers:
+            for watcher in watchers.active:
                 watcher.joined(self, producer)
 
     # -- asyncio -------------------------------------------------------------------------------------------------
@@ -362,7 +363,7 @@ class ExternalStream(StreamFields):
             CudaError: the work, or earlier work on the device, has failed.
             NotSupportedError: no asyncio loop runs the coroutine.
         """
-        from interop.waiting import done  # noqa: PLC0415  (asyncio is slow to import)
+        from interop._core.waiting import done  # noqa: PLC0415  (asyncio is slow to import)
 
         return done(self._marked("await")).__await__()
 
@@ -383,7 +384,7 @@ class ExternalStream(StreamFields):
             NotSupportedError: no asyncio loop runs in this thread.
             TypeError: *callback* is no plain function.
         """
-        from interop.waiting import call_when_done  # noqa: PLC0415  (asyncio is slow to import)
+        from interop._core.waiting import call_when_done  # noqa: PLC0415  (asyncio is slow to import)
 
         return call_when_done(lambda: self._marked("wait for"), callback, args, executor)
 
@@ -518,11 +519,11 @@ class ExternalStream(StreamFields):
                 raise StaleStreamError(message)
 
     def _recorded(self, event: Event) -> None:
-        for watcher in _watch.watchers:
+        for watcher in watchers.active:
             watcher.recorded(self, event)
 
     def _finished(self) -> None:
-        for watcher in _watch.watchers:
+        for watcher in watchers.active:
             watcher.finished(self)
 
     def _of(self, owner: object) -> "ExternalStream":

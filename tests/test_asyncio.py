@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 import interop
-from interop import waiting
+from interop._core import waiting
 from interop.errors import CaptureError, CudaError, InteropError, NotSupportedError, RaceError, UnrecordedEventError
 from interop.testing import device, gate
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import interop
-from interop._block import block
+from interop._safety.blocks import block
 from interop.ordering import check
 from interop.testing import assert_host_free, assert_not_ordered, assert_ordered, is_ordered
 

@@ -15,13 +15,13 @@ import pytest
 
 import interop
 from interop import _native, adapters
+from interop._core.inspection import StreamFacts
 from interop.adapters.base import Adapter
 from interop.diagnosis import Diagnosis, drawing, libraries
 from interop.diagnosis.advice import Facts, advise
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import VARIABLES, Gpu, Machine
 from interop.errors import LibraryNotFoundError
-from interop.inspection import StreamFacts
 
 LIBRARIES = {"cupy", "jax", "numba", "rmm", "torch", "warp"}
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _watch, sim
+from interop import sim
 from interop._arrays.tensor import CUDA, TYPES, Tensor
+from interop._order import watchers
 from interop.adapters.base import Adapter
 from interop.errors import RaceError
 from interop.testing import gate
@@ -169,17 +170,17 @@ def test_a_watcher_is_told_each_time(gpu, library, streams, to):
     source = Array()
     told = []
 
-    class Notes(_watch.Watcher):
+    class Notes(watchers.Watcher):
         def handed_over(self, array, tensor, producer, consumer):
             told.append((array is source, tensor.shape, producer, consumer))
 
     notes = Notes()
-    _watch.watch(notes)
+    watchers.watch(notes)
     try:
         views = [interop.handoff(source, c, producer=p) for _ in range(2)]
         backs = [interop.handoff(views[0], p) for _ in range(2)]
     finally:
-        _watch.unwatch(notes)
+        watchers.unwatch(notes)
     assert told == [*[(True, (12,), p, c)] * 2, *[(False, (12,), c, p)] * 2]
     assert len(backs) == 2
 

@@ -105,11 +105,11 @@ def test_every_call_on_inherited_objects_fails_at_once(run, native):
 
 def test_a_watcher_that_comes_and_goes_in_the_child_does_not_bring_the_fast_calls_back(run):
     code = """
-from interop import _watch
+from interop._order import watchers
 def again():
-    watcher = _watch.Watcher()
-    _watch.watch(watcher)
-    _watch.unwatch(watcher)
+    watcher = watchers.Watcher()
+    watchers.watch(watcher)
+    watchers.unwatch(watcher)
     body()
 print(children(1, again, 20)[0][0] >> 8)
 """
@@ -149,12 +149,12 @@ print(children(1, body, 20)[0][0] >> 8)
 def test_locks_that_other_threads_hold_are_free_in_the_child(run):
     code = """
 import interop.arrays, interop.ledger, interop.timeline, interop.testing
-from interop import _fork
+from interop._safety import forks
 def hold(lock, taken):
     with lock:
         taken.set()
         time.sleep(60)
-locks = list(_fork._locks)
+locks = list(forks._locks)
 for lock in locks:
     taken = threading.Event()
     threading.Thread(target=hold, args=(lock, taken), daemon=True).start()
@@ -171,14 +171,14 @@ print(len(locks) > 2, children(1, body, 20)[0][0] >> 8)
 
 def test_an_owner_is_told_in_the_child_while_it_lives(run):
     code = """
-from interop import _fork
+from interop._safety import forks
 class Owner:
     def forked(self):
         self.is_told = True
 owner = Owner()
-_fork.in_child(owner, Owner.forked)
+forks.in_child(owner, Owner.forked)
 gone = Owner()
-_fork.in_child(gone, lambda _: print("of an owner that is gone"))
+forks.in_child(gone, lambda _: print("of an owner that is gone"))
 del gone
 def body():
     assert owner.is_told
@@ -244,8 +244,8 @@ print("the slowest took", max(seconds for _, seconds in found), "s", file=sys.st
 
 def test_a_thread_that_forks_in_the_middle_of_its_own_lock(run):
     code = """
-from interop import _fork
-lock = _fork.lock()
+from interop._safety import forks
+lock = forks.lock()
 with lock:
     status = children(1, lambda: None, 20)[0][0]
 print(status >> 8)

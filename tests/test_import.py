@@ -15,17 +15,17 @@ LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torc
 
 CHAIN = [
     "interop.errors",
-    "interop._block",
+    "interop._safety.blocks",
     "interop._environment",
     "interop._native.plain",
     "interop._native",
-    "interop._fork",
+    "interop._safety.forks",
     "interop._cudart",
     "interop._handles",
     "interop._arrays.tensor",
     "interop._arrays.dlpack",
-    "interop._watch",
-    "interop.waiting",
+    "interop._order.watchers",
+    "interop._core.waiting",
     "interop.adapters.base",
     "interop.adapters",
     "interop._switching",
@@ -110,7 +110,7 @@ def test_no_file_imports_an_adapter(path):
 @pytest.mark.parametrize("module", BUILT_IN.values())
 def test_adapters_know_the_contract_only(module):
     path = next(path for path in FILES if name_of(path) == module)
-    allowed = ("interop.adapters.base", "interop.errors", "interop._cudart", "interop._fork")
+    allowed = ("interop.adapters.base", "interop.errors", "interop._cudart", "interop._safety.forks")
     ours = [name for name in imports(path) if lies_in(name, "interop")]
     assert ours
     assert not [name for name in ours if not any(lies_in(name, module) for module in allowed)]

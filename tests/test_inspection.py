@@ -6,8 +6,8 @@ import pytest
 
 import interop
 from interop._arrays.tensor import BFLOAT, BOOL, COMPLEX, FLOAT, FLOAT8_E5M2, UINT, DataType
+from interop._core.inspection import look_at
 from interop.errors import CudaError, InteropError
-from interop.inspection import look_at
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_without_a_driver(address):
 
 
 def test_what_is_shown_is_escaped(gpu):
-    from interop._html import grid, table
+    from interop._show.html import grid, table
 
     for shown in (table("<x>", {"<y>": "<z>"}), grid(["<x>"], [["<y>", "<z>"]])):
         assert not [letter for letter in "xyz" if f"<{letter}>" in shown]

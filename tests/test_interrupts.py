@@ -3,7 +3,8 @@
 import pytest
 
 import interop
-from interop import _switching, _watch, sim
+from interop import _switching, sim
+from interop._order import watchers
 from tests.interrupts import interrupt
 from tests.test_current import StandIn, handles, libraries
 
@@ -68,7 +69,7 @@ PLAIN = {
 def test_plain_calls(driver, way, name):
     """The context, the capture mode, and the spare events are what they were."""
     mode, current = 1, native_stubs.OWN + 1  # "thread local", and a context that no stream here is of
-    watcher = _watch.Watcher()
+    watcher = watchers.Watcher()
     with native_stubs.bound(driver) as cuda:
         world = native_stubs.World(driver, cuda)
         pools = [cuda.pool(native_stubs.OWN), cuda.pool(native_stubs.OWN + 1)]
@@ -92,12 +93,12 @@ def test_plain_calls(driver, way, name):
         driver.library.make_current(native_stubs.ctypes.c_uint64(current))
         try:
             if way == "Python":
-                _watch.watch(watcher)
+                watchers.watch(watcher)
             work()  # so that the capture mode has been seen
             check()
             interrupt(work, check)
         finally:
-            _watch.unwatch(watcher)
+            watchers.unwatch(watcher)
             driver.library.make_current(native_stubs.ctypes.c_uint64(0))
 
 

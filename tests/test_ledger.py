@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
-from interop import _watch
+from interop._order import watchers
 from interop.errors import InvalidArrayError, InvalidStreamError, RaceError
 from interop.ledger.events import Events
 from interop.ledger.memory import Kind, Layout, Memory, Touch, share
@@ -124,7 +124,7 @@ def test_the_end_of_the_block_raises(gpu):
         race()
     with pytest.raises(ZeroDivisionError):
         race(ZeroDivisionError)
-    assert not _watch.watchers
+    assert not watchers.active
 
 
 def test_a_ledger_is_not_true(gpu):
@@ -157,7 +157,7 @@ def test_a_check_can_be_used_again(gpu):
             inner.writes(x, b)
         outer.writes(x, b)
     assert (len(inner.races), len(outer.races)) == (0, 1)
-    assert not _watch.watchers
+    assert not watchers.active
 
 
 def test_a_loop_is_reported_once(gpu):
@@ -889,5 +889,5 @@ def test_what_locals_has_given_is_left_alone(gpu):
 
 def test_a_closed_ledger_leaves_nothing_behind(gpu):
     with check(), check():
-        assert len(_watch.watchers) == 2
-    assert not _watch.watchers
+        assert len(watchers.active) == 2
+    assert not watchers.active

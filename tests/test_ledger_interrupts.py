@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import interop
-from interop import _watch
+from interop._order import watchers
 from interop.ledger import watch
 from interop.ordering import check
 
@@ -98,7 +98,7 @@ def test_nothing_of_the_libraries_stays_replaced(interrupt, interop_need):
         assert everything_of(*owners) == before
         assert not modes._get_current_dispatch_mode_stack()
         assert not watch._all._ledgers
-        assert not _watch.watchers
+        assert not watchers.active
 
     interrupt(call, is_as_before)
 
@@ -111,7 +111,7 @@ def test_a_ledger_that_others_have_open_goes_on(interrupt):
                 pass
 
         def is_as_before():
-            assert _watch.watchers == (ledger,)
+            assert watchers.active == (ledger,)
 
         interrupt(call, is_as_before)
 
@@ -124,7 +124,7 @@ def test_no_timeline_goes_on_recording(interrupt):
                 pass
 
         def is_as_before():
-            assert not _watch.watchers
+            assert not watchers.active
 
         interrupt(call, is_as_before)
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart, _watch
+from interop import _cudart
+from interop._order import watchers
 from interop.errors import NotSupportedError
 from interop.ledger import watch
 from interop.ledger.ledger import SEEN, WATCHED
@@ -1249,4 +1250,4 @@ def test_a_simulated_ledger_is_closed_by_any_thread():
         thread = threading.Thread(target=block.__exit__, args=(None, None, None))
         thread.start()
         thread.join()
-    assert not _watch.watchers
+    assert not watchers.active

@@ -12,8 +12,9 @@ import sys
 import pytest
 
 import interop
-from interop import _cudart, _watch, adapters, sim, stream
+from interop import _cudart, adapters, sim, stream
 from interop._native import native, why_not
+from interop._order import watchers
 from interop.errors import InvalidStreamError
 from interop.event import refuse_event
 from tests import test_streams
@@ -154,15 +155,15 @@ def test_many_events_at_once(gpu):
 def test_while_somebody_watches_the_calls_fall_back_to_python(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     c.wait_stream(p)
-    watcher = _watch.Watcher()
-    _watch.watch(watcher)
+    watcher = watchers.Watcher()
+    watchers.watch(watcher)
     made.clear()
     c.wait_stream(p)
     p.query()
     p.synchronize()
     p.record_event().query()
     assert made == []
-    _watch.unwatch(watcher)
+    watchers.unwatch(watcher)
     c.wait_stream(p)
     assert made
 

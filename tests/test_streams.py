@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart, _watch, sim, stream
+from interop import _cudart, sim, stream
+from interop._order import watchers
 from interop.errors import (
     CaptureError,
     CudaError,
@@ -1022,9 +1023,9 @@ def test_default_streams_of_two_devices_have_two_hashes(gpu):
 
 
 def test_a_legacy_stream_that_captures_as_that_of_a_green_context_can(gpu, monkeypatch, request):
-    watcher = _watch.Watcher()
-    _watch.watch(watcher)  # the extension asks the driver itself, and leaves watched calls to Python
-    request.addfinalizer(lambda: _watch.unwatch(watcher))
+    watcher = watchers.Watcher()
+    watchers.watch(watcher)  # the extension asks the driver itself, and leaves watched calls to Python
+    request.addfinalizer(lambda: watchers.unwatch(watcher))
     legacy, other, outside = interop.ExternalStream(1), interop.new_stream(), interop.new_stream()
     inside, before = other.record_event(), outside.record_event()
     inside._capture = 7  # as it is when it is recorded in the capture

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 
 import interop
-from interop import _cudart, _watch, sim
+from interop import _cudart, sim
+from interop._order import watchers
 from interop.errors import (
     CaptureError,
     DeadlockError,
@@ -106,7 +107,7 @@ def test_an_account_has_an_end(pair):
 
 
 def test_nobody_looks_on_afterwards(pair):
-    from interop import _watch
+    from interop._order import watchers
 
     p, c = pair
     with pytest.raises(KeyError), assert_ordered(p, c):
@@ -115,7 +116,7 @@ def test_nobody_looks_on_afterwards(pair):
         raise KeyError
     with assert_ordered(p, c), assert_host_free(c):
         c.wait_stream(p)
-    assert _watch.watchers == ()
+    assert watchers.active == ()
 
 
 def test_capture_says_where_it_cannot_serve(gpu, pair):
@@ -761,11 +762,11 @@ def test_the_host_has_waited_for_the_stream_that_is_looked_at(paper, monkeypatch
     monkeypatch.setattr(device, "copy_to_host", lambda *_: b"\xff" * 8)
     looker = types.SimpleNamespace(told=[])
     looker.finished = looker.told.append
-    _watch.watch(looker)
+    watchers.watch(looker)
     try:
         assert is_poisoned(Interface(np.zeros(1)), stream)
     finally:
-        _watch.unwatch(looker)
+        watchers.unwatch(looker)
     assert looker.told == [stream]
 
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
-from interop import _cudart, _watch
+from interop import _cudart
+from interop._order import watchers
 from interop.errors import InteropError, InvalidStreamError, LibraryNotFoundError, NotSupportedError
 from interop.timeline.reading import Lane, Reading, Span
 from tests.test_watch import Notes
@@ -190,15 +191,15 @@ def test_no_watcher_hears_of_the_records_of_a_timeline(gpu, streams):
     a, b, _ = streams
     notes = Notes()
     with interop.Timeline() as timeline, interop.Timeline() as inner:
-        _watch.watch(notes)
+        watchers.watch(notes)
         with timeline.span("work", a):
             pass
         b.wait_stream(a)
-        _watch.unwatch(notes)
+        watchers.unwatch(notes)
     assert notes.told == [("joined", b, a)]
     assert len(timeline.arrows) == len(inner.arrows) == 1
     assert (len(timeline.spans), len(inner.spans)) == (1, 0)
-    assert not _watch.watchers
+    assert not watchers.active
 
 
 def test_all_threads(gpu, streams):

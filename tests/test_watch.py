@@ -3,11 +3,11 @@
 import pytest
 
 import interop
-from interop import _watch
+from interop._order import watchers
 from interop.errors import UnrecordedEventError
 
 
-class Notes(_watch.Watcher):
+class Notes(watchers.Watcher):
     def __init__(self):
         self.told = []
 
@@ -33,10 +33,10 @@ def gpu():
 @pytest.fixture
 def notes():
     notes = Notes()
-    _watch.watch(notes)
+    watchers.watch(notes)
     yield notes.told
-    _watch.unwatch(notes)
-    assert not _watch.watchers
+    watchers.unwatch(notes)
+    assert not watchers.active
 
 
 def test_every_call_that_orders(gpu, notes):
@@ -86,10 +86,10 @@ def test_not_what_needs_no_wait(gpu, notes):
 
 def test_every_watcher_until_it_is_taken_off(gpu, notes):
     other = Notes()
-    _watch.watch(other)
+    watchers.watch(other)
     a, b = interop.new_stream(), interop.new_stream()
     b.wait_stream(a)
-    _watch.unwatch(other)
+    watchers.unwatch(other)
     a.wait_stream(b)
     assert other.told == notes[:1]
     assert len(notes) == 2

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from interop import _cudart, _watch
+from interop import _cudart
 from interop._arrays import reading
 from interop._arrays.handover import Handover, find
 from interop._arrays.limits import ReadOnly, refusal
 from interop._arrays.tensor import CUDA, Tensor
 from interop._handles import described
+from interop._order import watchers
 from interop._switching import streams_in_use
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
@@ -101,7 +102,7 @@ def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
         kept = None if parent.consumer._handle == _cudart.PER_THREAD else parent.consumer
     holder = Handover(tensor, kept, stream, parent, states=adapter is None)
     result = holder if adapter is None else _wrapped(tensor, holder, adapter)
-    for watcher in _watch.watchers:
+    for watcher in watchers.active:
         watcher.handed_over(source.array, tensor, producer, stream)
     return result, holder
 

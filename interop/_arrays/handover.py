@@ -135,7 +135,7 @@ class Handover(HandoverFields):
 
     def _repr_html_(self) -> str:
         """For notebooks: the same, as a table."""
-        from interop import _html  # noqa: PLC0415  (only in notebooks)
+        from interop._show import html  # noqa: PLC0415  (only in notebooks)
 
         tensor = self._tensor
         rows = {
@@ -145,4 +145,4 @@ class Handover(HandoverFields):
             "producer": "has ordered the consumer itself, or is not kept" if self._producer is None else self._producer,
             "consumer": self._consumer,
         }
-        return _html.table("interop.Handover", rows)
+        return html.table("interop.Handover", rows)

@@ -12,7 +12,7 @@ from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from interop import _fork
+from interop._safety import forks
 from interop._native import native
 from interop.errors import CaptureError, CudaError, InteropError, InvalidStreamError
 from interop.stream import ExternalStream
@@ -173,21 +173,21 @@ class KeepAlive:
 
         Each an :class:`Ended`; or the arguments of a :class:`PendingRelease`, from the extension in C.
         """
-        _fork.in_child(self, KeepAlive._was_forked)
+        forks.in_child(self, KeepAlive._was_forked)
 
     def _was_forked(self) -> None:
         """The device's work, and the memory, are the parent's: nothing is waited for, and nothing freed."""
         if native is not None:
             native.forget_kept()
         for kept in (self._kept, self._new, self._blocked, self._queues, tuple(self.ended)):
-            _fork.never_free(kept)
+            forks.never_free(kept)
         self._kept, self._new, self._blocked, self._queues = set(), deque(), deque(), {}
         self.ended.clear()
 
     def put(self, pending: PendingRelease) -> None:
         """Keep it, and order its way back, if nothing is in the way."""
         if pending.consumer._cuda.was_forked:
-            _fork.never_free(pending)
+            forks.never_free(pending)
             return
         self._kept.add(pending)
         self._new.append(pending)  # both before anything that can fail, or be interrupted

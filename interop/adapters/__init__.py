@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Final
 
-from interop import _fork
+from interop._safety import forks
 from interop.adapters.base import Adapter
 from interop.errors import AdapterError, LibraryNotFoundError, NotSupportedError
 
@@ -60,7 +60,7 @@ _with_stream: tuple[str, ...] | None = None
 """The names of the libraries that may have a current stream, if they were looked for."""
 _registrations = 0
 """How often :func:`register` was called: what was looked for before is not remembered after it."""
-_lock = _fork.lock()
+_lock = forks.lock()
 
 
 def register(library: str, adapter: Adapter) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import warp
 
-from interop import _fork
+from interop._safety import forks
 from interop.adapters.base import (
     CUDA,
     LEGACY,
@@ -44,7 +44,7 @@ _DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 # Warp's own map of streams has one entry a handle, and the first of two wrappers to go would take it away: so a
 # second request for a handle gets the wrapper that is there, be it ours or the user's.
 _wrappers: "weakref.WeakValueDictionary[tuple[int, int], warp.Stream]" = weakref.WeakValueDictionary()
-_lock = _fork.lock()
+_lock = forks.lock()
 
 
 class _Entry:

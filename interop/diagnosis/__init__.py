@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import interop
 from interop import _cudart
+from interop._show.text import counted, drawn
 from interop._switching import streams_in_use
-from interop._text import counted, drawn
 from interop.diagnosis import drawing, libraries, machine, packages
 from interop.diagnosis.advice import Advice, Facts, advise
 from interop.diagnosis.attempt import attempt

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from interop import _cudart, adapters
+from interop._core.inspection import StreamFacts
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import BINDINGS_VARIABLE, CUPY_VARIABLE, LEGACY, PER_THREAD, Library
 from interop.diagnosis.machine import IN_USE, Machine
-from interop.inspection import StreamFacts
 
 _NUMBA_VARIABLE: Final = "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM"
 

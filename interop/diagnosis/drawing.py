@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from interop import _html
+from interop._show.html import grid, table
 from interop.diagnosis.advice import Advice
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import Gpu, Machine
@@ -57,8 +57,8 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
 
 def html(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:
     """All of it, for a notebook."""
-    found = _html.grid(("", "about", "what", "what to do"), [(a.kind, a.about, a.what, a.fix) for a in advice])
-    return _html.table("interop doctor", machine_rows(machine)) + _html.grid(COLUMNS, library_rows(libraries)) + found
+    found = grid(("", "about", "what", "what to do"), [(a.kind, a.about, a.what, a.fix) for a in advice])
+    return table("interop doctor", machine_rows(machine)) + grid(COLUMNS, library_rows(libraries)) + found
 
 
 def machine_rows(machine: Machine) -> dict[str, str]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from interop import _cudart, adapters
+from interop._core.inspection import StreamFacts, is_kept_alive, look_at
 from interop._switching import streams_in_use
 from interop.adapters.base import Adapter
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.packages import Packages
 from interop.errors import InteropError, NotSupportedError
-from interop.inspection import StreamFacts, is_kept_alive, look_at
 from interop.stream import ExternalStream, as_stream, new_stream
 
 BINDINGS_VARIABLE: Final = "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM"

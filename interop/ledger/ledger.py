@@ -7,9 +7,11 @@ from dataclasses import replace
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
-from interop import _cudart, _fork, _watch
-from interop._text import counted
-from interop._where import user_frame, where
+from interop import _cudart
+from interop._order import watchers
+from interop._safety import forks
+from interop._show.callsite import user_frame, where
+from interop._show.text import counted
 from interop.event import as_event
 from interop.ledger import report
 from interop.ledger.arrays import described, layout_of, of_tensor
@@ -52,7 +54,7 @@ class _Tally(NamedTuple):
         return _Tally(self.accesses + accesses, self.captured, found, left_out)
 
 
-class Ledger(_watch.Watcher):
+class Ledger(watchers.Watcher):
     """What was seen of a program. Made by :func:`interop.ordering.check`; usable from every thread."""
 
     def __init__(self, *, strict: bool) -> None:
@@ -66,7 +68,7 @@ class Ledger(_watch.Watcher):
         self._tally = _Tally()
         self._events = Events(self._forget)
         self._steps: deque[Callable[[], _Tally | None]] = deque()
-        self._lock = _fork.lock()
+        self._lock = forks.lock()
         self._failed: object = None
 
     # -- what was found ------------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ class Ledger(_watch.Watcher):
     # -- what interop tells --------------------------------------------------------------------------------------
 
     def recorded(self, stream: ExternalStream, event: "Event") -> None:
-        """See :class:`interop._watch.Watcher`."""
+        """See :class:`interop._order.watchers.Watcher`."""
         found = self._line(stream)
         handle, thread = event._existing(), threading.current_thread()
 
@@ -156,7 +158,7 @@ class Ledger(_watch.Watcher):
         self._do(step)
 
     def waited(self, stream: ExternalStream, event: "Event") -> None:
-        """See :class:`interop._watch.Watcher`."""
+        """See :class:`interop._order.watchers.Watcher`."""
         found = self._line(stream)
         if found is None:
             return
@@ -175,7 +177,7 @@ class Ledger(_watch.Watcher):
         self._do(step)
 
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
-        """See :class:`interop._watch.Watcher`."""
+        """See :class:`interop._order.watchers.Watcher`."""
         # Either both capture, or none.
         reader = self._line(consumer)
         writer = None if reader is None else self._line(producer)
@@ -184,7 +186,7 @@ class Ledger(_watch.Watcher):
             self._do(lambda: self._history.join(self._history.line(reader), self._history.line(writer), thread))
 
     def finished(self, what: "ExternalStream | Event") -> None:
-        """See :class:`interop._watch.Watcher`."""
+        """See :class:`interop._order.watchers.Watcher`."""
         thread = threading.current_thread()
         if not isinstance(what, ExternalStream):
 
@@ -200,7 +202,7 @@ class Ledger(_watch.Watcher):
     def handed_over(
         self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
     ) -> None:
-        """See :class:`interop._watch.Watcher`."""
+        """See :class:`interop._order.watchers.Watcher`."""
         reader = self._line(consumer)
         if reader is None:
             return

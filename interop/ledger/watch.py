@@ -7,8 +7,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-from interop import _cudart, _watch
-from interop._block import Block
+from interop import _cudart
+from interop._order import watchers
+from interop._safety.blocks import Block
 from interop.errors import NotSupportedError
 from interop.ledger.ledger import WATCHED, Ledger
 from interop.ledger.patch import Changes
@@ -73,11 +74,11 @@ class _Opened:
         self.ledgers = (*self.ledgers, ledger)
         if _cudart.active().simulation is None:
             _all.add(ledger)
-        _watch.watch(ledger)
+        watchers.watch(ledger)
 
     def close(self, ledger: Ledger) -> None:
         """Close one, if it is open; so this may be interrupted, and done again."""
-        _watch.unwatch(ledger)
+        watchers.unwatch(ledger)
         _all.remove(ledger)
         self.ledgers = tuple(other for other in self.ledgers if other is not ledger)
 

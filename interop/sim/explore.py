@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from interop._text import counted
+from interop._show.text import counted
 from interop.errors import InteropError
 from interop.sim.gpu import SimulatedGPU, simulation
 from interop.sim.races import Race

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interop import _cudart
-from interop._block import block
 from interop._handles import described
-from interop._where import where
+from interop._safety.blocks import block
+from interop._show.callsite import where
 from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
 from interop.ordering import StreamKind
 from interop.sim.codes import Refused

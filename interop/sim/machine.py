@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from interop import _cudart, _fork
+from interop import _cudart
+from interop._safety import forks
 from interop.errors import DeadlockError, InteropError, NotSupportedError
 from interop.ordering import Clock, Clocks, StreamKind
 from interop.sim.capture import Captures
@@ -55,7 +56,7 @@ class Machine:
 
     def __init__(self, devices: int, scheduler: Scheduler) -> None:
         """Make the devices, with one context each, and no streams but the default ones."""
-        self._lock = _fork.lock()
+        self._lock = forks.lock()
         self._is_busy = False
         self.ended = False
         self.devices = devices

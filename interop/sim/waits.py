@@ -2,7 +2,7 @@
 
 import threading
 
-from interop._where import where
+from interop._show.callsite import where
 from interop.ordering import Clock, StreamKind
 from interop.sim.state import Stream
 from interop.sim.work import Work

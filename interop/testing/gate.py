@@ -17,8 +17,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from interop import _cudart, _fork
+from interop import _cudart
 from interop._handles import described
+from interop._safety import forks
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device
@@ -64,7 +65,7 @@ class _Keeper:
         file = os.memfd_create("interop-gates")
         os.ftruncate(file, _PAGE)
         self.page = mmap.mmap(file, _PAGE)
-        self._lock = _fork.lock()
+        self._lock = forks.lock()
         self._free = list(range(0, _PAGE, _SLOT))
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
         self.device_address = device.host_register(_cudart.GPU, address, _PAGE)
@@ -137,7 +138,7 @@ class _Collection:
     """Garbage collection, off while a gate is shut: garbage may hold device memory, and to free it is to wait."""
 
     def __init__(self) -> None:
-        self._lock = _fork.lock()  # a gate may be garbage itself
+        self._lock = forks.lock()  # a gate may be garbage itself
         self._was_on = False
         self.shut: dict[_Slot, threading.Timer] = {}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from interop import _cudart
-from interop._block import Block
+from interop._safety.blocks import Block
 from interop.adapters import with_current_stream
 from interop.errors import DeadlockError
 from interop.stream import ExternalStream, as_stream

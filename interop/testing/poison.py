@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
-from interop import _watch
 from interop._arrays.reading import locate
 from interop._handles import described
+from interop._order import watchers
 from interop.errors import InvalidArrayError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device
@@ -63,7 +63,7 @@ def is_poisoned(array: object, stream: object) -> bool:
     else:
         address, size, item = memory_of(array, writes=False)
         content = device.copy_to_host(stream._cuda, address, size, stream._handle, stream._ready()) if size else b""
-        for watcher in _watch.watchers:
+        for watcher in watchers.active:
             watcher.finished(stream)  # the copy has waited for it
     if not content:
         message = f"{described(array)} has no elements: it cannot be poisoned, and shows nothing"

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Final, Literal
 
 from interop import _cudart
-from interop._block import Block, block
 from interop._handles import described
-from interop._where import where
+from interop._safety.blocks import Block, block
+from interop._show.callsite import where
 from interop.errors import CaptureError, CudaError, NotSupportedError
 from interop.event import Event
 from interop.stream import ExternalStream, as_stream

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from interop import _watch
-from interop._where import where
+from interop._order import watchers
+from interop._show.callsite import where
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MOST: Final = 20
 
 
-class Earlier(_watch.Watcher):
+class Earlier(watchers.Watcher):
     """Finds the streams that come, in a block, after an event that was recorded before it; as far as interop sees it.
 
     A context manager: it looks on during its block.
@@ -28,12 +28,12 @@ class Earlier(_watch.Watcher):
 
     def __enter__(self) -> Self:
         """Look on."""
-        _watch.watch(self)
+        watchers.watch(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Look away."""
-        _watch.unwatch(self)
+        watchers.unwatch(self)
 
     def holds(self, stream: ExternalStream) -> str:
         """What has happened, if the later work of *stream* comes after such an event; else nothing."""
@@ -64,17 +64,17 @@ class Earlier(_watch.Watcher):
             self._streams.setdefault(stream, reason)
 
 
-class Witness(_watch.Watcher):
+class Witness(watchers.Watcher):
     """Notes every record, wait, join, synchronise and hand-over that is made through interop, in any thread."""
 
     def __init__(self) -> None:
         """Look on, until :meth:`leave`."""
         self._lines: list[str] = []
-        _watch.watch(self)
+        watchers.watch(self)
 
     def leave(self) -> None:
         """Look away."""
-        _watch.unwatch(self)
+        watchers.unwatch(self)
 
     def account(self) -> str:
         """What was seen, a line each, with the places in the user's code."""

@@ -17,10 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from interop import _cudart, _fork, _watch
-from interop._block import Block
+from interop import _cudart
+from interop._order import watchers
+from interop._safety import forks
+from interop._safety.blocks import Block
+from interop._show.text import counted
 from interop._switching import stream_in_use
-from interop._text import counted
 from interop.errors import InteropError
 from interop.stream import as_stream
 from interop.timeline.reading import Arrow, Lane, Reading, Row, Span, Table
@@ -116,7 +118,7 @@ class Timeline:
         """Record nothing yet."""
         self._recorder: Recorder | None = None
         self._reading: Reading | None = None
-        self._lock = _fork.lock()
+        self._lock = forks.lock()
 
     def __enter__(self) -> Self:
         """Begin to record, on the GPU or on the simulation that is running.
@@ -130,11 +132,11 @@ class Timeline:
         recorder = Recorder(_cudart.active())
         try:
             self._recorder = self._recording = recorder
-            _watch.watch(recorder)
+            watchers.watch(recorder)
             return self  # noqa: TRY300  (an interrupt before it is the last one that nobody else sees)
         except BaseException:
             self._recorder = self._recording = None
-            _watch.unwatch(recorder)
+            watchers.unwatch(recorder)
             raise
 
     def __exit__(
@@ -145,9 +147,9 @@ class Timeline:
         assert recorder is not None  # for mypy
         try:
             self._recording = None
-            _watch.unwatch(recorder)
+            watchers.unwatch(recorder)
         except BaseException:
-            _watch.unwatch(recorder)
+            watchers.unwatch(recorder)
             raise
         if recorder.simulated:
             self._read()  # a simulation may end before somebody looks, and there is nothing to wait for
@@ -155,7 +157,7 @@ class Timeline:
     def __del__(self) -> None:
         """End a recording that a signal handler has left open, by raising before the first line of ``__exit__``."""
         if self._recording is not None:
-            _watch.unwatch(self._recording)
+            watchers.unwatch(self._recording)
 
     def span(self, name: str, stream: object = None) -> "_Open":
         """Mark the work that is given to a stream in this ``with`` block. Does not block the host.

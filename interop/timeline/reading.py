@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from interop._text import counted, drawn
+from interop._show.text import counted, drawn
 from interop.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:

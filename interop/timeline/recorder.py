@@ -3,9 +3,10 @@
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from interop import _cudart, _fork
+from interop import _cudart
 from interop._native import native
-from interop._watch import Watcher
+from interop._order.watchers import Watcher
+from interop._safety import forks
 from interop.errors import CaptureError, NotSupportedError
 from interop.stream import _DEFAULT_NAMES
 from interop.timeline.reading import Arrow, Lane, Reading, Span
@@ -45,7 +46,7 @@ class Recorder(Watcher):
         self._ticks = Ticks(cuda)
         self._lanes: dict[ExternalStream, Lane] = {}
         # Taken again by a finaliser that comes in the middle and makes a wait of its own.
-        self._lock = _fork.lock()
+        self._lock = forks.lock()
         self._spans: list[tuple[str, Lane, int, int]] = []
         self._waits: list[_Wait] = []
         self._records: dict[int, _Record] = {}

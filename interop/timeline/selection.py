@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from interop._text import counted
+from interop._show.text import counted
 from interop.timeline.nesting import Place, outer_first, places
 from interop.timeline.reading import Arrow, Lane, Reading, Span
 

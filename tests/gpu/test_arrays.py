@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _watch
+from interop._order import watchers
 from interop.errors import InvalidArrayError, NotSupportedError, ProducerUnknownError
 from interop.testing import gate
 from tests.gpu.lab import STALE, WRITTEN, call, int_stream, native_stream, runtime
@@ -488,18 +488,18 @@ def test_several_with_one_wait_a_producer(streams, interop_need):
     there, back = [(interop.as_stream(one), interop.as_stream(other)) for one, other in ((c, p), (p, c))]
     joins = []
 
-    class Joins(_watch.Watcher):
+    class Joins(watchers.Watcher):
         def joined(self, consumer, producer):
             joins.append((consumer, producer))
 
     watcher = Joins()
-    _watch.watch(watcher)
+    watchers.watch(watcher)
     try:
         with interop.borrow(*arrays, consumer=c, producer=p, into="cupy") as views:
             assert len(views) == 4
             assert joins == [there]
     finally:
-        _watch.unwatch(watcher)
+        watchers.unwatch(watcher)
     assert joins == [there, back]
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import interop
-from interop.inspection import look_at
+from interop._core.inspection import look_at
 from interop.testing import gate
 from tests.gpu.lab import STREAMS, call, native_stream, on_device, runtime
 from tests.gpu.record import measured

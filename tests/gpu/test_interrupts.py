@@ -5,7 +5,8 @@ import types
 import pytest
 
 import interop
-from interop import _switching, _watch
+from interop import _switching
+from interop._order import watchers
 from tests.gpu.lab import call, device_count, runtime
 from tests.gpu.test_use import both, currents, handles
 from tests.interrupts import interrupt
@@ -62,7 +63,7 @@ def test_plain_calls(interop_need, way, name):
         interop_need("cupy")
     p, c, legacy = interop.new_stream(), interop.new_stream(), interop.ExternalStream(1, device_count() - 1)
     its = types.SimpleNamespace(p=p, c=c, legacy=legacy, event=p.record_event())
-    watcher = _watch.Watcher()
+    watcher = watchers.Watcher()
     call(runtime.cudaSetDevice(0))
     context = interop._cudart.GPU.bound_context()
     local = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -77,9 +78,9 @@ def test_plain_calls(interop_need, way, name):
 
     try:
         if way == "Python":
-            _watch.watch(watcher)
+            watchers.watch(watcher)
         work()  # so that the capture mode has been seen
         interrupt(work, check)
     finally:
-        _watch.unwatch(watcher)
+        watchers.unwatch(watcher)
         exchanged(first)

@@ -4,8 +4,6 @@ CUDA crashes on a stream that is gone, and breaks a capture that it is asked the
 only about streams that something keeps alive, and first of all whether they capture.
 """
 
-# ruff: noqa: SLF001  (it looks into streams, so that nobody else has to)
-
 from dataclasses import dataclass, replace
 
 from interop import _cudart

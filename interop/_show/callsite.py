@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-_PACKAGE: Final = Path(__file__).parent
+_PACKAGE: Final = Path(__file__).parents[1]
 _OURS: Final = str(_PACKAGE) + os.sep
 _PROGRAMS: Final = (str(_PACKAGE / "demo.py"), str(_PACKAGE / "matrix") + os.sep)
 """Files of the package that are programs like those of users."""

@@ -1,0 +1,1 @@
+"""What streams and events are made of."""

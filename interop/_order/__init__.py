@@ -1,0 +1,1 @@
+"""Who comes before whom: clocks of streams, and watchers that are told of every call."""

@@ -1,0 +1,1 @@
+"""What must hold whatever happens: blocks that are entered, and locks that a forked child finds free."""

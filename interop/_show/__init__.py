@@ -1,0 +1,1 @@
+"""How things are named and shown: text for messages, HTML for notebooks, the caller's line."""
