@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart, _watch
+from interop import _cudart
+from interop._order import watchers
 from interop._arrays import handover, holder, keepalive
 from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor
 from interop._native import native, why_not
@@ -193,9 +194,9 @@ def wait_fails(world):
 
 
 def watched(world):
-    watcher = _watch.Watcher()
-    _watch.watch(watcher)
-    world.undo = lambda: _watch.unwatch(watcher)
+    watcher = watchers.Watcher()
+    watchers.watch(watcher)
+    world.undo = lambda: watchers.unwatch(watcher)
 
 
 @pytest.mark.parametrize("why", [capturing, producer_capturing, no_spare_event, record_fails, wait_fails, watched])

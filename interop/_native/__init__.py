@@ -19,17 +19,18 @@ def _load() -> tuple[ModuleType | None, str]:
     wanted = switch("INTEROP_NATIVE", on="insist on it", off="leave interop's extension in C out")
     if wanted is False:
         return None, "INTEROP_NATIVE=0"
-    try:
-        if "t" in sys.abiflags:  # there may be one that another Python has built here, and it would be loaded
-            message = "it is not built for free-threaded Python, which has no stable ABI"
-            raise ImportError(message)  # noqa: TRY301  (explained below, as any other)
-        return importlib.import_module(_NAME), ""
-    except ImportError as error:
-        why = _explained(error)
-        if wanted:
-            message = f"INTEROP_NATIVE=1 insists on interop's extension in C, which is missing: {why}"
-            raise ImportError(message, name=_NAME) from error
-        return None, why
+    cause = None
+    if "t" in sys.abiflags:  # an extension that another Python has built in this folder could be loaded, and crash
+        why = "it is not built for free-threaded Python, which has no stable ABI"
+    else:
+        try:
+            return importlib.import_module(_NAME), ""
+        except ImportError as error:
+            why, cause = _explained(error), error
+    if wanted:
+        message = f"INTEROP_NATIVE=1 insists on interop's extension in C, which is missing: {why}"
+        raise ImportError(message, name=_NAME) from cause
+    return None, why
 
 
 def _explained(error: ImportError) -> str:

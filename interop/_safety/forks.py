@@ -9,7 +9,7 @@ Who needs a lock takes one from here; it is free in every child::
 
 Who owns more that is wrong in a child (queues, threads, handles) says what puts it right::
 
-    _fork.in_child(self, Owner._was_forked)
+    forks.in_child(self, Owner._was_forked)
 
 ``Owner._was_forked(self)`` is then called once in each child, before ``os.fork()`` returns there. Its rules:
 
