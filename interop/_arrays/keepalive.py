@@ -12,8 +12,8 @@ from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from interop._safety import forks
 from interop._native import native
+from interop._safety import forks
 from interop.errors import CaptureError, CudaError, InteropError, InvalidStreamError
 from interop.stream import ExternalStream
 
