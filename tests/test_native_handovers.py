@@ -510,7 +510,7 @@ def test_ten_thousand_leave_nothing(world, threads):
     gc.collect()
     assert interop.release() == 0
     assert handover.count_open() == before
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, Thing) and sys.getrefcount(thing) < 3]
+    assert not [thing for thing in gc.get_objects() if type(thing) is Thing and sys.getrefcount(thing) < 3]
 
 
 def test_a_forked_child_frees_nothing_of_its_parent(world):
