@@ -7,9 +7,9 @@ import weakref
 import pytest
 
 import interop
-from interop import _watch
 from interop._arrays import handover, holder
 from interop._arrays.keepalive import keepalive
+from interop._order import watchers
 from tests.interrupts import interrupt
 from tests.test_exchange import Array, Library
 
@@ -32,7 +32,7 @@ def world(request, driver, registry, monkeypatch):
     library = Library()
     library.simulated = False
     interop.register("standin", library)
-    watcher = _watch.Watcher()
+    watcher = watchers.Watcher()
     if request.param == "Python's holder":
         monkeypatch.setattr("interop._arrays.exchange.find", holder.find)
         monkeypatch.setattr("interop._arrays.exchange.Handover", PythonHandover)
@@ -43,10 +43,10 @@ def world(request, driver, registry, monkeypatch):
         world.p.owner = world.c.owner = object()
         world.p._device = world.c._device = 0
         if request.param != "C":
-            _watch.watch(watcher)
+            watchers.watch(watcher)
         yield world
         if request.param != "C":
-            _watch.unwatch(watcher)
+            watchers.unwatch(watcher)
         driver.reset()
         while interop.release():
             pass

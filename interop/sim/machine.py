@@ -82,7 +82,7 @@ class Machine:
             )
             for context in self.contexts
         }
-        _fork.in_child(self, Machine._was_forked)
+        forks.in_child(self, Machine._was_forked)
 
     def _was_forked(self) -> None:
         """Go on in the child, unless another thread was in the middle of a step: nobody ends that in the child."""
