@@ -13,7 +13,7 @@ CHILDREN = int(os.environ.get("CHILDREN", "20"))
 """How many are forked while threads are busy; the more, the more states they are caught in."""
 
 PREPARED = """
-import os, sys, threading, time
+import importlib.util, os, sys, threading, time
 import interop
 from interop.errors import CudaError, InteropError
 from tests import native_stubs
@@ -74,7 +74,7 @@ calls = {
     "the legacy stream": lambda: p.wait_stream(world.legacy),
     "is_capturing": p.is_capturing,
     "stream_id": lambda: p.stream_id,
-    "to": lambda: p.to("cupy"),
+    **({"to": lambda: p.to("cupy")} if importlib.util.find_spec("cupy") else {}),
     "with": lambda: p.__enter__(),
     "use": lambda: interop.use(p).__enter__(),
     "event": lambda: world.event.query(),

@@ -51,7 +51,9 @@ def build(project, code, *options, **variables):
 
 def why_not(folder):
     code = "import json; from interop import _native; print(json.dumps(_native.why_not))"
-    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=folder, capture_output=True, text=True, timeout=100)
+    environment = {**os.environ, "INTEROP_NATIVE": "", "PYTHONPATH": ""}
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
 

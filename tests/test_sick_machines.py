@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,8 +56,8 @@ def healthy():
 
 METADATA = b"Metadata-Version: 2.1\nName: sick\nVersion: 1\n"
 METADATA_KINDS = {
-    "no METADATA": ({}, "METADATA is missing"),
-    "an empty METADATA": ({"METADATA": b""}, "METADATA is missing"),
+    "no METADATA": ({}, "METADATA is missing|MetadataNotFound"),  # from Python 3.15 on
+    "an empty METADATA": ({"METADATA": b""}, "METADATA is missing|MetadataNotFound"),
     "METADATA that is no text": ({"METADATA": METADATA + b"Summary: \xff\xfe\n"}, "UnicodeDecodeError"),
     "no version": ({"METADATA": b"Metadata-Version: 2.1\nName: sick\n"}, "no version"),
     "no name": ({"METADATA": b"Metadata-Version: 2.1\nVersion: 1\n"}, "no name"),
@@ -86,7 +87,7 @@ def test_broken_metadata_of_a_package(kind, healthy, tmp_path):
     place = install(tmp_path, "sick", files)
     found = doctor(path=[tmp_path])
     (what,) = broken(found, str(place))
-    assert why in what
+    assert re.search(why, what)
     assert found["libraries"] == healthy["libraries"]
 
 
