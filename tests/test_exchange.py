@@ -22,12 +22,13 @@ class Array:
 
     __module__ = "standin"
 
-    def __init__(self, holder=None, values=None):
+    def __init__(self, holder=None, values=None, mark=0):
         self.holder = holder
+        self.mark = mark or id(self)
         self.values = np.arange(12.0) if values is None else values
 
     def __getitem__(self, part):
-        return Array(self.holder, self.values[part])
+        return Array(self.holder, self.values[part], self.mark)
 
 
 class Stream:
@@ -47,6 +48,7 @@ class Library(Adapter):
     def __init__(self):
         self.made = 0
         self.current = None
+        self.tells = "its holder"
 
     def stream_handle(self, stream):
         return stream.handle if isinstance(stream, Stream) else None
@@ -64,7 +66,10 @@ class Library(Adapter):
         return Tensor(address, array.values.shape, None, TYPES["<f8"], CUDA, 0, read_only=False, owner=array)
 
     def holder_of(self, array):
-        return array.holder
+        return array.holder if self.tells == "its holder" else None
+
+    def mark_of(self, array):
+        return 0 if self.tells == "its holder" else array.mark
 
     def make_array(self, tensor, holder):  # noqa: ARG002
         self.made += 1
@@ -119,9 +124,11 @@ def test_control_the_order_is_not_the_old_one(gpu, library, streams):
     assert view is not None
 
 
+@pytest.mark.parametrize("tells", ["its holder", "a number"])
 @pytest.mark.parametrize("part", [slice(None), slice(3, 5)], ids=["all", "a part"])
-def test_what_came_of_a_hand_over_was_written_where_it_was_handed_to(gpu, library, streams, part):
+def test_what_came_of_a_hand_over_was_written_where_it_was_handed_to(gpu, library, streams, part, tells):
     p, c = streams
+    library.tells = tells
     memory = gpu.array([0])
     library.current = Stream(interop.new_stream().cuda_stream)
     view = interop.handoff(Array(), c, producer=p)
@@ -129,6 +136,19 @@ def test_what_came_of_a_hand_over_was_written_where_it_was_handed_to(gpu, librar
     back = interop.handoff(view[part], p)
     touch(gpu, p, memory)
     assert back is not None
+
+
+@pytest.mark.parametrize("tells", ["its holder", "a number"])
+def test_the_source_of_a_hand_over_was_written_on_the_current_stream(gpu, library, streams, tells):
+    p, c = streams
+    library.tells = tells
+    library.current = Stream(interop.new_stream().cuda_stream)
+    source, memory = Array(), gpu.array([0])
+    view = interop.handoff(source, c, producer=p)
+    touch(gpu, interop.ExternalStream(library.current.handle), memory)
+    second = interop.handoff(source, p)
+    touch(gpu, p, memory)
+    assert view is not second
 
 
 def test_a_named_producer_comes_before_the_stream_it_was_handed_to(gpu, library, streams):

@@ -414,6 +414,16 @@ def test_the_hand_over_of_an_address_is_found(world, way, find):
             assert found.consumer in {one[2] for one in there}
 
 
+@pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
+def test_a_hand_over_is_found_by_its_mark(world, way, find):
+    made = [make_open(world, way, 4096, 4096, "c") for _ in range(3)]
+    for number, one in enumerate(made, 1):
+        one._mark = number
+    assert [find(5000, None, number) is one._link for number, one in enumerate(made, 1)] == [True] * 3
+    assert find(5000, None, 4) is None
+    assert find(4095, None, 1) is None
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 4095, 4096, 4097, 1 << 40, (1 << 62) + 5])
 @pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
 def test_both_ends_of_memory_are_found(world, way, find, length):

@@ -222,7 +222,8 @@ def test_torch_makes(layout):
     tensor = adapter.make_array(described(values)._replace(device_type=1), holder)
     assert tensor.data_ptr() == address_of(values) or not values.size
     assert tensor.tolist() == values.tolist()
-    assert adapter.holder_of(tensor) is holder
+    assert adapter.mark_of(tensor) == adapter.mark_of(tensor[...]) != adapter.mark_of(tensor.clone())
+    assert not tensor.__dict__, "it would be copied and saved with the tensor"
 
 
 # -- strides ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The act of a hand-over: who produced, what is refused, the order, and the consumer's array over a holder."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interop import _cudart
 from interop._arrays import reading
@@ -21,7 +21,10 @@ from interop.errors import (
     ProducerUnknownError,
 )
 from interop.event import is_binding
-from interop.stream import ExternalStream, as_stream
+from interop.stream import ExternalStream, _Handle, as_stream
+
+if TYPE_CHECKING:
+    from interop._arrays.holder import OpenHandover
 
 
 class Source(NamedTuple):
@@ -33,7 +36,7 @@ class Source(NamedTuple):
         from_adapter: the adapter of its library; None for a library that interop does not know.
         into_adapter: the adapter of the library whose array to return; None for the neutral holder.
         producer: the stream that wrote it; None if the array has ordered the consumer itself.
-        holder: the holder of the hand-over that the array came of, if it is known to have come of one.
+        link: the hand-over that the array is known to have come of, if it is.
     """
 
     array: Any
@@ -41,7 +44,7 @@ class Source(NamedTuple):
     from_adapter: Adapter | None
     into_adapter: Adapter | None
     producer: ExternalStream | None
-    holder: Handover | None
+    link: "OpenHandover | None"
 
 
 class Options(NamedTuple):
@@ -84,24 +87,36 @@ def resolve(array: Any, stream: ExternalStream, producer: ExternalStream | None,
     elif tensor.device_id < 0:
         tensor = _located(tensor, stream)
     _check(tensor, into_adapter, stream, options.read_only)
-    holder = array if adapter is None else adapter.holder_of(array)
-    if not isinstance(holder, Handover):
-        holder = None
+    link = _link_of(array, adapter, tensor)
     if producer is None and not is_ordered:
-        producer = _producer(array, adapter, tensor, stated) if holder is None else holder._consumer
-    return Source(array, tensor, adapter, into_adapter, producer, holder)
+        producer = _producer(array, adapter, tensor, stated) if link is None else link.consumer
+    return Source(array, tensor, adapter, into_adapter, producer, link)
+
+
+def _link_of(array: Any, adapter: Adapter | None, tensor: Tensor) -> "OpenHandover | None":  # noqa: ANN401
+    """The hand-over that the array, or the one that it is a part of, came of; None if nothing says that it did."""
+    holder = array if adapter is None else adapter.holder_of(array)
+    if isinstance(holder, Handover):
+        return holder._link
+    if adapter is None or find(tensor.address, None) is None:
+        return None
+    mark = adapter.mark_of(array)
+    return find(tensor.address, None, mark) if mark else None
 
 
 def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
     """The array to return, after everything is ordered, and its holder."""
     tensor, adapter, producer = source.tensor, source.into_adapter, source.producer
-    parent = find(tensor.address, producer) if source.holder is None else source.holder._link
+    parent = find(tensor.address, producer) if source.link is None else source.link
     kept = _kept_alive(producer)
     if kept is None and parent is not None and parent.consumer == producer:
         # That is there for as long as what came of the hand-over to it, which is kept here.
         kept = None if parent.consumer._handle == _cudart.PER_THREAD else parent.consumer
     holder = Handover(tensor, kept, stream, parent, states=adapter is None)
-    result = holder if adapter is None else _wrapped(tensor, holder, adapter)
+    result: Any = holder
+    if adapter is not None:
+        result = _wrapped(tensor, holder, adapter)
+        holder._mark = adapter.mark_of(result)
     for watcher in watchers.active:
         watcher.handed_over(source.array, tensor, producer, stream)
     return result, holder
@@ -220,6 +235,8 @@ def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
     if stream._handle == _cudart.LEGACY:
         return stream
     owner, adapter = stream.owner, stream._adapter
+    if type(owner) is _Handle:  # a stream of interop's own
+        return stream
     if owner is not None:
         if adapter is not None:
             if adapter.keeps_alive(owner):

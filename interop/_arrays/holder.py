@@ -54,6 +54,15 @@ class HandoverFields:
         # The newer of two weak references is called back first: to be put into the queue, and then what looks there.
         self._link = OpenHandover(self, weakref.ref(self, _ended), tensor, producer, consumer, parent)
 
+    @property
+    def _mark(self) -> int:
+        """What the array that was made, and its parts, are known by; 0: nothing."""
+        return self._link.mark
+
+    @_mark.setter
+    def _mark(self, mark: int) -> None:
+        self._link.mark = mark
+
     def _returned(self, done: Event) -> None:
         """The way back is ordered already; *done* stands for what the consumer has done."""
         self._link.returned = done
@@ -65,10 +74,11 @@ class OpenHandover(weakref.ref[HandoverFields]):
     Attributes:
         consumer: the stream that the memory was handed to.
         root: what keeps the memory alive: the source of the first hand-over, if this one's source came of another.
+        mark: what the array that was made, and its parts, are known by; 0: nothing.
         returned: if the way back is ordered already, what stands for the consumer's work.
     """
 
-    __slots__ = ("_parent", "_pending", "_start", "_stop", "_then", "consumer", "returned", "root")
+    __slots__ = ("_parent", "_pending", "_start", "_stop", "_then", "consumer", "mark", "returned", "root")
     __hash__ = object.__hash__
     __eq__ = object.__eq__
 
@@ -92,6 +102,7 @@ class OpenHandover(weakref.ref[HandoverFields]):
         self._parent = parent
         self._pending: PendingRelease | None = PendingRelease(producer, consumer, tensor, None)
         self.consumer = consumer
+        self.mark = 0
         self.returned: Event | None = None
         self.root: object = tensor if parent is None else parent.root
         _open.add(self)
@@ -170,8 +181,11 @@ def _forget(handover: OpenHandover) -> None:
                 _blocks.pop(place, None)
 
 
-def find(address: int, stream: ExternalStream | None) -> OpenHandover | None:
-    """The newest open hand-over to *stream* of the memory at *address*; failing that, to any stream; or None."""
+def find(address: int, stream: ExternalStream | None, mark: int = 0) -> OpenHandover | None:
+    """The open hand-over of the memory at *address* that has that *mark*, or None.
+
+    If that is 0: the newest one to *stream*; failing that, to any stream.
+    """
     found = None
     for bits in tuple(_lengths):
         block = _blocks.get((bits, address >> bits))
@@ -179,10 +193,10 @@ def find(address: int, stream: ExternalStream | None) -> OpenHandover | None:
             continue
         for handover in _newest(block):
             if handover._start <= address < handover._stop and handover() is not None:
-                if handover.consumer == stream:
+                if handover.mark == mark if mark else handover.consumer == stream:
                     return handover
                 found = found or handover
-    return found
+    return None if mark else found
 
 
 def _newest(block: dict[OpenHandover, Any]) -> list[OpenHandover]:

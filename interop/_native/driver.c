@@ -173,7 +173,7 @@ record_handle(PyObject *module, PyObject *arguments)
     if (PyErr_Occurred()) {
         return NULL;
     }
-    code = record_untold((Stream *)stream, event);
+    code = record_and_wait((Stream *)stream, NULL, event);
     if (code != SUCCESS && code != FALL_BACK) {
         return failed(stream, "cudaEventRecord", code, Py_None);
     }

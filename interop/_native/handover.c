@@ -1,4 +1,4 @@
-/* The holder of a hand-over, the table of the hand-overs that are open, and the way back. holder.py has the same in Python.
+/* The holder of a hand-over, and the way back. holder.py has the same in Python.
  *
  * A holder goes with the last array over the memory: in any thread, in the middle of any call, with an exception in
  * flight, or in a collection. No line of Python runs then, in which a signal handler could raise. What the holder owns is
@@ -7,264 +7,10 @@
 
 #include "native.h"
 
-#include <stdlib.h>
-
-typedef struct Holder Holder;
-
-/* A place in the table: one of the at most two blocks of 2**bits bytes that the memory touches. */
-typedef struct Spot {
-    Holder *holder;
-    struct Spot *newer, *older;
-    unsigned long long block;
-    int bits; /* 0: not in the table */
-} Spot;
-
-/* What other hand-overs know of this one, while it is open and afterwards. */
-typedef struct {
-    PyObject_HEAD
-    Holder *holder; /* NULL: over */
-    PyObject *consumer;
-    PyObject *root; /* NULL: over */
-} Link;
-
-struct Holder {
-    PyObject_HEAD
-    PyObject *tensor;
-    PyObject *producer;
-    PyObject *consumer;
-    PyObject *relay;
-    PyObject *root;     /* what the memory is from, if the source came of another hand-over; else NULL */
-    PyObject *returned; /* the event that stands for the consumer's work, if the way back is ordered already; else NULL */
-    Link *link;         /* NULL until somebody asks */
-    Link *parent;       /* of the hand-over that the source came of */
-    Spot places[2];
-    unsigned long long start, stop, number;
-    char states;
-    char closes; /* whether a stream can be closed: Python asks before it uses the handle */
-};
-
-static PyTypeObject *holder_type, *link_type;
+static PyTypeObject *holder_type;
 static PyObject *add_ended; /* puts what Python has to do into its queue */
 static PyObject *settle;    /* does it */
 static int is_over;         /* whether the interpreter ends: nothing is let go of any more */
-
-/* -- the table of open hand-overs ------------------------------------------------------------------------------------- */
-
-enum { BUCKETS = 4096, MOST_LOOKS = 64 };
-
-static Spot *table[BUCKETS]; /* each the newest of a list */
-static Py_ssize_t lengths[65]; /* how many are open, by the number of bits of their memory's length */
-static Py_ssize_t open_count;
-static unsigned long long numbers;
-
-static Spot **
-bucket_of(int bits, unsigned long long block)
-{
-    return &table[((block * 0x9E3779B97F4A7C15ULL) ^ ((unsigned long long)bits << 40)) >> 52];
-}
-
-static void
-add_place(Holder *holder, Spot *place, int bits, unsigned long long block)
-{
-    Spot **bucket = bucket_of(bits, block);
-
-    place->holder = holder;
-    place->bits = bits;
-    place->block = block;
-    place->newer = NULL;
-    place->older = *bucket;
-    if (place->older != NULL) {
-        place->older->newer = place;
-    }
-    *bucket = place;
-}
-
-static void
-remove_place(Spot *place)
-{
-    if (place->older != NULL) {
-        place->older->newer = place->newer;
-    }
-    if (place->newer != NULL) {
-        place->newer->older = place->older;
-    }
-    else {
-        *bucket_of(place->bits, place->block) = place->older;
-    }
-    place->bits = 0;
-}
-
-static void
-add_to_table(Holder *holder)
-{
-    unsigned long long length = holder->stop - holder->start, first, last;
-    int bits = length ? 64 - __builtin_clzll(length) : 0;
-
-    open_count++;
-    holder->number = ++numbers;
-    if (bits == 0) {
-        return;
-    }
-    lengths[bits]++;
-    first = bits == 64 ? 0 : holder->start >> bits;
-    last = bits == 64 ? 0 : (holder->stop - 1) >> bits;
-    add_place(holder, &holder->places[0], bits, first);
-    if (last != first) {
-        add_place(holder, &holder->places[1], bits, last);
-    }
-}
-
-static void
-remove_from_table(Holder *holder)
-{
-    open_count--;
-    if (holder->places[0].bits) {
-        lengths[holder->places[0].bits]--;
-        remove_place(&holder->places[0]);
-    }
-    if (holder->places[1].bits) {
-        remove_place(&holder->places[1]);
-    }
-}
-
-/* The newest open hand-over to *stream* of the memory at *address*; failing that, to any stream; or NULL. */
-static Holder *
-find_holder(unsigned long long address, PyObject *stream)
-{
-    Holder *to_stream = NULL, *to_any = NULL;
-
-    for (int bits = 1; bits <= 64; bits++) {
-        unsigned long long block = bits == 64 ? 0 : address >> bits;
-        int looks = 0;
-        if (lengths[bits] == 0) {
-            continue;
-        }
-        for (Spot *place = *bucket_of(bits, block); place != NULL && looks < MOST_LOOKS; place = place->older) {
-            Holder *holder = place->holder;
-            if (place->bits != bits || place->block != block) {
-                continue;
-            }
-            looks++;
-            if (address < holder->start || address >= holder->stop) {
-                continue;
-            }
-            if (to_any == NULL || to_any->number < holder->number) {
-                to_any = holder;
-            }
-            if (stream != Py_None && is_same_stream((Stream *)holder->consumer, (Stream *)stream)) {
-                if (to_stream == NULL || to_stream->number < holder->number) {
-                    to_stream = holder;
-                }
-                break;
-            }
-        }
-    }
-    return to_stream != NULL ? to_stream : to_any;
-}
-
-/* -- links ------------------------------------------------------------------------------------------------------------ */
-
-/* A new reference. */
-static PyObject *
-link_of(Holder *holder)
-{
-    if (holder->link == NULL) {
-        Link *link = (Link *)PyType_GenericAlloc(link_type, 0);
-        if (link == NULL) {
-            return NULL;
-        }
-        link->holder = holder;
-        link->consumer = Py_NewRef(holder->consumer);
-        link->root = Py_NewRef(holder->root != NULL ? holder->root : holder->tensor);
-        holder->link = link;
-    }
-    return Py_NewRef((PyObject *)holder->link);
-}
-
-static void
-link_dealloc(PyObject *self)
-{
-    Link *link = (Link *)self;
-
-    Py_CLEAR(link->consumer);
-    Py_CLEAR(link->root);
-    free_object(self);
-}
-
-static PyMemberDef link_members[] = {
-    {"consumer", T_OBJECT_EX, offsetof(Link, consumer), READONLY, "The stream that the memory was handed to."},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot link_slots[] = {
-    {Py_tp_doc, "What other hand-overs know of one."},
-    {Py_tp_members, link_members},
-    {Py_tp_dealloc, link_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec link_spec = {
-    "interop._native._ext.Link", sizeof(Link), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, link_slots};
-
-/* -- the extent of a tensor ------------------------------------------------------------------------------------------- */
-
-static int
-read_number(PyObject *tuple, Py_ssize_t i, long long *number)
-{
-    PyObject *item = PyTuple_GetItem(tuple, i);
-
-    *number = item == NULL ? -1 : PyLong_AsLongLong(item);
-    return *number == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
-/* The address of the first byte, and the one after the last one; twice the same if there are no elements. As
- * Tensor.extent; whoever made the tensor has checked that neither leaves the 64 bits. */
-static int
-read_extent(PyObject *tensor, unsigned long long *start, unsigned long long *stop)
-{
-    PyObject *shape, *strides, *dtype, *address;
-    long long bits, lanes, first = 0, last = 0;
-
-    if (!PyTuple_Check(tensor) || PyTuple_Size(tensor) != 8) {
-        PyErr_SetString(PyExc_TypeError, "expected a Tensor");
-        return -1;
-    }
-    address = PyTuple_GetItem(tensor, 0);
-    shape = PyTuple_GetItem(tensor, 1);
-    strides = PyTuple_GetItem(tensor, 2);
-    dtype = PyTuple_GetItem(tensor, 3);
-    *start = *stop = PyLong_AsUnsignedLongLong(address);
-    if (PyErr_Occurred() || !PyTuple_Check(shape) || !PyTuple_Check(dtype) || read_number(dtype, 1, &bits) ||
-        read_number(dtype, 2, &lanes)) {
-        return -1;
-    }
-    for (Py_ssize_t i = PyTuple_Size(shape) - 1, step = 1; i >= 0; i--) {
-        long long count, stride = step;
-        if (read_number(shape, i, &count) || (strides != Py_None && read_number(strides, i, &stride))) {
-            return -1;
-        }
-        if (count == 0) {
-            return 0;
-        }
-        if (stride < 0) {
-            first += stride * (count - 1);
-        }
-        else {
-            last += stride * (count - 1);
-        }
-        step *= count;
-    }
-    bits *= lanes;
-    if (bits % 8 == 0) {
-        *start += (unsigned long long)(first * (bits / 8));
-        *stop += (unsigned long long)((last + 1) * (bits / 8));
-    }
-    else { /* down to the byte that has the first bit, up to the one that has the last */
-        *start += (unsigned long long)((first * bits - 7) / 8);
-        *stop += (unsigned long long)(((last + 1) * bits + 7) / 8);
-    }
-    return 0;
-}
 
 /* -- the way back ----------------------------------------------------------------------------------------------------- */
 
@@ -435,6 +181,7 @@ static PyMemberDef holder_members[] = {
     {"_producer", T_OBJECT_EX, offsetof(Holder, producer), READONLY, NULL},
     {"_consumer", T_OBJECT_EX, offsetof(Holder, consumer), READONLY, NULL},
     {"_relay", T_OBJECT_EX, offsetof(Holder, relay), 0, NULL},
+    {"_mark", T_ULONGLONG, offsetof(Holder, mark), 0, NULL},
     {"_states", T_BOOL, offsetof(Holder, states), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -466,46 +213,10 @@ static PyType_Spec holder_spec = {
 int
 add_handover_types(PyObject *module)
 {
-    return add_type(module, &link_spec, &link_type) || add_type(module, &holder_spec, &holder_type) ? -1 : 0;
+    return add_link_type(module) || add_type(module, &holder_spec, &holder_type) ? -1 : 0;
 }
 
 /* -- functions -------------------------------------------------------------------------------------------------------- */
-
-PyDoc_STRVAR(find_doc,
-"find_handover(address, stream, /)\n"
-"--\n\n"
-"The link of the newest open hand-over to *stream*, or None, of the memory at *address*; failing that, to any stream; or\n"
-"None.");
-
-static PyObject *
-find(PyObject *module, PyObject *arguments)
-{
-    unsigned long long address;
-    PyObject *stream;
-    Holder *found;
-
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "KO:find_handover", &address, &stream)) {
-        return NULL;
-    }
-    if (stream != Py_None && !PyObject_TypeCheck(stream, stream_type)) {
-        PyErr_SetString(PyExc_TypeError, "expected a stream or None");
-        return NULL;
-    }
-    found = open_count ? find_holder(address, stream) : NULL;
-    if (found == NULL) {
-        Py_RETURN_NONE;
-    }
-    return link_of(found);
-}
-
-static PyObject *
-count(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    return PyLong_FromSsize_t(open_count);
-}
 
 PyDoc_STRVAR(prepare_doc,
 "prepare_handovers(add_ended, settle, /)\n"
@@ -539,9 +250,7 @@ end(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef handover_functions[] = {
-    {"count_handovers", count, METH_NOARGS, "count_handovers()\n--\n\nHow many hand-overs are open."},
     {"end_handovers", end, METH_NOARGS, "end_handovers()\n--\n\nLet go of nothing any more: the interpreter ends."},
-    {"find_handover", find, METH_VARARGS, find_doc},
     {"prepare_handovers", prepare, METH_VARARGS, prepare_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -7,7 +7,7 @@ static int
 execute(PyObject *module)
 {
     PyMethodDef *functions[] = {
-        driver_functions, dlpack_functions, methods_functions, handover_functions, keepalive_functions, NULL,
+        driver_functions, dlpack_functions, methods_functions, open_functions, handover_functions, keepalive_functions, NULL,
     };
 
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0 || stream_type != NULL) {

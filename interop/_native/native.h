@@ -9,6 +9,7 @@
  *   dlpack.c    DLPack capsules
  *   driver.c    the driver's entry points, and which driver is bound
  *   objects.c   the types: Pool, StreamFields, EventFields
+ *   open.c      the hand-overs that are open, by where their memory lies
  *   handover.c  the type HandoverFields: the holder of an array that was handed over, and what its end does
  *   keepalive.c what is kept until the device is done with it
  *   order.c     the CUDA calls: record, wait, query, synchronize
@@ -153,7 +154,6 @@ int record(Stream *stream, Event *event);
 int wait_for(Stream *stream, unsigned long long event);
 int ask_stream(int (*call)(void *), Stream *stream);
 int ask_event(int (*call)(void *), Event *event);
-int record_untold(Stream *stream, unsigned long long event);
 int record_and_wait(Stream *stream, Stream *producer, unsigned long long event);
 
 int is_ready(Stream *stream);
@@ -168,8 +168,50 @@ Stream *known_stream(PyObject *object);
 unsigned long long foreign_event(PyObject *object);
 int set_tables(PyObject *streams, PyObject *by_type, PyObject *refuse);
 
-/* -- handover.c, keepalive.c ---------------------------------------------------------------------------------------- */
+/* -- open.c, handover.c, keepalive.c -------------------------------------------------------------------------------- */
 
+typedef struct Holder Holder;
+
+/* A place in the table: one of the at most two blocks of 2**bits bytes that the memory touches. */
+typedef struct Spot {
+    Holder *holder;
+    struct Spot *newer, *older;
+    unsigned long long block;
+    int bits; /* 0: not in the table */
+} Spot;
+
+/* What other hand-overs know of this one, while it is open and afterwards. */
+typedef struct {
+    PyObject_HEAD
+    Holder *holder; /* NULL: over */
+    PyObject *consumer;
+    PyObject *root; /* NULL: over */
+} Link;
+
+struct Holder {
+    PyObject_HEAD
+    PyObject *tensor;
+    PyObject *producer;
+    PyObject *consumer;
+    PyObject *relay;
+    PyObject *root;     /* what the memory is from, if the source came of another hand-over; else NULL */
+    PyObject *returned; /* the event that stands for the consumer's work, if the way back is ordered already; else NULL */
+    Link *link;         /* NULL until somebody asks */
+    Link *parent;       /* of the hand-over that the source came of */
+    Spot places[2];
+    unsigned long long start, stop, number;
+    unsigned long long mark; /* what the array that was made, and its parts, are known by; 0: nothing */
+    char states;
+    char closes; /* whether a stream can be closed: Python asks before it uses the handle */
+};
+
+extern PyTypeObject *link_type;
+
+void add_to_table(Holder *holder);
+void remove_from_table(Holder *holder);
+PyObject *link_of(Holder *holder);
+int read_extent(PyObject *tensor, unsigned long long *start, unsigned long long *stop);
+int add_link_type(PyObject *module);
 int add_handover_types(PyObject *module);
 int keep_after(Stream *stream, Stream *producer, PyObject *memory);
 int keep_until(Stream *stream, Event *event, PyObject *memory);
@@ -181,7 +223,7 @@ PyObject *failed(PyObject *of, const char *call, int code, PyObject *other);
 
 /* -- the functions of the module ------------------------------------------------------------------------------------- */
 
-extern PyMethodDef driver_functions[], dlpack_functions[], methods_functions[], handover_functions[],
-    keepalive_functions[];
+extern PyMethodDef driver_functions[], dlpack_functions[], methods_functions[], open_functions[],
+    handover_functions[], keepalive_functions[];
 
 #endif

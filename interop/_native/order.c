@@ -244,7 +244,7 @@ record(Stream *stream, Event *event)
     if (event->handle == 0 || !is_ready(stream) || event->pool != stream->pool) {
         return FALL_BACK;
     }
-    code = record_untold(stream, event->handle);
+    code = record_and_wait(stream, NULL, event->handle);
     if (code == SUCCESS) {
         event->recorded = 1;
         event->capture = 0;
@@ -252,28 +252,8 @@ record(Stream *stream, Event *event)
     return code;
 }
 
-/* Record the stream's work so far in an event of the stream's context; no watcher is told. */
-int
-record_untold(Stream *stream, unsigned long long event)
-{
-    Place recorded;
-    int code;
-
-    if (stream->pool == NULL) {
-        return FALL_BACK;
-    }
-    recorded = place_of(stream);
-    Py_BEGIN_ALLOW_THREADS
-    code = captures_nothing(recorded);
-    if (code == SUCCESS) {
-        code = record_on(recorded, event);
-    }
-    Py_END_ALLOW_THREADS
-    return code;
-}
-
 /* Record the stream's work so far in an event of the stream's context, and make *producer*, if it is not NULL, wait for
- * that same event. */
+ * that same event; no watcher is told. */
 int
 record_and_wait(Stream *stream, Stream *producer, unsigned long long event)
 {

@@ -231,6 +231,10 @@ class Adapter:
         """The *holder* that :meth:`make_array` was given for this array, or for one that it is a part of; else None."""
         return None
 
+    def mark_of(self, array: Any) -> int:  # noqa: ANN401, ARG002
+        """For a library whose arrays do not tell their holder: a number of *array* and its parts only; else 0."""
+        return 0
+
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401, ARG002
         """Make an array of the library over foreign memory; copy nothing, and wait for nothing: the order is made.
 

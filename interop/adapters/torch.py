@@ -148,15 +148,15 @@ class TorchAdapter(Adapter):
             return None
         return described(array)
 
-    def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
-        """An attribute of the tensor that was made, which parts of it do not have."""
-        return getattr(array, "_interop_source", None)
+    def mark_of(self, array: Any) -> int:  # noqa: ANN401
+        """The storage, which parts of a tensor share. Not an attribute of the tensor: it would be copied and saved."""
+        return int(array.untyped_storage()._cdata)  # noqa: SLF001
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
         """By a capsule of the kind that every version takes. ``as_tensor`` of an interface leaks its numbers."""
         if CAPSULES:
-            return keep(torch.utils.dlpack.from_dlpack(capsule(tensor, holder, versioned=False)), holder)
-        return keep(torch.as_tensor(holder, device=torch.device("cuda", tensor.device_id)), holder)
+            return torch.utils.dlpack.from_dlpack(capsule(tensor, holder, versioned=False))
+        return torch.as_tensor(holder, device=torch.device("cuda", tensor.device_id))
 
     def usable(self) -> bool:
         """False for a CPU build, and where torch finds no GPU."""
