@@ -367,21 +367,23 @@ class Cuda:
     def _destroy_if_over(self) -> None:
         """Destroy the stream that was retired first, or put it last."""
         taken: list[tuple[int, weakref.ref[Any]]] = []
-        done: list[object] = []
         try:
             handle, owner = noted(taken, self._retired.popleft)
             kept = owner()
+            is_over = kept is None and not self.stream_capture(handle) and self.stream_query(handle)
+            # From here on an interrupt may lose the stream, and never gives it two owners: cuda.bindings can be
+            # interrupted after CUDA has destroyed a stream, and to destroy it twice would crash.
+            one = taken.pop()
             if kept is not None:
                 kept.keep()  # its own finaliser will not run again
-            elif not self.stream_capture(handle) and self.stream_query(handle):
-                noted(done, self._runtime.cudaStreamDestroy, handle)
+            elif is_over:
+                self.stream_destroy(handle)
             else:
-                noted(done, self._retired.append, taken[0])
+                self._retired.append(one)
         except (InteropError, IndexError):  # there is nothing left to be destroyed; or another thread was faster
             pass
         except BaseException:
-            if taken and not done:
-                self._retired.append(taken[0])
+            self._retired.extend(taken)
             raise
 
     def stream_context(self, handle: int) -> int:

@@ -121,3 +121,25 @@ def test_streams_of_another_device(gpu, libraries, call):
         assert gpu.runtime.cudaThreadExchangeStreamCaptureMode(0)[1] == 0
 
     interrupt(call, check, 500)
+
+
+@pytest.mark.parametrize("interrupted", ["before", "after"])
+def test_a_stream_is_not_destroyed_twice(gpu, monkeypatch, interrupted):
+    """cuda.bindings runs Python after the call itself, where a signal handler can raise."""
+    destroyed = []
+    destroy = gpu.runtime.cudaStreamDestroy
+
+    def destroying(handle):
+        if interrupted == "before":
+            raise KeyboardInterrupt
+        destroyed.append(handle)
+        destroy(handle)
+        raise KeyboardInterrupt
+
+    gone = interop.new_stream().cuda_stream
+    monkeypatch.setattr(gpu.runtime, "cudaStreamDestroy", destroying)
+    with pytest.raises(KeyboardInterrupt):
+        interop.new_stream()
+    assert destroyed == ([] if interrupted == "before" else [gone])
+    monkeypatch.undo()
+    assert interop.new_stream().query()
