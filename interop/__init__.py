@@ -18,7 +18,7 @@ A map of the package:
 - ``diagnosis``: what :func:`doctor` finds
 - ``timeline``: :class:`Timeline`, a picture of what ran when, and of who waited for whom
 - ``_order``: tells those who want to know of every record, wait and hand-over
-- ``_cudart``: the seam to CUDA, the only module that imports ``cuda.bindings``
+- ``_cuda``: the seam to CUDA, the only package that imports ``cuda.bindings``
 
 Importing ``interop`` imports no GPU library and creates no context. Libraries are looked for among those that are
 imported already.

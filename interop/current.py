@@ -1,6 +1,6 @@
 """One stream, current in every library at once."""
 
-from interop import _cudart, _switching
+from interop import _cuda, _switching
 from interop._safety.blocks import Block
 from interop.adapters import current_stream_adapter
 from interop.errors import NotSupportedError
@@ -62,7 +62,7 @@ def current_stream(library: str) -> ExternalStream:
     adapter = current_stream_adapter(library)
     _switching.streams_in_use()  # blocks that were interrupted at their end are over now
     if not adapter.usable():
-        _cudart.active().current_device()  # if there is none, that is why
+        _cuda.active().current_device()  # if there is none, that is why
         message = f"{library}, as it is installed here, cannot use a GPU"
         raise NotSupportedError(message)
     return as_stream(adapter.current_stream())

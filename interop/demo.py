@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import interop
-from interop import _cudart, sim
+from interop import _cuda, sim
 from interop.errors import NoDeviceError
 from interop.stream import ExternalStream
 from interop.testing import gate, is_ordered
@@ -264,7 +264,7 @@ def _laboratory(*, forget_wait: bool) -> Iterator[Laboratory]:
         interop.new_stream()
         lab: Laboratory = _RealLaboratory()
     except NoDeviceError as error:
-        reason = str(error).partition(_cudart.WAY_OUT)[0].strip(" .")
+        reason = str(error).partition(_cuda.WAY_OUT)[0].strip(" .")
     except ModuleNotFoundError as error:
         reason = f"{error.name} is not installed"
     else:

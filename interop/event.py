@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
-from interop import _cudart, _switching
-from interop._handles import check_device, check_handle, described, exact_int, is_a
+from interop import _cuda, _switching
+from interop._cuda.addresses import check_device, check_handle, described, exact_int, is_a
 from interop._native import EventFields, Pool
 from interop._order import watchers
 from interop._safety import forks
@@ -75,11 +75,11 @@ class Event(EventFields):
         if enable_timing and interprocess:
             message = "an interprocess event cannot have timing: CUDA wants enable_timing=False with interprocess=True"
             raise InvalidEventError(message)
-        self._cuda = _cudart.active()
+        self._cuda = _cuda.active()
         self._flags = (
-            (0 if enable_timing else _cudart.EVENT_DISABLE_TIMING)
-            | (_cudart.EVENT_BLOCKING_SYNC if blocking else 0)
-            | (_cudart.EVENT_INTERPROCESS if interprocess else 0)
+            (0 if enable_timing else _cuda.EVENT_DISABLE_TIMING)
+            | (_cuda.EVENT_BLOCKING_SYNC if blocking else 0)
+            | (_cuda.EVENT_INTERPROCESS if interprocess else 0)
         )
         self._device = None if device is None else check_device(device)
 
@@ -108,9 +108,9 @@ class Event(EventFields):
             InvalidDeviceError: there is no such device.
             CudaError: CUDA does not know the handle; it cannot be opened in the process that made it.
         """
-        if not isinstance(handle, bytes | bytearray) or len(handle) != _cudart.IPC_HANDLE_BYTES:
+        if not isinstance(handle, bytes | bytearray) or len(handle) != _cuda.IPC_HANDLE_BYTES:
             what = f"{len(handle)} of them" if isinstance(handle, bytes | bytearray) else described(handle)
-            message = f"an IPC handle is {_cudart.IPC_HANDLE_BYTES} bytes, from Event.ipc_handle(); got {what}"
+            message = f"an IPC handle is {_cuda.IPC_HANDLE_BYTES} bytes, from Event.ipc_handle(); got {what}"
             raise InvalidEventError(message)
         event = cls(interprocess=True, device=device)
         event._handle = event._cuda.event_import(event._cuda.primary_context(check_device(device)), bytes(handle))
@@ -171,7 +171,7 @@ class Event(EventFields):
         made: list[int] = []
         kept: list[bool] = []
         try:
-            if pool is None or not _cudart.noted(made, pool.take):
+            if pool is None or not _cuda.noted(made, pool.take):
                 made = [self._cuda.event_create(context, self._flags)]
             with _creating:
                 if not self._handle:
@@ -181,7 +181,7 @@ class Event(EventFields):
                     self._handle, kept = made[0], [True]
                     return
             # Another thread has used it for the first time just now.
-            if pool is not None and _cudart.noted(kept, pool.give, made[0]):
+            if pool is not None and _cuda.noted(kept, pool.give, made[0]):
                 return
             kept = [False]
             self._cuda.event_discard(made[0])
@@ -282,7 +282,7 @@ class Event(EventFields):
             message = f"{self!r} and {end!r} have no common clock: they are not of the same GPU or simulation"
             raise NotSupportedError(message)
         for event in (self, end):
-            if event._flags is not None and event._flags & _cudart.EVENT_DISABLE_TIMING:
+            if event._flags is not None and event._flags & _cuda.EVENT_DISABLE_TIMING:
                 message = f"{event!r} has no timing: make it with Event(enable_timing=True)"
                 raise NotSupportedError(message)
         try:
@@ -305,7 +305,7 @@ class Event(EventFields):
         Raises:
             NotSupportedError: it was made without ``interprocess=True``.
         """
-        if self._flags is None or not self._flags & _cudart.EVENT_INTERPROCESS:
+        if self._flags is None or not self._flags & _cuda.EVENT_INTERPROCESS:
             message = f"{self!r} cannot leave its process: make it with Event(interprocess=True)"
             raise NotSupportedError(message)
         return self._cuda.event_export(self.cuda_event)
@@ -345,7 +345,7 @@ class Event(EventFields):
     def _record_on(self, handle: int, context: int, context_id: int, needs: int, capture: int) -> None:
         """Record on a stream of *context*, which is part of *capture*; creates the event if need be."""
         if not self._existing():
-            is_plain = self._flags == _cudart.EVENT_DISABLE_TIMING and self._device is None
+            is_plain = self._flags == _cuda.EVENT_DISABLE_TIMING and self._device is None
             pool = self._cuda.pool(context_id) if is_plain else None
             self._create(context if self._device is None else self._cuda.primary_context(self._device), pool)
         self._cuda.event_record(self._handle, handle, needs)
@@ -391,7 +391,7 @@ class Event(EventFields):
 
     def _explain(self, error: CudaError) -> None:
         """Raise the error in terms of the event, if it is about a capture."""
-        if error.code in _cudart.CAPTURE_CODES:
+        if error.code in _cuda.CAPTURE_CODES:
             message = f"{self!r} was recorded while a graph was captured; CUDA has invalidated the capture ({error})"
             raise CaptureError(message) from error
 
@@ -409,9 +409,9 @@ class Event(EventFields):
         flags = [
             name
             for name, on in (
-                ("timing", not self._flags & _cudart.EVENT_DISABLE_TIMING),
-                ("blocking", self._flags & _cudart.EVENT_BLOCKING_SYNC),
-                ("interprocess", self._flags & _cudart.EVENT_INTERPROCESS),
+                ("timing", not self._flags & _cuda.EVENT_DISABLE_TIMING),
+                ("blocking", self._flags & _cuda.EVENT_BLOCKING_SYNC),
+                ("interprocess", self._flags & _cuda.EVENT_INTERPROCESS),
             )
             if on
         ]
@@ -438,7 +438,7 @@ def as_event(obj: object) -> Event:
     if is_a(obj, Event):
         return obj
     if is_a(obj, int):
-        return Event._borrowed(check_handle(obj, "event", _cudart.active()), None)
+        return Event._borrowed(check_handle(obj, "event", _cuda.active()), None)
     for adapter in adapters_of(obj):
         try:
             handle = adapter.event_handle(obj)
@@ -447,7 +447,7 @@ def as_event(obj: object) -> Event:
         if handle is not None:
             return Event._borrowed(_checked(adapter, obj, handle), obj, adapter)
     if is_binding(obj, "cudaEvent_t", "CUevent"):
-        return Event._borrowed(check_handle(int(obj), "event", _cudart.active()), obj)  # type: ignore[call-overload]
+        return Event._borrowed(check_handle(int(obj), "event", _cuda.active()), obj)  # type: ignore[call-overload]
     message = (
         f"expected an event: an interop.Event, one of PyTorch, CuPy, Numba, cuda.core or Warp, a cudaEvent_t or "
         f"CUevent, or the address of one as an int; got {described(obj)}"
@@ -469,7 +469,7 @@ def _checked(adapter: "Adapter", obj: object, handle: int) -> int:
             f"the adapter for {adapter.library!r} gave {described(handle)} for {described(obj)}: a handle is an int"
         )
         raise AdapterError(message)
-    return check_handle(number, "event", _cudart.active()) if number else 0
+    return check_handle(number, "event", _cuda.active()) if number else 0
 
 
 def is_binding(obj: object, *names: str) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 import pytest
 
 import interop
-from interop import _cudart, adapters
+from interop import _cuda, adapters
 from interop.errors import NoDeviceError
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _skip(reason: str) -> NoReturn:
 def _gpu_or_simulation(request: pytest.FixtureRequest) -> list[str]:
     """What a stream needs: a GPU, unless a simulation is running, or the test asks for one."""
     _simulate_first(request)
-    return ["gpu"] if _cudart.active().simulation is None else []
+    return ["gpu"] if _cuda.active().simulation is None else []
 
 
 def _required(config: pytest.Config) -> set[str]:
@@ -331,7 +331,7 @@ def _missing(name: str) -> str:
 @functools.cache
 def _device_count() -> int:
     try:
-        return _cudart.GPU.device_count()
+        return _cuda.GPU.device_count()
     except NoDeviceError:
         return 0
 
@@ -376,7 +376,7 @@ def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
             raise pytest.UsageError(message)
     _demand(request.config, [*names, *_gpu_or_simulation(request)])
     for name in names:
-        if _cudart.active().simulation is not None and not adapters.adapter_named(name).simulated:
+        if _cuda.active().simulation is not None and not adapters.adapter_named(name).simulated:
             _skip(f"{name} cannot use the streams of a simulation")
         if not adapters.adapter_named(name).usable():
             reason = f"{name}, as installed here, cannot use a GPU"

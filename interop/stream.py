@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
-from interop import _cudart, _switching
-from interop._handles import check_device, check_handle, described, exact_int, is_a, stands_for_another
+from interop import _cuda, _switching
+from interop._cuda.addresses import check_device, check_handle, described, exact_int, is_a, stands_for_another
 from interop._native import StreamFields, native
 from interop._order import watchers
 from interop.adapters import adapter_named, adapters_of, by_type
@@ -34,7 +34,7 @@ T = TypeVar("T")
 _INVALID_RESOURCE_HANDLE: Final = 400
 _INVALID_VALUE: Final = 1
 
-_DEFAULT_NAMES: Final = {_cudart.LEGACY: "legacy default", _cudart.PER_THREAD: "per-thread default"}
+_DEFAULT_NAMES: Final = {_cuda.LEGACY: "legacy default", _cuda.PER_THREAD: "per-thread default"}
 
 
 class _Thread(threading.local):
@@ -77,14 +77,14 @@ class ExternalStream(StreamFields):
 
     def __init__(self, stream_ptr: int, device: int | None = None, *, owner: object = None) -> None:
         """Check the address without CUDA, and *device* with it."""
-        self._cuda = cuda = _cudart.active()
+        self._cuda = cuda = _cuda.active()
         self._handle = handle = check_handle(stream_ptr, "stream", cuda)
         self.owner = owner
-        if handle > _cudart.PER_THREAD and device is None and not _cudart.CHECK:
+        if handle > _cuda.PER_THREAD and device is None and not _cuda.CHECK:
             return  # the common case: the rest is found out when it is needed
         if handle == 0:
-            self._handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
-        if self._handle == _cudart.PER_THREAD:
+            self._handle = _cuda.PER_THREAD if _cuda.per_thread_by_default() else _cuda.LEGACY
+        if self._handle == _cuda.PER_THREAD:
             self._thread = _thread.token
         declared = None if device is None else check_device(device)
         # Without a driver a stream can be borrowed and passed on, and every operation on it says that there is none.
@@ -94,13 +94,13 @@ class ExternalStream(StreamFields):
     def _locate(self, declared: int | None) -> None:
         """Find what is needed now: a default stream is of the context that is current *now*; the rest can wait."""
         cuda = self._cuda
-        if self._handle <= _cudart.PER_THREAD:
+        if self._handle <= _cuda.PER_THREAD:
             self._context = cuda.current_context() if declared is None else cuda.primary_context(declared)
             self._device = declared
         elif declared is not None and self.device != declared:
             message = f"device={declared} was given for stream {self._handle:#x}, which is on device {self.device}"
             raise DeviceMismatchError(message)
-        if _cudart.CHECK:
+        if _cuda.CHECK:
             self._check()
 
     # -- what it is ----------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class ExternalStream(StreamFields):
             return bool(self._cuda.stream_capture(self._handle, self._needs))
         except CudaError as error:
             # While a blocking stream captures, CUDA answers no question about the legacy stream.
-            if self._handle == _cudart.LEGACY and error.code == _cudart.CAPTURE_IMPLICIT:
+            if self._handle == _cuda.LEGACY and error.code == _cuda.CAPTURE_IMPLICIT:
                 return False
             raise
 
@@ -298,7 +298,7 @@ class ExternalStream(StreamFields):
         self._ready()
         capture = self._capture()
         handle = event._awaited(capture)
-        if self._handle == _cudart.LEGACY and event._capture != capture and not event._exposed:
+        if self._handle == _cuda.LEGACY and event._capture != capture and not event._exposed:
             message = f"{self!r} cannot wait for {event!r}: the legacy default stream cannot join a graph capture"
             raise CaptureError(message)
         try:
@@ -331,7 +331,7 @@ class ExternalStream(StreamFields):
             producer._ready()
             self._same_world(producer)
         capture = self._capture()
-        if capture or len(producers) > 1 or _cudart.LEGACY in (self._handle, producers[0]._handle):
+        if capture or len(producers) > 1 or _cuda.LEGACY in (self._handle, producers[0]._handle):
             producers = self._legal_order(capture, producers)
         for producer in producers:
             try:
@@ -456,7 +456,7 @@ class ExternalStream(StreamFields):
     @property
     def _needs(self) -> int:
         """The context that must be current for a CUDA call about this stream; 0 if any may be."""
-        return self._context if self._handle <= _cudart.PER_THREAD else 0
+        return self._context if self._handle <= _cuda.PER_THREAD else 0
 
     @property
     def _is_of_another_thread(self) -> bool:
@@ -466,7 +466,7 @@ class ExternalStream(StreamFields):
     @property
     def _is_closed(self) -> bool:
         """Whether its owner has closed it, where that can be done: then no call may be made with the handle."""
-        if self._adapter is None or not self._adapter.streams_close or self._handle <= _cudart.PER_THREAD:
+        if self._adapter is None or not self._adapter.streams_close or self._handle <= _cuda.PER_THREAD:
             return False  # a default stream is there whatever becomes of an object that stands for it
         return not _states(self.owner, self._handle)
 
@@ -475,7 +475,7 @@ class ExternalStream(StreamFields):
         stream = ExternalStream.__new__(ExternalStream)
         stream._context = self._context or self._ready()
         stream._cuda = self._cuda
-        stream._handle = _cudart.LEGACY
+        stream._handle = _cuda.LEGACY
         return stream
 
     def _ready(self) -> int:
@@ -486,15 +486,15 @@ class ExternalStream(StreamFields):
                 "every thread. Borrow it in this one, or record an event there and wait for it here"
             )
             raise InvalidStreamError(message)
-        if _cudart.CHECK:
+        if _cuda.CHECK:
             self._check()
         if not self._context_id:
-            if self._handle > _cudart.PER_THREAD:
+            if self._handle > _cuda.PER_THREAD:
                 self._context = self._cuda.stream_context(self._handle)
             elif not self._context:
                 self._locate(None)
             self._context_id = self._cuda.context_id(self._context)
-            if self._cuda.uses_extension and self._handle != _cudart.PER_THREAD:
+            if self._cuda.uses_extension and self._handle != _cuda.PER_THREAD:
                 self._pool = self._cuda.pool(self._context_id)
                 known = _known.get(id(self.owner))
                 if known is not None and known._handle == self._handle:  # now it is known that well
@@ -502,7 +502,7 @@ class ExternalStream(StreamFields):
         return self._context
 
     def _check(self) -> None:
-        if self._handle <= _cudart.PER_THREAD:
+        if self._handle <= _cuda.PER_THREAD:
             return
         if not self._cuda.readable(self._handle):
             message = f"{self!r} is gone: its address is no memory any more. Was it destroyed by its library?"
@@ -554,7 +554,7 @@ class ExternalStream(StreamFields):
         except CudaError as error:
             self._explain(error)
             raise
-        if capture == _cudart.BROKEN:
+        if capture == _cuda.BROKEN:
             message = f"the graph capture of {self!r} was broken by an earlier call: end it, and begin again"
             raise CaptureError(message)
         return capture
@@ -582,7 +582,7 @@ class ExternalStream(StreamFields):
                     f"{producer!r} wait for the capturing stream first, which takes it into the capture"
                 )
                 raise CaptureError(message)
-            if theirs != capture and self._handle == _cudart.LEGACY:
+            if theirs != capture and self._handle == _cuda.LEGACY:
                 message = f"{self!r} cannot wait for {producer!r}, which captures: the legacy stream cannot join it"
                 raise CaptureError(message)
         if len({theirs for theirs in captures if theirs}) > 1:
@@ -626,10 +626,10 @@ class ExternalStream(StreamFields):
 
     def _explain(self, error: CudaError, other: "ExternalStream | None" = None) -> None:
         """Raise the error in terms of the streams, if it is about a capture."""
-        if error.code not in _cudart.CAPTURE_CODES:
+        if error.code not in _cuda.CAPTURE_CODES:
             return
         both = f"{self!r} and {other!r}" if other else f"{self!r}"
-        if error.code == _cudart.CAPTURE_IMPLICIT:
+        if error.code == _cuda.CAPTURE_IMPLICIT:
             message = (
                 f"{both}: a blocking stream of the same context captures a graph, and the legacy default stream waits "
                 f"for all blocking streams, so it cannot be used meanwhile. Use a stream of its own ({error})"
@@ -644,7 +644,7 @@ class _Handle:
 
     __slots__ = ("__weakref__", "_cuda", "_next", "handle")
 
-    def __init__(self, cuda: _cudart.Cuda, handle: int = 0) -> None:
+    def __init__(self, cuda: _cuda.Cuda, handle: int = 0) -> None:
         self.handle = handle  # 0 before there is a stream: it is set in one step when there is
         self._cuda = cuda
 
@@ -673,7 +673,7 @@ def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bo
         NoDeviceError: there is no driver, or no device.
         InvalidDeviceError: there is no such device.
     """
-    cuda = _cudart.active()
+    cuda = _cuda.active()
     context = cuda.current_context() if device is None else cuda.primary_context(check_device(device))
     owner = _Handle(cuda)
     owner.handle = handle = cuda.stream_create(context, non_blocking=non_blocking, priority=priority)
@@ -706,7 +706,7 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
     if is_a(obj, int):
         return ExternalStream(obj, device)
     known = _still_known(obj)
-    if known is not None and device is None and known._cuda is _cudart.active():
+    if known is not None and device is None and known._cuda is _cuda.active():
         return known._of(obj)
     adapters = adapters_of(obj)
     for adapter in adapters:
@@ -727,10 +727,10 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
             "and never 0"
         )
         raise AdapterError(message)
-    if adapter.simulated is (_cudart.active().simulation is None):
+    if adapter.simulated is (_cuda.active().simulation is None):
         message = f"{described(obj)} of {adapter.library} is no stream here: one of the two is simulated"
         raise NotSupportedError(message)
-    if number <= _cudart.PER_THREAD:
+    if number <= _cuda.PER_THREAD:
         place = adapter.stream_device(obj)
         if device is not None and place is not None and place != device:
             message = f"device={device} was given for {described(obj)}, the default stream of device {place}"
@@ -738,7 +738,7 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
         device = place if device is None else device
     stream = ExternalStream(number, device, owner=obj)
     stream._adapter = adapter
-    if adapter.streams_stay_the_same and number > _cudart.PER_THREAD and not _cudart.CHECK:
+    if adapter.streams_stay_the_same and number > _cuda.PER_THREAD and not _cuda.CHECK:
         life = adapter.life(obj)
         if life is not None:
             _know(obj, life, stream._of(None))
@@ -866,6 +866,6 @@ if native is not None:
         as_stream,
         _known,
         by_type,
-        _cudart.EVENT_DISABLE_TIMING,
+        _cuda.EVENT_DISABLE_TIMING,
         refuse_event,
     )

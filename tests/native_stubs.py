@@ -15,12 +15,12 @@ from cuda.bindings import runtime
 
 import interop
 from benchmarks import baseline
-from interop import _cudart, adapters
+from interop import _cuda, adapters
 from interop._native import native
 from interop.adapters.base import Adapter
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = _cudart._HOT_CALLS
+KINDS = _cuda._HOT_CALLS
 OWN = 1
 """The context of the streams below, except ELSEWHERE; the context of a stream is its handle >> 16."""
 P, Q, C, ELSEWHERE = 0x10010, 0x10020, 0x10030, 0x20010
@@ -166,11 +166,11 @@ class Bindings:
 
 
 @contextmanager
-def bound(driver: Driver) -> Iterator[_cudart.Cuda]:
+def bound(driver: Driver) -> Iterator[_cuda.Cuda]:
     """Take the driver for the real GPU."""
     bindings = Bindings(driver)
-    cuda = _cudart.Cuda(lambda: (bindings, bindings), lambda _address: True)
-    before = _cudart.activate(cuda)
+    cuda = _cuda.Cuda(lambda: (bindings, bindings), lambda _address: True)
+    before = _cuda.activate(cuda)
     if native is not None:
         native.bind(driver.addresses, cuda, cuda._pools)
         cuda.uses_extension = True
@@ -178,7 +178,7 @@ def bound(driver: Driver) -> Iterator[_cudart.Cuda]:
     try:
         yield cuda
     finally:
-        _cudart.activate(before)
+        _cuda.activate(before)
 
 
 def spare(pool) -> list[int]:
@@ -215,7 +215,7 @@ class ForeignAdapter(Adapter):
 class World:
     """Streams and events that were used before, so that all is ready for the fast calls; and spare events."""
 
-    def __init__(self, driver: Driver, cuda: _cudart.Cuda) -> None:
+    def __init__(self, driver: Driver, cuda: _cuda.Cuda) -> None:
         self.p, self.q, self.c, self.elsewhere = map(interop.ExternalStream, (P, Q, C, ELSEWHERE))
         for stream in (self.p, self.q, self.c, self.elsewhere):
             stream.query()
@@ -224,13 +224,13 @@ class World:
         self.other_legacy.query()
         self.pool = cuda.pool(OWN)
         for _ in range(6):
-            self.pool.give(cuda.event_create(OWN, _cudart.EVENT_DISABLE_TIMING))
-        cuda.pool(OWN + 1).give(cuda.event_create(OWN + 1, _cudart.EVENT_DISABLE_TIMING))
+            self.pool.give(cuda.event_create(OWN, _cuda.EVENT_DISABLE_TIMING))
+        cuda.pool(OWN + 1).give(cuda.event_create(OWN + 1, _cuda.EVENT_DISABLE_TIMING))
         self.stating = Stating()
         self.stated = interop.as_stream(self.stating)
         self.stated.query()
         self.apart = cuda.pool(self.stated._context_id)
-        self.apart.give(cuda.event_create(self.stated._context, _cudart.EVENT_DISABLE_TIMING))
+        self.apart.give(cuda.event_create(self.stated._context, _cuda.EVENT_DISABLE_TIMING))
         adapters.by_type[Foreign] = (ForeignAdapter(),)
         self.foreign = Foreign(STATED + 16)
         self.event = self.p.record_event()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart, sim
+from interop import _cuda, sim
 from interop._arrays import capsules, keepalive
 from interop._arrays.tensor import DataType, Tensor
 from interop._native import native, why_not
@@ -708,7 +708,7 @@ def finished(work):
 
 def test_a_finaliser_does_not_wait_for_a_thread_that_makes_an_event(gpu, monkeypatch):
     making, go_on, first = threading.Event(), threading.Event(), []
-    create = _cudart.Cuda.event_create
+    create = _cuda.Cuda.event_create
 
     def created(cuda, *how):
         if not first:
@@ -717,7 +717,7 @@ def test_a_finaliser_does_not_wait_for_a_thread_that_makes_an_event(gpu, monkeyp
             assert go_on.wait(10)
         return create(cuda, *how)
 
-    monkeypatch.setattr(_cudart.Cuda, "event_create", created)
+    monkeypatch.setattr(_cuda.Cuda, "event_create", created)
     thread = threading.Thread(target=lambda: interop.Event().cuda_event)
     thread.start()
     assert making.wait(10)

@@ -16,7 +16,7 @@ import pytest
 
 import interop
 from interop import Event, ExternalStream, adapters, as_event, as_stream, current_stream, new_stream, use
-from interop._handles import described
+from interop._cuda.addresses import described
 from interop._switching import stream_in_use
 from interop.adapters.base import Adapter
 from interop.errors import (
@@ -917,7 +917,7 @@ class TestNoDevice:
 def test_way_out_works_as_it_is_written(python):
     code = """
 import interop
-from interop._cudart import WAY_OUT
+from interop._cuda import WAY_OUT
 line = WAY_OUT.split("`")[1]
 names = {"interop": interop}
 exec(line + " pass", names)

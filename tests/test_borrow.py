@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 import interop
-from interop import _cudart, adapters, as_event, as_stream, sim
+from interop import _cuda, adapters, as_event, as_stream, sim
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import InvalidEventError, InvalidStreamError, NotSupportedError, UnrecordedEventError
@@ -177,8 +177,8 @@ def no_cuda(monkeypatch):
     def load():
         pytest.fail("CUDA was called")
 
-    monkeypatch.setattr(_cudart.GPU, "_load", load)
-    monkeypatch.setattr(_cudart.GPU, "_runtime", None)
+    monkeypatch.setattr(_cuda.GPU, "_load", load)
+    monkeypatch.setattr(_cuda.GPU, "_runtime", None)
 
 
 # -- streams --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cuda
 from interop.adapters.base import Adapter
 from interop.testing.conformance import AdapterConformance, _gpu_is_there
 from tests.default_streams import DEFAULT_STREAMS
@@ -100,7 +100,7 @@ class Everything(Adapter):
         return event.handle if isinstance(event, Event) else None
 
     def record(self, event, stream):
-        cuda = interop._cudart.active()
+        cuda = interop._cuda.active()
         event.handle = cuda.event_create(cuda.current_context(), 2)
         cuda.event_record(event.handle, stream.handle)
 
@@ -130,7 +130,7 @@ def waits(method):
     """The same method, with a wait of the host for the device."""
 
     def waiting(self, *arguments):
-        _cudart.active().start().cudaDeviceSynchronize()
+        _cuda.active().start().cudaDeviceSynchronize()
         return getattr(Everything, method)(self, *arguments)
 
     return type(f"WaitsIn_{method}", (Everything,), {method: waiting})
@@ -140,7 +140,7 @@ def leaves_another_device(method):
     """The same method, which leaves another device current."""
 
     def switching(self, *arguments):
-        cuda = _cudart.active()
+        cuda = _cuda.active()
         found = getattr(Everything, method)(self, *arguments)
         cuda.start().cudaSetDevice(1 - cuda.current_device())
         return found
@@ -196,7 +196,7 @@ class Wrong:
 
     class RecordsNothing(Everything):
         def record(self, event, stream):
-            cuda = interop._cudart.active()
+            cuda = interop._cuda.active()
             event.handle = cuda.event_create(cuda.current_context(), 2)
 
         def event_handle(self, event):
@@ -260,7 +260,7 @@ class Wrong:
 
     class WaitsForThePreviousStream(Everything):
         def enter(self, stream, before):
-            _cudart.active().stream_synchronize(library.current.handle or 1)
+            _cuda.active().stream_synchronize(library.current.handle or 1)
             super().enter(stream, before)
 
     LeavesAnotherDeviceInMakeStream = leaves_another_device("make_stream")
@@ -311,7 +311,7 @@ class Wrong:
 
     class DestroysTheStream(Everything):
         def make_stream(self, source):
-            made, cuda = Stream(source.handle, source), _cudart.active()
+            made, cuda = Stream(source.handle, source), _cuda.active()
             if source.handle > 2:
                 weakref.finalize(made, cuda.stream_destroy, source.handle).atexit = False
             return made

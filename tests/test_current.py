@@ -42,11 +42,11 @@ class StandIn(Adapter):
         if self.broken:
             raise OSError(self.library)
         self.state.stream = stream
-        self.log.append(("enter", self.library, interop._cudart.active().current_device()))
+        self.log.append(("enter", self.library, interop._cuda.active().current_device()))
 
     def leave(self, before):
         self.state.stream = before
-        self.log.append(("leave", self.library, interop._cudart.active().current_device()))
+        self.log.append(("leave", self.library, interop._cuda.active().current_device()))
 
 
 @pytest.fixture

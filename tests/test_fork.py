@@ -21,8 +21,8 @@ driver = native_stubs.Driver(sys.argv[1])
 with native_stubs.bound(driver) as cuda:
     world = native_stubs.World(driver, cuda)
 p, q = world.p, world.q
-interop._cudart.GPU = cuda
-interop._cudart.activate(cuda)
+interop._cuda.GPU = cuda
+interop._cuda.activate(cuda)
 
 def children(count, body, limit):
     '''Fork *count* children that run *body* to the end of their interpreter; (status, seconds) of each.'''
@@ -137,8 +137,8 @@ print(status >> 8)
 
 def test_a_process_that_had_not_started_cuda_can_start_it_in_a_child(run):
     code = """
-fresh = interop._cudart.Cuda(cuda._load, cuda.readable)
-interop._cudart.activate(fresh)
+fresh = interop._cuda.Cuda(cuda._load, cuda.readable)
+interop._cuda.activate(fresh)
 def body():
     assert interop.ExternalStream(native_stubs.P).query()
 print(children(1, body, 20)[0][0] >> 8)

@@ -20,8 +20,8 @@ CHAIN = [
     "interop._native.plain",
     "interop._native",
     "interop._safety.forks",
-    "interop._cudart",
-    "interop._handles",
+    "interop._cuda",
+    "interop._cuda.addresses",
     "interop._arrays.tensor",
     "interop._arrays.dlpack",
     "interop._order.watchers",
@@ -87,9 +87,9 @@ def test_takes_less_than_20_ms(python, tmp_path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_only_cudart_imports_the_bindings(path):
+def test_only_cuda_imports_the_bindings(path):
     imported = [name for name in imports(path) if lies_in(name, "cuda.bindings")]
-    assert bool(imported) == (name_of(path) == "interop._cudart")
+    assert bool(imported) == (name_of(path) == "interop._cuda")
 
 
 @pytest.mark.parametrize("module", CHAIN)
@@ -110,7 +110,7 @@ def test_no_file_imports_an_adapter(path):
 @pytest.mark.parametrize("module", BUILT_IN.values())
 def test_adapters_know_the_contract_only(module):
     path = next(path for path in FILES if name_of(path) == module)
-    allowed = ("interop.adapters.base", "interop.errors", "interop._cudart", "interop._safety.forks")
+    allowed = ("interop.adapters.base", "interop.errors", "interop._cuda", "interop._safety.forks")
     ours = [name for name in imports(path) if lies_in(name, "interop")]
     assert ours
     assert not [name for name in ours if not any(lies_in(name, module) for module in allowed)]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cuda
 from interop._order import watchers
 from interop.errors import NotSupportedError
 from interop.ledger import watch
@@ -392,7 +392,7 @@ def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
     import torch
 
     eyes = importlib.import_module("interop.ledger.torch")
-    monkeypatch.setattr(eyes._cudart, "GPU", types.SimpleNamespace(primary_context=lambda device: device + 10))
+    monkeypatch.setattr(eyes._cuda, "GPU", types.SimpleNamespace(primary_context=lambda device: device + 10))
     for name in ("record", "wait"):
         monkeypatch.setattr(torch.cuda.Event, name, nothing)
     monkeypatch.setattr(torch.cuda, "synchronize", nothing)
@@ -631,7 +631,7 @@ def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
 def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
     eyes = importlib.import_module("interop.ledger.cupy")
     cuda = types.SimpleNamespace(current_context=lambda: 3, primary_context=lambda device: device + 10)
-    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    monkeypatch.setattr(eyes._cuda, "GPU", cuda)
     monkeypatch.setattr(eyes, "_current", lambda: "current")
 
     class Device:
@@ -910,7 +910,7 @@ CALLS = {
 def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
     eyes = importlib.import_module("interop.ledger.bindings")
-    monkeypatch.setattr(eyes._cudart, "GPU", types.SimpleNamespace(current_context=lambda: 3))
+    monkeypatch.setattr(eyes._cuda, "GPU", types.SimpleNamespace(current_context=lambda: 3))
     for name in CALLS[module]:
         monkeypatch.setattr(bindings, name, lambda *_arguments: (status,))
     before = everything_of(bindings)
@@ -994,7 +994,7 @@ def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypat
     for name in CALLS["runtime"]:
         monkeypatch.setattr(runtime, name, lambda *_arguments: (0,))
     monkeypatch.setattr(runtime, "cudaThreadExchangeStreamCaptureMode", lambda mode: (0, mode))
-    cuda = _cudart.Cuda(lambda: (runtime, driver), lambda _: True)
+    cuda = _cuda.Cuda(lambda: (runtime, driver), lambda _: True)
     cuda._runtime = runtime
     with watching(importlib.import_module("interop.ledger.bindings"), notes):
         cuda.event_record(address, address)
@@ -1088,7 +1088,7 @@ def test_cuda_cores_wait_for_a_device(notes, monkeypatch, interop_need):
 
     eyes = importlib.import_module("interop.ledger.cuda_core")
     cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
-    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    monkeypatch.setattr(eyes._cuda, "GPU", cuda)
     monkeypatch.setattr(Device, "sync", nothing)
     with watching(eyes, notes):
         Device.sync(types.SimpleNamespace(device_id=5))
@@ -1114,7 +1114,7 @@ def test_warps_waits_of_the_host(notes, monkeypatch):
     monkeypatch.delitem(sys.modules, "interop.ledger.warp", raising=False)
     eyes = importlib.import_module("interop.ledger.warp")
     cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
-    monkeypatch.setattr(eyes._cudart, "GPU", cuda)
+    monkeypatch.setattr(eyes._cuda, "GPU", cuda)
     for name in ("as_stream", "as_event"):
         monkeypatch.setattr(eyes, name, lambda given: given)
     stream = Stream()

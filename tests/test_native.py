@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import interop
-from interop import _cudart, adapters, sim, stream
+from interop import _cuda, adapters, sim, stream
 from interop._native import native, why_not
 from interop._order import watchers
 from interop.errors import InvalidStreamError
@@ -86,7 +86,7 @@ _TYPES = {
     "cuStreamGetCtx": (POINTER, POINTER),
     "cuCtxGetId": (POINTER, POINTER),
 }
-_STUBS = [ctypes.CFUNCTYPE(ctypes.c_int, *_TYPES.get(name, (POINTER,)))(_calls(name)) for name in _cudart._HOT_CALLS]
+_STUBS = [ctypes.CFUNCTYPE(ctypes.c_int, *_TYPES.get(name, (POINTER,)))(_calls(name)) for name in _cuda._HOT_CALLS]
 _ADDRESSES = tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS)
 
 
@@ -271,8 +271,7 @@ def test_whether_there_is_an_extension_is_chosen_in_no_other_words(python, value
 @pytest.mark.parametrize(("value", "checks"), [("", False), ("0", False), ("1", True)])
 def test_the_checks_are_switched_on(python, value, checks):
     assert (
-        python("import json; from interop import _cudart; print(json.dumps(_cudart.CHECK))", INTEROP_CHECK=value)
-        is checks
+        python("import json; from interop import _cuda; print(json.dumps(_cuda.CHECK))", INTEROP_CHECK=value) is checks
     )
 
 
@@ -377,7 +376,7 @@ def test_an_event_that_the_collector_clears_before_its_finaliser_runs_is_not_los
 def test_the_fast_methods_can_be_installed_twice(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     before = {name: vars(interop.ExternalStream)[name] for name in ("query", "wait_stream", "to")}
-    tables = stream._known, adapters.by_type, _cudart.EVENT_DISABLE_TIMING, refuse_event
+    tables = stream._known, adapters.by_type, _cuda.EVENT_DISABLE_TIMING, refuse_event
     for _ in range(2):
         assert native.accelerate(interop.ExternalStream, interop.Event, interop.as_stream, *tables) is interop.as_stream
     assert {name: vars(interop.ExternalStream)[name] for name in before} == before

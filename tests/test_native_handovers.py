@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cuda
 from interop._arrays import handover, holder, keepalive
 from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor
 from interop._native import native, why_not
@@ -39,7 +39,7 @@ class World:
 
     def fill(self, count):
         for _ in range(count):
-            self.pool.give(self.cuda.event_create(OWN, _cudart.EVENT_DISABLE_TIMING))
+            self.pool.give(self.cuda.event_create(OWN, _cuda.EVENT_DISABLE_TIMING))
 
     def handover(self, owner=None, producer="p", consumer="c", parent=None, **said):
         fields = {"address": 0x7F0000000000, "shape": (4,), "strides": None, "dtype": TYPES["<f4"], **said}

@@ -14,7 +14,7 @@ import weakref
 import pytest
 
 import interop
-from interop import _cudart, adapters, sim, stream
+from interop import _cuda, adapters, sim, stream
 from interop._native import native, why_not
 from interop.adapters.base import Adapter, life_of
 from tests.native_stubs import (
@@ -688,7 +688,7 @@ def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
 
 def test_memory_is_readable_as_python_finds(driver):
     for address in (0, 3, 8, 4095, 4096, 2**47, 2**63, 2**64 - 1, 0x30000000, 0x30000FF8, 0x30000FFF, 0x30001000):
-        assert native.readable(address) is _cudart._readable(address)
+        assert native.readable(address) is _cuda._readable(address)
     assert native.readable(STATED)
 
 
@@ -1142,10 +1142,10 @@ class Told(Bindings):
 def test_a_driver_that_lacks_something_is_driven_by_python(driver, monkeypatch, answers, check, hot):
     bindings = Told(driver)
     bindings.answers = answers
-    cuda = _cudart.Cuda(lambda: (bindings, bindings), native.readable)
-    monkeypatch.setattr(_cudart, "GPU", cuda)
-    monkeypatch.setattr(_cudart, "CHECK", check)
-    before = _cudart.activate(cuda)
+    cuda = _cuda.Cuda(lambda: (bindings, bindings), native.readable)
+    monkeypatch.setattr(_cuda, "GPU", cuda)
+    monkeypatch.setattr(_cuda, "CHECK", check)
+    before = _cuda.activate(cuda)
     driver.reset()
     try:
         p, c = interop.ExternalStream(STATED), interop.ExternalStream(STATED + 16)
@@ -1158,12 +1158,12 @@ def test_a_driver_that_lacks_something_is_driven_by_python(driver, monkeypatch, 
         c.wait_stream(Stating())
         assert ("cuStreamWaitEvent" not in driver.plain) is hot
     finally:
-        _cudart.activate(before)
+        _cuda.activate(before)
 
 
 def test_as_many_events_are_created_as_succeed(driver, world):
     driver.fail("cuEventCreate", 0, 0, 2)
-    events = native.create_events(5, _cudart.EVENT_DISABLE_TIMING)
+    events = native.create_events(5, _cuda.EVENT_DISABLE_TIMING)
     assert [call.flags for call in driver.calls] == [2, 2, 2]
     assert events == [call.first for call in driver.calls][:2]
     driver.reset()

@@ -53,12 +53,12 @@ def test_gates_are_opened_at_the_end(tmp_path, run_tests):
 HELD = """
 import time
 import pytest
-from interop import ExternalStream, _cudart
+from interop import ExternalStream, _cuda
 from interop.testing import device
 
 @pytest.fixture
 def held(monkeypatch):  # a stream whose waits nobody carries out
-    cuda = _cudart.Cuda(lambda: 1 / 0, lambda _: True)
+    cuda = _cuda.Cuda(lambda: 1 / 0, lambda _: True)
     stream = ExternalStream.__new__(ExternalStream)
     for name, value in dict(_handle=64, _device=0, _context=1, _context_id=1, _id=1, _cuda=cuda).items():
         setattr(stream, name, value)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
-from interop import _cudart, sim
+from interop import _cuda, sim
 from interop.errors import (
     CudaError,
     DeadlockError,
@@ -270,7 +270,7 @@ def test_a_deadlock_says_who_waits_for_what(gpu: SimulatedGPU) -> None:
 def test_a_gate_that_stays_closed_is_a_deadlock_at_the_end() -> None:
     with pytest.raises(DeadlockError, match="the end of the simulation"), sim.simulate() as gpu:
         gpu.gate(1)
-    assert _cudart.active() is _cudart.GPU
+    assert _cuda.active() is _cuda.GPU
 
 
 def test_kernels_cannot_write_what_they_only_read(gpu: SimulatedGPU) -> None:
@@ -918,10 +918,10 @@ print("through")
 
 
 def test_a_simulation_is_active_inside_and_dead_outside() -> None:
-    before = _cudart.active()
+    before = _cuda.active()
     with sim.simulate() as outer:
         with sim.simulate() as gpu:
-            assert _cudart.active() is gpu.cuda
+            assert _cuda.active() is gpu.cuda
             stream, data = gpu.stream(), gpu.array([0])
             gate = gpu.gate(stream)
             gate.open()
@@ -929,8 +929,8 @@ def test_a_simulation_is_active_inside_and_dead_outside() -> None:
             assert not gpu.cuda.readable(handle(stream) + 8)
             event = gpu.cuda.event_create(gpu.cuda.current_context(), 2)
             assert gpu.cuda.readable(event)
-        assert _cudart.active() is outer.cuda
-    assert _cudart.active() is before
+        assert _cuda.active() is outer.cuda
+    assert _cuda.active() is before
     calls: list[Callable[[], object]] = [
         gpu.synchronize,
         gpu.stream,
@@ -962,7 +962,7 @@ def test_an_error_inside_is_not_hidden_by_what_is_left() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert _cudart.active() is _cudart.GPU
+    assert _cuda.active() is _cuda.GPU
 
 
 @pytest.mark.parametrize("devices", [0, -1, True, 1.0])

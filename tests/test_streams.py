@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cudart, sim, stream
+from interop import _cuda, sim, stream
 from interop._order import watchers
 from interop.errors import (
     CaptureError,
@@ -600,7 +600,7 @@ def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
     with gate(handle):
         del stream
         gc.collect()
-        assert gpu.runtime.cudaStreamQuery(handle)[0] == _cudart.NOT_READY, "it is still there"
+        assert gpu.runtime.cudaStreamQuery(handle)[0] == _cuda.NOT_READY, "it is still there"
         assert interop.new_stream().cuda_stream != handle
     gpu.synchronize()
     interop.new_stream()
@@ -622,7 +622,7 @@ def test_a_retired_stream_that_cannot_be_destroyed_is_nobody_elses_error(gpu, mo
 def test_two_threads_create_an_event_once(gpu, monkeypatch):
     event, seen, destroyed = interop.Event(), [], []
     meet, arrived = threading.Barrier(2, timeout=10), set()
-    create, destroy = _cudart.Cuda.event_create, gpu.runtime.cudaEventDestroy
+    create, destroy = _cuda.Cuda.event_create, gpu.runtime.cudaEventDestroy
 
     def created(cuda, *how):
         handle = create(cuda, *how)
@@ -631,7 +631,7 @@ def test_two_threads_create_an_event_once(gpu, monkeypatch):
             meet.wait()
         return handle
 
-    monkeypatch.setattr(_cudart.Cuda, "event_create", created)
+    monkeypatch.setattr(_cuda.Cuda, "event_create", created)
     monkeypatch.setattr(gpu.runtime, "cudaEventDestroy", lambda e: destroyed.append(e) or destroy(e), raising=False)
     threads = [threading.Thread(target=lambda: seen.append(event.cuda_event)) for _ in range(2)]
     for thread in threads:
@@ -782,7 +782,7 @@ def test_one_thread_simulates_at_a_time(gpu):
     thread.join()
     assert failures
     assert "another thread simulates" in failures[0]
-    assert _cudart.active() is gpu.cuda
+    assert _cuda.active() is gpu.cuda
 
 
 def test_reprs_say_simulated(gpu):
@@ -1053,7 +1053,7 @@ def test_a_legacy_stream_that_captures_as_that_of_a_green_context_can(gpu, monke
 
 
 def test_nothing_is_active_afterwards():
-    assert _cudart.active() is _cudart.GPU
+    assert _cuda.active() is _cuda.GPU
 
 
 def test_a_stream_of_cuda_core_is_asked_each_time_and_refused_when_it_is_closed(interop_need):

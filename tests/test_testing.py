@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 import interop
-from interop import _cudart, sim
+from interop import _cuda, sim
 from interop._order import watchers
 from interop.errors import (
     CaptureError,
@@ -394,7 +394,7 @@ def test_patience_is_a_time(pair, by, patience):
 @pytest.fixture
 def paper(monkeypatch, address):
     """A stream whose waits nobody carries out; what it was made to wait for."""
-    cuda = _cudart.Cuda(lambda: pytest.fail("CUDA was called"), lambda _: True)
+    cuda = _cuda.Cuda(lambda: pytest.fail("CUDA was called"), lambda _: True)
     stream = interop.ExternalStream(address)
     stream._cuda, waits = cuda, []
     monkeypatch.setattr(type(stream), "_ready", lambda _: 1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
-from interop import _cudart
+from interop import _cuda
 from interop._order import watchers
 from interop.errors import InteropError, InvalidStreamError, LibraryNotFoundError, NotSupportedError
 from interop.timeline.reading import Lane, Reading, Span
@@ -915,6 +915,6 @@ def test_it_is_loaded_on_demand(python):
 
 
 def test_without_a_gpu_or_a_simulation_the_stream_says_so(address):
-    if _cudart.active().simulation is None:
+    if _cuda.active().simulation is None:
         with interop.Timeline() as timeline:
             assert timeline.spans == ()

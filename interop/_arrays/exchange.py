@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from interop import _cudart
+from interop import _cuda
 from interop._arrays import reading
 from interop._arrays.handover import Handover, find
 from interop._arrays.limits import ReadOnly, refusal
 from interop._arrays.tensor import CUDA, Tensor
-from interop._handles import described
+from interop._cuda.addresses import described
 from interop._order import watchers
 from interop._switching import streams_in_use
 from interop.adapters import adapter_named, adapters_of
@@ -111,7 +111,7 @@ def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
     kept = _kept_alive(producer)
     if kept is None and parent is not None and parent.consumer == producer:
         # That is there for as long as what came of the hand-over to it, which is kept here.
-        kept = None if parent.consumer._handle == _cudart.PER_THREAD else parent.consumer
+        kept = None if parent.consumer._handle == _cuda.PER_THREAD else parent.consumer
     holder = Handover(tensor, kept, stream, parent, states=adapter is None)
     result: Any = holder
     if adapter is not None:
@@ -218,9 +218,9 @@ def _producer(array: object, adapter: Adapter | None, tensor: Tensor, stated: ob
             raise ProducerUnknownError(message)
         return stream
     stream = as_stream(native_stream)
-    if stream._handle > _cudart.PER_THREAD:
+    if stream._handle > _cuda.PER_THREAD:
         return stream
-    cuda = _cudart.active()
+    cuda = _cuda.active()
     return cuda.within(cuda.primary_context(tensor.device_id), as_stream, native_stream)  # of that context, then
 
 
@@ -230,9 +230,9 @@ def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
     A stream that nothing keeps alive may be gone when the last array over the memory goes, and its address then crashes
     CUDA. The source is then kept until the consumer is done, which needs no stream of the producer's.
     """
-    if stream is None or stream._handle == _cudart.PER_THREAD:
+    if stream is None or stream._handle == _cuda.PER_THREAD:
         return None  # the last array may go in another thread
-    if stream._handle == _cudart.LEGACY:
+    if stream._handle == _cuda.LEGACY:
         return stream
     owner, adapter = stream.owner, stream._adapter
     if type(owner) is _Handle:  # a stream of interop's own

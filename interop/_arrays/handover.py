@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Final
 
-from interop import _cudart
+from interop import _cuda
 from interop._arrays import dlpack
 from interop._arrays.keepalive import keepalive
 from interop._arrays.tensor import CUDA_HOST, TYPESTRS
-from interop._handles import described
+from interop._cuda.addresses import described
 from interop._native import native
 from interop.errors import InvalidStreamError
 from interop.stream import ExternalStream, new_stream
@@ -57,7 +57,7 @@ class Handover(HandoverFields):
     def _stated(self) -> int:
         """The handle of a stream that the memory is ready on, whichever thread or device reads the number."""
         consumer = self._consumer
-        if consumer.cuda_stream > _cudart.PER_THREAD or consumer.device == self._tensor.device_id:
+        if consumer.cuda_stream > _cuda.PER_THREAD or consumer.device == self._tensor.device_id:
             consumer._ready()  # in another thread, 2 is another stream
             return consumer.cuda_stream
         # A default stream of another device: read beside the memory, the number would mean that of the memory's device.
@@ -116,7 +116,7 @@ class Handover(HandoverFields):
         if stream == _NO_ORDER and not isinstance(stream, bool):
             return
         if stream is None:
-            stream = _cudart.LEGACY
+            stream = _cuda.LEGACY
         if not isinstance(stream, int) or isinstance(stream, bool) or stream <= 0:
             message = (
                 "a consumer names its stream to DLPack by its handle, None or 1 for the legacy default stream, 2 for "
@@ -124,7 +124,7 @@ class Handover(HandoverFields):
             )
             raise InvalidStreamError(message)
         # A default stream is one of the memory's device; where that is pinned, and so no device's, of the current one.
-        of_memory = stream <= _cudart.PER_THREAD and self._tensor.device_type != CUDA_HOST
+        of_memory = stream <= _cuda.PER_THREAD and self._tensor.device_type != CUDA_HOST
         device = self._tensor.device_id if of_memory else None
         ExternalStream(stream, device).wait_stream(self._consumer)
 

@@ -9,10 +9,10 @@ import reprlib
 from collections.abc import Callable
 from typing import Any, Final
 
-from interop import _cudart
+from interop import _cuda
 from interop._arrays import dlpack
 from interop._arrays.tensor import CUDA, CUDA_HOST, CUDA_MANAGED, FLOAT4_E2M1FN, TYPES, DataType, Tensor
-from interop._handles import described
+from interop._cuda.addresses import described
 from interop.adapters import adapters_of
 from interop.errors import InteropError, InvalidArrayError, InvalidStreamError, NotSupportedError
 from interop.stream import ExternalStream, new_stream
@@ -23,7 +23,7 @@ _COUNTS: Final = 2**63
 """The first that is no number of elements for DLPack, and no distance between them."""
 
 
-def locate(array: Any, cuda: _cudart.Cuda | None = None) -> Tensor:  # noqa: ANN401
+def locate(array: Any, cuda: _cuda.Cuda | None = None) -> Tensor:  # noqa: ANN401
     """The memory of any array, by its library's adapter or by the protocols. Nothing is ordered.
 
     Args:
@@ -49,7 +49,7 @@ def locate(array: Any, cuda: _cudart.Cuda | None = None) -> Tensor:  # noqa: ANN
 
 def by_interface(
     array: Any,  # noqa: ANN401
-    cuda: _cudart.Cuda | None,
+    cuda: _cuda.Cuda | None,
     device: int,
 ) -> tuple[Tensor, object] | None:
     """The memory by ``__cuda_array_interface__``, and the stream that it states, whatever that is.
@@ -88,7 +88,7 @@ def by_interface(
         raise _malformed(array, interface) from error
 
 
-def _stated_tensor(array: object, interface: dict[str, Any], cuda: _cudart.Cuda | None, device: int) -> Tensor:
+def _stated_tensor(array: object, interface: dict[str, Any], cuda: _cuda.Cuda | None, device: int) -> Tensor:
     address, read_only = interface["data"]
     shape = tuple(map(operator.index, interface["shape"]))
     strides = interface.get("strides")
@@ -155,7 +155,7 @@ def stated_stream(stream: object, tensor: Tensor) -> ExternalStream | None:
             "stream, 2 for the per-thread one, and forbids 0"
         )
         raise InvalidStreamError(message)
-    return ExternalStream(stream, tensor.device_id if stream <= _cudart.PER_THREAD else None)
+    return ExternalStream(stream, tensor.device_id if stream <= _cuda.PER_THREAD else None)
 
 
 # -- DLPack ---------------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def stated_stream(stream: object, tensor: Tensor) -> ExternalStream | None:
 
 def by_dlpack(
     array: Any,  # noqa: ANN401
-    cuda: _cudart.Cuda | None,
+    cuda: _cuda.Cuda | None,
     consumer: ExternalStream | None,
 ) -> Tensor:
     """The memory by DLPack.
@@ -191,7 +191,7 @@ def by_dlpack(
             message = f"{described(array)} is not on a GPU (DLPack device type {kind}); copy it there first"
             raise InvalidArrayError(message)  # noqa: TRY301  (as it is)
         asks = consumer
-        if consumer is not None and consumer.cuda_stream <= _cudart.PER_THREAD and consumer.device != device:
+        if consumer is not None and consumer.cuda_stream <= _cuda.PER_THREAD and consumer.device != device:
             asks = new_stream(device)  # a default stream is told by a number, and would be taken for that of *device*
         tensor = dlpack.read(_capsule_of(array, cuda, device, -1 if asks is None else asks.cuda_stream))
     except InteropError:
@@ -212,7 +212,7 @@ def by_dlpack(
     return checked(tensor, array, cuda, impossible)
 
 
-def _capsule_of(array: Any, cuda: _cudart.Cuda | None, device: int, stream: int) -> object:  # noqa: ANN401
+def _capsule_of(array: Any, cuda: _cuda.Cuda | None, device: int, stream: int) -> object:  # noqa: ANN401
     def ask() -> object:
         try:
             return array.__dlpack__(stream=stream, max_version=(1, 0))
@@ -227,7 +227,7 @@ def _capsule_of(array: Any, cuda: _cudart.Cuda | None, device: int, stream: int)
 
 
 def checked(
-    tensor: Tensor, array: object, cuda: _cudart.Cuda | None, impossible: Callable[[], InvalidArrayError]
+    tensor: Tensor, array: object, cuda: _cuda.Cuda | None, impossible: Callable[[], InvalidArrayError]
 ) -> Tensor:
     """*tensor* as it is in truth: on the device that CUDA knows its memory to be on.
 

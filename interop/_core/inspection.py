@@ -6,7 +6,7 @@ only about streams that something keeps alive, and first of all whether they cap
 
 from dataclasses import dataclass, replace
 
-from interop import _cudart
+from interop import _cuda
 from interop.errors import CaptureError, InteropError
 from interop.event import is_binding
 from interop.stream import ExternalStream, _Handle
@@ -39,7 +39,7 @@ class StreamFacts:
     @property
     def name(self) -> str:
         """The address, or which default stream it is."""
-        names = {_cudart.LEGACY: "legacy default (1)", _cudart.PER_THREAD: "per-thread default (2)"}
+        names = {_cuda.LEGACY: "legacy default (1)", _cuda.PER_THREAD: "per-thread default (2)"}
         return names.get(self.address, f"{self.address:#x}")
 
     def rows(self) -> dict[str, object]:
@@ -77,7 +77,7 @@ def look_at(stream: ExternalStream) -> StreamFacts:
         return replace(facts, not_asked="not asked: CUDA does not work in a process that was forked")
     if not is_kept_alive(stream):
         return replace(facts, not_asked="not asked: nothing keeps it alive, and CUDA crashes on a stream that is gone")
-    if stream.cuda_stream <= _cudart.PER_THREAD and not stream._context:
+    if stream.cuda_stream <= _cuda.PER_THREAD and not stream._context:
         return replace(facts, not_asked="not asked: there was no device when it was borrowed")
     try:
         # A context that is there becomes current: where none is, the runtime would create one.
@@ -88,7 +88,7 @@ def look_at(stream: ExternalStream) -> StreamFacts:
 
 def is_kept_alive(stream: ExternalStream) -> bool:
     """Whether the CUDA stream lives for as long as the object: the default streams, and those with such an owner."""
-    if stream.cuda_stream <= _cudart.PER_THREAD:
+    if stream.cuda_stream <= _cuda.PER_THREAD:
         return True
     if stream.owner is None or is_binding(stream.owner, "cudaStream_t", "CUstream"):
         return False
@@ -100,13 +100,13 @@ def _asked(stream: ExternalStream, facts: StreamFacts) -> StreamFacts:
     try:
         capturing = bool(stream._capture())
     except CaptureError:
-        if stream.cuda_stream == _cudart.LEGACY:
+        if stream.cuda_stream == _cuda.LEGACY:
             raise  # a blocking stream captures, and would notice
         capturing = True  # broken, and not ended yet
     facts = replace(facts, capturing=capturing, priority=stream.priority)
     if capturing:
         return facts
-    is_default = stream.cuda_stream <= _cudart.PER_THREAD
+    is_default = stream.cuda_stream <= _cuda.PER_THREAD
     # Of the default streams, the per-thread one waits for the legacy one too, and is not asked for its flags.
     blocking = None if is_default else stream._cuda.stream_blocks(stream.cuda_stream)
     return replace(facts, id=stream.stream_id, blocking=blocking)

@@ -180,7 +180,7 @@ record_handle(PyObject *module, PyObject *arguments)
     return PyBool_FromLong(code == SUCCESS);
 }
 
-/* Whether this process can read the eight bytes at an address; 1 where that cannot be found out. _cudart.py does the
+/* Whether this process can read the eight bytes at an address; 1 where that cannot be found out. _cuda does the
  * same, and says why it is done so. */
 int
 can_be_read(unsigned long long address)

@@ -7,7 +7,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from interop._cudart import Cuda
+    from interop._cuda import Cuda
     from interop.adapters.base import Adapter
 
 _MOST_SPARE: Final = 256

@@ -5,7 +5,7 @@ While nobody watches, a call pays for one look at :data:`active`, which is empty
 
 from typing import Any
 
-from interop import _cudart
+from interop import _cuda
 from interop._native import native
 from interop._safety import forks
 
@@ -59,4 +59,4 @@ def unwatch(watcher: Watcher) -> None:
 def _tell_the_extension() -> None:
     """Its fast calls tell nobody, and give way to those that do."""
     if native is not None:
-        native.watch(bool(active) or _cudart.GPU.was_forked)
+        native.watch(bool(active) or _cuda.GPU.was_forked)

@@ -18,7 +18,7 @@ Who owns more that is wrong in a child (queues, threads, handles) says what puts
   :func:`never_free`.
 - It takes no lock but those of this module, and raises nothing: nobody would see what it raises.
 
-The order is that of the calls of :func:`in_child`; ``_cudart.GPU`` is first, so all others can ask ``GPU.was_forked``.
+The order is that of the calls of :func:`in_child`; ``_cuda.GPU`` is first, so all others can ask ``GPU.was_forked``.
 """
 
 import os

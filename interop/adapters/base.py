@@ -9,7 +9,7 @@ Override what the library has. What is left alone makes interop say, clearly, th
 
 from typing import Any, Final, NamedTuple
 
-from interop import _cudart
+from interop import _cuda
 from interop._arrays.dlpack import CAPSULES, capsule
 from interop._arrays.tensor import (
     BFLOAT16,
@@ -54,9 +54,9 @@ __all__ = [
     "life_of",
 ]
 
-LEGACY: Final = _cudart.LEGACY
+LEGACY: Final = _cuda.LEGACY
 """The handle of the legacy default stream."""
-PER_THREAD: Final = _cudart.PER_THREAD
+PER_THREAD: Final = _cuda.PER_THREAD
 """The handle of the calling thread's per-thread default stream."""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from cuda.core import Buffer, Device, Event, Stream
 from cuda.core.utils import StridedMemoryView
 
-from interop._cudart import per_thread_by_default
+from interop._cuda import per_thread_by_default
 from interop.adapters.base import (
     CUDA,
     INT,

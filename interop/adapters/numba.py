@@ -7,7 +7,7 @@ from numba import cuda
 from numba.cuda.cudadrv.devicearray import DeviceNDArray
 from numba.cuda.cudadrv.driver import Event, MemoryPointer, Stream, binding
 
-from interop._cudart import per_thread_by_default
+from interop._cuda import per_thread_by_default
 from interop.adapters.base import (
     CUDA,
     LEGACY,

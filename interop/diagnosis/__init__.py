@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import interop
-from interop import _cudart
+from interop import _cuda
 from interop._show.text import counted, drawn
 from interop._switching import streams_in_use
 from interop.diagnosis import drawing, libraries, machine, packages
@@ -91,7 +91,7 @@ class Diagnosis:
 
 def examine(*, probe: bool) -> Diagnosis:
     """Do what :func:`interop.doctor` promises."""
-    if probe and not _cudart.active().was_forked:
+    if probe and not _cuda.active().was_forked:
         _set_up()
     there = packages.look()
     bindings = there.versions.get("cuda-bindings")
@@ -106,7 +106,7 @@ def examine(*, probe: bool) -> Diagnosis:
 
 def _set_up() -> None:
     """Make the context of the current device, if there is one."""
-    cuda = _cudart.active()
+    cuda = _cuda.active()
     attempt(lambda: cuda.primary_context(cuda.current_device()), None)  # the look at the machine says why it fails
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from interop import _cudart, adapters
+from interop import _cuda, adapters
 from interop._core.inspection import StreamFacts
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import BINDINGS_VARIABLE, CUPY_VARIABLE, LEGACY, PER_THREAD, Library
@@ -300,7 +300,7 @@ def _defaults_differ(facts: Facts) -> Iterator[Advice]:
 
 
 def _waits_for_legacy(legacy: StreamFacts, blocking: StreamFacts) -> bool:
-    return legacy.address == _cudart.LEGACY and bool(blocking.blocking) and blocking.device == legacy.device
+    return legacy.address == _cuda.LEGACY and bool(blocking.blocking) and blocking.device == legacy.device
 
 
 def _blocking_against_legacy(facts: Facts) -> Iterator[Advice]:
@@ -321,7 +321,7 @@ def _sticky(facts: Facts) -> Iterator[Advice]:
     for library, stream in facts.currents():
         if library.name not in _STICKY or stream.address in facts.in_use:
             continue
-        default = {LEGACY: _cudart.LEGACY, PER_THREAD: _cudart.PER_THREAD}.get(library.default or "")
+        default = {LEGACY: _cuda.LEGACY, PER_THREAD: _cuda.PER_THREAD}.get(library.default or "")
         if stream.address != default:
             call, undo = _STICKY[library.name]
             yield Advice(

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from interop import _cudart, adapters
+from interop import _cuda, adapters
 from interop._core.inspection import StreamFacts, is_kept_alive, look_at
 from interop._switching import streams_in_use
 from interop.adapters.base import Adapter
@@ -135,7 +135,7 @@ def _end_of_the_importer(name: str) -> str:
 
 
 def _with_current(library: Library, adapter: Adapter, device: int | None, *, probe: bool) -> Library:
-    cuda = _cudart.active()
+    cuda = _cuda.active()
     remark = _reason_not_to_ask(adapter, cuda, device, probe=probe)
     if remark:
         return replace(library, remark=remark)
@@ -152,7 +152,7 @@ def _by_its_owner(stream: ExternalStream) -> ExternalStream:
     return next((ours for ours in streams_in_use() if ours == stream and is_kept_alive(ours)), stream)
 
 
-def _reason_not_to_ask(adapter: Adapter, cuda: _cudart.Cuda, device: int | None, *, probe: bool) -> str:
+def _reason_not_to_ask(adapter: Adapter, cuda: _cuda.Cuda, device: int | None, *, probe: bool) -> str:
     """Why the library's current stream is not asked for; empty if it can be."""
     if not adapter.has_current_stream:
         return "has no current stream"
@@ -169,7 +169,7 @@ def _reason_not_to_ask(adapter: Adapter, cuda: _cudart.Cuda, device: int | None,
 
 def _round_trip(adapter: Adapter) -> str:
     """Hand a stream out as the library's own, and borrow it back."""
-    if adapter.simulated is (_cudart.active().simulation is None) or not adapter.usable():
+    if adapter.simulated is (_cuda.active().simulation is None) or not adapter.usable():
         return "not tried"
     stream = new_stream()
     try:

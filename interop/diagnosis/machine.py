@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interop import _cudart, _native
+from interop import _cuda, _native
 from interop.diagnosis.attempt import attempt
 from interop.errors import InteropError
 
@@ -88,13 +88,13 @@ def look(version: str, bindings: str | None) -> Machine:
 
     Creates no context. Starts the driver, as counting devices does.
     """
-    cuda = _cudart.active()
+    cuda = _cuda.active()
     nothing: tuple[tuple[Gpu, ...], int | None, str] = (), None, ""
     (gpus, current, problem), bindings_failure = attempt(lambda: _devices(cuda), nothing)
     if bindings_failure:
         problem = f"cuda.bindings cannot be used: {bindings_failure}"
     # It fails in a process that was forked, and without cuda.bindings.
-    (driver, runtime), _ = attempt(_cudart.GPU.versions, (0, 0))
+    (driver, runtime), _ = attempt(_cuda.GPU.versions, (0, 0))
     return Machine(
         interop=version,
         extension=IN_USE if _native.native else f"not in use: {_native.why_not}",
@@ -113,17 +113,17 @@ def look(version: str, bindings: str | None) -> Machine:
     )
 
 
-def _devices(cuda: _cudart.Cuda) -> tuple[tuple[Gpu, ...], int | None, str]:
+def _devices(cuda: _cuda.Cuda) -> tuple[tuple[Gpu, ...], int | None, str]:
     """The devices, the ordinal of the current one, and why none can be used."""
     if cuda.was_forked:
         return (), None, "CUDA was started before this process was forked, and does not work in it"
     try:
         return tuple(_gpu(cuda, ordinal) for ordinal in range(cuda.device_count())), cuda.current_device(), ""
     except InteropError as error:
-        return (), None, str(error).partition(_cudart.WAY_OUT)[0].strip()
+        return (), None, str(error).partition(_cuda.WAY_OUT)[0].strip()
 
 
-def _gpu(cuda: _cudart.Cuda, ordinal: int) -> Gpu:
+def _gpu(cuda: _cuda.Cuda, ordinal: int) -> Gpu:
     if cuda.simulation is not None:
         return Gpu(ordinal, "SIMULATED", None, None, has_context=True)
     name, memory, (major, minor) = cuda.device_facts(ordinal)

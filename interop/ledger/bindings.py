@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from interop import _cudart
+from interop import _cuda
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.patch import Changes
@@ -35,7 +35,7 @@ def watch(ledger: "Ledger", changes: Changes) -> None:
                 (f"{prefix}EventSynchronize", eyes.event_done),
                 (f"{prefix}EventQuery", eyes.event_done),
             ):
-                changes.tell(sys.modules[module], name, _by_name(tell), but_not_of=_cudart)
+                changes.tell(sys.modules[module], name, _by_name(tell), but_not_of=_cuda)
 
 
 def _by_name(tell: Callable[..., None]) -> Callable[..., None]:
@@ -55,7 +55,7 @@ class _Eyes:
 
     def device_done(self, result: tuple[Any, ...]) -> None:
         if not result[0]:
-            self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
+            self.ledger.device_is_done(_cuda.GPU, _cuda.GPU.current_context())
 
     def stream_done(self, result: tuple[Any, ...], stream: Any) -> None:  # noqa: ANN401  (all that cuda.bindings takes)
         if not result[0]:

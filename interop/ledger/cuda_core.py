@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuda.core import Device
 
-from interop import _cudart
+from interop import _cuda
 from interop.ledger.patch import Changes
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def watch(ledger: "Ledger", changes: Changes) -> None:
     """Tell *ledger* of them."""
 
     def device_done(_result: None, device: Any) -> None:  # noqa: ANN401
-        ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(device.device_id))
+        ledger.device_is_done(_cuda.GPU, _cuda.GPU.primary_context(device.device_id))
 
     with contextlib.suppress(TypeError):  # of a version in which this class is compiled, too
         changes.tell(Device, "sync", device_done)

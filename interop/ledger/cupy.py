@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 from cupy.cuda.stream import _BaseStream
 
-from interop import _cudart
+from interop import _cuda
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Layout
@@ -101,10 +101,10 @@ class _Eyes:
         self.ledger.finished(as_event(int(event)))
 
     def device_done(self, _result: None) -> None:
-        self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.current_context())
+        self.ledger.device_is_done(_cuda.GPU, _cuda.GPU.current_context())
 
     def that_device_done(self, _result: None, device: Any) -> None:  # noqa: ANN401
-        self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(device.id))
+        self.ledger.device_is_done(_cuda.GPU, _cuda.GPU.primary_context(device.id))
 
 
 def _current() -> ExternalStream:
@@ -113,7 +113,7 @@ def _current() -> ExternalStream:
 
 def _at(stream: int) -> ExternalStream:
     """What CuPy's runtime takes an address for."""
-    return ExternalStream(int(stream) or _cudart.LEGACY, owner=SEEN)
+    return ExternalStream(int(stream) or _cuda.LEGACY, owner=SEEN)
 
 
 def _pool(ledger: "Ledger") -> Any:  # noqa: ANN401  (a hook of CuPy's is a context manager)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
-from interop import _cudart
+from interop import _cuda
 from interop._order import watchers
 from interop._safety import forks
 from interop._show.callsite import user_frame, where
@@ -292,7 +292,7 @@ class Ledger(watchers.Watcher):
         if (found := self._line(stream)) is not None:
             self._do(lambda: self._history.memory.leave(layout, self._history.line(found)))
 
-    def device_is_done(self, cuda: _cudart.Cuda, context: int) -> None:
+    def device_is_done(self, cuda: _cuda.Cuda, context: int) -> None:
         """The host has waited for all work of a context."""
         key, thread = (cuda, cuda.context_id(context)), threading.current_thread()
         self._do(lambda: self._history.host_knows_context(key, thread))
@@ -373,14 +373,14 @@ class Ledger(watchers.Watcher):
         cuda, handle = stream._cuda, stream._handle
         stream._ready()
         context, native = (cuda, stream._context_id), report.native_of(stream)
-        if handle == _cudart.LEGACY:
+        if handle == _cuda.LEGACY:
             label = "the legacy default stream" + _on_device(stream)
             expression = f"{handle}, device={stream.device}"
             return Line((context, handle), context, StreamKind.LEGACY, label, native, expression)
         if stream.is_capturing():
             self._count_capture()
             return None
-        if handle == _cudart.PER_THREAD:
+        if handle == _cuda.PER_THREAD:
             thread = threading.current_thread()
             label = f"the per-thread default stream of {thread.name}{_on_device(stream)}"
             expression = f"{handle}, device={stream.device}"

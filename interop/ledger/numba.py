@@ -8,7 +8,7 @@ from numba import cuda
 from numba.cuda.cudadrv import driver
 from numba.cuda.dispatcher import _Kernel, _LaunchConfiguration
 
-from interop import _cudart
+from interop import _cuda
 from interop.errors import InteropError
 from interop.event import as_event
 from interop.ledger.arrays import layout_of
@@ -63,7 +63,7 @@ class _Eyes:
         self.ledger.finished(as_stream(stream))
 
     def device_done(self, _result: None, context: Any) -> None:  # noqa: ANN401
-        self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(context.device.id))
+        self.ledger.device_is_done(_cuda.GPU, _cuda.GPU.primary_context(context.device.id))
 
     def allocated(self, memory: Any, context: Any, *_size: int, **_named: int) -> None:  # noqa: ANN401
         # Another memory manager that Numba was told to use may have a pool.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from interop import _cudart
+from interop import _cuda
 from interop.errors import InteropError, RaceError
 from interop.ledger.memory import Kind
 from interop.stream import ExternalStream, as_stream
@@ -95,7 +95,7 @@ class Fixes:
     def line(self, consumer: "Line", producer: "Line") -> str:
         """The line that lets *consumer* wait for *producer*."""
         waiting = f"interop.as_stream({self._name(consumer) or consumer.expression})"
-        if producer.expression.startswith(f"{_cudart.PER_THREAD},"):  # nobody else can name it
+        if producer.expression.startswith(f"{_cuda.PER_THREAD},"):  # nobody else can name it
             return f"{waiting}.wait_event(event), for an event that was recorded on {producer.label}, in that thread"
         return f"{waiting}.wait_stream({self._name(producer) or f'interop.as_stream({producer.expression})'})"
 

@@ -10,7 +10,7 @@ from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
-from interop import _cudart
+from interop import _cuda
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
 from interop.ledger.memory import Kind, Layout
@@ -118,7 +118,7 @@ class _Eyes:
 
     def device_done(self, _result: None, device: Any = None) -> None:  # noqa: ANN401
         index = torch.cuda._utils._get_device_index(device, optional=True)
-        self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(index))
+        self.ledger.device_is_done(_cuda.GPU, _cuda.GPU.primary_context(index))
 
 
 def _seen(event: Any, stream: Any) -> ExternalStream:  # noqa: ANN401

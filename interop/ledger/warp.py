@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import warp
 
-from interop import _cudart
+from interop import _cuda
 from interop.event import as_event
 from interop.ledger.patch import Changes
 from interop.stream import as_stream
@@ -37,7 +37,7 @@ class _Eyes:
     def device_done(self, _result: None, device: Any = None) -> None:  # noqa: ANN401
         device = warp.get_device(device)
         if device.is_cuda:
-            self.ledger.device_is_done(_cudart.GPU, _cudart.GPU.primary_context(device.ordinal))
+            self.ledger.device_is_done(_cuda.GPU, _cuda.GPU.primary_context(device.ordinal))
 
     def stream_done(self, _result: None, stream_or_device: Any = None) -> None:  # noqa: ANN401
         is_stream = isinstance(stream_or_device, warp.Stream)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-from interop import _cudart
+from interop import _cuda
 from interop._order import watchers
 from interop._safety.blocks import Block
 from interop.errors import NotSupportedError
@@ -72,7 +72,7 @@ class _Opened:
     def add(self, ledger: Ledger) -> None:
         """Open one more."""
         self.ledgers = (*self.ledgers, ledger)
-        if _cudart.active().simulation is None:
+        if _cuda.active().simulation is None:
             _all.add(ledger)
         watchers.watch(ledger)
 

@@ -1,6 +1,6 @@
 """The simulated GPU as a program sees it: streams, arrays, kernels, gates."""
 
-# ruff: noqa: SLF001  (the GPU alone may touch an array's memory; and the simulator is what `_cudart` is a seam for)
+# ruff: noqa: SLF001  (the GPU alone may touch an array's memory; and the simulator is what `_cuda` is a seam for)
 
 import contextlib
 import functools
@@ -16,8 +16,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from interop import _cudart
-from interop._handles import described
+from interop import _cuda
+from interop._cuda.addresses import described
 from interop._safety.blocks import block
 from interop._show.callsite import where
 from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
@@ -166,10 +166,10 @@ class SimulatedGPU:
 
     def __init__(self, machine: Machine, on_race: OnRace) -> None:
         """Put the fake modules in front of *machine*."""
-        runtime, driver = _cudart._load_bindings()
+        runtime, driver = _cuda._load_bindings()
         self.runtime = Runtime(machine, runtime)
         self.driver = Driver(machine, driver)
-        self.cuda = _cudart.Cuda(
+        self.cuda = _cuda.Cuda(
             lambda: (self.runtime, self.driver),
             lambda address: address in machine.streams or address in machine.events,
             simulation=self,
@@ -393,11 +393,11 @@ class SimulatedGPU:
             machine.enqueue(target, work, raising=self._raising)
         except Refused as answer:
             code = self.runtime.cudaError_t(answer.code)
-            text = _cudart.error_text(code, self.runtime)
+            text = _cuda.error_text(code, self.runtime)
             raise CudaError(answer.code, code.name, f"gpu.{call}", text) from None
 
     def _target(self, handle: int, device: object) -> Stream:
-        if handle <= _cudart.PER_THREAD and isinstance(device, int):
+        if handle <= _cuda.PER_THREAD and isinstance(device, int):
             return self.cuda.within(self.cuda.primary_context(device), self._machine.stream, handle)
         return self._machine.stream(handle)
 
@@ -437,14 +437,14 @@ def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[
         raise NotSupportedError(message)
     machine = Machine(devices, scheduler)
     gpu = SimulatedGPU(machine, on_race)
-    previous = _cudart.activate(gpu.cuda)
+    previous = _cuda.activate(gpu.cuda)
     _running.append(thread)
     try:
         yield gpu
         machine.alone(machine.end)
     finally:
         _running.pop()
-        _cudart.activate(previous)
+        _cuda.activate(previous)
         machine.ended = True
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from interop import _cudart
+from interop import _cuda
 from interop._safety import forks
 from interop.errors import DeadlockError, InteropError, NotSupportedError
 from interop.ordering import Clock, Clocks, StreamKind
@@ -169,10 +169,10 @@ class Machine:
     def stream(self, handle: int) -> Stream:
         """The stream that *handle* means in the calling thread and its current context."""
         if handle == 0:
-            handle = _cudart.PER_THREAD if _cudart.per_thread_by_default() else _cudart.LEGACY
-        if handle == _cudart.LEGACY:
+            handle = _cuda.PER_THREAD if _cuda.per_thread_by_default() else _cuda.LEGACY
+        if handle == _cuda.LEGACY:
             return self._legacy[self.context()]
-        if handle == _cudart.PER_THREAD:
+        if handle == _cuda.PER_THREAD:
             context, thread = self.context(), self.thread()
             if context not in thread.streams:
                 name = f"the per-thread default stream of {thread.thread.name}{self._of_device(context)}"

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cuda
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
@@ -110,9 +110,9 @@ class AdapterConformance:
     @pytest.fixture(autouse=True)
     def _device_stays(self, adapter: Adapter) -> Iterator[None]:  # noqa: ARG002  (first)
         """Nothing may leave another device current than it found."""
-        before = _cudart.active().current_device()
+        before = _cuda.active().current_device()
         yield
-        assert _cudart.active().current_device() == before
+        assert _cuda.active().current_device() == before
 
     # What a library has not is refused, as these make sure; then there is nothing more to test.
 
@@ -240,7 +240,7 @@ class AdapterConformance:
         native = self.new_stream()
         assert interop.as_stream(native).to(self.library) is native
 
-    @pytest.mark.parametrize("handle", [_cudart.LEGACY, _cudart.PER_THREAD])
+    @pytest.mark.parametrize("handle", [_cuda.LEGACY, _cuda.PER_THREAD])
     def test_the_default_streams_keep_their_meaning(self, handle: int) -> None:
         """1 and 2 come back as 1 and 2, however the library spells them; or it says that it cannot."""
         stream = interop.ExternalStream(handle)
@@ -292,9 +292,9 @@ class AdapterConformance:
             stream = interop.new_stream(device)
             with _in_context_of(stream):
                 native = adapter.make_stream(Source(stream.cuda_stream, device, stream))
-                assert _cudart.active().current_device() == device
+                assert _cuda.active().current_device() == device
                 assert adapter.stream_handle(native) == stream.cuda_stream
-                assert _cudart.active().current_device() == device
+                assert _cuda.active().current_device() == device
             assert interop.as_stream(native).device == device
 
     def test_default_streams_have_their_devices(self, adapter: Adapter) -> None:
@@ -302,7 +302,7 @@ class AdapterConformance:
         if not adapter.default_streams_have_devices:
             return
         for device in _devices():
-            native = interop.ExternalStream(_cudart.LEGACY, device).to(self.library)
+            native = interop.ExternalStream(_cuda.LEGACY, device).to(self.library)
             assert interop.as_stream(native).device == device
 
     # -- order -----------------------------------------------------------------------------------------------------
@@ -507,7 +507,7 @@ class AdapterConformance:
         """And no other device is, then or afterwards."""
         if current is None:
             return
-        cuda = _cudart.active()
+        cuda = _cuda.active()
         for device in _devices():
             stream = interop.new_stream(device)
             native = stream.to(self.library)
@@ -627,7 +627,7 @@ def _turned_into_a_subclass(native: object) -> bool:
 
 @contextlib.contextmanager
 def _in_context_of(stream: interop.ExternalStream) -> Iterator[None]:
-    cuda = _cudart.active()
+    cuda = _cuda.active()
     before = cuda.bound_context()
     cuda.bind_context(stream._ready())
     try:
@@ -638,11 +638,11 @@ def _in_context_of(stream: interop.ExternalStream) -> Iterator[None]:
 
 def _devices() -> range:
     """The ordinals of two devices, or of the one that there is."""
-    return range(min(2, _cudart.active().device_count()))
+    return range(min(2, _cuda.active().device_count()))
 
 
 def _gpu_is_there() -> bool:
     try:
-        return _cudart.GPU.device_count() > 0
+        return _cuda.GPU.device_count() > 0
     except NoDeviceError:
         return False

@@ -2,7 +2,7 @@
 
 import ctypes
 
-from interop._cudart import Cuda
+from interop._cuda import Cuda
 
 
 def capture_begin(cuda: Cuda, handle: int, needs: int = 0) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from interop import _cudart
-from interop._handles import described
+from interop import _cuda
+from interop._cuda.addresses import described
 from interop._safety import forks
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
@@ -68,7 +68,7 @@ class _Keeper:
         self._lock = forks.lock()
         self._free = list(range(0, _PAGE, _SLOT))
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
-        self.device_address = device.host_register(_cudart.GPU, address, _PAGE)
+        self.device_address = device.host_register(_cuda.GPU, address, _PAGE)
         self._process = subprocess.Popen(  # noqa: S603  (our own code, in our own Python)
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(file)],
             stdin=subprocess.PIPE,
@@ -312,7 +312,7 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
     try:
         captures = bool(stream._capture())
     except CaptureError:
-        if stream.cuda_stream == _cudart.LEGACY:
+        if stream.cuda_stream == _cuda.LEGACY:
             raise
         captures = True  # a broken capture is one, until it ends
     if captures:

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from types import TracebackType
 
-from interop import _cudart
+from interop import _cuda
 from interop._safety.blocks import Block
 from interop.adapters import with_current_stream
 from interop.errors import DeadlockError
@@ -67,11 +67,11 @@ class _HostFree(Block[None]):
 
 def _current_streams() -> list[ExternalStream]:
     """The legacy default stream, and those that are current in the loaded libraries: each once."""
-    cuda = _cudart.active()
+    cuda = _cuda.active()
     current = [
         as_stream(adapter.current_stream()) for adapter in with_current_stream(simulated=cuda.simulation is not None)
     ]
-    return list(dict.fromkeys([as_stream(_cudart.LEGACY), *current]))
+    return list(dict.fromkeys([as_stream(_cuda.LEGACY), *current]))
 
 
 def assert_host_free(*streams: object, timeout: float = 5.0) -> Block[None]:

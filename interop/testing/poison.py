@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from interop._arrays.reading import locate
-from interop._handles import described
+from interop._cuda.addresses import described
 from interop._order import watchers
 from interop.errors import InvalidArrayError, NotSupportedError
 from interop.stream import ExternalStream, as_stream

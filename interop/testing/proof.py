@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Literal
 
-from interop import _cudart
-from interop._handles import described
+from interop import _cuda
+from interop._cuda.addresses import described
 from interop._safety.blocks import Block, block
 from interop._show.callsite import where
 from interop.errors import CaptureError, CudaError, NotSupportedError
@@ -126,7 +126,7 @@ def is_ordered(
         raise ValueError(message)
     producer, consumer = _two_streams(producer, consumer)
     for stream in (producer, consumer):
-        if by == "capture" and stream.cuda_stream == _cudart.LEGACY:
+        if by == "capture" and stream.cuda_stream == _cuda.LEGACY:
             message = f"{stream!r} cannot be captured, so its order cannot be proved this way. {_ASK_THE_GATE}"
             raise NotSupportedError(message)
         if stream.is_capturing():
@@ -168,7 +168,7 @@ def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[li
     try:
         yield found
         capture = cuda.stream_capture(producer._handle, producer._needs)
-        ordered = capture != _cudart.BROKEN and consumer._capture() == capture
+        ordered = capture != _cuda.BROKEN and consumer._capture() == capture
         if ordered:
             # A capture ends only after all that it has spread to has come back to where it began.
             producer.wait_stream(consumer)

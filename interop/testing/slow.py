@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from interop._cudart import Cuda
-from interop._handles import described
+from interop._cuda import Cuda
+from interop._cuda.addresses import described
 from interop.errors import NotSupportedError
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device

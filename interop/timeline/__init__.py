@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from interop import _cudart
+from interop import _cuda
 from interop._order import watchers
 from interop._safety import forks
 from interop._safety.blocks import Block
@@ -129,7 +129,7 @@ class Timeline:
         if self._recorder is not None or self._reading is not None:
             message = "this timeline was entered before, and records one block only: make another Timeline()"
             raise InteropError(message)
-        recorder = Recorder(_cudart.active())
+        recorder = Recorder(_cuda.active())
         try:
             self._recorder = self._recording = recorder
             watchers.watch(recorder)

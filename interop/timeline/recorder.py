@@ -3,7 +3,7 @@
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from interop import _cudart
+from interop import _cuda
 from interop._native import native
 from interop._order.watchers import Watcher
 from interop._safety import forks
@@ -40,7 +40,7 @@ class _Record(NamedTuple):
 class Recorder(Watcher):
     """Records the ticks of one timeline, from all threads. What it records itself, no watcher is told of."""
 
-    def __init__(self, cuda: _cudart.Cuda) -> None:
+    def __init__(self, cuda: _cuda.Cuda) -> None:
         """Record what happens on *cuda*, the GPU or one simulation."""
         self._cuda = cuda
         self._ticks = Ticks(cuda)

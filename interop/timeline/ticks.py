@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from interop._cudart import Cuda
+from interop._cuda import Cuda
 
 _TIMING: Final = 0
 """cudaEventDefault."""

@@ -306,7 +306,7 @@ def test_a_repr_of_a_stream_on_another_device_creates_no_context_here(interop_ne
     code = """
 import threading
 import interop
-from interop import _cudart
+from interop import _cuda
 runtime.cudaSetDevice(1)
 stream = interop.new_stream(1)
 shown, after = [], []

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import interop
-from interop import _cudart
+from interop import _cuda
 from interop.errors import DeviceMismatchError, NotSupportedError, UnrecordedEventError
 from interop.testing import assert_not_ordered, assert_ordered, gate
 from tests.gpu.lab import STALE, STREAMS, WRITTEN, Cell, call, on_device, pair, race, runtime
@@ -302,7 +302,7 @@ def test_blocking_events_synchronize():
 
 def test_flags_reach_cuda():
     flags = []
-    real = _cudart.GPU._runtime.cudaEventCreateWithFlags
+    real = _cuda.GPU._runtime.cudaEventCreateWithFlags
 
     class Spy:
         def __getattr__(self, name):
@@ -312,8 +312,8 @@ def test_flags_reach_cuda():
             flags.append(value)
             return real(value)
 
-    real_runtime = _cudart.GPU._runtime
-    _cudart.GPU._runtime = Spy()
+    real_runtime = _cuda.GPU._runtime
+    _cuda.GPU._runtime = Spy()
     try:
         stream = interop.new_stream()
         plain = []
@@ -324,7 +324,7 @@ def test_flags_reach_cuda():
         for kind in ("enable_timing", "blocking", "interprocess"):
             interop.Event(**{kind: True}).record(stream)
     finally:
-        _cudart.GPU._runtime = real_runtime
+        _cuda.GPU._runtime = real_runtime
     assert flags == [2, 0, 3, 6]
 
 
@@ -366,14 +366,14 @@ def test_an_event_that_cannot_leave_the_process():
 
 def test_events_are_destroyed_once_and_waits_stay():
     destroyed = []
-    real = _cudart.Cuda.event_destroy
+    real = _cuda.Cuda.event_destroy
 
     def spy(self, event):
         destroyed.append(event)
         real(self, event)
 
     p, c = pair("int", "int")
-    _cudart.Cuda.event_destroy = spy
+    _cuda.Cuda.event_destroy = spy
     try:
 
         def order():
@@ -386,4 +386,4 @@ def test_events_are_destroyed_once_and_waits_stay():
 
         assert race(p, c, ONE, order) == WRITTEN
     finally:
-        _cudart.Cuda.event_destroy = real
+        _cuda.Cuda.event_destroy = real

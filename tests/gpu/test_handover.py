@@ -477,15 +477,15 @@ def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
     before = count_open()
     failures, free, events = [], [], []
     alive = 0
-    create, destroy = interop._cudart.Cuda.event_create, interop._cudart.Cuda.event_destroy
+    create, destroy = interop._cuda.Cuda.event_create, interop._cuda.Cuda.event_destroy
 
     def count(change, real, *arguments):
         nonlocal alive
         alive += change
         return real(*arguments)
 
-    monkeypatch.setattr(interop._cudart.Cuda, "event_create", lambda *a: count(1, create, *a))
-    monkeypatch.setattr(interop._cudart.Cuda, "event_destroy", lambda *a: count(-1, destroy, *a))
+    monkeypatch.setattr(interop._cuda.Cuda, "event_create", lambda *a: count(1, create, *a))
+    monkeypatch.setattr(interop._cuda.Cuda, "event_destroy", lambda *a: count(-1, destroy, *a))
 
     def work(rounds):
         try:

@@ -65,7 +65,7 @@ def test_plain_calls(interop_need, way, name):
     its = types.SimpleNamespace(p=p, c=c, legacy=legacy, event=p.record_event())
     watcher = watchers.Watcher()
     call(runtime.cudaSetDevice(0))
-    context = interop._cudart.GPU.bound_context()
+    context = interop._cuda.GPU.bound_context()
     local = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     first = exchanged(local)
 
@@ -73,7 +73,7 @@ def test_plain_calls(interop_need, way, name):
         PLAIN[name](its)
 
     def check():
-        assert interop._cudart.GPU.bound_context() == context
+        assert interop._cuda.GPU.bound_context() == context
         assert exchanged(local) == local
 
     try:

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import interop
-from interop import _cudart, stream
+from interop import _cuda, stream
 from interop.errors import DeviceMismatchError, InvalidDeviceError, InvalidStreamError
 from interop.testing import assert_not_ordered, assert_ordered, gate
 from tests.gpu.lab import STALE, STREAMS, WRITTEN, call, device_count, native_stream, on_device, race, runtime
@@ -165,8 +165,8 @@ def test_the_steady_state_creates_no_event(monkeypatch):
     streams = [interop.new_stream() for _ in range(3)]
     streams[0].wait_stream(*streams[1:])
     created = []
-    real = _cudart.Cuda.event_create
-    monkeypatch.setattr(_cudart.Cuda, "event_create", lambda *a: created.append(a) or real(*a))
+    real = _cuda.Cuda.event_create
+    monkeypatch.setattr(_cuda.Cuda, "event_create", lambda *a: created.append(a) or real(*a))
     for _ in range(100):
         streams[0].wait_stream(*streams[1:])
         streams[1].wait_stream(streams[2])
@@ -177,7 +177,7 @@ def test_a_stream_need_not_wait_for_itself(monkeypatch):
     native = native_stream("int", 0, 0)
     calls = []
     for name in ("event_record", "stream_wait_event", "event_create"):
-        monkeypatch.setattr(_cudart.Cuda, name, lambda *a: calls.append(a))
+        monkeypatch.setattr(_cuda.Cuda, name, lambda *a: calls.append(a))
     interop.as_stream(native).wait_stream(native, interop.as_stream(native))
     interop.ExternalStream(0).wait_stream(1)
     assert calls == []
@@ -196,13 +196,13 @@ def test_no_id_is_given_twice():
 def test_a_new_stream_lives_as_long_as_anything_of_it(monkeypatch, interop_need):
     interop_need("torch")
     destroyed = []
-    real = _cudart.Cuda.stream_destroy
+    real = _cuda.Cuda.stream_destroy
 
     def spy(self, handle):
         destroyed.append(handle)
         real(self, handle)
 
-    monkeypatch.setattr(_cudart.Cuda, "stream_destroy", spy)
+    monkeypatch.setattr(_cuda.Cuda, "stream_destroy", spy)
     stream = interop.new_stream()
     destroyed.clear()  # its address may be that of one that was
     handle, native = stream.cuda_stream, stream.to("torch")
@@ -237,7 +237,7 @@ def test_a_finaliser_may_use_a_stream_of_the_same_cycle():
 
 def test_a_borrowed_stream_is_not_destroyed(monkeypatch):
     destroyed = []
-    monkeypatch.setattr(_cudart.Cuda, "stream_destroy", lambda _, handle: destroyed.append(handle))
+    monkeypatch.setattr(_cuda.Cuda, "stream_destroy", lambda _, handle: destroyed.append(handle))
     handle = STREAMS["int"]()
     stream = interop.as_stream(handle)
     stream.synchronize()

@@ -4,7 +4,7 @@ import numbers
 import reprlib
 from typing import Final, Literal, TypeGuard, TypeVar
 
-from interop import _cudart
+from interop import _cuda
 from interop.errors import InvalidDeviceError, InvalidEventError, InvalidStreamError
 
 T = TypeVar("T")
@@ -14,7 +14,7 @@ _ORDINALS: Final = 2**31
 _MOST_BITS: Final = 256
 
 
-def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cudart.Cuda) -> int:
+def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cuda.Cuda) -> int:
     """An int that can be the address of a stream or event, as it is; 0, 1 and 2 are streams, but no events.
 
     No CUDA call is made: one on an address that is no memory kills the interpreter.
@@ -27,7 +27,7 @@ def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cudart
     Raises:
         InvalidStreamError, InvalidEventError: *handle* is no int, out of range, or not the address of readable memory.
     """
-    if type(handle) is int and _cudart.PER_THREAD < handle < _ADDRESSES and cuda.readable(handle):
+    if type(handle) is int and _cuda.PER_THREAD < handle < _ADDRESSES and cuda.readable(handle):
         return handle  # the common case
     error = InvalidStreamError if kind == "stream" else InvalidEventError
     number = exact_int(handle)
@@ -38,7 +38,7 @@ def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cudart
     if not lowest <= number < _ADDRESSES:
         message = f"a handle is the address of the {kind}, {lowest} <= handle < 2**64; got {described(number)}"
         raise error(message)
-    is_default = kind == "stream" and number <= _cudart.PER_THREAD
+    is_default = kind == "stream" and number <= _cuda.PER_THREAD
     if not is_default and not cuda.readable(number):
         message = (
             f"no {kind} is at {number:#x}: this process has no readable memory there. Is it a device "

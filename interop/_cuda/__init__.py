@@ -1,4 +1,4 @@
-"""The seam between interop and CUDA: the only module that imports ``cuda.bindings``.
+"""The seam between interop and CUDA: the only package that imports ``cuda.bindings``.
 
 Everything else talks to a :class:`Cuda` object. There is one for the real GPU, started at the first call that needs
 it, and one for each simulation; a stream or event keeps the one it was made under, so that a handle of a simulation
