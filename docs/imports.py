@@ -1,0 +1,105 @@
+"""Which file of the package imports which, and in which order the parts of the package may.
+
+Counted are the imports in the text of the Python files, also those inside functions and those for type checkers only.
+Not counted are the modules that are loaded by name at run time: the adapters, and what ``interop`` loads on demand.
+"""
+
+import ast
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+PACKAGE: Final = Path(__file__).parents[1] / "interop"
+
+FLOORS: Final[tuple[dict[str, str], ...]] = (
+    {
+        "testing": "proofs of order, gates",
+        "matrix": "every pair, measured",
+        "demo": "two libraries",
+        "pytest_plugin": "marks, fixtures",
+        "__main__": "the commands",
+    },
+    {"__init__": "the public names"},
+    {
+        "arrays": "handoff, borrow",
+        "ledger": "finds missing waits",
+        "ordering": "check()",
+        "timeline": "what ran when",
+        "diagnosis": "doctor()",
+    },
+    {"current": "use()", "_arrays": "reads, wraps, keeps"},
+    {"event": "Event, as_event", "stream": "ExternalStream, as_stream"},
+    {"_core": "what both are made of", "_switching": "moves to _core"},
+    {"adapters": "one file a library", "sim": "CUDA without a GPU"},
+    {"_cuda": "calls cuda.bindings", "_order": "clocks, watchers"},
+    {"_native": "the extension in C"},
+    {"errors": "all errors", "_environment": "INTEROP_...", "_show": "text, HTML", "_safety": "forks, signals"},
+)
+"""The parts, from the top floor down, and what each is for. A part imports only lower floors and what is left of it."""
+
+ORDER: Final = [name for floor in reversed(FLOORS) for name in floor]
+"""Each part may import those before it."""
+
+
+def module_name(path: Path) -> str:
+    """``interop/_core/stream.py`` is ``interop._core.stream``."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES: Final = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@functools.cache
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """What a file imports, as ``module.name``; and whether it does so when it is loaded."""
+    found: list[tuple[str, bool]] = []
+    pending: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), True)]
+    while pending:
+        node, loading = pending.pop()
+        if isinstance(node, ast.Import):
+            found += ((alias.name, loading) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found += ((f"{node.module}.{alias.name}", loading) for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            late = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            late |= isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and child in node.body
+            pending.append((child, loading and not late))
+    return found
+
+
+def target(name: str) -> str:
+    """The module of the package that an imported name lies in; empty for other packages."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def part(module: str) -> str:
+    """The part of the package that a module belongs to."""
+    return [*module.split("."), "__init__"][1]
+
+
+def arrows() -> dict[tuple[str, str], bool]:
+    """Which part imports which; and whether it does so when it is loaded."""
+    found: dict[tuple[str, str], bool] = {}
+    for module, path in MODULES.items():
+        for name, loading in imports(path):
+            pair = part(module), part(target(name))
+            if target(name) and pair[0] != pair[1]:
+                found[pair] = found.get(pair, False) or loading
+    return found
+
+
+def reachable(start: str, graph: Mapping[str, set[str]]) -> set[str]:
+    """All that can be reached from *start* in one step or more."""
+    found: set[str] = set()
+    pending = [*graph.get(start, ())]
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += graph.get(node, ())
+    return found
