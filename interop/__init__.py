@@ -79,7 +79,7 @@ def doctor(*, probe: bool = False) -> "Diagnosis":
     """
     from interop.diagnosis import examine  # noqa: PLC0415  (seldom needed, and not named `doctor`, which is taken)
 
-    return examine(probe=probe)
+    return examine(__version__, probe=probe)
 
 
 _ON_DEMAND = ("diagnosis", "ledger", "matrix", "ordering", "pytest_plugin", "sim", "testing", "timeline")

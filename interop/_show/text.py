@@ -1,4 +1,4 @@
-"""Text for people: how many there are of something, and a table of rich's as a string."""
+"""Text for people: a number with its noun, and a table of rich as a string."""
 
 import io
 import shutil
@@ -11,13 +11,13 @@ _FALLBACK: Final = (120, 24)
 """Columns and lines where there is no terminal."""
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """A number and what it counts: ``"1 race"``, ``"2 races"``."""
+def plural(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: ``"1 race"``, ``"2 races"``."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
-def drawn(table: "RenderableType") -> str:
-    """What rich prints, as wide as the terminal, or as ``COLUMNS`` says; without colours."""
+def render(table: "RenderableType") -> str:
+    """The text that rich prints for *table*, without colours, as wide as the terminal or as ``COLUMNS`` says."""
     from rich.console import Console  # noqa: PLC0415  (an extra)
 
     file = io.StringIO()

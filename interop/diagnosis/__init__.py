@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-import interop
 from interop import _cuda
-from interop._show.text import counted, drawn
+from interop._show.text import plural, render
 from interop._switching import streams_in_use
 from interop.diagnosis import drawing, libraries, machine, packages
 from interop.diagnosis.advice import Advice, Facts, advise
@@ -71,7 +70,7 @@ class Diagnosis:
         Raises:
             LibraryNotFoundError: rich is not installed, which draws it.
         """
-        return drawn(self.__rich__())
+        return render(self.__rich__())
 
     def __repr__(self) -> str:
         """The table, for the interactive prompt; without rich, one line."""
@@ -79,9 +78,9 @@ class Diagnosis:
             return str(self)
         except LibraryNotFoundError as error:
             found = (
-                counted(len(self.machine.gpus), "GPU"),
-                counted(len(self.libraries), "library", "libraries"),
-                counted(len(self.warnings), "warning"),
+                plural(len(self.machine.gpus), "GPU"),
+                plural(len(self.libraries), "library", "libraries"),
+                plural(len(self.warnings), "warning"),
             )
             return f"<interop.doctor(): {', '.join(found)}; {error}>"
 
@@ -89,16 +88,16 @@ class Diagnosis:
         return drawing.html(self.machine, self.libraries, self.advice)
 
 
-def examine(*, probe: bool) -> Diagnosis:
-    """Do what :func:`interop.doctor` promises."""
+def examine(version: str, *, probe: bool) -> Diagnosis:
+    """Do what :func:`interop.doctor` promises, for this version of interop."""
     if probe and not _cuda.active().was_forked:
         _set_up()
     there = packages.look()
     bindings = there.versions.get("cuda-bindings")
-    found = machine.look(interop.__version__, bindings)
+    found = machine.look(version, bindings)
     installed = tuple(libraries.look(there, device=found.current_device, probe=probe))
     if probe:
-        found = machine.look(interop.__version__, bindings)  # the libraries have used the GPUs meanwhile
+        found = machine.look(version, bindings)  # the libraries have used the GPUs meanwhile
     in_use = frozenset(stream.cuda_stream for stream in streams_in_use())
     facts = Facts(found, installed, there.versions.get("numpy"), there.broken, in_use)
     return Diagnosis(found, installed, tuple(advise(facts)))
@@ -110,10 +109,10 @@ def _set_up() -> None:
     attempt(lambda: cuda.primary_context(cuda.current_device()), None)  # the look at the machine says why it fails
 
 
-def main(*, as_json: bool, probe: bool) -> int:
+def main(version: str, *, as_json: bool, probe: bool) -> int:
     """Print the diagnosis; the exit status: 1 if there is a warning."""
     with _output() as output:
-        diagnosis = examine(probe=probe)
+        diagnosis = examine(version, probe=probe)
         if as_json:
             print(json.dumps(diagnosis.to_dict(), indent=2), file=output)
         else:

@@ -11,7 +11,7 @@ from interop import _cuda
 from interop._order import watchers
 from interop._safety import forks
 from interop._show.callsite import user_frame, where
-from interop._show.text import counted
+from interop._show.text import plural
 from interop.event import as_event
 from interop.ledger import report
 from interop.ledger.arrays import described, layout_of, of_tensor
@@ -97,10 +97,10 @@ class Ledger(watchers.Watcher):
         """All that was found, and how much was looked at."""
         tally = self._settled()
         unknown = sum(bool(finding.doubt) for finding in tally.findings)
-        races = counted(len(tally.findings) - unknown, "race")
-        lines = [f"{races} and {unknown} unknown in {counted(tally.accesses, 'access', 'accesses')}"]
+        races = plural(len(tally.findings) - unknown, "race")
+        lines = [f"{races} and {unknown} unknown in {plural(tally.accesses, 'access', 'accesses')}"]
         if tally.captured:
-            lines.append(f"left out: {counted(tally.captured, 'call')} on streams that captured a graph")
+            lines.append(f"left out: {plural(tally.captured, 'call')} on streams that captured a graph")
         for finding, count in sorted(tally.findings.items(), key=lambda item: bool(item[0].doubt)):
             lines.append(f"{finding}" + (f"\n  Seen {count} times." if count > 1 else ""))
         if tally.left_out:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from interop._show.text import counted
+from interop._show.text import plural
 from interop.errors import InteropError
 from interop.sim.gpu import SimulatedGPU, simulation
 from interop.sim.races import Race
@@ -102,7 +102,7 @@ class Exploration:
         """Say how many, and how it went."""
         ended = "all there are" if self.complete else f"not all there are: they cover {_percent(self.covered)}"
         verdict = "none failed" if self._failure is None else f"one failed with {type(self._failure.error).__name__}"
-        raced = f", {counted(len(self.races), 'race')}" if self.races else ""
+        raced = f", {plural(len(self.races), 'race')}" if self.races else ""
         return f"<SIMULATED exploration: {self.schedules} schedules, {ended}; {verdict}{raced}>"
 
 

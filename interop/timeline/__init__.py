@@ -21,7 +21,7 @@ from interop import _cuda
 from interop._order import watchers
 from interop._safety import forks
 from interop._safety.blocks import Block
-from interop._show.text import counted
+from interop._show.text import plural
 from interop._switching import stream_in_use
 from interop.errors import InteropError
 from interop.stream import as_stream
@@ -245,11 +245,11 @@ class Timeline:
         if self._reading is not None:
             reading = self._reading
             simulated = "SIMULATED " if reading.unit == "steps" else ""
-            spans, arrows = counted(len(reading.spans), "span"), counted(len(reading.arrows), "arrow")
-            return f"<{simulated}interop.Timeline: {spans} and {arrows} on {counted(len(reading.lanes), 'stream')}>"
+            spans, arrows = plural(len(reading.spans), "span"), plural(len(reading.arrows), "arrow")
+            return f"<{simulated}interop.Timeline: {spans} and {arrows} on {plural(len(reading.lanes), 'stream')}>"
         if self._recorder is None:
             return "<interop.Timeline, not entered yet>"
         state = "not read yet" if self._recording is None else "recording"
         simulated = "SIMULATED " if self._recorder.simulated else ""
-        what = counted(len(self._recorder), "span or arrow", "spans and arrows")
+        what = plural(len(self._recorder), "span or arrow", "spans and arrows")
         return f"<{simulated}interop.Timeline: {what} so far, {state}>"

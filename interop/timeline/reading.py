@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from interop._show.text import counted, drawn
+from interop._show.text import plural, render
 from interop.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Reading(NamedTuple):
         if self.unit == "steps":
             notes.append("SIMULATED: the order, not the time; a kernel is one step, and runs as soon as it may.")
         if self.skipped:
-            what = counted(self.skipped, "span or wait is", "spans and waits are")
+            what = plural(self.skipped, "span or wait is", "spans and waits are")
             notes.append(f"{what} not shown: a graph was captured meanwhile.")
         if self.error:
             notes.append(f"The clocks of the devices were compared to within {self.error:.3f} ms.")
@@ -164,7 +164,7 @@ class Table(list[Row]):
 
     def __str__(self) -> str:
         """The table as text, as wide as the terminal."""
-        return drawn(self.__rich__())
+        return render(self.__rich__())
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:  # noqa: ANN401  (IPython's)
         bundle: dict[str, str] = self.__rich__()._repr_mimebundle_(**options)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from interop._show.text import counted
+from interop._show.text import plural
 from interop.timeline.nesting import Place, outer_first, places
 from interop.timeline.reading import Arrow, Lane, Reading, Span
 
@@ -134,7 +134,7 @@ def _notes(
         notes.append(f"{left:,} spans are not drawn: too many others are around or beside them.")
     if together := [bar for found in bars.values() for bar in found if bar.spans > 1]:
         count = sum(bar.spans for bar in together)
-        notes.append(f"{count:,} short spans are drawn together, as {counted(len(together), 'bar')}.")
+        notes.append(f"{count:,} short spans are drawn together, as {plural(len(together), 'bar')}.")
     if left := len(between) - len(arrows):
         notes.append(f"{left:,} of {len(between):,} arrows are not drawn: others are close to them.")
     if notes:
