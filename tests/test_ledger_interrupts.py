@@ -13,7 +13,7 @@ import pytest
 
 import interop
 from interop._order import watchers
-from interop.ledger import watch
+from interop.ledger import session
 from interop.ordering import check
 
 pytestmark = [
@@ -97,7 +97,7 @@ def test_nothing_of_the_libraries_stays_replaced(interrupt, interop_need):
         gc.collect(0)
         assert everything_of(*owners) == before
         assert not modes._get_current_dispatch_mode_stack()
-        assert not watch._all._ledgers
+        assert not session._all._ledgers
         assert not watchers.active
 
     interrupt(call, is_as_before)
@@ -198,7 +198,7 @@ def raised_at(moment, error):
 
 
 BOOKS = tuple(str(Path("ledger", f"{name}.py")) for name in ("ledger", "history", "memory", "events", "report"))
-BOOKS += (str(Path("interop", "ordering.py")),)
+BOOKS += tuple(str(Path("_order", f"{name}.py")) for name in ("accesses", "clock", "clocks", "ended"))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])

@@ -16,10 +16,10 @@ import interop
 from interop import _cuda
 from interop._order import watchers
 from interop.errors import NotSupportedError
-from interop.ledger import watch
+from interop.ledger import session
 from interop.ledger.ledger import SEEN, WATCHED
+from interop.ledger.libraries.patch import Changes
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import Changes
 from interop.ordering import check
 from interop.stream import ExternalStream
 
@@ -76,7 +76,7 @@ def torch(monkeypatch, interop_need):
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.torch")
+    eyes = importlib.import_module("interop.ledger.libraries.torch")
     with interop.sim.simulate() as gpu:
         streams = types.SimpleNamespace(
             a=interop.as_stream(gpu.stream("a")), b=interop.as_stream(gpu.stream("b")), now=None
@@ -286,7 +286,7 @@ def test_which_tensors_of_torch_are_seen(interop_need):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.testing._internal.two_tensor import TwoTensor
 
-    eyes = importlib.import_module("interop.ledger.torch")
+    eyes = importlib.import_module("interop.ledger.libraries.torch")
 
     class Mine(torch.Tensor):
         pass
@@ -349,7 +349,7 @@ def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.torch")
+    eyes = importlib.import_module("interop.ledger.libraries.torch")
     for cls, names in ((torch.cuda.Event, ("record", "wait", "synchronize")), (torch.cuda.Stream, ("synchronize",))):
         for name in names:
             monkeypatch.setattr(cls, name, nothing)
@@ -391,7 +391,7 @@ def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.torch")
+    eyes = importlib.import_module("interop.ledger.libraries.torch")
     monkeypatch.setattr(eyes._cuda, "GPU", types.SimpleNamespace(primary_context=lambda device: device + 10))
     for name in ("record", "wait"):
         monkeypatch.setattr(torch.cuda.Event, name, nothing)
@@ -442,7 +442,7 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
         def query(self):
             return True
 
-    eyes = importlib.import_module("interop.ledger.torch")
+    eyes = importlib.import_module("interop.ledger.libraries.torch")
     current, other = (types.SimpleNamespace(cuda_stream=at, device=None) for at in (address, address + 16))
     monkeypatch.setattr(eyes, "_stream_of", lambda _device: current)
     monkeypatch.setattr(eyes, "as_stream", lambda given: given)
@@ -503,7 +503,7 @@ def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, interop_
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.torch")
+    eyes = importlib.import_module("interop.ledger.libraries.torch")
     for name in ("record", "wait"):
         monkeypatch.setattr(torch.cuda.Event, name, nothing)
     for name in ("_stream", "as_event"):
@@ -558,7 +558,7 @@ def cupy(monkeypatch, interop_need):
 def test_cupy_streams_and_events(cupy, notes, address):
     from cupy.cuda.stream import _BaseStream
 
-    eyes = importlib.import_module("interop.ledger.cupy")
+    eyes = importlib.import_module("interop.ledger.libraries.cupy")
     stream = cupy.cuda.Stream.from_external(ExternalStream(address))
     before = everything_of(_BaseStream, cupy.cuda.Event, cupy.cuda, cupy.cuda.runtime, cupy.ndarray)
     with watching(eyes, notes):
@@ -582,7 +582,7 @@ def test_cupy_streams_and_events(cupy, notes, address):
 
 
 def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
-    eyes = importlib.import_module("interop.ledger.cupy")
+    eyes = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
     with watching(eyes, notes):
         cupy.cuda.runtime.eventRecord(address + 16, address)
@@ -599,7 +599,7 @@ def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
 
 
 def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
-    eyes = importlib.import_module("interop.ledger.cupy")
+    eyes = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
     monkeypatch.setattr(cupy.ndarray, "get", nothing, raising=False)
     event, stream = np.int64(address + 16), np.int64(address)
@@ -629,7 +629,7 @@ def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
 
 
 def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
-    eyes = importlib.import_module("interop.ledger.cupy")
+    eyes = importlib.import_module("interop.ledger.libraries.cupy")
     cuda = types.SimpleNamespace(current_context=lambda: 3, primary_context=lambda device: device + 10)
     monkeypatch.setattr(eyes._cuda, "GPU", cuda)
     monkeypatch.setattr(eyes, "_current", lambda: "current")
@@ -660,7 +660,7 @@ def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
 def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
     # item(), float() and asnumpy() are compiled: that they end up in `get` of the class, where it is seen, is CuPy's
     # affair. What can be told here is that `get` is found on the class, and taken off again.
-    eyes = importlib.import_module("interop.ledger.cupy")
+    eyes = importlib.import_module("interop.ledger.libraries.cupy")
     assert "get" not in vars(cupy.ndarray)
     with watching(eyes, notes):
         assert "get" in vars(cupy.ndarray)
@@ -668,7 +668,7 @@ def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
 
 
 def test_cupys_pool(cupy, notes, monkeypatch):
-    eyes = importlib.import_module("interop.ledger.cupy")
+    eyes = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(eyes, "_current", lambda: "current")
     with watching(eyes, notes):
         hooks = list(cupy.cuda.memory_hook._get_memory_hooks().values()) if _has_hooks(cupy) else [eyes._pool(notes)]
@@ -722,7 +722,7 @@ def numba(monkeypatch, interop_need):
     monkeypatch.setattr(driver.Event, "query", lambda _self: True)
     monkeypatch.setattr(driver, "device_pointer", int)
     return types.SimpleNamespace(
-        driver=driver, dispatcher=dispatcher, eyes=importlib.import_module("interop.ledger.numba")
+        driver=driver, dispatcher=dispatcher, eyes=importlib.import_module("interop.ledger.libraries.numba")
     )
 
 
@@ -909,7 +909,7 @@ CALLS = {
 @pytest.mark.parametrize("module", CALLS)
 def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
-    eyes = importlib.import_module("interop.ledger.bindings")
+    eyes = importlib.import_module("interop.ledger.libraries.bindings")
     monkeypatch.setattr(eyes._cuda, "GPU", types.SimpleNamespace(current_context=lambda: 3))
     for name in CALLS[module]:
         monkeypatch.setattr(bindings, name, lambda *_arguments: (status,))
@@ -955,7 +955,7 @@ DRIVERS = {"stream": "hStream", "event": "hEvent", "flags": "flags"}
 @pytest.mark.parametrize("module", CALLS)
 def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
-    eyes = importlib.import_module("interop.ledger.bindings")
+    eyes = importlib.import_module("interop.ledger.libraries.bindings")
     values = {"stream": address, "event": address + 16, "flags": 0}
     calls = []
     for name, arguments in NAMED:
@@ -983,7 +983,7 @@ def test_of_cuda_bindings_nothing_else_is_seen(notes):
     from cuda.bindings import driver, runtime
 
     before = everything_of(driver, runtime)
-    with watching(importlib.import_module("interop.ledger.bindings"), notes):
+    with watching(importlib.import_module("interop.ledger.libraries.bindings"), notes):
         replaced = {key[1] for key, value in everything_of(driver, runtime).items() if value is not before[key]}
     assert replaced == {*CALLS["runtime"], *CALLS["driver"]}
 
@@ -996,7 +996,7 @@ def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypat
     monkeypatch.setattr(runtime, "cudaThreadExchangeStreamCaptureMode", lambda mode: (0, mode))
     cuda = _cuda.Cuda(lambda: (runtime, driver), lambda _: True)
     cuda._runtime = runtime
-    with watching(importlib.import_module("interop.ledger.bindings"), notes):
+    with watching(importlib.import_module("interop.ledger.libraries.bindings"), notes):
         cuda.event_record(address, address)
         cuda.stream_wait_event(address, address)
         cuda.stream_synchronize(address)
@@ -1086,7 +1086,7 @@ def test_cuda_cores_wait_for_a_device(notes, monkeypatch, interop_need):
     interop_need("cuda.core")
     from cuda.core import Device
 
-    eyes = importlib.import_module("interop.ledger.cuda_core")
+    eyes = importlib.import_module("interop.ledger.libraries.cuda_core")
     cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
     monkeypatch.setattr(eyes._cuda, "GPU", cuda)
     monkeypatch.setattr(Device, "sync", nothing)
@@ -1111,8 +1111,8 @@ def test_warps_waits_of_the_host(notes, monkeypatch):
     warp.get_device = lambda given: given if isinstance(given, types.SimpleNamespace) else device(given or 0)
     warp.get_cuda_devices = lambda: [device(0), device(1)]
     monkeypatch.setitem(sys.modules, "warp", warp)
-    monkeypatch.delitem(sys.modules, "interop.ledger.warp", raising=False)
-    eyes = importlib.import_module("interop.ledger.warp")
+    monkeypatch.delitem(sys.modules, "interop.ledger.libraries.warp", raising=False)
+    eyes = importlib.import_module("interop.ledger.libraries.warp")
     cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
     monkeypatch.setattr(eyes._cuda, "GPU", cuda)
     for name in ("as_stream", "as_event"):
@@ -1135,7 +1135,7 @@ def test_warps_waits_of_the_host(notes, monkeypatch):
         ("device_is_done", cuda, 11),
         *[("finished", what) for what in (stream, "event")],
     ]
-    del sys.modules["interop.ledger.warp"]
+    del sys.modules["interop.ledger.libraries.warp"]
 
 
 @pytest.mark.parametrize("through_interop", [False, True])
@@ -1194,7 +1194,7 @@ def test_ledgers_are_closed_in_any_order(interop_need):
         first = one.enter_context(check())
         second = other.enter_context(check())
         one.close()
-        watch._all._count_capture()
+        session._all._count_capture()
         assert (first.captured, second.captured) == (0, 1)
         assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) != before
         other.close()
@@ -1236,7 +1236,7 @@ def test_a_ledger_is_closed_by_the_thread_that_has_opened_it(interop_need):
         thread.start()
         thread.join()
         assert refused
-        watch._all._count_capture()
+        session._all._count_capture()
         assert ledger.captured == 1
     assert not _get_current_dispatch_mode_stack()
     with check():

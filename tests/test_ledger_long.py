@@ -120,7 +120,7 @@ def kept_by(ledger):
     return sum(seen.values())
 
 
-OURS = ("interop.ledger", "interop.ordering")
+OURS = ("interop.ledger", "interop.ordering", "interop._order")
 
 
 @pytest.mark.parametrize("kind", KINDS)

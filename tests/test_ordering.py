@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interop import ordering
+from interop._order import accesses, ended
 from interop.ordering import Access, Accesses, Clock, Clocks, Epoch, Line, StreamKind
 
 MAIN, OTHER = "main", "other"
@@ -577,12 +577,17 @@ class Life:
                     assert self.clocks.happens_before(epoch, stream, thread) == expected
 
 
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tidy at once whatever ends."""
+    for module in (accesses, ended):
+        monkeypatch.setattr(module, "_ROOM", 1 - 1000)
+
+
 @pytest.mark.parametrize("seed", range(24))
 def test_what_has_gone_is_forgotten_and_nothing_else(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # With no room at all, so that each thing that goes is tidied up at once.
-    monkeypatch.setattr(ordering, "_FEW", 1 - 1000)
+    no_room(monkeypatch)
     life = Life(seed)
-    life.clocks._gone._room = 0
+    life.clocks._ended_lines._room = 0
     for _ in range(120):
         life.step()
         life.check()
@@ -590,10 +595,10 @@ def test_what_has_gone_is_forgotten_and_nothing_else(seed: int, monkeypatch: pyt
 
 def test_the_clocks_beside_others_are_asked_for_their_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     # The two learn one after the other that a stream is gone; what one of them tells apart, both do.
-    monkeypatch.setattr(ordering, "_FEW", 1 - 1000)
+    no_room(monkeypatch)
     strict = Clocks()
     lenient = Clocks(beside=strict)
-    strict._gone._room = 0
+    strict._ended_lines._room = 0
     epochs = []
     for stream in ("main", "first", "second", "third"):
         for clocks in (strict, lenient):
@@ -635,7 +640,7 @@ def test_the_clocks_stay_small_while_streams_events_and_threads_come_and_go(orde
         clocks.remove_stream(stream)
         clocks.end_thread(thread)
         hosts, others = clocks._parts()
-        sizes.append(sum(map(len, (*hosts, *others))) + len(clocks._gone._lines) + len(weights._live))
+        sizes.append(sum(map(len, (*hosts, *others))) + len(clocks._ended_lines._lines) + len(weights._live))
     assert max(sizes) < 2000
     # And the race is still there, or not.
     clocks.add_stream("new", context="here", kind=kind)

@@ -67,6 +67,6 @@ counts them. Launches of graphs are not seen.
 from interop.ledger.ledger import Ledger
 from interop.ledger.memory import Kind
 from interop.ledger.report import Finding, Party
-from interop.ledger.watch import Watched
+from interop.ledger.session import Watched
 
 __all__ = ["Finding", "Kind", "Ledger", "Party", "Watched"]

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
+from interop._order.clocks import Clocks, StreamKind
 from interop.ledger.memory import Kind, Layout, Memory, Touch
 from interop.ledger.report import Party
-from interop.ordering import Clocks, StreamKind
 
 _HOST = "the host"
 _SUPPOSED = "everything, when all streams were supposed to have waited for it"

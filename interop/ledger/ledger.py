@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
 from interop import _cuda
 from interop._order import watchers
+from interop._order.clocks import StreamKind
 from interop._safety import forks
 from interop._show.callsite import user_frame, where
 from interop._show.text import plural
@@ -19,7 +20,6 @@ from interop.ledger.events import Events, Token
 from interop.ledger.history import History, Line
 from interop.ledger.memory import Kind, Layout
 from interop.ledger.report import Finding, Party
-from interop.ordering import StreamKind
 from interop.stream import ExternalStream, _Handle, as_stream
 
 if TYPE_CHECKING:

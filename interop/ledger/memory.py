@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from interop.ordering import Clock, Epoch
+from interop._order.clock import Clock, Epoch
 
 if TYPE_CHECKING:
     from interop.ledger.report import Party

@@ -6,7 +6,7 @@ All of it was measured on an H200 with driver 580.
 import itertools
 from collections.abc import Iterable
 
-from interop.ordering import StreamKind
+from interop._order.clocks import StreamKind
 from interop.sim.codes import (
     CAPTURE_IMPLICIT,
     CAPTURE_INVALIDATED,

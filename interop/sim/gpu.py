@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from interop import _cuda
 from interop._cuda.addresses import described
+from interop._order.clocks import StreamKind
 from interop._safety.blocks import block
 from interop._show.callsite import where
 from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
-from interop.ordering import StreamKind
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
 from interop.sim.races import Race

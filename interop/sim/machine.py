@@ -11,9 +11,10 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from interop import _cuda
+from interop._order.clock import Clock
+from interop._order.clocks import Clocks, StreamKind
 from interop._safety import forks
 from interop.errors import DeadlockError, InteropError, NotSupportedError
-from interop.ordering import Clock, Clocks, StreamKind
 from interop.sim.capture import Captures
 from interop.sim.codes import INVALID_DEVICE, INVALID_HANDLE, Refused
 from interop.sim.races import Party, Race

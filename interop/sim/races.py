@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from interop._order.accesses import Access
+from interop._order.clock import Epoch
 from interop.errors import RaceError
-from interop.ordering import Access, Epoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec, SupportsInt
 
+from interop._order.clocks import StreamKind
 from interop.errors import NotSupportedError
-from interop.ordering import StreamKind
 from interop.sim.codes import (
     INVALID_CONTEXT,
     INVALID_DEVICE,

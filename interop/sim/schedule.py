@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from interop._order.clock import Clock
 from interop.errors import DeadlockError, InteropError
-from interop.ordering import Clock
 from interop.sim.state import Array
 from interop.sim.work import Queue, Work
 

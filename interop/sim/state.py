@@ -7,7 +7,9 @@ import enum
 import threading
 from dataclasses import dataclass, field
 
-from interop.ordering import Accesses, Clock, StreamKind
+from interop._order.accesses import Accesses
+from interop._order.clock import Clock
+from interop._order.clocks import StreamKind
 from interop.sim.races import Party
 
 

@@ -2,8 +2,9 @@
 
 import threading
 
+from interop._order.clock import Clock
+from interop._order.clocks import StreamKind
 from interop._show.callsite import where
-from interop.ordering import Clock, StreamKind
 from interop.sim.state import Stream
 from interop.sim.work import Work
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
-from interop.ordering import Clock, Epoch, Line
+from interop._order.clock import Clock, Epoch, Line
 from interop.sim.state import Array
 
 TRACED: Final = 10_000

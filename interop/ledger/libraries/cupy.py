@@ -9,8 +9,8 @@ from cupy.cuda.stream import _BaseStream
 from interop import _cuda
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
+from interop.ledger.libraries.patch import Changes
 from interop.ledger.memory import Layout
-from interop.ledger.patch import Changes
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import warp
 
 from interop import _cuda
 from interop.event import as_event
-from interop.ledger.patch import Changes
+from interop.ledger.libraries.patch import Changes
 from interop.stream import as_stream
 
 if TYPE_CHECKING:

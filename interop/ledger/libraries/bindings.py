@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from interop import _cuda
 from interop.event import as_event
 from interop.ledger.ledger import SEEN
-from interop.ledger.patch import Changes
+from interop.ledger.libraries.patch import Changes
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:

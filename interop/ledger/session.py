@@ -12,10 +12,26 @@ from interop._order import watchers
 from interop._safety.blocks import Block
 from interop.errors import NotSupportedError
 from interop.ledger.ledger import WATCHED, Ledger
-from interop.ledger.patch import Changes
+from interop.ledger.libraries.patch import Changes
 
 _EYES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **WATCHED}
 """Those who look at libraries, by a module of that name here; and what is imported when there is something to see."""
+
+
+def check(*, strict: bool = False, raises: bool = True) -> "Watched":
+    """Watch every record, wait, synchronize and hand-over in a ``with`` block, and report what nothing orders.
+
+    See :mod:`interop.ledger` for what is seen, what is not, and what is reported.
+
+    Args:
+        strict: whether to raise where the second of two unordered accesses is made, if possible before it is.
+        raises: whether to raise at the end of the block if there were races and nothing else was raised.
+
+    Raises:
+        RaceError: nothing orders two accesses of one array, of which at least one is a write.
+        NotSupportedError: another thread has a ledger open, or closes this one, outside of a simulation.
+    """
+    return Watched(strict=strict, raises=raises)
 
 
 class Watched(Block[Ledger]):
@@ -149,5 +165,5 @@ _all: Final = _All()
 
 
 def _eyes(library: str) -> Callable[[_All, Changes], None]:
-    watch: Callable[[_All, Changes], None] = importlib.import_module(f"interop.ledger.{library}").watch
+    watch: Callable[[_All, Changes], None] = importlib.import_module(f"interop.ledger.libraries.{library}").watch
     return watch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from cuda.core import Device
 
 from interop import _cuda
-from interop.ledger.patch import Changes
+from interop.ledger.libraries.patch import Changes
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger

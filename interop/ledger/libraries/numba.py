@@ -13,8 +13,8 @@ from interop.errors import InteropError
 from interop.event import as_event
 from interop.ledger.arrays import layout_of
 from interop.ledger.ledger import SEEN
+from interop.ledger.libraries.patch import Changes
 from interop.ledger.memory import Kind, Layout
-from interop.ledger.patch import Changes
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
