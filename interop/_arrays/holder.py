@@ -51,8 +51,7 @@ class HandoverFields:
         self._consumer = consumer
         self._states = states
         self._relay: ExternalStream | None = None
-        # The newer of two weak references is called back first: to be put into the queue, and then what looks there.
-        self._link = OpenHandover(self, weakref.ref(self, _ended), tensor, producer, consumer, parent)
+        self._link = OpenHandover(self, tensor, producer, consumer, parent)
 
     @property
     def _mark(self) -> int:
@@ -78,7 +77,7 @@ class OpenHandover(weakref.ref[HandoverFields]):
         returned: if the way back is ordered already, what stands for the consumer's work.
     """
 
-    __slots__ = ("_parent", "_pending", "_start", "_stop", "_then", "consumer", "mark", "returned", "root")
+    __slots__ = ("_parent", "_pending", "_start", "_stop", "_tensor", "_then", "consumer", "mark", "returned", "root")
     __hash__ = object.__hash__
     __eq__ = object.__eq__
 
@@ -89,41 +88,43 @@ class OpenHandover(weakref.ref[HandoverFields]):
     def __init__(
         self,
         holder: HandoverFields,
-        then: "weakref.ref[HandoverFields]",
         tensor: Tensor,
         producer: ExternalStream | None,
         consumer: ExternalStream,
         parent: "OpenHandover | None",
     ) -> None:
-        """Remember what is needed when *holder* goes; *then* is called back after this one, and kept."""
+        """Remember what is needed when *holder* goes."""
         super().__init__(holder, keepalive.ended.append)  # type: ignore[call-arg]
-        self._then = then
+        self._then: _Then | None = _Then(holder, _ended)
+        self._then.handover = self
         self._start, self._stop = tensor.extent()
         self._parent = parent
-        self._pending: PendingRelease | None = PendingRelease(producer, consumer, tensor, None)
+        self._tensor: Tensor | None = tensor
         self.consumer = consumer
         self.mark = 0
         self.returned: Event | None = None
         self.root: object = tensor if parent is None else parent.root
+        self._pending: PendingRelease | None = PendingRelease(producer, consumer, tensor, None)
         _open.add(self)
         _index(self)
 
     def settle(self) -> None:
         """The holder is gone: order the way back, and keep the memory until the consumer is done."""
-        pending = self._pending
-        if pending is None:  # all is done
-            return
-        if pending.memory is None:
-            pending.memory = self._memory(pending.source)
-        if self.returned is not None:
-            pending.event, pending.is_ordered = self.returned, True
-        keepalive.put(pending)
-        _forget(self)
-        _open.discard(self)
+        # None: all is done; or an interrupt came while this was made, and nothing was handed over.
+        pending = getattr(self, "_pending", None)
+        tensor = getattr(self, "_tensor", None)
+        if pending is not None and tensor is not None:
+            if pending.memory is None:
+                pending.memory = self._memory(tensor)
+            if self.returned is not None:
+                pending.event, pending.is_ordered = self.returned, True
+            keepalive.put(pending)
+            _forget(self)
+            _open.discard(self)
         # Or hand-overs of one array that overlap would keep all that were before them.
-        self._parent = self.root = self._pending = None
+        self._parent = self.root = self._then = self._pending = self._tensor = None
 
-    def _memory(self, source: object) -> object:
+    def _memory(self, tensor: Tensor) -> object:
         """What has to be kept until the consumer is done, once the producer's stream waits for it.
 
         If the array came of a hand-over itself, that is what its memory is from, and not the array: its own end, which
@@ -132,17 +133,27 @@ class OpenHandover(weakref.ref[HandoverFields]):
         if self._start == self._stop:
             return _NOTHING
         # It is over only if the array does not keep it alive: then another one was handed over that lies there too.
-        is_chain = self._parent is not None and self._parent() is not None
-        return self.root if is_chain else source
+        parent, root = self._parent, self.root
+        is_chain = parent is not None and parent() is not None
+        return root if is_chain and root is not None else tensor
 
 
 _open: Final[set[OpenHandover]] = set()
 """All of them: what keeps them until their way back is ordered, or put down."""
 
 
-def _ended(_: object, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-    """Do what the hand-overs that are over need; at interpreter exit nothing: what is still in use is not freed."""
+class _Then(weakref.ref[HandoverFields]):
+    """What is called back beside an :class:`OpenHandover`, before it or after it."""
+
+    __slots__ = ("handover",)
+
+    handover: OpenHandover
+
+
+def _ended(then: _Then, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    """Do at once what the end needs; at interpreter exit nothing: what is still in use is not freed."""
     if not _finalizing():
+        keepalive.ended.append(then.handover)  # which may be there already
         keepalive.poll()
 
 
@@ -187,7 +198,7 @@ def find(address: int, stream: ExternalStream | None, mark: int = 0) -> OpenHand
     If that is 0: the newest one to *stream*; failing that, to any stream.
     """
     found = None
-    for bits in tuple(_lengths):
+    for bits in _lengths.copy():
         block = _blocks.get((bits, address >> bits))
         if block is None:
             continue

@@ -1,7 +1,8 @@
 """What is kept alive until the device is done with it, and the ways back of hand-overs; the host is never blocked.
 
 Finalisers come here from any thread, and in the middle of any call, also of one of these; signal handlers raise in the
-middle of any line. So there is no lock: each step is one call of C, made whole or not at all, and may be repeated.
+middle of any line; and without the GIL, other threads are in the middle of another one. So there is no lock: each step
+is one call of C, made whole or not at all, and may be repeated, or be made by two threads at once.
 """
 
 import atexit
@@ -209,10 +210,10 @@ class KeepAlive:
             gone: list[object] = []  # let go of at last: what that sets off is not ours to foresee
             self._accept()
             # Each of these, and not the oldest only: somebody else's stream is to wait for it.
-            for pending in tuple(self._blocked):
+            for pending in self._blocked.copy():
                 if pending.retry(gone):
                     _remove(self._blocked, pending)
-            for stream in tuple(self._queues):
+            for stream in self._queues.copy():
                 self._release(stream, gone)
             gone.clear()
             if not self._new and not self.ended:
@@ -231,9 +232,9 @@ class KeepAlive:
     def release(self) -> int:
         """Let go of what is done; how many entries are kept."""
         self.poll()
-        if len(self._kept) != len(self._new) + sum(map(len, tuple(self._queues.values()))):
+        if len(self._kept) != len(self._new) + sum(map(len, self._queues.copy().values())):
             # An interrupt, or another thread, has come between two steps: find again what is in no queue.
-            found = set(chain(tuple(self._new), *map(tuple, tuple(self._queues.values()))))
+            found = set(chain(self._new.copy(), *(queue.copy() for queue in self._queues.copy().values())))
             self._new.extend(self._kept - found)
             self.poll()
         if not self._kept:
@@ -244,7 +245,7 @@ class KeepAlive:
 
     def _accept(self) -> None:
         """Put what is new into its queue. Done again, or by two threads at once, it is there twice, and let go once."""
-        for pending in tuple(self._new):
+        for pending in self._new.copy():
             self._queues.setdefault(pending.consumer, deque()).append(pending)
             if not pending.is_recorded:
                 self._blocked.append(pending)
@@ -258,14 +259,16 @@ class KeepAlive:
             except IndexError:  # another thread was faster
                 break
             if not oldest.is_done():
-                if not oldest.is_recorded and oldest not in self._blocked:
+                if not oldest.is_recorded and oldest not in self._blocked.copy():
                     self._blocked.append(oldest)
                 return
             gone.append(oldest)
             self._kept.discard(oldest)
             _remove(queue, oldest)
         # Another thread may have put something into it since.
-        self._new.extend(self._queues.pop(stream, ()))
+        removed = self._queues.pop(stream, None)
+        if removed:
+            self._new.extend(removed.copy())
 
     def drain(self) -> None:
         """Wait for the device, at the end of the process, so that nothing is freed under its hands."""
@@ -273,7 +276,7 @@ class KeepAlive:
         self.release()
         # Streams may be gone by now: what needs one is kept, and goes with the process.
         self._blocked.clear()
-        for pending in tuple(self._kept):
+        for pending in self._kept.copy():
             if not pending.is_recorded:
                 _never_let_go.append(pending)
                 self._kept.discard(pending)
