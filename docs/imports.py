@@ -34,7 +34,7 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
     {"adapters": "one file a library", "sim": "CUDA without a GPU"},
     {"_cuda": "calls cuda.bindings", "_order": "clocks, watchers"},
     {"_native": "the extension in C"},
-    {"errors": "all errors", "_environment": "INTEROP_...", "_show": "text, HTML", "_safety": "forks, signals"},
+    {"errors": "all errors", "_show": "text, HTML", "_safety": "forks, signals"},
 )
 """The parts, from the top floor down, and what each is for. A part imports only lower floors and what is left of it."""
 

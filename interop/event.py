@@ -5,10 +5,11 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cuda, _switching
-from interop._cuda.addresses import check_device, check_handle, described, exact_int, is_a
+from interop._cuda.addresses import check_device, check_handle, exact_int, is_a
 from interop._native import EventFields, Pool
 from interop._order import watchers
 from interop._safety import forks
+from interop._show.text import described
 from interop.adapters import adapters_of
 from interop.errors import (
     AdapterError,
@@ -30,7 +31,6 @@ T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 20e-6
 _LONGEST_PAUSE: Final = 1e-3
-_INVALID_RESOURCE_HANDLE: Final = 400
 _FOREVER: Final = 1e9
 """Seconds: 30 years. More may be no float."""
 
@@ -288,7 +288,7 @@ class Event(EventFields):
         try:
             return self._cuda.event_elapsed(self._asked("take the time of"), end._asked("take the time of"))
         except CudaError as error:
-            if error.code != _INVALID_RESOURCE_HANDLE:
+            if error.code != _cuda.INVALID_RESOURCE_HANDLE:
                 raise
             message = (
                 f"no time between {self!r} and {end!r}: one was made without timing (enable_timing=True, or what its "

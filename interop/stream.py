@@ -8,9 +8,10 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from interop import _cuda, _switching
-from interop._cuda.addresses import check_device, check_handle, described, exact_int, is_a, stands_for_another
+from interop._cuda.addresses import check_device, check_handle, exact_int, is_a, stands_for_another
 from interop._native import StreamFields, native
 from interop._order import watchers
+from interop._show.text import described
 from interop.adapters import adapter_named, adapters_of, by_type
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 T = TypeVar("T")
-
-_INVALID_RESOURCE_HANDLE: Final = 400
-_INVALID_VALUE: Final = 1
-
-_DEFAULT_NAMES: Final = {_cuda.LEGACY: "legacy default", _cuda.PER_THREAD: "per-thread default"}
 
 
 class _Thread(threading.local):
@@ -196,7 +192,7 @@ class ExternalStream(StreamFields):
         that is gone. So what is not known yet is left out, and whether the stream captures, which may be different by
         the next moment, is not shown. In a notebook, where a person asks about a stream that is there, more is.
         """
-        name = _DEFAULT_NAMES.get(self._handle, f"{self._handle:#x}")
+        name = _cuda.DEFAULT_NAMES.get(self._handle, f"{self._handle:#x}")
         origin = f" of {self._adapter.library}" if self._adapter else ""
         device = "" if self._device is None else f" on device {self._device}"
         priority = f", priority {self._priority}" if self._priority else ""
@@ -610,7 +606,7 @@ class ExternalStream(StreamFields):
             raise
 
     def _explain_record(self, error: CudaError, event: Event) -> None:
-        if error.code == _INVALID_RESOURCE_HANDLE:
+        if error.code == _cuda.INVALID_RESOURCE_HANDLE:
             message = (
                 f"{event!r} cannot be recorded on {self!r}: an event belongs to the device it was first recorded "
                 f"on, and to its context. Take a new one for this stream: record_event() without an argument"
@@ -619,7 +615,7 @@ class ExternalStream(StreamFields):
         self._explain(error)
 
     def _explain_wait(self, error: CudaError, event: Event | None) -> None:
-        if error.code == _INVALID_VALUE and event is not None and event._capture:
+        if error.code == _cuda.INVALID_VALUE and event is not None and event._capture:
             message = f"{self!r} cannot wait for {event!r}: the capture that it was recorded in is over"
             raise CaptureError(message) from error
         self._explain(error)

@@ -16,11 +16,12 @@ from cuda.bindings import runtime
 import interop
 from benchmarks import baseline
 from interop import _cuda, adapters
+from interop._cuda.calls import HOT_CALLS
 from interop._native import native
 from interop.adapters.base import Adapter
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = _cuda._HOT_CALLS
+KINDS = HOT_CALLS
 OWN = 1
 """The context of the streams below, except ELSEWHERE; the context of a stream is its handle >> 16."""
 P, Q, C, ELSEWHERE = 0x10010, 0x10020, 0x10030, 0x20010

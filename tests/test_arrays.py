@@ -83,8 +83,8 @@ class Library(Adapter):
 def gpu(monkeypatch):
     with sim.simulate(devices=2) as gpu:
         # The simulator has no memory of its own at real addresses; all of it is on device 0, out of device 1's reach.
-        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
-        monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: False)
+        monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
+        monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: False)
         yield gpu
         interop.release()
 
@@ -436,7 +436,7 @@ def test_what_was_lent_keeps_nothing_after_its_block(gpu, streams, library):
 
 
 def test_default_streams_of_two_devices_are_no_chain(gpu, library, monkeypatch):
-    monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)
+    monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: True)
     p, d, source = interop.new_stream(0), interop.new_stream(0), Owner()
     alive = weakref.ref(source)
     with gate(d):
@@ -1089,7 +1089,7 @@ def test_an_array_that_breaks_the_consumers_capture_is_an_error(gpu, streams):
 @needs_native
 @pytest.mark.parametrize("default", [1, 2])
 def test_what_orders_itself_is_asked_for_the_default_stream_of_the_consumers_device(gpu, monkeypatch, default):
-    monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)
+    monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: True)
     p, memory, consumer = interop.new_stream(0), gpu.array([0]), interop.ExternalStream(default, 1)
 
     def order(stream):  # as PyTorch and CuPy: 1 and 2 are the default streams of the current device

@@ -16,7 +16,7 @@ import pytest
 
 import interop
 from interop import Event, ExternalStream, adapters, as_event, as_stream, current_stream, new_stream, use
-from interop._cuda.addresses import described
+from interop._show.text import described
 from interop._switching import stream_in_use
 from interop.adapters.base import Adapter
 from interop.errors import (

@@ -177,7 +177,7 @@ def no_cuda(monkeypatch):
     def load():
         pytest.fail("CUDA was called")
 
-    monkeypatch.setattr(_cuda.GPU, "_load", load)
+    monkeypatch.setattr(_cuda.GPU, "load", load)
     monkeypatch.setattr(_cuda.GPU, "_runtime", None)
 
 

@@ -411,8 +411,8 @@ class Whole(AdapterConformance):
         adapter = self.kind()
         adapter.simulated = True
         interop.register("whole", adapter)
-        with interop.sim.simulate(devices=2) as gpu:
-            monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
+        with interop.sim.simulate(devices=2):
+            monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
             yield adapter
             interop.release()
 

@@ -5,7 +5,8 @@ import pickle
 
 import pytest
 
-from interop import _cuda, errors
+from interop import errors
+from interop._cuda import codes
 from interop.errors import CudaError, InteropError, LibraryNotFoundError
 
 PARENTS = {
@@ -79,12 +80,12 @@ def test_cuda_error_without_text():
     assert str(CudaError(1, "cudaErrorInvalidValue", "cudaFree")) == "cudaFree failed with cudaErrorInvalidValue (1)"
 
 
-@pytest.mark.parametrize("code", sorted(_cuda.NO_DEVICE_CODES))
+@pytest.mark.parametrize("code", sorted(codes.NO_DEVICE_CODES))
 def test_codes_that_mean_no_device(code):
     from cuda.bindings import runtime
 
     with pytest.raises(errors.NoDeviceError, match=rf"{runtime.cudaError_t(code).name} \({code}\): \w+.*interop\.sim"):
-        _cuda._value((runtime.cudaError_t(code),), "cudaFree", runtime)
+        codes.checked((runtime.cudaError_t(code),), "cudaFree", runtime)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_an_old_driver_is_told_from_none(answer, text, monkeypatch):
     monkeypatch.setattr(runtime, "cudaDriverGetVersion", lambda: answer)
     code = runtime.cudaError_t.cudaErrorInsufficientDriver
     with pytest.raises(errors.NoDeviceError, match=rf"cudaErrorInsufficientDriver {text}"):
-        _cuda._value((code,), "cudaFree", runtime)
+        codes.checked((code,), "cudaFree", runtime)
 
 
 @pytest.mark.parametrize(
@@ -112,5 +113,5 @@ def test_every_other_code_is_a_cuda_error(kind, name):
 
     code = {"runtime": runtime.cudaError_t, "driver": driver.CUresult}[kind](700)
     with pytest.raises(CudaError, match=rf"^call failed with {name} \(700\): an illegal memory access") as caught:
-        _cuda._value((code, None), "call", runtime)
+        codes.checked((code, None), "call", runtime)
     assert (caught.value.code, caught.value.name, caught.value.call) == (700, name, "call")

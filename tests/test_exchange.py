@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import sim
+from interop import _cuda, sim
 from interop._arrays.tensor import CUDA, TYPES, Tensor
 from interop._order import watchers
 from interop.adapters.base import Adapter
@@ -81,7 +81,7 @@ class Library(Adapter):
 @pytest.fixture
 def gpu(monkeypatch):
     with sim.simulate() as gpu:
-        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: pytest.fail("CUDA was asked where the memory is"))
+        monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: pytest.fail("CUDA was asked where the memory is"))
         yield gpu
         while interop.release():  # what is let go of may have held something else
             pass

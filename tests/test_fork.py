@@ -137,7 +137,7 @@ print(status >> 8)
 
 def test_a_process_that_had_not_started_cuda_can_start_it_in_a_child(run):
     code = """
-fresh = interop._cuda.Cuda(cuda._load, cuda.readable)
+fresh = interop._cuda.Cuda(cuda.load, cuda.readable)
 interop._cuda.activate(fresh)
 def body():
     assert interop.ExternalStream(native_stubs.P).query()

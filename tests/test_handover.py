@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import interop
-from interop import sim
+from interop import _cuda, sim
 from interop._arrays import capsules
 from interop._arrays.handover import Handover
 from interop._arrays.reading import from_typestr
@@ -29,7 +29,7 @@ NUMPY_TYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", 
 @pytest.fixture
 def gpu(monkeypatch):
     with sim.simulate(devices=2) as gpu:
-        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (CUDA, 0))
+        monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (CUDA, 0))
         yield gpu
         interop.release()
 
@@ -151,7 +151,7 @@ def test_a_default_stream_is_one_of_the_memorys_device(gpu):
 
 @needs_native
 def test_a_default_stream_for_pinned_memory_is_the_current_devices(gpu, monkeypatch):
-    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (3, 0))
+    monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (3, 0))
     p, c = interop.new_stream(0), interop.new_stream(1)
     holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
     gpu.launch(c, lambda _: None, writes=[memory])
@@ -161,7 +161,7 @@ def test_a_default_stream_for_pinned_memory_is_the_current_devices(gpu, monkeypa
 
 
 def test_a_default_stream_of_another_device_is_stated_by_another_stream(gpu, monkeypatch):
-    monkeypatch.setattr(gpu.cuda, "peer_access", lambda *_: True)
+    monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: True)
     p, c, d = interop.new_stream(0), interop.ExternalStream(1, 1), interop.new_stream(0)
     holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
     gpu.launch(c, lambda _: None, writes=[memory])
@@ -285,8 +285,8 @@ def test_every_pair_of_protocols(given_as, taken_as, view):
     read_only = not view.flags.writeable
     if read_only and "old" in given_as + taken_as:
         return
-    with sim.simulate() as gpu:
-        gpu.cuda.pointer_place = lambda _: (CUDA, 0)
+    with sim.simulate(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cuda.memory, "pointer_place", lambda *_: (CUDA, 0))
         p, c = interop.new_stream(), interop.new_stream()
         source = GIVE[given_as](view)
         made = interop.handoff(source, c, producer=p)

@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 import interop
+from interop import _cuda
 from interop._arrays.tensor import BFLOAT, BOOL, COMPLEX, FLOAT, FLOAT8_E5M2, UINT, DataType
 from interop._core.inspection import look_at
 from interop.errors import CudaError, InteropError
@@ -192,7 +193,7 @@ def test_a_type_reads_as_in_numpy(dtype, name):
 
 
 def test_memory_that_was_handed_over(gpu, monkeypatch):
-    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _address: (2, 0))
+    monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
 
     class Array:
         __cuda_array_interface__ = {  # noqa: RUF012

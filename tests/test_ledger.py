@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
+from interop import _cuda
 from interop._order import watchers
 from interop.errors import InvalidArrayError, InvalidStreamError, RaceError
 from interop.ledger.events import Events
@@ -396,7 +397,7 @@ class Interface:
 @pytest.fixture
 def memory(gpu, monkeypatch):
     """Addresses of the simulated device."""
-    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _address: (2, 0))
+    monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
     return 1 << 40
 
 

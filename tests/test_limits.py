@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import sim
+from interop import _cuda, sim
 from interop._arrays.limits import refusal
 from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor
 from interop._native import native
@@ -221,8 +221,8 @@ def test_what_is_not_refused_is_made(library, device_type, tmp_path):
 
 @pytest.fixture
 def streams(monkeypatch):
-    with sim.simulate() as gpu:
-        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (CUDA, 0))
+    with sim.simulate():
+        monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (CUDA, 0))
         yield interop.new_stream(), interop.new_stream()
         interop.release()
 

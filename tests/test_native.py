@@ -13,6 +13,7 @@ import pytest
 
 import interop
 from interop import _cuda, adapters, sim, stream
+from interop._cuda.calls import HOT_CALLS
 from interop._native import native, why_not
 from interop._order import watchers
 from interop.errors import InvalidStreamError
@@ -86,7 +87,7 @@ _TYPES = {
     "cuStreamGetCtx": (POINTER, POINTER),
     "cuCtxGetId": (POINTER, POINTER),
 }
-_STUBS = [ctypes.CFUNCTYPE(ctypes.c_int, *_TYPES.get(name, (POINTER,)))(_calls(name)) for name in _cuda._HOT_CALLS]
+_STUBS = [ctypes.CFUNCTYPE(ctypes.c_int, *_TYPES.get(name, (POINTER,)))(_calls(name)) for name in HOT_CALLS]
 _ADDRESSES = tuple(ctypes.cast(stub, POINTER).value for stub in _STUBS)
 
 
@@ -270,9 +271,8 @@ def test_whether_there_is_an_extension_is_chosen_in_no_other_words(python, value
 
 @pytest.mark.parametrize(("value", "checks"), [("", False), ("0", False), ("1", True)])
 def test_the_checks_are_switched_on(python, value, checks):
-    assert (
-        python("import json; from interop import _cuda; print(json.dumps(_cuda.CHECK))", INTEROP_CHECK=value) is checks
-    )
+    code = "import json; from interop import _cuda; print(json.dumps([_cuda.CHECK, _cuda.GPU._extension is None]))"
+    assert python(code, INTEROP_CHECK=value) == [checks, checks]
 
 
 def test_an_extension_that_was_not_built(python):

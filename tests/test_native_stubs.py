@@ -15,6 +15,7 @@ import pytest
 
 import interop
 from interop import _cuda, adapters, sim, stream
+from interop._cuda.addresses import readable
 from interop._native import native, why_not
 from interop.adapters.base import Adapter, life_of
 from tests.native_stubs import (
@@ -688,7 +689,7 @@ def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
 
 def test_memory_is_readable_as_python_finds(driver):
     for address in (0, 3, 8, 4095, 4096, 2**47, 2**63, 2**64 - 1, 0x30000000, 0x30000FF8, 0x30000FFF, 0x30001000):
-        assert native.readable(address) is _cuda._readable(address)
+        assert native.readable(address) is readable(address)
     assert native.readable(STATED)
 
 
@@ -1142,8 +1143,7 @@ class Told(Bindings):
 def test_a_driver_that_lacks_something_is_driven_by_python(driver, monkeypatch, answers, check, hot):
     bindings = Told(driver)
     bindings.answers = answers
-    cuda = _cuda.Cuda(lambda: (bindings, bindings), native.readable)
-    monkeypatch.setattr(_cuda, "GPU", cuda)
+    cuda = _cuda.Cuda(lambda: (bindings, bindings), native.readable, extension=None if check else native)
     monkeypatch.setattr(_cuda, "CHECK", check)
     before = _cuda.activate(cuda)
     driver.reset()

@@ -29,8 +29,7 @@ def project(tmp_path):
     shutil.copy(REPOSITORY / "setup.py", tmp_path)
     (tmp_path / "interop" / "_native").mkdir(parents=True)
     (tmp_path / "interop" / "__init__.py").write_text("")
-    for module in ("_environment.py", "_native/__init__.py"):
-        shutil.copy(REPOSITORY / "interop" / module, tmp_path / "interop" / module)
+    shutil.copy(REPOSITORY / "interop" / "_native" / "__init__.py", tmp_path / "interop" / "_native")
     (tmp_path / "interop" / "_native" / "plain.py").write_text("EventFields = Pool = StreamFields = None")
     return tmp_path
 

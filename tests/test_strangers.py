@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import interop
-from interop import sim
+from interop import _cuda, sim
 from interop._arrays import capsules
 from interop._arrays.tensor import CUDA
 from interop.errors import InvalidArrayError, NotSupportedError
@@ -18,8 +18,8 @@ new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void
 
 @pytest.fixture
 def streams(monkeypatch):
-    with sim.simulate() as gpu:
-        monkeypatch.setattr(gpu.cuda, "pointer_place", lambda address: (CUDA, 0) if address >= 4096 else (0, 0))
+    with sim.simulate():
+        monkeypatch.setattr(_cuda.memory, "pointer_place", lambda _, address: (CUDA if address >= 4096 else 0, 0))
         yield interop.new_stream(), interop.new_stream()
         interop.release()
 
@@ -115,5 +115,5 @@ def test_strides_of_dimensions_with_one_element_mean_nothing(streams):
 
 def test_the_device_is_the_one_that_cuda_knows(streams, monkeypatch):
     p, c = streams
-    monkeypatch.setattr(c._cuda, "pointer_place", lambda _: (13, 0))
+    monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (13, 0))
     assert interop.handoff(Capsule(), c, producer=p).__dlpack_device__() == (13, 0)

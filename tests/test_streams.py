@@ -10,6 +10,7 @@ import pytest
 
 import interop
 from interop import _cuda, sim, stream
+from interop._cuda.codes import NOT_READY
 from interop._order import watchers
 from interop.errors import (
     CaptureError,
@@ -600,7 +601,7 @@ def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
     with gate(handle):
         del stream
         gc.collect()
-        assert gpu.runtime.cudaStreamQuery(handle)[0] == _cuda.NOT_READY, "it is still there"
+        assert gpu.runtime.cudaStreamQuery(handle)[0] == NOT_READY, "it is still there"
         assert interop.new_stream().cuda_stream != handle
     gpu.synchronize()
     interop.new_stream()

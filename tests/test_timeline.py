@@ -118,7 +118,7 @@ def test_an_arrow_for_every_wait_that_interop_makes_and_no_other(steps):
 
 def test_kinds_of_arrows(gpu, streams, monkeypatch):
     a, b, c = streams
-    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
+    monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
     from tests.test_arrays import Owner
 
     with interop.Timeline() as timeline:
@@ -134,7 +134,7 @@ def test_kinds_of_arrows(gpu, streams, monkeypatch):
 
 def test_the_way_back_of_a_borrowed_array_is_an_arrow(gpu, streams, monkeypatch):
     a, b, _ = streams
-    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
+    monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
     from tests.test_arrays import Owner
 
     with interop.Timeline() as timeline:
@@ -619,7 +619,7 @@ def test_a_capture_that_the_legacy_stream_would_break_goes_on(gpu):
 
 def test_a_wait_in_a_capture_does_not_lend_its_arrays_to_an_earlier_one(gpu, streams, monkeypatch):
     a, b, _ = streams
-    monkeypatch.setattr(gpu.cuda, "pointer_place", lambda _: (2, 0))
+    monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
     from tests.test_arrays import Owner
 
     with interop.Timeline() as timeline:

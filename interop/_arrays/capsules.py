@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from interop._arrays.tensor import DataType, Tensor
-from interop._cuda.addresses import described
+from interop._show.text import described
 from interop.errors import InvalidArrayError, NotSupportedError
 
 _MOST_DIMENSIONS: Final = 64

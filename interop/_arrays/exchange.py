@@ -8,8 +8,9 @@ from interop._arrays import reading
 from interop._arrays.handover import Handover, find
 from interop._arrays.limits import ReadOnly, refusal
 from interop._arrays.tensor import CUDA, Tensor
-from interop._cuda.addresses import described
+from interop._cuda import memory
 from interop._order import watchers
+from interop._show.text import described
 from interop._switching import streams_in_use
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
@@ -177,7 +178,7 @@ def _located(tensor: Tensor, stream: ExternalStream) -> Tensor:
     if 0 in shape:
         device = stream.device
     else:
-        kind, device = stream._cuda.pointer_place(address)
+        kind, device = memory.pointer_place(stream._cuda, address)
     return Tensor(address, shape, strides, dtype, kind, device, read_only, owner)
 
 
@@ -195,7 +196,9 @@ def _check(tensor: Tensor, adapter: Adapter | None, stream: ExternalStream, read
     if tensor.device_type != CUDA or 0 in tensor.shape:
         return
     cuda = stream._cuda
-    if cuda.pointer_place(tensor.address)[0] == CUDA and not cuda.peer_access(stream.device, device, tensor.address):
+    if memory.pointer_place(cuda, tensor.address)[0] == CUDA and not memory.peer_access(
+        cuda, stream.device, device, tensor.address
+    ):
         message = (
             f"the array is on device {device}, and device {stream.device}, of {stream!r}, has no peer access to it: "
             "copy the array there first"

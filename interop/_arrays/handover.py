@@ -6,8 +6,8 @@ from interop import _cuda
 from interop._arrays import dlpack
 from interop._arrays.keepalive import keepalive
 from interop._arrays.tensor import CUDA_HOST, TYPESTRS
-from interop._cuda.addresses import described
 from interop._native import native
+from interop._show.text import described
 from interop.errors import InvalidStreamError
 from interop.stream import ExternalStream, new_stream
 

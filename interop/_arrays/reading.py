@@ -12,7 +12,8 @@ from typing import Any, Final
 from interop import _cuda
 from interop._arrays import dlpack
 from interop._arrays.tensor import CUDA, CUDA_HOST, CUDA_MANAGED, FLOAT4_E2M1FN, TYPES, DataType, Tensor
-from interop._cuda.addresses import described
+from interop._cuda import memory
+from interop._show.text import described
 from interop.adapters import adapters_of
 from interop.errors import InteropError, InvalidArrayError, InvalidStreamError, NotSupportedError
 from interop.stream import ExternalStream, new_stream
@@ -256,7 +257,7 @@ def checked(
         raise impossible()
     if 0 in shape or cuda is None:
         return tensor
-    kind, device = cuda.pointer_place(address) if address else (0, 0)
+    kind, device = memory.pointer_place(cuda, address) if address else (0, 0)
     if not kind:
         message = f"the memory of {described(array)}, at {address:#x}, is none that a GPU can use"
         raise InvalidArrayError(message)

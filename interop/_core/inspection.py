@@ -39,8 +39,8 @@ class StreamFacts:
     @property
     def name(self) -> str:
         """The address, or which default stream it is."""
-        names = {_cuda.LEGACY: "legacy default (1)", _cuda.PER_THREAD: "per-thread default (2)"}
-        return names.get(self.address, f"{self.address:#x}")
+        default = _cuda.DEFAULT_NAMES.get(self.address)
+        return f"{default} ({self.address})" if default else f"{self.address:#x}"
 
     def rows(self) -> dict[str, object]:
         """The facts by their names, in words."""

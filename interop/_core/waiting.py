@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from interop._cuda.addresses import described
+from interop._show.text import described
 from interop.errors import NotSupportedError
 
 if TYPE_CHECKING:

@@ -1,33 +1,41 @@
-"""Checks of what users hand over: addresses of streams and events, device ordinals; and how to name it in a message."""
+"""Which objects can be the handle of a stream or event, or the ordinal of a device; and which memory can be read."""
 
-import numbers
-import reprlib
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
 from typing import Final, Literal, TypeGuard, TypeVar
 
-from interop import _cuda
+from interop._cuda.codes import PER_THREAD
+from interop._cuda.operations import Cuda
+from interop._show.text import described
 from interop.errors import InvalidDeviceError, InvalidEventError, InvalidStreamError
 
 T = TypeVar("T")
 
 _ADDRESSES: Final = 2**64
 _ORDINALS: Final = 2**31
-_MOST_BITS: Final = 256
+_FIRST_PAGE: Final = 4096
+_RT_SIGPROCMASK: Final = {"x86_64": 14, "aarch64": 135}
+"""The number of the system call rt_sigprocmask(2), on the architectures on which CUDA runs under Linux."""
 
 
-def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cuda.Cuda) -> int:
-    """An int that can be the address of a stream or event, as it is; 0, 1 and 2 are streams, but no events.
+def check_handle(handle: object, kind: Literal["stream", "event"], cuda: Cuda) -> int:
+    """Return *handle* if it can be that of a stream or event; 0, 1 and 2 are streams, but not events.
 
-    No CUDA call is made: one on an address that is no memory kills the interpreter.
+    Makes no CUDA call: a call with an address at which there is no memory kills the interpreter.
 
     Args:
-        handle: the int.
-        kind: whose address it shall be.
-        cuda: the GPU or simulation where the stream or event is.
+        handle: what the user gave, which must be an int.
+        kind: what it must be the address of.
+        cuda: the GPU or simulation of the stream or event.
 
     Raises:
-        InvalidStreamError, InvalidEventError: *handle* is no int, out of range, or not the address of readable memory.
+        InvalidStreamError, InvalidEventError: *handle* is not an int, is out of range, or is not the address of
+            readable memory.
     """
-    if type(handle) is int and _cuda.PER_THREAD < handle < _ADDRESSES and cuda.readable(handle):
+    if type(handle) is int and PER_THREAD < handle < _ADDRESSES and cuda.readable(handle):
         return handle  # the common case
     error = InvalidStreamError if kind == "stream" else InvalidEventError
     number = exact_int(handle)
@@ -38,7 +46,7 @@ def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cuda.C
     if not lowest <= number < _ADDRESSES:
         message = f"a handle is the address of the {kind}, {lowest} <= handle < 2**64; got {described(number)}"
         raise error(message)
-    is_default = kind == "stream" and number <= _cuda.PER_THREAD
+    is_default = kind == "stream" and number <= PER_THREAD
     if not is_default and not cuda.readable(number):
         message = (
             f"no {kind} is at {number:#x}: this process has no readable memory there. Is it a device "
@@ -49,10 +57,10 @@ def check_handle(handle: object, kind: Literal["stream", "event"], cuda: _cuda.C
 
 
 def check_device(device: object) -> int:
-    """A device ordinal, as it is; whether there is such a device is asked when it is used.
+    """Return *device* if it can be an ordinal. Whether there is such a device is found out when it is used.
 
     Raises:
-        InvalidDeviceError: *device* is no int, negative, or more than CUDA can count.
+        InvalidDeviceError: *device* is not an int, is negative, or does not fit into CUDA's ``int``.
     """
     number = exact_int(device)
     if number is None or not 0 <= number < _ORDINALS:
@@ -64,7 +72,7 @@ def check_device(device: object) -> int:
 def exact_int(number: object) -> int | None:
     """The value of an int; None for anything else, and for a bool.
 
-    The value of an int of a subclass is what the int is, and not what the subclass's methods say.
+    An instance of a subclass of int counts by its value, whatever the methods of the subclass return.
     """
     if type(number) is int:
         return number
@@ -72,43 +80,43 @@ def exact_int(number: object) -> int | None:
 
 
 def is_a(obj: object, cls: type[T]) -> TypeGuard[T]:
-    """Whether *obj* is of *cls* or a subclass: by its type, and not by ``__class__``, which proxies and mocks forge."""
+    """Whether *obj* is an instance of *cls*, by its type: proxies and mocks forge ``__class__``."""
     return issubclass(type(obj), cls)
 
 
 def stands_for_another(obj: object) -> bool:
-    """Whether *obj* forges its class, as lazy proxies and mocks do, or cannot say what it is."""
+    """Whether *obj* forges ``__class__``, as lazy proxies and mocks do, or raises when it is asked for it."""
     try:
         return obj.__class__ is not type(obj)
-    except Exception:  # noqa: BLE001  (as of a proxy for nothing)
+    except Exception:  # noqa: BLE001  (a proxy for an object that is gone raises anything)
         return True
 
 
-def described(obj: object) -> str:
-    """An object in a message: built-in ones as they are, others by type and identity.
-
-    Other libraries' own representations may call CUDA, and crash on the very handle that the message is about.
-    """
-    cls = type(obj)
-    if issubclass(cls, type):
-        return type.__repr__(obj)
-    if type(obj) is int and obj.bit_length() > _MOST_BITS:
-        return f"an int of {obj.bit_length()} bits"
-    if cls.__module__ == "builtins":
-        try:
-            return f"{reprlib.repr(obj)} of type {cls.__qualname__}"
-        except ValueError:  # it holds an int of thousands of digits, which Python does not print
-            return object.__repr__(obj)
-    return f"{object.__repr__(obj)}{_hint(obj)}"
+def readable(address: int) -> bool:
+    """Whether this process can read the eight bytes at *address*; True where that cannot be found out."""
+    # Nothing is ever mapped into the first page; and the kernel does not read a set of signals that is NULL.
+    return address >= _FIRST_PAGE and _memory_probe()(address)
 
 
-def _hint(obj: object) -> str:
-    """What to pass in place of an object that stands for another one."""
-    try:
-        if stands_for_another(obj):
-            return f" (a stand-in for an object of {described(obj.__class__)}: pass that object itself)"
-        if isinstance(obj, numbers.Integral):
-            return f" (an integer of another kind: pass int() of it, {int(obj)})"
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
-        return f" (asked what it is, it raised {type(error).__name__}: {error})"
-    return ""
+@functools.cache
+def _memory_probe() -> Callable[[int], bool]:
+    """Make the function that tells whether eight bytes at an address can be read."""
+    if sys.platform != "linux" or os.uname().machine not in _RT_SIGPROCMASK:
+        return lambda _address: True
+    import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+    number = _RT_SIGPROCMASK[os.uname().machine]
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+    def probe(address: int) -> bool:
+        # The kernel copies the eight bytes of the signal set before it looks at `how`, and -1 is not a legal `how`. So
+        # the call changes nothing; it fails with EFAULT if the bytes cannot be read, and with EINVAL if they can.
+        # Unlike /proc/self/maps, it also knows the address space that CUDA reserves without access, in which device
+        # pointers lie.
+        ctypes.set_errno(0)
+        syscall(number, -1, address & ~7, None, 8)
+        return ctypes.get_errno() != errno.EFAULT
+
+    return probe

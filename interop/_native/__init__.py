@@ -6,13 +6,30 @@ an error that it cannot be imported.
 """
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from interop._environment import switch
-
 _NAME: Final = "interop._native._ext"
+
+
+def switch(name: str, *, on: str, off: str) -> bool | None:
+    """Whether an environment variable is 1; None if it is not set, or empty.
+
+    Args:
+        name: the name of the variable.
+        on: what 1 does, for the message.
+        off: what 0 does, for the message.
+
+    Raises:
+        ValueError: its value is neither 0 nor 1. interop does not guess what a word such as "off" means.
+    """
+    value = os.environ.get(name, "")
+    if value not in ("", "0", "1"):
+        message = f"{name} is 0, to {off}, or 1, to {on}; got {value!r}"
+        raise ValueError(message)
+    return value == "1" if value else None
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -54,4 +71,4 @@ if TYPE_CHECKING or native is None:
 else:
     EventFields, Pool, StreamFields = native.EventFields, native.Pool, native.StreamFields
 
-__all__ = ["EventFields", "Pool", "StreamFields", "native", "why_not"]
+__all__ = ["EventFields", "Pool", "StreamFields", "native", "switch", "why_not"]

@@ -1,6 +1,8 @@
-"""Text for people: a number with its noun, and a table of rich as a string."""
+"""Text for messages and tables."""
 
 import io
+import numbers
+import reprlib
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
 
 _FALLBACK: Final = (120, 24)
 """Columns and lines where there is no terminal."""
+_MOST_BITS: Final = 256
 
 
 def plural(number: int, one: str, many: str = "") -> str:
@@ -24,3 +27,33 @@ def render(table: "RenderableType") -> str:
     width = shutil.get_terminal_size(_FALLBACK).columns
     Console(file=file, width=width, color_system=None, force_jupyter=False).print(table)
     return file.getvalue()
+
+
+def described(obj: object) -> str:
+    """How an object is named in a message: a built-in one by its ``repr``, any other by type and address.
+
+    The ``repr`` of another library's object may call CUDA, and crash on the very handle that the message is about.
+    """
+    cls = type(obj)
+    if issubclass(cls, type):
+        return type.__repr__(obj)
+    if type(obj) is int and obj.bit_length() > _MOST_BITS:
+        return f"an int of {obj.bit_length()} bits"
+    if cls.__module__ == "builtins":
+        try:
+            return f"{reprlib.repr(obj)} of type {cls.__qualname__}"
+        except ValueError:  # it holds an int of thousands of digits, which Python does not print
+            return object.__repr__(obj)
+    return f"{object.__repr__(obj)}{_hint(obj)}"
+
+
+def _hint(obj: object) -> str:
+    """What to pass in place of an object that stands for another object or number."""
+    try:
+        if obj.__class__ is not type(obj):
+            return f" (a stand-in for an object of {described(obj.__class__)}: pass that object itself)"
+        if isinstance(obj, numbers.Integral):
+            return f" (an integer of another kind: pass int() of it, {int(obj)})"
+    except Exception as error:  # noqa: BLE001  (the message quotes whatever it raised)
+        return f" (asked what it is, it raised {type(error).__name__}: {error})"
+    return ""

@@ -14,6 +14,7 @@ from interop._core.inspection import StreamFacts, is_kept_alive, look_at
 from interop._switching import streams_in_use
 from interop.adapters.base import Adapter
 from interop.diagnosis.attempt import attempt
+from interop.diagnosis.machine import has_context
 from interop.diagnosis.packages import Packages
 from interop.errors import InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream, new_stream
@@ -160,7 +161,7 @@ def _reason_not_to_ask(adapter: Adapter, cuda: _cuda.Cuda, device: int | None, *
         return "not asked: it is real, and a simulation runs" if cuda.simulation else "not asked: it is simulated"
     if device is None:
         return "not asked: no device can be used"
-    if not probe and not cuda.has_context(device):
+    if not probe and not has_context(cuda, device):
         return f"not asked: nothing has used device {device} yet"
     if not probe and not adapter.is_set_up(device):
         return "not asked: it has not used the GPU yet"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from interop import _cuda, _native
+from interop._cuda.codes import checked
 from interop.diagnosis.attempt import attempt
 from interop.errors import InteropError
 
@@ -94,7 +95,7 @@ def look(version: str, bindings: str | None) -> Machine:
     if bindings_failure:
         problem = f"cuda.bindings cannot be used: {bindings_failure}"
     # It fails in a process that was forked, and without cuda.bindings.
-    (driver, runtime), _ = attempt(_cuda.GPU.versions, (0, 0))
+    (driver, runtime), _ = attempt(lambda: _versions(_cuda.GPU), (0, 0))
     return Machine(
         interop=version,
         extension=IN_USE if _native.native else f"not in use: {_native.why_not}",
@@ -126,8 +127,39 @@ def _devices(cuda: _cuda.Cuda) -> tuple[tuple[Gpu, ...], int | None, str]:
 def _gpu(cuda: _cuda.Cuda, ordinal: int) -> Gpu:
     if cuda.simulation is not None:
         return Gpu(ordinal, "SIMULATED", None, None, has_context=True)
-    name, memory, (major, minor) = cuda.device_facts(ordinal)
-    return Gpu(ordinal, name, memory, f"{major}.{minor}", cuda.has_context(ordinal))
+    name, memory, (major, minor) = _device_facts(cuda, ordinal)
+    return Gpu(ordinal, name, memory, f"{major}.{minor}", has_context(cuda, ordinal))
+
+
+def _versions(cuda: _cuda.Cuda) -> tuple[int, int]:
+    """The versions of CUDA that the driver and the runtime are for, as 1000 * major + 10 * minor; 0: no driver."""
+    runtime, _ = cuda.load()
+    driver_version = checked(runtime.cudaDriverGetVersion(), "cudaDriverGetVersion", runtime)
+    return int(driver_version), int(checked(runtime.cudaRuntimeGetVersion(), "cudaRuntimeGetVersion", runtime))
+
+
+def has_context(cuda: _cuda.Cuda, device: int) -> bool:
+    """Whether the primary context of *device* has been created already. Does not create it."""
+    runtime, driver = cuda.load()
+    result = driver.cuDevicePrimaryCtxGetState(device)
+    checked(result, "cuDevicePrimaryCtxGetState", runtime)
+    return bool(result[2])
+
+
+def _device_facts(cuda: _cuda.Cuda, device: int) -> tuple[str, int, tuple[int, int]]:
+    """The name of *device*, its memory in bytes, and its compute capability. Creates no context."""
+    # The driver is asked, since the documentation does not say that cudaGetDeviceProperties creates no context.
+    name = cuda.drive("cuDeviceGetName", 256, device)
+    memory = cuda.drive("cuDeviceTotalMem", device)
+    attribute = cuda.load()[1].CUdevice_attribute
+    major, minor = (
+        int(cuda.drive("cuDeviceGetAttribute", which, device))
+        for which in (
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    return name.split(b"\0")[0].decode(), int(memory), (major, minor)
 
 
 def _kernel_driver() -> str | None:

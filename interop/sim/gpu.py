@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interop import _cuda
-from interop._cuda.addresses import described
+from interop._cuda.codes import error_text
 from interop._order.clocks import StreamKind
 from interop._safety.blocks import block
 from interop._show.callsite import where
+from interop._show.text import described
 from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
@@ -166,7 +167,7 @@ class SimulatedGPU:
 
     def __init__(self, machine: Machine, on_race: OnRace) -> None:
         """Put the fake modules in front of *machine*."""
-        runtime, driver = _cuda._load_bindings()
+        runtime, driver = _cuda.load_bindings()
         self.runtime = Runtime(machine, runtime)
         self.driver = Driver(machine, driver)
         self.cuda = _cuda.Cuda(
@@ -393,7 +394,7 @@ class SimulatedGPU:
             machine.enqueue(target, work, raising=self._raising)
         except Refused as answer:
             code = self.runtime.cudaError_t(answer.code)
-            text = _cuda.error_text(code, self.runtime)
+            text = error_text(code, self.runtime)
             raise CudaError(answer.code, code.name, f"gpu.{call}", text) from None
 
     def _target(self, handle: int, device: object) -> Stream:

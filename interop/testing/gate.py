@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from interop import _cuda
-from interop._cuda.addresses import described
 from interop._safety import forks
+from interop._show.text import described
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device

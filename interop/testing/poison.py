@@ -3,8 +3,8 @@
 from typing import Any, Final
 
 from interop._arrays.reading import locate
-from interop._cuda.addresses import described
 from interop._order import watchers
+from interop._show.text import described
 from interop.errors import InvalidArrayError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Final, Literal
 
 from interop import _cuda
-from interop._cuda.addresses import described
 from interop._safety.blocks import Block, block
 from interop._show.callsite import where
+from interop._show.text import described
 from interop.errors import CaptureError, CudaError, NotSupportedError
 from interop.event import Event
 from interop.stream import ExternalStream, as_stream

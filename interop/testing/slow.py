@@ -3,7 +3,7 @@
 from typing import Final
 
 from interop._cuda import Cuda
-from interop._cuda.addresses import described
+from interop._show.text import described
 from interop.errors import NotSupportedError
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device

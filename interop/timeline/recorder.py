@@ -8,7 +8,6 @@ from interop._native import native
 from interop._order.watchers import Watcher
 from interop._safety import forks
 from interop.errors import CaptureError, NotSupportedError
-from interop.stream import _DEFAULT_NAMES
 from interop.timeline.reading import Arrow, Lane, Reading, Span
 from interop.timeline.ticks import Ticks
 
@@ -191,7 +190,7 @@ def _named(stream: "ExternalStream") -> tuple[str, str]:
     owner, adapter = stream.owner, stream._adapter
     if stream._cuda.simulation is not None and isinstance(name := getattr(owner, "name", None), str):
         return "SIMULATED", name
-    name = _DEFAULT_NAMES.get(stream._handle, f"{stream._handle:#x}")
+    name = _cuda.DEFAULT_NAMES.get(stream._handle, f"{stream._handle:#x}")
     if adapter is not None:
         return adapter.library, name
     return "" if owner is None else type(owner).__module__.partition(".")[0], name
