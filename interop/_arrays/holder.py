@@ -123,6 +123,7 @@ class OpenHandover(weakref.ref[HandoverFields]):
             _open.discard(self)
         # Or hand-overs of one array that overlap would keep all that were before them.
         self._parent = self.root = self._then = self._pending = self._tensor = None
+        self.consumer = None  # type: ignore[assignment]
 
     def _memory(self, tensor: Tensor) -> object:
         """What has to be kept until the consumer is done, once the producer's stream waits for it.

@@ -17,8 +17,8 @@ class _Immutable:
         self._holder = holder
 
     def __dlpack__(self, *, stream: int | None = None, **_: object) -> object:
-        ordered = self._holder.__dlpack__(stream=stream, max_version=(1, 0))
-        return capsule(self._tensor, self._holder, versioned=False) if ordered else None
+        self._holder.__dlpack__(stream=stream, max_version=(1, 0))  # which makes the stream wait
+        return capsule(self._tensor, self._holder, versioned=False)
 
     def __dlpack_device__(self) -> Any:  # noqa: ANN401
         return self._holder.__dlpack_device__()
