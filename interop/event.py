@@ -231,15 +231,19 @@ class Event(EventFields):
             UnrecordedEventError: it was never recorded. (PyTorch and CUDA say True here.)
             CaptureError: it was recorded while a graph was captured, and stands for no work of its own.
         """
-        handle = self._asked("query")
-        try:
-            done = self._cuda.event_query(handle)
-        except CudaError as error:
-            self._explain(error)
-            raise
+        done = self._is_done(self._cuda.event_query)
         if done:
             self._finished()
         return done
+
+    def _is_done(self, query: Callable[[int], bool]) -> bool:
+        """The answer of *query*; watchers do not learn it."""
+        handle = self._asked("query")
+        try:
+            return query(handle)
+        except CudaError as error:
+            self._explain(error)
+            raise
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Block the host, with the GIL released, until the work that this event recorded is done.

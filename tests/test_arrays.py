@@ -670,10 +670,10 @@ def test_a_finaliser_in_the_middle_of_letting_go(gpu, streams, monkeypatch):
     _, c = streams
     done, pending = Owner(), Owner()
     alive = weakref.ref(pending)
-    real = gpu.cuda.event_query
+    real = gpu.cuda.event_is_done
     inside = []
 
-    def query(event):
+    def is_done(event):
         answer = real(event)
         if answer and not inside:
             inside.append(True)
@@ -685,7 +685,7 @@ def test_a_finaliser_in_the_middle_of_letting_go(gpu, streams, monkeypatch):
         interop.hold(c, done)
         first.open()
         with gate(c):
-            monkeypatch.setattr(gpu.cuda, "event_query", query)
+            monkeypatch.setattr(gpu.cuda, "event_is_done", is_done)
             interop.hold(c, pending)
             del pending
             interop.release()
@@ -734,11 +734,11 @@ def test_what_comes_while_another_thread_lets_go_is_not_forgotten(gpu, streams, 
     is_done, things = keepalive.PendingRelease.is_done, [Owner(), Owner()]
     alive = [weakref.ref(thing) for thing in things]
 
-    def looked(back):
+    def looked(back, *, asked):
         if threading.current_thread() is other:
             looking.set()
             assert go_on.wait(10)
-        return is_done(back)
+        return is_done(back, asked=asked)
 
     other = threading.Thread(target=interop.release, daemon=True)
     with gate(c):

@@ -240,6 +240,7 @@ def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
     assert alive() is not None
     del taken
     touch(gpu, p, memory)
+    gpu.synchronize()
     interop.release()
     gc.collect()
     assert alive() is None

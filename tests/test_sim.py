@@ -386,6 +386,35 @@ def test_everything_says_that_it_is_simulated(gpu: SimulatedGPU) -> None:
     assert repr(interop.as_stream(stream)).startswith("<SIMULATED ")
 
 
+# -- what interop asks for its own purposes ------------------------------------------------------------------------
+
+
+def make_streams(gpu: SimulatedGPU, data: SimulatedArray) -> None:
+    """Each destroys the streams that nothing refers to, once their work is done."""
+    gpu.launch(interop.new_stream(), fill, writes=[data])
+    for _ in range(3):
+        interop.new_stream()
+
+
+def hold_objects(gpu: SimulatedGPU, data: SimulatedArray) -> None:
+    """Each lets go of the objects that were held for work that is done."""
+    stream = interop.new_stream()
+    gpu.launch(stream, fill, writes=[data])
+    for _ in range(3):
+        interop.hold(stream, object())
+
+
+@pytest.mark.parametrize("housekeeping", [make_streams, hold_objects])
+def test_housekeeping_does_not_let_the_host_know_what_is_done(
+    gpu: SimulatedGPU, housekeeping: Callable[[SimulatedGPU, SimulatedArray], None]
+) -> None:
+    data = gpu.array([0], "data")
+    housekeeping(gpu, data)
+    with pytest.raises(RaceError):
+        gpu.read(data)
+    assert not any("asks" in line for line in gpu.schedule.trace)
+
+
 # -- captures ----------------------------------------------------------------------------------------------------
 
 
@@ -750,6 +779,26 @@ def test_pending_kernels_cost_the_same_each() -> None:
         for stream in streams:
             gpu.cuda.stream_synchronize(handle(stream))
         assert time.perf_counter() - start < 5
+
+
+def test_a_capture_does_not_grow_with_its_kernels(gpu: SimulatedGPU) -> None:
+    origin, other = gpu.stream(), gpu.stream()
+    gpu.cuda.call("cudaStreamBeginCapture", handle(origin), 2)
+    peaks = []
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            tracemalloc.reset_peak()
+            for _ in range(200):
+                interop.as_stream(other).wait_stream(origin)
+                gpu.launch(other, no_work)
+                interop.as_stream(origin).wait_stream(other)
+                gpu.launch(origin, no_work)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    assert gpu.cuda.call("cudaStreamEndCapture", handle(origin)).nodes == 1200
+    assert peaks[2] - peaks[1] < 5000, "bytes, for 400 kernels"
 
 
 def test_gathered_streams_cost_the_same_each() -> None:

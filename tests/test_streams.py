@@ -616,7 +616,7 @@ def test_a_retired_stream_that_cannot_be_destroyed_is_nobody_elses_error(gpu, mo
         gc.collect()
     error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
     with monkeypatch.context() as broken:
-        broken.setattr(gpu.runtime, "cudaStreamQuery", lambda _: (error,), raising=False)
+        broken.setattr(gpu.runtime, "cudaStreamIsCapturing", lambda _: (error,), raising=False)
         assert interop.new_stream().cuda_stream != handle
 
 

@@ -102,13 +102,13 @@ class PendingRelease:
             self.source = None
         return self.is_recorded
 
-    def is_done(self) -> bool:
-        """Whether all can be let go of."""
+    def is_done(self, *, asked: bool) -> bool:
+        """Whether all can be let go of; *asked* by the program, and not by interop for its own purposes."""
         event = self.event
         if event is None:
             return self.is_lost
         try:
-            return event.query()
+            return event.query() if asked else event._is_done(event._cuda.event_is_done)
         except CaptureError:
             self.event = None  # a capture had begun when it was recorded
             return False
@@ -201,8 +201,8 @@ class KeepAlive:
             self.put(PendingRelease(None, stream, objects, objects))
         self.poll()
 
-    def poll(self) -> None:
-        """Let go of what is done, of some streams."""
+    def poll(self, *, asked: bool = False) -> None:
+        """Let go of what is done. Unless the program has *asked*, it does not learn what is done."""
         if native is not None:
             native.release_kept(False)  # noqa: FBT003
         while self._kept or self.ended:
@@ -214,7 +214,7 @@ class KeepAlive:
                 if pending.retry(gone):
                     _remove(self._blocked, pending)
             for stream in self._queues.copy():
-                self._release(stream, gone)
+                self._release(stream, gone, asked=asked)
             gone.clear()
             if not self._new and not self.ended:
                 break
@@ -231,12 +231,12 @@ class KeepAlive:
 
     def release(self) -> int:
         """Let go of what is done; how many entries are kept."""
-        self.poll()
+        self.poll(asked=True)
         if len(self._kept) != len(self._new) + sum(map(len, self._queues.copy().values())):
             # An interrupt, or another thread, has come between two steps: find again what is in no queue.
             found = set(chain(self._new.copy(), *(queue.copy() for queue in self._queues.copy().values())))
             self._new.extend(self._kept - found)
-            self.poll()
+            self.poll(asked=True)
         if not self._kept:
             self._queues.clear()
             self._blocked.clear()
@@ -251,14 +251,14 @@ class KeepAlive:
                 self._blocked.append(pending)
             _remove(self._new, pending)
 
-    def _release(self, stream: ExternalStream, gone: list[object]) -> None:
+    def _release(self, stream: ExternalStream, gone: list[object], *, asked: bool) -> None:
         queue = self._queues.get(stream, ())
         while isinstance(queue, deque) and queue:
             try:
                 oldest = queue[0]
             except IndexError:  # another thread was faster
                 break
-            if not oldest.is_done():
+            if not oldest.is_done(asked=asked):
                 if not oldest.is_recorded and oldest not in self._blocked.copy():
                     self._blocked.append(oldest)
                 return

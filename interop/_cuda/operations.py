@@ -97,7 +97,7 @@ class Cuda(Calls):
         try:
             handle, owner = noted(taken, self._retired.popleft)
             kept = owner()
-            is_done = kept is None and not self.stream_capture(handle) and self.stream_query(handle)
+            is_done = kept is None and not self.stream_capture(handle) and self.stream_is_done(handle)
             # From here on, a signal handler that raises may leak the stream, but never leaves it with two owners:
             # cuda.bindings can be interrupted after CUDA has destroyed a stream, and to destroy it twice would crash.
             one = taken.pop()
@@ -151,6 +151,10 @@ class Cuda(Calls):
     def stream_query(self, handle: int, needs: int = 0) -> bool:
         """Whether the stream's work is done. Breaks a capture on the stream."""
         return self.within(needs, self._ask, "cudaStreamQuery", handle)
+
+    def stream_is_done(self, handle: int) -> bool:
+        """As :meth:`stream_query`, for interop's own purposes: a simulated host thread does not learn the answer."""
+        return self.stream_query(handle) if self.simulation is None else self.simulation.is_done(handle)
 
     def stream_synchronize(self, handle: int, needs: int = 0) -> None:
         """Block the host until the stream's work is done. Breaks a capture on the stream."""
@@ -235,6 +239,10 @@ class Cuda(Calls):
     def event_query(self, event: int) -> bool:
         """Whether the work that the event recorded is done."""
         return self._ask("cudaEventQuery", event)
+
+    def event_is_done(self, event: int) -> bool:
+        """As :meth:`event_query`, for interop's own purposes: a simulated host thread does not learn the answer."""
+        return self.event_query(event) if self.simulation is None else self.simulation.is_done(event)
 
     def event_synchronize(self, event: int) -> None:
         """Block the host until the work that the event recorded is done."""

@@ -6,6 +6,7 @@ All of it was measured on an H200 with driver 580.
 import itertools
 from collections.abc import Iterable
 
+from interop._order.clock import Clock
 from interop._order.clocks import StreamKind
 from interop.sim.codes import (
     CAPTURE_IMPLICIT,
@@ -39,7 +40,7 @@ class Captures:
         if stream.capture:
             raise Refused(ILLEGAL_STATE)
         capture = Capture(next(self._numbers), stream, thread, mode)
-        capture.join(stream, frozenset())
+        capture.join(stream, Clock())
         self._open.append(capture)
 
     def end(self, stream: Stream, thread: Thread) -> Capture:

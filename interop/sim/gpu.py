@@ -332,6 +332,22 @@ class SimulatedGPU:
         return self._machine.clocks.of_event(self._machine.event(event)).steps
 
     @_alone
+    def is_done(self, handle: int) -> bool:
+        """Whether the work of a stream, or the work that an event stands for, is done.
+
+        Unlike a query, this runs nothing, and no host thread learns the answer.
+
+        Args:
+            handle: of a stream or an event.
+        """
+        machine = self._machine
+        machine.check()
+        stream = machine.streams.get(handle)
+        clocks = machine.clocks
+        target = clocks.of_stream(stream) if stream else clocks.of_event(machine.events.get(handle))
+        return not machine.queue.holds(target)
+
+    @_alone
     def comes_after(self, event: int, gate: Gate) -> bool:
         """Whether an event is reached only after *gate*, be it open or closed. Nothing runs, and nobody waits.
 

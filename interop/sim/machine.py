@@ -226,7 +226,7 @@ class Machine:
         capture = self.captures.enter(stream)
         event.stream, event.capture = stream.name, capture
         if capture:
-            event.nodes = capture.known[stream]
+            event.nodes = capture.known[stream].copy()
             self.clocks.forget_event(event)
         else:
             self.clocks.record(event, stream, self.thread())

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field
 
 from interop._order.accesses import Accesses
-from interop._order.clock import Clock
+from interop._order.clock import Clock, Epoch, Line
 from interop._order.clocks import StreamKind
 from interop.sim.races import Party
 
@@ -81,22 +81,23 @@ class Event:
     context: int
     stream: str = ""
     capture: "Capture | None" = None
-    nodes: frozenset[int] = frozenset()
+    nodes: Clock = field(default_factory=Clock)
 
 
 @dataclass(eq=False, slots=True)
 class Capture:
     """One capture, from ``cudaStreamBeginCapture`` to ``cudaStreamEndCapture``.
 
-    Captured work is not executed. Of the graph only the nodes are kept, to tell whether all of them were joined.
+    Captured work is not executed. Of the graph, only the last node of each stream is kept, and which nodes come before
+    which: enough to tell whether all of them were joined.
 
     Attributes:
         number: its id, unique in the simulation.
         origin: the stream that it began on.
         thread: the thread that began it.
         mode: how strict it is with unrelated calls.
-        nodes: how many kernels it has captured.
         known: for each stream that takes part, the nodes that its next node would come after.
+        last: for each stream that has captured a kernel, the node of the latest.
     """
 
     number: int
@@ -104,30 +105,35 @@ class Capture:
     thread: Thread
     mode: Mode
     status: Status = Status.ACTIVE
-    nodes: int = 0
-    known: dict[Stream, frozenset[int]] = field(default_factory=dict)
+    known: dict[Stream, Clock] = field(default_factory=dict)
+    last: dict[Stream, Epoch] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> int:
+        """How many kernels it has captured."""
+        return sum(node.number for node in self.last.values())
 
     def invalidate(self) -> None:
         """Break it. It stays, and its streams in it, until it is ended."""
         if self.status is Status.ACTIVE:
             self.status = Status.INVALIDATED
 
-    def join(self, stream: Stream, known: frozenset[int]) -> None:
-        """Let *stream* take part, and come after *known*."""
+    def join(self, stream: Stream, nodes: Clock) -> None:
+        """Let *stream* take part, and come after *nodes*."""
         stream.capture = self
-        self.known[stream] = self.known.get(stream, frozenset()) | known
+        self.known.setdefault(stream, Clock()).join(nodes)
 
     def launch(self, stream: Stream) -> None:
         """Capture a kernel on a stream that takes part."""
-        self.known[stream] |= {self.nodes}
-        self.nodes += 1
+        line = self.last[stream].line if stream in self.last else Line(stream)
+        self.last[stream] = self.known[stream].tick(line)
 
     def end(self) -> bool:
         """Release its streams; whether every node was joined back to the origin."""
         self.status = Status.OVER
         for stream in self.known:
             stream.capture = None
-        return len(self.known[self.origin]) == self.nodes
+        return all(map(self.known[self.origin].knows, self.last.values()))
 
     def forbids(self, thread: Thread) -> bool:
         """Whether an unrelated query or synchronise by *thread*, in its present mode, breaks this capture."""
