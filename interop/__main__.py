@@ -12,23 +12,27 @@ _PROGRAMS: Final = {"demo": "interop.demo", "doctor": "interop.diagnosis", "matr
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status."""
+    """Run a command. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m interop", description="Share CUDA streams between libraries.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser(
-        "demo", help="two libraries share a stream, then work on two, in order: on the GPU, or else simulated"
+        "demo", help="two libraries share a stream, then work on two, in order: on the GPU, or simulated without one"
     )
-    demo.add_argument("--forget-wait", action="store_true", help="leave the wait out, and see what goes wrong")
+    demo.add_argument("--forget-wait", action="store_true", help="leave the wait out, and show what goes wrong")
     matrix = commands.add_parser(
-        "matrix", help="hand arrays between all libraries, by default and through interop, and see what happens (GPU)"
+        "matrix",
+        help="hand arrays between all libraries, by default and through interop; show which races (needs a GPU)",
     )
     matrix.add_argument("--json", action="store_true", help="print the rows as JSON")
     matrix.add_argument("--only", metavar="NAMES", help="comma-separated import paths, such as cupy,torch")
     doctor = commands.add_parser(
-        "doctor", help="the machine, the libraries, their current streams, and what to mend; status 1 if anything is"
+        "doctor",
+        help="the machine, the libraries, their current streams, and what to fix; status 1 if there is a warning",
     )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
-    doctor.add_argument("--probe", action="store_true", help="import every library, and let it set up what it needs")
+    doctor.add_argument(
+        "--probe", action="store_true", help="also import every installed library, and hand it a stream"
+    )
     options = parser.parse_args(arguments)
     try:
         program = importlib.import_module(_PROGRAMS[options.command])  # rich and NumPy are extras

@@ -1,9 +1,10 @@
 """The errors of interop.
 
-One root, :class:`InteropError`, so that ``except InteropError`` catches them all; and a second, standard parent
-each, so that code which knows nothing of interop can still catch ``ValueError``, ``TypeError`` or ``RuntimeError``.
-Only a time that is up is the standard ``TimeoutError``, a timeout that is no time a plain ``ValueError``, and
-a callback that is none a plain ``TypeError``.
+All have one root: ``except InteropError`` catches them all. Each also has a standard parent, so that code which knows
+nothing of interop can catch ``ValueError``, ``TypeError`` or ``RuntimeError``.
+
+Three errors of interop are standard ones only: ``TimeoutError`` when a timeout has passed, ``ValueError`` for a timeout
+that is not a number of seconds, and ``TypeError`` for a callback that cannot be called.
 """
 
 
@@ -14,8 +15,8 @@ class InteropError(Exception):
 class CudaError(InteropError, RuntimeError):
     """A CUDA call failed.
 
-    CUDA reports the failures of earlier, asynchronous work at whatever call comes next, so *call* names the call
-    that returned the code, which need not be the one that caused it.
+    CUDA reports a failure of asynchronous work at a later call. So *call* is the function that returned the code; the
+    cause may be an earlier one.
 
     Attributes:
         code: the number of the ``cudaError_t`` or ``CUresult``.
@@ -24,14 +25,14 @@ class CudaError(InteropError, RuntimeError):
     """
 
     def __init__(self, code: int, name: str, call: str, text: str = "") -> None:
-        """Keep the three parts, and say them in one sentence."""
+        """Keep the parts, and make the message of them."""
         super().__init__(f"{call} failed with {name} ({code})" + (f": {text}" if text else ""))
         self.code = code
         self.name = name
         self.call = call
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by the parts, for errors that cross process boundaries."""
+        """Pickle by the parts, so that the error can be sent to another process."""
         return (_rebuild_cuda_error, (type(self), self.code, self.name, self.call, str(self)))
 
 
@@ -42,42 +43,42 @@ def _rebuild_cuda_error(cls: type[CudaError], code: int, name: str, call: str, m
 
 
 class NoDeviceError(InteropError, RuntimeError):
-    """There is no CUDA driver, or no device at all: the error on which a program may go on without a GPU."""
+    """There is no CUDA driver, or no device. A program that can work without a GPU catches this error."""
 
 
 class InvalidDeviceError(InteropError, TypeError, ValueError):
-    """What was given is not a device: no ordinal, or not one of those that this process sees."""
+    """The argument is not the ordinal of a device that this process sees."""
 
 
 class InvalidStreamError(InteropError, TypeError, ValueError):
-    """What was given is not a stream: not the right kind of object, or a handle that cannot be one."""
+    """The argument is not a stream: it is another kind of object, or a handle that cannot be a stream's."""
 
 
 class InvalidEventError(InteropError, TypeError, ValueError):
-    """What was given is not an event: not the right kind of object, or a handle that cannot be one."""
+    """The argument is not an event: it is another kind of object, or a handle that cannot be an event's."""
 
 
 class InvalidArrayError(InteropError, TypeError, ValueError):
-    """What was given is no array in memory that a GPU can use."""
+    """The argument is not an array in memory that a GPU can use."""
 
 
 class StaleStreamError(InteropError, RuntimeError):
-    """The stream that was borrowed is gone: its memory is unmapped, or its address belongs to another stream now.
+    """The borrowed stream was destroyed: its memory is unmapped, or its address belongs to another stream now.
 
-    Raised only with ``INTEROP_CHECK=1``: CUDA itself cannot be asked without risking a crash.
+    Raised only with ``INTEROP_CHECK=1``. CUDA has no safe way to ask: it may crash on the handle of a destroyed stream.
     """
 
 
 class DeviceMismatchError(InteropError, ValueError):
-    """Two things that must be on one device are on two."""
+    """Two objects that must be on one device are on two."""
 
 
 class UnrecordedEventError(InteropError, RuntimeError):
-    """Something waits for an event that was never recorded. CUDA would take that as done and order nothing."""
+    """A stream or the host waits for an event that was never recorded. To CUDA, such an event is done: no order."""
 
 
 class CaptureError(InteropError, RuntimeError):
-    """The operation is not legal while a CUDA graph is captured on one of its streams."""
+    """The operation is not legal while one of its streams captures a CUDA graph."""
 
 
 class NotSupportedError(InteropError, NotImplementedError):
@@ -85,11 +86,11 @@ class NotSupportedError(InteropError, NotImplementedError):
 
 
 class LibraryNotFoundError(InteropError, ImportError):
-    """A library was named that interop does not know or that is not installed."""
+    """The named library is not known to interop, or not installed."""
 
 
 class NestingError(InteropError, RuntimeError):
-    """A ``with`` block of :func:`interop.use` is left in another order, or another thread, than it was entered."""
+    """A ``with`` block of :func:`interop.use` was not left in the order, or in the thread, in which it was entered."""
 
 
 class AdapterError(InteropError, RuntimeError):
@@ -97,12 +98,12 @@ class AdapterError(InteropError, RuntimeError):
 
 
 class ProducerUnknownError(InteropError, ValueError):
-    """Nothing says which stream produced an array."""
+    """It is not known which stream wrote an array. Say ``producer=``."""
 
 
 class DeadlockError(InteropError, RuntimeError):
-    """The host waits, or would have to, for work that can never run: in the simulator, or behind a gate."""
+    """The host waits, or would wait, for work that can never run: in the simulator, or behind a gate."""
 
 
 class RaceError(InteropError, RuntimeError):
-    """Two pieces of work touch one array, at least one writes it, and nothing orders them."""
+    """Two pieces of work use one array, at least one of them writes it, and nothing orders them."""

@@ -192,7 +192,7 @@ def test_probe_hands_out_a_stream_and_takes_it_back(pair):
     pair[0].make_stream = lambda _source: pair[0].type(handle=1)
     found = interop.doctor(probe=True)
     assert found.libraries[0].round_trip.startswith("failed: it came back as")
-    assert any("does not come back as itself" in what for what in whats(found))
+    assert any("does not come back as the same stream" in what for what in whats(found))
 
 
 def test_probe_imports_and_a_plain_look_does_not(alone, tmp_path, monkeypatch):
@@ -225,7 +225,7 @@ def test_nothing_installed(gpu, alone):
     found = interop.doctor()
     assert found.libraries == ()
     assert found.machine.gpus
-    assert whats(found) == ["none of the libraries that interop joins is installed"]
+    assert whats(found) == ["none of the libraries that interop knows is installed"]
 
 
 def test_what_is_installed_with_its_versions(registry):
@@ -433,7 +433,7 @@ BROKEN = {
     ),
     "no round trip": (
         {"libraries": [library("cupy", round_trip="failed: x")]},
-        ("cupy", "does not come back as itself", "report it"),
+        ("cupy", "does not come back as the same stream", "report this"),
     ),
     "installed twice": (
         {"libraries": [library("cupy", distributions={"cupy-cuda12x": "14", "cupy-cuda13x": "14"})]},
@@ -466,7 +466,7 @@ BROKEN = {
                 library("warp", current=current(address=0x1000, blocking=True)),
             ]
         },
-        ("torch, warp", "each waits for all the other was given before", "interop.new_stream()"),
+        ("torch, warp", "each waits for all earlier work of the other", "interop.new_stream()"),
     ),
     "a sticky use()": (
         {"libraries": [library("cupy", current=current(address=0x1000, blocking=False))]},
@@ -482,7 +482,7 @@ BROKEN = {
                 library("warp", current=current(address=0x1000, not_asked="not asked: nothing keeps it alive"))
             ]
         },
-        ("warp", "only an address", 'interop.as_stream(owner).to("warp")'),
+        ("warp", "only by its address", 'interop.as_stream(owner).to("warp")'),
     ),
     "a capturing stream": (
         {"libraries": [library("warp", current=current(address=0x1000, capturing=True))]},
@@ -572,15 +572,15 @@ def test_a_blocking_stream_against_the_legacy_one(gpu, pair):
     beta.take(interop.new_stream(non_blocking=False))
     found = interop.doctor()
     assert found.libraries[1].current.blocking is True
-    assert any("each waits for all the other was given before" in what for what in whats(found))
-    assert not any("nothing else, orders them" in what for what in whats(found, "note"))
+    assert any("each waits for all earlier work of the other" in what for what in whats(found))
+    assert not any("nothing orders them but waits" in what for what in whats(found, "note"))
     beta.take(interop.new_stream())
     assert not whats(interop.doctor())
 
 
 def test_a_stream_that_nobody_keeps(pair):
     pair[0].kept = False
-    assert any("only an address" in what for what in whats(interop.doctor()))
+    assert any("only by its address" in what for what in whats(interop.doctor()))
 
 
 def test_a_forked_process(gpu, pair, monkeypatch):

@@ -124,7 +124,7 @@ def test_a_library_that_no_package_has_installed():
     facts = libraries.Library("cupy", {}, loaded=False, adapter="interop.adapters.cupy", null="legacy", default=None)
     (note,) = advice._no_metadata(advice.Facts(None, [facts], None))
     assert (note.kind, note.about) == ("note", "cupy")
-    assert "no package says" in note.what
+    assert "no installed package" in note.what
 
 
 # -- CUDA's bindings -------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_something_else_is_called_cuda(code, failure, tmp_path):
 def test_a_variable_that_is_no_number(variable, value):
     found = doctor(**{variable: value})
     (what,) = [what for what in warnings(found) if what.startswith(f"{variable}: ")]
-    assert f"set to {value!r}, which is no number" in what
+    assert f"set to {value!r}, which is not a number" in what
     assert not any(what.startswith("cuda-python: ") for what in warnings(found))
 
 
@@ -168,7 +168,7 @@ def test_a_variable_that_is_no_number(variable, value):
 @pytest.mark.parametrize("value", ["0", " 1 ", "-1"])
 def test_a_variable_that_is_a_number(value):
     found = doctor(**{libraries.BINDINGS_VARIABLE: value, libraries.CUPY_VARIABLE: value})
-    assert not any("no number" in what for what in warnings(found))
+    assert not any("not a number" in what for what in warnings(found))
     assert named(found, "cuda.core")["null"] == ("legacy" if value == "0" else "per-thread")
 
 

@@ -859,7 +859,7 @@ def test_a_missing_library_is_named(missing, what, timeline, monkeypatch):
     for name in {missing, *(name for name in sys.modules if name.startswith(f"{missing}."))}:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "interop.timeline.picture", raising=False)
-    with pytest.raises(LibraryNotFoundError, match=f"by {missing}: pip install {missing}"):
+    with pytest.raises(LibraryNotFoundError, match=f"needs {missing}: pip install {missing}"):
         timeline.figure() if what == "figure" else str(timeline.table())
     assert len(timeline.table()) == 11
 

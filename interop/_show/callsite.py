@@ -1,4 +1,4 @@
-"""Where in the user's code something was called: what reports of races and of waiting hosts name."""
+"""The line of the user's code that called interop, for reports of races and of blocked hosts."""
 
 import contextlib
 import inspect
@@ -10,13 +10,13 @@ from typing import Final
 _PACKAGE: Final = Path(__file__).parents[1]
 _OURS: Final = str(_PACKAGE) + os.sep
 _PROGRAMS: Final = (str(_PACKAGE / "demo.py"), str(_PACKAGE / "matrix") + os.sep)
-"""Files of the package that are programs like those of users."""
+"""Files of this package that count as user code: they are programs."""
 _BETWEEN: Final = frozenset({"cupy", "cupyx", "numba", "numba_cuda", "torch", "warp"})
-"""The libraries whose own code may stand between the user's and us."""
+"""Libraries whose code may lie on the call stack between the user's code and interop."""
 
 
 def user_frame() -> FrameType | None:
-    """The innermost frame that is neither ours, nor of ``with`` itself, nor of a library that we watch."""
+    """The innermost frame of user code: not of interop, of ``contextlib``, or of a library in between."""
     frame = inspect.currentframe()
     while frame is not None and _is_machinery(frame):
         frame = frame.f_back
@@ -24,7 +24,7 @@ def user_frame() -> FrameType | None:
 
 
 def where(frame: FrameType | None = None) -> str:
-    """``file:line`` of *frame*, by default of the user's code that is calling."""
+    """``file:line`` of *frame*, by default of :func:`user_frame`."""
     frame = frame or user_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown"
 

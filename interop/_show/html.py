@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 
 
 def table(title: str, rows: Mapping[str, object]) -> str:
-    """A titled table of names and values. Both are escaped."""
+    """A table of names and values, with a title. Names and values are escaped."""
     body = "".join(f"<tr>{_cell(name, 'th')}{_cell(value)}</tr>" for name, value in rows.items())
     return f"<table><caption><b>{html.escape(title)}</b></caption>{body}</table>"
 
 
 def grid(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table with a head. Everything is escaped."""
+    """A table with a header row. All cells are escaped."""
     head = "".join(_cell(column, "th") for column in columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

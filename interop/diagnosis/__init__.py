@@ -1,8 +1,8 @@
-"""What ``interop.doctor()`` finds: the machine, the libraries, their current streams, and what to mend.
+"""What ``interop.doctor()`` finds: the machine, the libraries, their current streams, and what to fix.
 
 - ``machine``: driver, runtime, GPUs
-- ``packages``: what is installed, and whose metadata is broken
-- ``libraries``: versions, current streams, what 0 means
+- ``packages``: the installed packages, and those whose metadata is broken
+- ``libraries``: versions, current streams, which default stream 0 means
 - ``advice``: what is wrong, and what to do
 - ``drawing``: the table
 """
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 
 SCHEMA: Final = 1
-"""The version of what :meth:`Diagnosis.to_dict` gives. It grows when a key goes, or changes its meaning."""
+"""The version of what :meth:`Diagnosis.to_dict` returns. It grows when a key is removed or changes its meaning."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis:
-    """What :func:`interop.doctor` found. Draws itself in a terminal and in a notebook.
+    """What :func:`interop.doctor` found. Shows itself as a table in a terminal and in a notebook.
 
     Attributes:
         machine: driver, runtime, GPUs.
-        libraries: those that are installed.
+        libraries: the installed libraries.
         advice: warnings and notes, each with what to do.
     """
 
@@ -49,14 +49,14 @@ class Diagnosis:
 
     @property
     def warnings(self) -> list[Advice]:
-        """The advice that is about what goes wrong."""
+        """The warnings among the advice."""
         return [advice for advice in self.advice if advice.kind == "warning"]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in dictionaries, lists, strings and numbers, for ``json.dumps``.
+        """The diagnosis in dictionaries, lists, strings and numbers, for ``json.dumps``.
 
         Returns:
-            ``schema``, the version of this form (:data:`SCHEMA`); and the attributes of this object by their names.
+            ``schema``, which is :data:`SCHEMA`, and the attributes of this object by their names.
         """
         return {"schema": SCHEMA, **asdict(self)}
 
@@ -68,7 +68,7 @@ class Diagnosis:
         """The table, as text, as wide as the terminal.
 
         Raises:
-            LibraryNotFoundError: rich is not installed, which draws it.
+            LibraryNotFoundError: rich is not installed.
         """
         return render(self.__rich__())
 
@@ -97,20 +97,20 @@ def examine(version: str, *, probe: bool) -> Diagnosis:
     found = machine.look(version, bindings)
     installed = tuple(libraries.look(there, device=found.current_device, probe=probe))
     if probe:
-        found = machine.look(version, bindings)  # the libraries have used the GPUs meanwhile
+        found = machine.look(version, bindings)  # the libraries have created contexts meanwhile
     in_use = frozenset(stream.cuda_stream for stream in streams_in_use())
     facts = Facts(found, installed, there.versions.get("numpy"), there.broken, in_use)
     return Diagnosis(found, installed, tuple(advise(facts)))
 
 
 def _set_up() -> None:
-    """Make the context of the current device, if there is one."""
+    """Create the context of the current device, if there is a device."""
     cuda = _cuda.active()
-    attempt(lambda: cuda.primary_context(cuda.current_device()), None)  # the look at the machine says why it fails
+    attempt(lambda: cuda.primary_context(cuda.current_device()), None)  # if it fails, `machine.look` says why
 
 
 def main(version: str, *, as_json: bool, probe: bool) -> int:
-    """Print the diagnosis; the exit status: 1 if there is a warning."""
+    """Print the diagnosis. Returns the exit status: 1 if there is a warning."""
     with _output() as output:
         diagnosis = examine(version, probe=probe)
         if as_json:
@@ -125,9 +125,9 @@ def main(version: str, *, as_json: bool, probe: bool) -> int:
 
 @contextlib.contextmanager
 def _output() -> Iterator[TextIO]:
-    """The standard output, for us alone: what anything else writes there, C code included, goes to standard error.
+    """The standard output, for the diagnosis alone. All other output, also of C code, goes to standard error.
 
-    That holds for the rest of the process: C code writes what it has buffered at the end.
+    That holds until the process ends: C code may write its buffers only then.
     """
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace") as output:

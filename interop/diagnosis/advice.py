@@ -1,6 +1,6 @@
-"""What is wrong, or worth knowing, in plain words, each with what to do about it.
+"""Warnings and notes on what was found, each with what to do.
 
-A rule is a function of the facts that yields :class:`Advice`; all of them are in :data:`RULES`.
+A rule is a function that takes the :class:`Facts` and yields :class:`Advice`. :data:`RULES` lists them.
 """
 
 import itertools
@@ -17,24 +17,24 @@ from interop.diagnosis.machine import IN_USE, Machine
 
 _NUMBA_VARIABLE: Final = "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM"
 
-# By which call a library makes a stream current until further notice, and how to take that back.
+# The call by which a library makes a stream current without a `with` block, and the call that undoes it.
 _STICKY: Final = {
     "cupy": ("Stream.use()", "cupy.cuda.Stream.null.use()"),
     "torch": ("torch.cuda.set_stream()", "torch.cuda.set_stream(torch.cuda.default_stream())"),
 }
 
-# Seen: numba-cuda 0.30 compiles no kernel with NumPy 2.5, which has no row_stack, though its package allows it. Numba
-# itself, for the CPU, works with it.
+# Seen: numba-cuda 0.30 compiles no kernel with NumPy 2.5, which has no row_stack. The metadata of numba-cuda allows the
+# two together. Numba for the CPU works with NumPy 2.5.
 _NUMBA_CUDA_FAILS: Final = ((0, 30), (2, 5))
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One thing to know.
+    """One warning or note.
 
     Attributes:
-        kind: a ``"warning"`` is about what goes wrong, a ``"note"`` about what is good to know.
-        about: what it is about: a library, or a part of the machine.
+        kind: ``"warning"`` or ``"note"``. A warning is about something that goes wrong.
+        about: the library, or the part of the machine, that it is about.
         what: what was found.
         fix: what to do.
     """
@@ -51,10 +51,10 @@ class Facts:
 
     Attributes:
         machine: the machine.
-        libraries: those that are installed.
-        numpy: the version of NumPy; None without.
-        broken: what is wrong with the metadata of a package, by the place of the metadata.
-        in_use: the addresses of the streams of the ``with interop.use(...)`` blocks around the call.
+        libraries: the installed libraries.
+        numpy: the version of NumPy; None if it is not installed.
+        broken: what is wrong with the metadata of a package, by the path of the metadata.
+        in_use: the handles of the streams of the ``with interop.use(...)`` blocks around the call.
     """
 
     machine: Machine
@@ -64,11 +64,11 @@ class Facts:
     in_use: frozenset[int] = frozenset()
 
     def currents(self) -> list[tuple[Library, StreamFacts]]:
-        """The libraries with a current stream, and that stream."""
+        """The libraries that have a current stream, and the stream."""
         return [(library, library.current) for library in self.libraries if library.current is not None]
 
     def version(self, distribution: str) -> tuple[int, ...] | None:
-        """The version of a package of a library's, as numbers."""
+        """The version of a package as numbers; None if no library is installed by it."""
         for library in self.libraries:
             if distribution in library.distributions:
                 return _numbers(library.distributions[distribution])
@@ -76,7 +76,7 @@ class Facts:
 
 
 def advise(facts: Facts) -> list[Advice]:
-    """What all rules say, warnings first."""
+    """The advice of all rules, warnings first."""
     found = [advice for rule in RULES for advice in _said(rule, facts)]
     return sorted(found, key=lambda advice: advice.kind != "warning")
 
@@ -85,7 +85,7 @@ def _said(rule: Callable[[Facts], Iterator[Advice]], facts: Facts) -> list[Advic
     nothing: list[Advice] = []
     advice, failure = attempt(lambda: list(rule(facts)), nothing)
     if failure:
-        what, fix = f"the rule {rule.__name__} has failed: {failure}", "report it, with this table"
+        what, fix = f"the rule {rule.__name__} has failed: {failure}", "report this, with the whole table"
         return [Advice("warning", "interop", what, fix)]
     return advice
 
@@ -103,13 +103,13 @@ def _no_gpu(facts: Facts) -> Iterator[Advice]:
         fix = 'start the workers with "spawn": multiprocessing.set_start_method("spawn")'
     elif not major:
         fix = (
-            "install NVIDIA's driver; `nvidia-smi` shows whether it works, and in a container whether the GPUs are "
+            "install NVIDIA's driver. `nvidia-smi` shows whether it works and, in a container, whether the GPUs are "
             "passed in (docker run --gpus all). Without a GPU: `with interop.sim.simulate() as gpu:`"
         )
     elif wanted and int(major) < int(wanted):
         fix = (
             f"the driver is for CUDA {machine.driver_cuda}, and cuda-bindings {machine.bindings} for {wanted}: update "
-            f'the driver, or pip install "cuda-python<{wanted}", and the libraries in their builds for CUDA {major}'
+            f'the driver, or pip install "cuda-python<{wanted}", and the builds of the libraries for CUDA {major}'
         )
     else:
         fix = "see whether `nvidia-smi` lists a device, and whether CUDA_VISIBLE_DEVICES hides it"
@@ -122,8 +122,8 @@ def _no_bindings(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "warning",
             "cuda-python",
-            f"interop calls CUDA by cuda.bindings, which cannot be used: {failure}",
-            'pip install --force-reinstall "cuda-python>=12.9,<14"; and give no file or folder of yours the name cuda',
+            f"cuda.bindings, by which interop calls CUDA, cannot be used: {failure}",
+            'pip install --force-reinstall "cuda-python>=12.9,<14"; rename files and folders of your own called "cuda"',
         )
 
 
@@ -133,7 +133,7 @@ def _no_number(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 variable,
-                f"it is set to {facts.machine.variables[variable]!r}, which is no number: {reader} fails",
+                f"it is set to {facts.machine.variables[variable]!r}, which is not a number: {reader} fails",
                 f"{variable}=1 for the per-thread default stream, or unset it for the legacy one",
             )
 
@@ -144,7 +144,7 @@ def _simulated(facts: Facts) -> Iterator[Advice]:
             "note",
             "simulator",
             "a simulation runs: all streams here are SIMULATED",
-            "leave its `with` block for the GPU",
+            "to use the GPU, leave the `with` block of the simulation",
         )
 
 
@@ -155,7 +155,7 @@ def _nothing_installed(facts: Facts) -> Iterator[Advice]:
     yield Advice(
         "warning",
         "libraries",
-        "none of the libraries that interop joins is installed",
+        "none of the libraries that interop knows is installed",
         f"{adapters.how_to_install('cupy', 'numba', cuda=major)} brings CuPy and Numba",
     )
 
@@ -166,7 +166,7 @@ def _launches_block(facts: Facts) -> Iterator[Advice]:
             "warning",
             "CUDA_LAUNCH_BLOCKING",
             "every launch blocks the host until it is done: nothing overlaps, and a missing wait does not show",
-            "unset it, except when hunting for the launch that fails",
+            "unset it, unless you are looking for a launch that fails",
         )
 
 
@@ -175,7 +175,7 @@ def _checked(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "note",
             "INTEROP_CHECK",
-            "every operation checks its stream first: safe, and slow",
+            "every operation checks its stream first, which is slow",
             "unset it to measure time",
         )
 
@@ -185,7 +185,7 @@ def _no_extension(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "note",
             "interop",
-            f"arrays cannot be given away by DLPack: its extension in C is {facts.machine.extension}",
+            f"no array can be exported by DLPack: interop's extension in C is {facts.machine.extension}",
             "install interop where there is a C compiler, for a Python with a GIL, and without INTEROP_NATIVE=0",
         )
 
@@ -201,8 +201,8 @@ def _failures(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 library.name,
-                f"a stream that is handed to it does not come back as itself: {library.round_trip}",
-                "this is a fault of interop with this version of the library: report it, with this table",
+                f"a stream that is handed to it does not come back as the same stream: {library.round_trip}",
+                "interop does not work with this version of the library: report this, with the whole table",
             )
 
 
@@ -212,7 +212,7 @@ def _broken_metadata(facts: Facts) -> Iterator[Advice]:
             "warning",
             "packages",
             f"the metadata of a package cannot be read: {place}: {failure}",
-            "install the package again, or remove what is left of it",
+            "install the package again, or delete its remains",
         )
 
 
@@ -222,8 +222,8 @@ def _no_metadata(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "note",
                 library.name,
-                "its version is not known: no package says that it has installed it",
-                "install it by its package, unless it is on the path on purpose",
+                "its version is not known: no installed package contains it",
+                "install its package, unless it is on sys.path on purpose",
             )
 
 
@@ -234,8 +234,8 @@ def _installed_twice(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 library.name,
-                f"it is installed more than once, and the packages overwrite each other: {', '.join(names)}",
-                f"pip uninstall {' '.join(names)}, and install the one for your CUDA",
+                f"it is installed twice, and the packages overwrite each other's files: {', '.join(names)}",
+                f"pip uninstall {' '.join(names)}, then install the one for your CUDA version",
             )
 
 
@@ -290,7 +290,7 @@ def _defaults_differ(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "warning",
             "default streams",
-            f"0, or no stream at all, means another stream in different libraries: {found}",
+            f"the handle 0, or no stream, means different streams in different libraries: {found}",
             "name a stream everywhere (`with interop.use(stream):`), or unset "
             f"{CUPY_VARIABLE} and {BINDINGS_VARIABLE}: PyTorch and RMM always take the legacy one",
         )
@@ -309,11 +309,11 @@ def _blocking_against_legacy(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 f"{one.name}, {other.name}",
-                f"{one.name} works on the legacy default stream, and {other.name} on a blocking one ({blocking.name}): "
-                "each waits for all the other was given before, so nothing overlaps, and an order is there that nobody "
-                "wrote down",
-                f"give {other.name} a non-blocking stream, such as interop.new_stream(), and write the waits down: "
-                "consumer.wait_stream(producer)",
+                f"{one.name} works on the legacy default stream, and {other.name} on a blocking stream "
+                f"({blocking.name}): each waits for all earlier work of the other, so nothing overlaps, and the "
+                "program may depend on this order",
+                f"give {other.name} a non-blocking stream, such as interop.new_stream(), and make the waits that are "
+                "needed: consumer.wait_stream(producer)",
             )
 
 
@@ -327,9 +327,10 @@ def _sticky(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 library.name,
-                f"its current stream is {stream.name}, not its default one, and no `with interop.use(...)` says so: "
-                f"unless you are inside a `with` of its own, an earlier {call}, maybe in another cell, still holds",
-                f"{undo}; and `with interop.use(stream):`, which ends by itself",
+                f"its current stream is {stream.name}, not its default stream, and no `with interop.use(...)` block is "
+                f"open: unless you are in a `with` block of the library, an earlier {call} still holds, maybe one in "
+                "another cell",
+                f"call {undo}; use `with interop.use(stream):`, which ends by itself",
             )
 
 
@@ -339,9 +340,9 @@ def _nobody_keeps_it(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 library.name,
-                f"its current stream {stream.name} is only an address to it: when whoever made the stream lets go of "
-                "it, the next launch crashes",
-                f'hand it over with its owner: interop.as_stream(owner).to("{library.name}")',
+                f"the library knows its current stream {stream.name} only by its address: if the owner of the stream "
+                "destroys it, the next launch crashes",
+                f'make it from the owner: interop.as_stream(owner).to("{library.name}")',
             )
 
 
@@ -351,8 +352,8 @@ def _capturing(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 library.name,
-                f"its current stream {stream.name} captures a graph: work that is given to it is only noted down",
-                "end the capture first, if that is not meant",
+                f"its current stream {stream.name} captures a graph: work that is submitted to it does not run now",
+                "if that is not intended, end the capture first",
             )
 
 
@@ -362,15 +363,15 @@ def _same_or_different(facts: Facts) -> Iterator[Advice]:
             yield Advice(
                 "note",
                 f"{one.name}, {other.name}",
-                f"both work on one stream, {a.name}: in order, without a wait",
+                f"both work on one stream, {a.name}: their work is in order",
                 "nothing to do",
             )
         elif not _waits_for_legacy(a, b) and not _waits_for_legacy(b, a):
             yield Advice(
                 "note",
                 f"{one.name}, {other.name}",
-                f"they work on two streams, {a.name} and {b.name}: interop, and nothing else, orders them",
-                "share one: `with interop.use(stream):`; or wait: consumer.wait_stream(producer)",
+                f"they work on two streams, {a.name} and {b.name}: nothing orders them but waits",
+                "share one stream: `with interop.use(stream):`; or make one wait: consumer.wait_stream(producer)",
             )
 
 
@@ -406,7 +407,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _is_no_number(facts: Facts, variable: str) -> bool:
-    """Whether a variable is set that is read by ``int()``, and to something else than a number."""
+    """Whether a variable that is read by ``int()`` is set to something that is not a number."""
     value = facts.machine.variables.get(variable)
     return value is not None and attempt(lambda: int(value), None)[0] is None
 

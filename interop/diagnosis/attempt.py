@@ -1,4 +1,4 @@
-"""To call what may be broken: other people's code and files, on a machine that may be sick."""
+"""Calls of code that may be broken: a library, a package's metadata, the driver."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,10 +7,10 @@ T = TypeVar("T")
 
 
 def attempt(call: Callable[[], T], otherwise: T) -> tuple[T, str]:
-    """What *call* returns, and ``""``; or *otherwise*, and what *call* raised.
+    """The result of *call* and ``""``; if *call* raises, *otherwise* and the error in words.
 
-    ``SystemExit`` counts as a failure, and so does every other exception that is not an ``Exception``: a library must
-    not end the diagnosis. Only Ctrl-C does.
+    Every exception counts as a failure, also ``SystemExit``: a library must not end the diagnosis. Only
+    ``KeyboardInterrupt`` passes.
     """
     try:
         return call(), ""

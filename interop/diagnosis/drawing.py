@@ -1,4 +1,4 @@
-"""A diagnosis as text, for a terminal and for a notebook."""
+"""A diagnosis as a table: by rich in a terminal, as HTML in a notebook."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ COLUMNS = ("library", "version", "adapter", "current stream now", "0 means")
 
 
 def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> "RenderableType":
-    """All of it, for rich to print.
+    """The diagnosis, for rich to print.
 
     Raises:
         LibraryNotFoundError: rich is not installed.
@@ -29,7 +29,7 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
         from rich.text import Text  # noqa: PLC0415
     except ImportError as error:
         message = (
-            "the table is drawn by rich: pip install rich. Without it: interop.doctor().to_dict(), or "
+            "the table needs rich: pip install rich. Without rich: interop.doctor().to_dict(), or "
             "python -m interop doctor --json"
         )
         raise LibraryNotFoundError(message, name="rich") from error
@@ -45,24 +45,24 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
     found.columns[0].no_wrap = True
     for row in library_rows(libraries):
         found.add_row(*map(Text, row))
-    mended = Table(box=box.SIMPLE_HEAD, show_header=False)
+    advised = Table(box=box.SIMPLE_HEAD, show_header=False)
     for item in advice:
         colour = "yellow" if item.kind == "warning" else "cyan"
         text = Text.assemble((item.about, "bold"), f": {item.what}\n", ("→ ", colour), item.fix)
-        mended.add_row(f"[{colour}]{item.kind}[/{colour}]", text)
+        advised.add_row(f"[{colour}]{item.kind}[/{colour}]", text)
     if not any(item.kind == "warning" for item in advice):
-        mended.add_row("[green]fine[/green]", "no warnings")
-    return Group(about, found, mended)
+        advised.add_row("[green]fine[/green]", "no warnings")
+    return Group(about, found, advised)
 
 
 def html(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:
-    """All of it, for a notebook."""
+    """The diagnosis as HTML, for a notebook."""
     found = grid(("", "about", "what", "what to do"), [(a.kind, a.about, a.what, a.fix) for a in advice])
     return table("interop doctor", machine_rows(machine)) + grid(COLUMNS, library_rows(libraries)) + found
 
 
 def machine_rows(machine: Machine) -> dict[str, str]:
-    """The machine, line by line."""
+    """The machine, a row for each fact."""
     driver = machine.driver or ("version not known" if machine.driver_cuda else "none")
     rows = {
         "interop": f"{machine.interop} on Python {machine.python}",
@@ -79,7 +79,7 @@ def machine_rows(machine: Machine) -> dict[str, str]:
 
 
 def library_rows(libraries: Sequence[Library]) -> list[tuple[str, ...]]:
-    """The libraries, one row each."""
+    """The libraries, a row for each."""
     return [
         (
             library.name,
@@ -93,7 +93,7 @@ def library_rows(libraries: Sequence[Library]) -> list[tuple[str, ...]]:
 
 
 def _adapter(library: Library) -> str:
-    """Where it comes from, in few words: of a plugin's, the package, and not the path."""
+    """Where the adapter comes from, in few words: the package of a plugin, not its path."""
     built_in = library.adapter.startswith("interop.adapters.")
     packages = re.findall(r"\((.*?)\)", library.adapter)
     plugin = f"plugin: {', '.join(packages)}" if packages else library.adapter

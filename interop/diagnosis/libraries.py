@@ -1,4 +1,4 @@
-"""The libraries: which are installed, which are loaded, what their current streams are, what 0 means to them."""
+"""The libraries: which are installed and loaded, their current streams, and which default stream each means by 0."""
 
 import importlib
 import importlib.util
@@ -25,33 +25,34 @@ CUPY_VARIABLE: Final = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
 LEGACY: Final = "legacy"
 PER_THREAD: Final = "per-thread"
 
-# What a plain look at the package's own name would not find.
+# Distributions that cannot be found by the name of the top-level module.
 _DISTRIBUTIONS: Final = {"cuda.core": ["cuda-core"], "numba": ["numba", "numba-cuda"]}
 
-# The exit status of a process that has imported a library, or failed to, and goes on; and how long it may take, in s.
 _SURVIVED: Final = 86
+"""The exit status of a process that is still alive after it has tried to import a library."""
 _LONGEST_IMPORT: Final = 120
+"""Seconds."""
 
-# By its adapter, but known without loading it; tests/test_diagnosis.py compares the two.
+# The adapters say the same; this table is read without loading them. tests/test_diagnosis.py compares the two.
 _NULL: Final = {"cupy": LEGACY, "rmm": LEGACY, "torch": LEGACY, "warp": LEGACY}
 _NULL_OF_BINDINGS: Final = frozenset({"cuda.core", "numba"})
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One library that interop has an adapter for, and that is installed.
+    """An installed library that interop has an adapter for.
 
     Attributes:
         name: its import path.
-        distributions: versions of the packages that it was installed by, by their names.
+        distributions: the versions of its packages, by their names.
         loaded: whether this process has imported it.
-        adapter: where interop's knowledge of it comes from.
-        null: which default stream it means by 0: ``"legacy"``, ``"per-thread"``, or None where that is not known.
-        default: which default stream new work goes to where nobody says otherwise; None where that is not known.
+        adapter: where its adapter comes from.
+        null: which default stream it means by 0: ``"legacy"``, ``"per-thread"``, or None if that is not known.
+        default: which default stream it uses if no stream is given; None if that is not known.
         current: its current stream, for the calling thread on the current device.
-        remark: why there is none, or why it was not asked.
-        round_trip: with ``probe``, whether a stream of ours comes back as itself; else None.
-        failure: with ``probe``, why it cannot be imported; or what it raised when asked.
+        remark: why there is no current stream, or why the library was not asked for it.
+        round_trip: with ``probe``, whether a stream of interop's that is handed to it comes back equal; else None.
+        failure: with ``probe``, why it cannot be imported; or what it raised when it was asked.
     """
 
     name: str
@@ -67,12 +68,12 @@ class Library:
 
 
 def look(packages: Packages, *, device: int | None, probe: bool) -> list[Library]:
-    """Look at all that are installed.
+    """Look at all installed libraries.
 
     Args:
-        packages: what is installed.
+        packages: the installed packages.
         device: the ordinal of the current device; None if there is none.
-        probe: import those that are not, and let them set up what they need.
+        probe: import the libraries that are not loaded, and let them set up what they need.
     """
     return [_look_at(name, packages, device, probe=probe) for name in adapters.known() if _is_installed(name)]
 
@@ -80,7 +81,7 @@ def look(packages: Packages, *, device: int | None, probe: bool) -> list[Library
 def _is_installed(name: str) -> bool:
     if name in sys.modules:
         return sys.modules[name] is not None
-    # To find cuda.core, cuda is imported, which may be anybody's.
+    # To find cuda.core, Python imports cuda, which may be a module of the user's.
     return attempt(lambda: importlib.util.find_spec(name), None)[0] is not None
 
 
@@ -111,13 +112,13 @@ def _look_at(name: str, packages: Packages, device: int | None, *, probe: bool) 
 
 
 def _end_of_the_importer(name: str) -> str:
-    """How a process ends that imports the library, if the library ends it or hangs in it; else empty."""
+    """How importing the library ends a process: killed, exited, or hung. Empty if the process survives."""
     if not sys.executable:
         return ""
     code = f"import os\ntry:\n    import {name}\nexcept BaseException:\n    pass\nos._exit({_SURVIVED})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
-        status = subprocess.run(  # noqa: S603  (our own interpreter, and a name of the table)
+        status = subprocess.run(  # noqa: S603  (this interpreter, and the name of an adapter)
             [sys.executable, "-c", code],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -149,12 +150,12 @@ def _asked(library: Library, adapter: Adapter) -> Library:
 
 
 def _by_its_owner(stream: ExternalStream) -> ExternalStream:
-    """The same stream as a ``with`` block around the call has it: PyTorch answers with objects that own nothing."""
+    """The equal stream of a ``with`` block around the call, which has an owner: PyTorch's answer has none."""
     return next((ours for ours in streams_in_use() if ours == stream and is_kept_alive(ours)), stream)
 
 
 def _reason_not_to_ask(adapter: Adapter, cuda: _cuda.Cuda, device: int | None, *, probe: bool) -> str:
-    """Why the library's current stream is not asked for; empty if it can be."""
+    """Why the library is not asked for its current stream; empty if it can be asked."""
     if not adapter.has_current_stream:
         return "has no current stream"
     if adapter.simulated is (cuda.simulation is None):
@@ -169,7 +170,7 @@ def _reason_not_to_ask(adapter: Adapter, cuda: _cuda.Cuda, device: int | None, *
 
 
 def _round_trip(adapter: Adapter) -> str:
-    """Hand a stream out as the library's own, and borrow it back."""
+    """Hand a stream to the library, and borrow it back."""
     if adapter.simulated is (_cuda.active().simulation is None) or not adapter.usable():
         return "not tried"
     stream = new_stream()
@@ -179,27 +180,29 @@ def _round_trip(adapter: Adapter) -> str:
         return "takes no stream"
     except InteropError as error:
         return f"failed: {type(error).__name__}: {error}"
-    # By another object: the first would give the very object that it was made of.
+    # `to` keeps the object that it made; this borrows it as a new stream.
     again: Any = as_stream(native)
     return "ok" if isinstance(again, ExternalStream) and again == stream else f"failed: it came back as {again!r}"
 
 
 def null_stream(name: str) -> str | None:
-    """Which default stream the library means by 0, in this environment; None where that is not known."""
+    """Which default stream the library means by 0, in this environment; None if that is not known."""
     if name in _NULL_OF_BINDINGS:
         return PER_THREAD if _is_set(BINDINGS_VARIABLE) else LEGACY
     return _NULL.get(name)
 
 
 def default_stream(name: str) -> str | None:
-    """Which default stream work of the library goes to by itself; None where that is not known."""
+    """Which default stream the library uses if no stream is given; None if that is not known."""
     if name == "cupy":
         return PER_THREAD if _is_set(CUPY_VARIABLE) else LEGACY
-    return null_stream(name) if name != "warp" else None  # Warp makes a stream of its own for every device
+    return null_stream(name) if name != "warp" else None  # Warp makes a stream for each device
 
 
 def _is_set(variable: str) -> bool:
-    return bool(attempt(lambda: int(os.environ.get(variable, "0")), 0)[0])  # no number: it fails wherever it is read
+    return bool(
+        attempt(lambda: int(os.environ.get(variable, "0")), 0)[0]
+    )  # not a number: the library fails when it reads it
 
 
 def _versions(name: str, packages: Packages) -> dict[str, str]:

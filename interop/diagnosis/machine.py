@@ -1,4 +1,4 @@
-"""The machine, and this process on it: driver, runtime, GPUs, the variables that matter."""
+"""The machine and this process: driver, runtime, GPUs, environment variables."""
 
 import os
 import platform
@@ -34,10 +34,10 @@ class Gpu:
 
     Attributes:
         ordinal: its number in this process.
-        name: what NVIDIA calls it.
+        name: its product name.
         memory: in bytes.
         compute_capability: such as ``"9.0"``.
-        has_context: whether something in this process has used it already.
+        has_context: whether this process has used it already.
     """
 
     ordinal: int
@@ -49,23 +49,23 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to run on.
+    """The machine, as this process sees it.
 
     Attributes:
         interop: the version of interop.
-        extension: ``"in use"``, or that interop's extension in C is not, and why.
+        extension: ``"in use"``, or why interop's extension in C is not in use.
         python: the version of Python.
-        bindings: the version of cuda-bindings; None if no package says that it is installed.
+        bindings: the version of the package cuda-bindings; None if it is not installed.
         bindings_failure: why cuda.bindings cannot be used; empty if it can.
-        driver: the version of the kernel driver; None if there is none, or it cannot be read.
+        driver: the version of the kernel driver; None if there is none, or if its version cannot be read.
         driver_cuda: the latest CUDA that the driver runs, such as ``"13.0"``; None without a driver.
-        runtime_cuda: the CUDA of the runtime that cuda-bindings brings.
+        runtime_cuda: the CUDA version of the runtime in cuda-bindings.
         gpus: the devices that this process sees.
-        current_device: the ordinal of the calling thread's.
-        simulated: whether a simulation runs, and everything is about it.
+        current_device: the ordinal of the calling thread's current device.
+        simulated: whether a simulation runs. Then everything here is about the simulation.
         forked: whether this process was forked from one that had started CUDA.
-        problem: why no GPU can be used; empty if one can.
-        variables: those of :data:`VARIABLES` that are set.
+        problem: why no GPU can be used; empty if one can be used.
+        variables: the variables of :data:`VARIABLES` that are set.
     """
 
     interop: str
@@ -85,16 +85,18 @@ class Machine:
 
 
 def look(version: str, bindings: str | None) -> Machine:
-    """Look at the machine, for these versions of interop and cuda-bindings.
+    """Look at the machine. Creates no context. Initialises the driver, which counting devices needs.
 
-    Creates no context. Starts the driver, as counting devices does.
+    Args:
+        version: interop's.
+        bindings: the version of cuda-bindings; None if it is not installed.
     """
     cuda = _cuda.active()
     nothing: tuple[tuple[Gpu, ...], int | None, str] = (), None, ""
     (gpus, current, problem), bindings_failure = attempt(lambda: _devices(cuda), nothing)
     if bindings_failure:
         problem = f"cuda.bindings cannot be used: {bindings_failure}"
-    # It fails in a process that was forked, and without cuda.bindings.
+    # This fails in a forked process, and without cuda.bindings.
     (driver, runtime), _ = attempt(lambda: _versions(_cuda.GPU), (0, 0))
     return Machine(
         interop=version,
@@ -115,7 +117,7 @@ def look(version: str, bindings: str | None) -> Machine:
 
 
 def _devices(cuda: _cuda.Cuda) -> tuple[tuple[Gpu, ...], int | None, str]:
-    """The devices, the ordinal of the current one, and why none can be used."""
+    """The devices, the ordinal of the current one, and why no device can be used."""
     if cuda.was_forked:
         return (), None, "CUDA was started before this process was forked, and does not work in it"
     try:

@@ -1,4 +1,4 @@
-"""The packages that are installed, each read by itself: one whose metadata is broken does not hide the others."""
+"""The installed packages. Each is read by itself, so one with broken metadata does not hide the others."""
 
 import importlib.metadata
 import re
@@ -10,12 +10,12 @@ from interop.diagnosis.attempt import attempt
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """What is installed.
+    """The installed packages.
 
     Attributes:
         versions: the version of each package, by its name in lower case with hyphens.
-        modules: the packages that bring a module, by the module's name.
-        broken: what is wrong with the metadata of a package, by the place of the metadata.
+        modules: the packages that contain a module, by the module's name.
+        broken: what is wrong with the metadata of a package, by the path of the metadata.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -34,14 +34,14 @@ def look() -> Packages:
 
 
 def _add(found: Packages, distribution: importlib.metadata.Distribution) -> None:
-    metadata: Any = distribution.metadata  # a message of the email package
+    metadata: Any = distribution.metadata  # an email.message.Message
     name, version = metadata.get("Name"), metadata.get("Version")
     if not name or not version:
         message = f"METADATA is missing, or has no {'version' if name else 'name'}"
         raise LookupError(message)
     name = re.sub(r"[-_.]+", "-", name).lower()
     if name in found.versions:
-        return  # the first one on the path is the one that is imported
+        return  # the first one on the path is the one that Python imports
     found.versions[name] = version
     for module in _modules(distribution):
         found.modules.setdefault(module, []).append(name)

@@ -1,14 +1,14 @@
-"""What ran when, on which stream, and who waited for whom: a picture, a table, and a trace for Perfetto.
+"""What ran when, on which stream, and which stream waited for which: a picture, a table, a trace for Perfetto.
 
 ::
 
     with interop.Timeline() as timeline:
         with timeline.span("blur", stream):
             blur(...)  # work on that stream
-        other.wait_stream(stream)  # becomes an arrow on its own
-    timeline  # in a notebook, draws itself
+        other.wait_stream(stream)  # becomes an arrow
+    timeline  # in a notebook, this shows the picture
 
-Everything is measured by CUDA events: no profiler, and nothing waits until somebody looks.
+CUDA events measure everything. No profiler is needed, and nothing blocks the host until the timeline is read.
 """
 
 import unicodedata
@@ -44,7 +44,7 @@ def _printable(name: str) -> str:
 
 
 class _Open(Block[None]):
-    """A span that is being marked. Not a generator, which would cost as much again as the two records."""
+    """The ``with`` block of one span. A class, because a generator would cost as much as the two records."""
 
     __slots__ = ("_entered", "_name", "_recorder", "_start", "_stream", "_timeline")
 
@@ -62,11 +62,11 @@ class _Open(Block[None]):
         recorder = self._timeline._recording
         if recorder is None:
             message = (
-                f"span {self._name!r} is outside of its timeline: put it into `with interop.Timeline() as timeline:`"
+                f"span {self._name!r} is outside of its timeline: put it inside `with interop.Timeline() as timeline:`"
             )
             raise InteropError(message)
         if self._start is not None:
-            message = f"span {self._name!r} is open already: mark what is inside of it by another timeline.span(...)"
+            message = f"span {self._name!r} is open already: for a span inside it, call timeline.span(...) again"
             raise InteropError(message)
         self._recorder = recorder
         self._start = recorder.start(self._stream)
@@ -81,59 +81,60 @@ class _Open(Block[None]):
 
 
 class Timeline:
-    """Records spans of work, and the waits between streams, for as long as its ``with`` block runs.
+    """Records spans of work, and the waits between streams, inside its ``with`` block.
 
-    Spans are what :meth:`span` marks. Arrows come on their own: one for each wait that interop makes between two
-    streams in the block, in whichever thread, by ``wait_stream``, ``wait_event``, ``handoff``, ``borrow`` and what
-    uses them. Of an event, where it was recorded has to be known: by interop, in the block. Waits that a library makes
-    by itself are not seen.
+    :meth:`span` marks a span. Each wait that interop makes between two streams inside the block becomes an arrow, in
+    whichever thread: by ``wait_stream``, ``wait_event``, ``handoff``, ``borrow``, and by what uses these. A wait for an
+    event becomes an arrow if interop recorded the event inside the block. Waits that a library makes by itself are not
+    seen.
 
-    A span costs two event records on its stream, an arrow one on each of its two streams, and an event that is
-    recorded one; the events come from a list of spare ones. Nothing blocks the host until the timeline is read: by
-    :attr:`spans`, :attr:`arrows`, :meth:`table`, :meth:`figure`, :meth:`save`, or by a notebook that shows it. That
-    waits for the streams that it has seen. Read before the end of the block, it tells what was there by then.
+    A span costs two event records on its stream. An arrow costs one record on each of its two streams, and a record of
+    an event costs one more. The events come from a pool. Nothing blocks the host until the timeline is read: by
+    :attr:`spans`, :attr:`arrows`, :meth:`table`, :meth:`figure`, :meth:`save`, or by a notebook that shows it. Reading
+    waits for all streams of the timeline. A timeline that is read inside its block gives what was recorded so far.
 
-    It shows what was marked and no more: a gap is time in which no span was open on a stream. A span begins when its
-    stream comes to it, so a wait inside a span is part of it. The ends of an arrow are recorded after the wait that
-    it stands for, on both streams, so they may be some microseconds late, and in the wrong order by as much. An event
-    that a library has recorded again by itself since interop recorded it is taken for what it was.
+    A gap is time in which no span was open on a stream. A span begins when its stream reaches it, so a wait inside a
+    span is part of the span. The ends of an arrow are recorded after the wait, on both streams: each may be some
+    microseconds late, and the two may be in the wrong order by as much. If a library records an event again by itself,
+    the timeline does not see that, and uses the record that interop made.
 
-    While a stream captures a graph nothing of it is recorded, and :attr:`Reading.notes` says how much is missing. On
-    the legacy default stream a record counts as work, to CUDA too: blocking streams wait for it, as they do for the
-    work around it. Each device has a clock of its own; those of several are compared with the host's when the
-    timeline is read, and the notes say how exactly.
+    While a stream captures a graph, nothing is recorded on it, and :attr:`Reading.notes` says how much is missing. On
+    the legacy default stream, a record is work to CUDA: blocking streams wait for it, as they do for the work around
+    it. Each device has its own clock. When the timeline is read, the clocks of several devices are compared with the
+    host's, and the notes give the error.
 
-    A large timeline is drawn as far as it can be seen: short spans that lie close together become one bar, and of too
-    many streams, arrows and rows some are left out. The picture says how much. The lists and the trace have it all.
+    The picture of a large timeline leaves out what could not be seen: short spans that lie close together become one
+    bar, and some of the streams, arrows and rows are missing. The picture says how many. The lists and the trace are
+    complete.
 
-    On the simulator, which has no clock, positions count kernels: a kernel is one step, and takes its place as soon as
-    everything that it has to come after is done. The streams, and the owners of the borrowed ones, are kept alive
-    until the timeline has been left and read.
+    The simulator has no clock. There, a position counts kernels: each kernel is one step, and runs as soon as all work
+    before it is done. The streams, and the owners of borrowed streams, are kept alive until the timeline has been left
+    and read.
     """
 
     _recording: Recorder | None = None
-    """What records, for as long as the block runs."""
+    """The recorder, while the block runs."""
 
     def __init__(self) -> None:
-        """Record nothing yet."""
+        """Make a timeline. It records nothing before it is entered."""
         self._recorder: Recorder | None = None
         self._reading: Reading | None = None
         self._lock = forks.lock()
 
     def __enter__(self) -> Self:
-        """Begin to record, on the GPU or on the simulation that is running.
+        """Begin to record: on the simulation that is running, else on the GPU.
 
         Raises:
-            InteropError: it was entered before.
+            InteropError: the timeline was entered before.
         """
         if self._recorder is not None or self._reading is not None:
-            message = "this timeline was entered before, and records one block only: make another Timeline()"
+            message = "this timeline was entered before, and a timeline records one block only: make another Timeline()"
             raise InteropError(message)
         recorder = Recorder(_cuda.active())
         try:
             self._recorder = self._recording = recorder
             watchers.watch(recorder)
-            return self  # noqa: TRY300  (an interrupt before it is the last one that nobody else sees)
+            return self  # noqa: TRY300  (after it, __exit__ runs)
         except BaseException:
             self._recorder = self._recording = None
             watchers.unwatch(recorder)
@@ -142,7 +143,7 @@ class Timeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the recording. Spans that are still open are left out."""
+        """End the recording. A span that is still open is left out."""
         recorder = self._recorder
         assert recorder is not None  # for mypy
         try:
@@ -152,26 +153,26 @@ class Timeline:
             watchers.unwatch(recorder)
             raise
         if recorder.simulated:
-            self._read()  # a simulation may end before somebody looks, and there is nothing to wait for
+            self._read()  # the simulation may end before the timeline is read; reading a simulation waits for nothing
 
     def __del__(self) -> None:
-        """End a recording that a signal handler has left open, by raising before the first line of ``__exit__``."""
+        """End the recording, if a signal handler raised before the first line of ``__exit__``."""
         if self._recording is not None:
             watchers.unwatch(self._recording)
 
     def span(self, name: str, stream: object = None) -> "_Open":
-        """Mark the work that is given to a stream in this ``with`` block. Does not block the host.
+        """Mark the work that is submitted to a stream inside this ``with`` block. Does not block the host.
 
         Args:
-            name: what to call it. Spans of one name look the same. Control characters and lone surrogates, which not
-                every file and terminal can take, are replaced.
+            name: what to call the span. Spans with the same name look the same. Control characters and lone surrogates
+                are replaced: some files and terminals cannot show them.
             stream: anything that :func:`interop.as_stream` takes; by default the stream of the innermost
-                ``with interop.use(stream):`` around it.
+                ``with interop.use(stream):`` around the call.
 
         Raises:
-            InteropError: the timeline is not open; or this span is, and is entered again.
-            InvalidStreamError: *stream* is no stream; or none was given, and no ``with`` block says which.
-            NotSupportedError: the stream is of another GPU or simulation than the one that the timeline was entered on.
+            InteropError: the timeline is not open, or this span is open already.
+            InvalidStreamError: *stream* is not a stream; or none was given, and no ``with`` block names one.
+            NotSupportedError: the stream is not of the GPU or simulation on which the timeline was entered.
         """
         return _Open(self, _printable(str(name)), stream_in_use() if stream is None else as_stream(stream))
 
@@ -191,23 +192,23 @@ class Timeline:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """The spans, in the order in which they were left. Blocks the host until the device is done with them."""
+        """The spans, in the order in which they were left. Blocks the host until the device has done them."""
         return self._read().spans
 
     @property
     def arrows(self) -> tuple[Arrow, ...]:
-        """The waits, in the order in which they were made. Blocks the host until the device is done with them."""
+        """The waits, in the order in which they were made. Blocks the host until the device has done them."""
         return self._read().arrows
 
     def table(self) -> Table:
-        """The numbers: a list of :class:`Row`, which draws itself. Blocks the host until the device is done.
+        """The numbers: a list of :class:`Row` that shows itself as a table. Blocks the host until the device is done.
 
-        Milliseconds from the first record, or steps of the simulator; ``table.unit`` says which.
+        They are milliseconds from the first record, or steps of the simulator; ``table.unit`` says which.
         """
         return Table(self._read())
 
     def figure(self) -> "Figure":
-        """The picture, as a matplotlib figure of its own, outside of pyplot. Blocks the host until the device is done.
+        """The picture as a matplotlib figure, which pyplot does not know of. Blocks the host until the device is done.
 
         Raises:
             LibraryNotFoundError: matplotlib is not installed.
@@ -220,16 +221,16 @@ class Timeline:
         """Write a file. Blocks the host until the device is done.
 
         Args:
-            path: ``*.json`` for a trace that Perfetto (https://ui.perfetto.dev) and ``chrome://tracing`` open; any
-                ending that matplotlib knows, such as ``.png``, ``.svg`` and ``.pdf``, for the picture.
+            path: ``*.json`` for a trace, which Perfetto (https://ui.perfetto.dev) and ``chrome://tracing`` open. For
+                the picture any suffix that matplotlib knows, such as ``.png``, ``.svg`` and ``.pdf``.
 
         Raises:
-            LibraryNotFoundError: matplotlib is not installed, and this is a picture.
-            ValueError: matplotlib does not know the ending.
+            LibraryNotFoundError: *path* is that of a picture, and matplotlib is not installed.
+            ValueError: matplotlib does not know the suffix.
         """
         path = Path(path)
         if path.suffix.lower() == ".json":
-            from interop.timeline.trace import trace_text  # noqa: PLC0415  (not every timeline becomes one)
+            from interop.timeline.trace import trace_text  # noqa: PLC0415  (few timelines become a trace)
 
             path.write_text(trace_text(self._read()), encoding="utf-8")
         else:
@@ -241,7 +242,7 @@ class Timeline:
         return png(self._read())
 
     def __repr__(self) -> str:
-        """How much there is, without waiting for it."""
+        """How many spans and arrows there are. Does not block the host."""
         if self._reading is not None:
             reading = self._reading
             simulated = "SIMULATED " if reading.unit == "steps" else ""

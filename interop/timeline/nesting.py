@@ -1,4 +1,4 @@
-"""How the spans of a stream lie in each other, for whoever draws them."""
+"""How the spans of a stream are nested: in which row and how deep each is drawn."""
 
 import bisect
 import heapq
@@ -12,7 +12,7 @@ class Place(NamedTuple):
     """Where a span is drawn.
 
     Attributes:
-        row: of its stream, from 0. Spans of a row are nested or apart.
+        row: the row of its stream, from 0. Two spans of one row are nested, or do not overlap.
         depth: how many spans of its row it lies in.
     """
 
@@ -21,33 +21,33 @@ class Place(NamedTuple):
 
 
 def outer_first(spans: Sequence[Span]) -> list[int]:
-    """The places in *spans*, sorted by start; of those that start together, the outer one is first."""
-    # Of two with the same ends, the one that was left later is the outer one.
+    """The indices of *spans*, sorted by start. Of spans that start together, the outer one is first."""
+    # Of two spans with the same start and end, the one that was left later is the outer one.
     return sorted(range(len(spans)), key=lambda i: (spans[i].start, -spans[i].end, -i))
 
 
 def places(spans: Sequence[Span]) -> list[Place]:
     """Where each of the *spans* of one stream is drawn.
 
-    A row is enough for what one thread marks by ``with``. A span that partly overlaps another one gets a row more.
+    The spans of one thread fit into one row. A span that partly overlaps another one gets another row.
     """
     found = [Place(0, 0)] * len(spans)
-    rows: list[list[float]] = []  # of each, the ends of the spans around
-    reached: list[tuple[float, int]] = []  # the end of the innermost span of each row that has one, sorted; the row
-    empty: list[int] = []
+    rows: list[list[float]] = []  # of each row, the ends of the spans that are open
+    innermost: list[tuple[float, int]] = []  # the end of the innermost open span of a row, and the row; sorted
+    empty: list[int] = []  # a heap of the rows without an open span
     for i in outer_first(spans):
         _, _, start, end = spans[i]
-        # An empty span at the end of another one is taken to be inside.
-        while reached and reached[0][0] <= start and reached[0][0] < end:
-            _, row = reached.pop(0)
+        # A span without length at the end of another one counts as inside it.
+        while innermost and innermost[0][0] <= start and innermost[0][0] < end:
+            _, row = innermost.pop(0)
             rows[row].pop()
             if rows[row]:
-                bisect.insort(reached, (rows[row][-1], row))
+                bisect.insort(innermost, (rows[row][-1], row))
             else:
                 heapq.heappush(empty, row)
-        inside = bisect.bisect_left(reached, (end, 0))
-        if inside < len(reached):
-            _, row = reached.pop(inside)
+        inside = bisect.bisect_left(innermost, (end, 0))
+        if inside < len(innermost):
+            _, row = innermost.pop(inside)
         elif empty:
             row = heapq.heappop(empty)
         else:
@@ -55,5 +55,5 @@ def places(spans: Sequence[Span]) -> list[Place]:
             rows.append([])
         found[i] = Place(row, len(rows[row]))
         rows[row].append(end)
-        bisect.insort(reached, (end, row))
+        bisect.insort(innermost, (end, row))
     return found

@@ -1,7 +1,7 @@
-"""A timeline drawn by matplotlib: a lane for each stream, spans as bars, waits as arrows.
+"""The picture of a timeline, by matplotlib: a lane for each stream, a bar for each span, an arrow for each wait.
 
-Nothing is told by colour alone: bars have a hatch and a name too, so that the picture holds in greyscale and for
-every kind of colour vision. Nor is anything in a name taken for mathematics.
+A bar has a colour, a hatch and a name, so the picture can be read in greyscale and with every kind of colour vision.
+matplotlib must not take a name for mathematics: hence ``parse_math=False``.
 """
 
 import io
@@ -20,7 +20,7 @@ try:
     from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
-    message = "a timeline is drawn by matplotlib: pip install matplotlib"
+    message = "the picture of a timeline needs matplotlib: pip install matplotlib"
     raise LibraryNotFoundError(message, name="matplotlib") from error
 
 if TYPE_CHECKING:
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 _COLOURS: Final = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#009e73", "#cc79a7")
 _HATCHES: Final = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo", "||||")
 _STYLED: Final = 40
-"""The names that have a look of their own, and a place in the legend; no two of so many look alike."""
+"""So many names have their own look and a line in the legend. No two of them look alike."""
 _PLAIN: Final[dict[str, Any]] = {"facecolor": "white", "hatch": ""}
-"""The look of all others."""
+"""The look of all other names."""
 _SEVERAL: Final[dict[str, Any]] = {"facecolor": "0.6", "hatch": ""}
 """The look of spans of several names that are drawn together."""
 _LONGEST: Final = 36
-"""The letters of a name that are shown; of a stream's, two thirds."""
+"""The most letters of a name that are shown; two thirds of that for a stream."""
 _LINES: Final[dict[str, Any]] = {"wait": "-", "event": (0, (4, 2)), "hand-over": (0, (1, 1.2))}
 _MARKERS: Final = {"wait": "o", "event": "s", "hand-over": "D"}
 _KINDS: Final = {"wait": "waits for", "event": "waits for an event", "hand-over": "is handed an array"}
 _MANY: Final = 30
-"""Arrows, from which on they are drawn small."""
+"""If there are more arrows, they are drawn small."""
 
 _WIDTH: Final = 9.0
 _DPI: Final = 110
 _ROW: Final = 0.55
-"""Inches."""
+"""The height of a row, in inches."""
 _BAR: Final = 0.32
 """Half the height of a lane, in lanes."""
 _LETTER: Final = 0.075
@@ -62,7 +62,7 @@ def png(reading: Reading) -> bytes:
 
 
 def draw(reading: Reading) -> Figure:
-    """Draw *reading*, as far as it can be seen; what is left out is said in the picture."""
+    """Draw what can be seen of *reading*. The picture says what is left out."""
     bars, arrows, end, left_out = select(reading)
     notes = reading.notes + left_out
     end = end or 1.0
@@ -112,7 +112,7 @@ def draw(reading: Reading) -> Figure:
 
 
 def _short(text: str, longest: int = _LONGEST) -> str:
-    """*text* on one line, with an ellipsis if it is long: not at its end, at which names differ most often."""
+    """*text* on one line. A long text has an ellipsis, not at its end, where names differ most often."""
     line = " ".join(text.split())
     return line if len(line) <= longest else f"{line[: longest * 2 // 3 - 1]}…{line[-longest // 3 :]}"
 
@@ -135,7 +135,7 @@ def _draw_lane(
         levels[bar.place.row] = max(levels[bar.place.row], 1 + bar.place.depth)
     for bar in bars:
         row, depth = bar.place
-        # The rows of a lane lie below each other. A span inside another one is drawn in its lower part.
+        # The rows of a lane lie below each other. A span inside another one fills the lower part of it.
         step = 2 * _BAR / len(levels) / levels[row]
         bottom = lane.number - _BAR + 2 * _BAR * (row + 1) / len(levels)
         height = step * (levels[row] - depth)
@@ -165,7 +165,7 @@ def _draw_lane(
 
 
 def _gaps(bars: list[Bar]) -> Iterator[tuple[float, float]]:
-    """The times between two bars of a lane in which none was open."""
+    """The times between two bars of a lane in which no span was open."""
     reached: float | None = None
     for bar in bars:
         if reached is not None and bar.start > reached:
@@ -209,7 +209,7 @@ def _draw_legend(figure: Figure, entries: list[tuple["Artist", str]], columns: i
     handles, labels = zip(*entries, strict=True)
     legend = figure.legend(
         handles=handles,
-        # Put in afterwards: matplotlib 3.8 leaves out those that begin with an underscore here.
+        # The labels are set below: here, matplotlib 3.8 leaves out labels that begin with an underscore.
         labels=["…"] * len(labels),
         loc="outside upper left",
         ncols=min(columns, len(entries)),

@@ -1,4 +1,4 @@
-"""What a timeline has recorded, as plain numbers: lanes, spans, arrows, and the table of them."""
+"""What a timeline has recorded, as numbers: lanes, spans, arrows, and a table of them."""
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Unit = Literal["ms", "steps"]
-"""What positions are counted in: milliseconds of a device, or the kernels of a simulation one after the other."""
+"""The unit of positions: milliseconds on the device, or kernels (steps) of a simulation."""
 
 
 class Lane(NamedTuple):
     """One stream.
 
     Attributes:
-        number: its place among the lanes, from 0, in the order in which they were first used.
-        library: whose it is, as an import path; ``"interop"`` for one made by :func:`interop.new_stream`.
-        name: its address, which default stream it is, or what a simulated stream is called.
+        number: its number, from 0: streams are numbered in the order of their first use.
+        library: import path of its library; ``"interop"`` for a stream made by :func:`interop.new_stream`.
+        name: its address, which default stream it is, or the name of a simulated stream.
         device: the ordinal of its device.
     """
 
@@ -28,7 +28,7 @@ class Lane(NamedTuple):
     device: int
 
     def __str__(self) -> str:
-        """All of it but the number."""
+        """Library, name and device."""
         return f"{self.library} {self.name}, device {self.device}".lstrip()
 
 
@@ -36,10 +36,10 @@ class Span(NamedTuple):
     """Work between two points of a stream.
 
     Attributes:
-        name: what the user calls it.
-        lane: where it ran.
-        start: when the stream came to it.
-        end: when the stream was done with it.
+        name: the user's name for it.
+        lane: the stream on which it ran.
+        start: when the stream reached the span.
+        end: when the stream had done its work.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Arrow(NamedTuple):
     """One stream waited for another.
 
     Attributes:
-        kind: ``"wait"`` for ``wait_stream``, ``"event"`` for an event, ``"hand-over"`` if arrays went along.
-        producer: what was waited for.
-        consumer: what waited.
-        recorded: when the producer was done with what the consumer waits for.
+        kind: ``"wait"`` for ``wait_stream``, ``"event"`` for ``wait_event``, ``"hand-over"`` if arrays went along.
+        producer: the stream that was waited for.
+        consumer: the stream that waited.
+        recorded: when the producer had done the work that the consumer waits for.
         waited: when the consumer went on.
-        arrays: the arrays that were handed over, described.
+        arrays: the types and shapes of the arrays that were handed over.
     """
 
     kind: str
@@ -72,12 +72,12 @@ class Reading(NamedTuple):
     """All of a timeline, read from the device.
 
     Attributes:
-        unit: of all positions. They are counted from the first one.
-        lanes: in the order in which they were first used.
-        spans: in the order in which they were left.
-        arrows: in the order in which the waits were made.
-        skipped: how many spans and arrows are missing because a graph was captured.
-        error: how far, in milliseconds, the positions of two devices may be apart; 0 with a single one.
+        unit: the unit of all positions. The first position is 0.
+        lanes: the streams, in the order of their first use.
+        spans: the spans, in the order in which they were left.
+        arrows: the waits, in the order in which they were made.
+        skipped: how many spans and arrows are missing because their stream captured a graph.
+        error: the error between the clocks of two devices at most, in milliseconds; 0 with one device.
     """
 
     unit: Unit
@@ -89,7 +89,7 @@ class Reading(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What has to be known to read the numbers, a sentence each."""
+        """What a reader of the numbers has to know, a sentence each."""
         notes = []
         if self.unit == "steps":
             notes.append("SIMULATED: the order, not the time; a kernel is one step, and runs as soon as it may.")
@@ -105,12 +105,12 @@ class Row(NamedTuple):
     """One line of :class:`Table`.
 
     Attributes:
-        what: ``"span"``, or the kind of an arrow.
-        name: of the span; of an arrow, the arrays that went along.
-        stream: which; of an arrow, from which to which.
-        start: of a span; of an arrow, when the producer was done.
-        end: of a span; of an arrow, when the consumer went on.
-        length: the difference.
+        what: ``"span"``, or the kind of the arrow.
+        name: the name of the span; for an arrow, the arrays that were handed over.
+        stream: the stream of the span; for an arrow, the producer and the consumer.
+        start: when the span began; for an arrow, when the producer was done.
+        end: when the span ended; for an arrow, when the consumer went on.
+        length: end minus start.
     """
 
     what: str
@@ -121,13 +121,13 @@ class Row(NamedTuple):
     length: float
 
 
-_DRAWN: Final = 300
+_MOST_ROWS: Final = 300
 
 
 class Table(list[Row]):
-    """The rows, in the order of their start; draws itself as a table in a notebook, with ``print`` and with rich.
+    """The rows, sorted by their start. Shows itself as a table in a notebook, with ``print`` and with rich.
 
-    Of more than 300 rows the first and the last 150 are drawn. The list has them all.
+    If there are more than 300 rows, the table shows the first and the last 150. The list has all of them.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -146,9 +146,11 @@ class Table(list[Row]):
         rich = _rich()
         digits = 3 if self.unit == "ms" else 0
         notes, first, last = list(self.notes), self[:], []
-        if len(self) > _DRAWN:
-            notes.append(f"{len(self) - _DRAWN:,} of {len(self):,} rows are not drawn here: the list has them all.")
-            first, last = self[: _DRAWN // 2], self[-_DRAWN // 2 :]
+        if len(self) > _MOST_ROWS:
+            notes.append(
+                f"{len(self) - _MOST_ROWS:,} of {len(self):,} rows are not shown here: the list has all of them."
+            )
+            first, last = self[: _MOST_ROWS // 2], self[-_MOST_ROWS // 2 :]
         table: RichTable = rich.table.Table(caption="\n".join(notes) or None, caption_justify="left")
         for column in ("what", "name", "stream"):
             table.add_column(column, overflow="fold")
@@ -156,7 +158,7 @@ class Table(list[Row]):
             table.add_column(rich.text.Text(f"{column}\n[{self.unit}]"), justify="right")
         for rows in (first, last):
             for row in rows:
-                # As Text, nothing in a name is taken for markup.
+                # A Text takes nothing in a name for markup.
                 table.add_row(*map(rich.text.Text, row[:3]), *(f"{number:.{digits}f}" for number in row[3:]))
             if last and rows is first:
                 table.add_row(*["…"] * 6)
@@ -176,6 +178,6 @@ def _rich() -> Any:  # noqa: ANN401  (a module)
         import rich.table  # noqa: PLC0415  (an extra)
         import rich.text  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        message = "a table is drawn by rich: pip install rich"
+        message = "a table needs rich: pip install rich"
         raise LibraryNotFoundError(message, name="rich") from error
     return rich

@@ -1,4 +1,4 @@
-"""What runs while a timeline is open: spans as the user marks them, arrows as interop makes waits."""
+"""The watcher of an open timeline: it notes the spans that the user marks and the waits that interop makes."""
 
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Wait(NamedTuple):
-    """A wait that interop has made, and where the arrays that went along will be noted."""
+    """A wait that interop has made, and the arrays that were handed over with it."""
 
     kind: str
     producer: Lane
@@ -29,7 +29,7 @@ class _Wait(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """What an event stands for; its tick is 0 if that is part of a graph. Kept, the event keeps its handle."""
+    """Where an event was recorded. The tick is 0 in a capture. Keeping the event keeps its handle from being reused."""
 
     event: "Event"
     lane: Lane
@@ -37,24 +37,24 @@ class _Record(NamedTuple):
 
 
 class Recorder(Watcher):
-    """Records the ticks of one timeline, from all threads. What it records itself, no watcher is told of."""
+    """Records the ticks of one timeline, from all threads. No watcher is told of these records."""
 
     def __init__(self, cuda: _cuda.Cuda) -> None:
-        """Record what happens on *cuda*, the GPU or one simulation."""
+        """Make a recorder for *cuda*: the GPU, or one simulation."""
         self._cuda = cuda
         self._ticks = Ticks(cuda)
         self._lanes: dict[ExternalStream, Lane] = {}
-        # Taken again by a finaliser that comes in the middle and makes a wait of its own.
+        # Re-entrant: a finaliser may run while the lock is held, and make a wait of its own.
         self._lock = forks.lock()
         self._spans: list[tuple[str, Lane, int, int]] = []
         self._waits: list[_Wait] = []
         self._records: dict[int, _Record] = {}
-        # Of each thread the latest wait between two lanes, which a hand-over that follows belongs to.
+        # By thread, producer and consumer, the latest wait: a hand-over that follows belongs to it.
         self._latest: dict[tuple[int, Lane, Lane], _Wait | None] = {}
         self._skipped = 0
 
     def __del__(self) -> None:
-        """Let the next timeline have the events."""
+        """Give the events to the next timeline."""
         self._ticks.give_back()
 
     def __len__(self) -> int:
@@ -63,21 +63,21 @@ class Recorder(Watcher):
 
     @property
     def simulated(self) -> bool:
-        """Whether this is a simulation."""
+        """Whether the timeline records a simulation."""
         return self._cuda.simulation is not None
 
     # -- spans -----------------------------------------------------------------------------------------------------
 
     def tick(self, stream: "ExternalStream") -> int:
-        """Record where *stream* is; 0, and nothing is recorded, if that would become part of a graph.
+        """Record an event on *stream*. If the stream captures a graph, record nothing and return 0.
 
         Raises:
-            NotSupportedError: the stream is of another GPU or simulation.
+            NotSupportedError: the stream is not of the GPU or simulation of this timeline.
         """
         if stream._cuda is not self._cuda:
             message = f"{stream!r} is not of the GPU or simulation on which this timeline was entered"
             raise NotSupportedError(message)
-        # One with spare events is ready, and in every thread.
+        # A stream that has a pool is ready, in every thread.
         context = stream._ready() if stream._pool is None else stream._context
         tick = self._ticks.take(context, stream._context_id)
         if native is None or not native.record_handle(stream, tick):
@@ -88,41 +88,41 @@ class Recorder(Watcher):
         return tick
 
     def start(self, stream: "ExternalStream") -> tuple[int, Lane | None]:
-        """The tick that a span begins with, and the stream's lane: they are numbered as they are first used."""
+        """The tick that begins a span, and the lane of the stream, which gets its number at the first use."""
         tick = self.tick(stream)
         return tick, self._lane(stream) if tick else None
 
     def span(self, name: str, start: tuple[int, Lane | None], end: int) -> None:
-        """Note a span that has been left: what it began with, and its other tick."""
+        """Note a span that was left: *start* is what :meth:`start` returned, *end* its other tick."""
         tick, lane = start
         if lane is None or not end:
             self._skipped += 1
         else:
             self._spans.append((name, lane, tick, end))
 
-    # -- what the watcher is told ----------------------------------------------------------------------------------
+    # -- as a watcher ----------------------------------------------------------------------------------------------
 
     def joined(self, consumer: "ExternalStream", producer: "ExternalStream") -> None:
-        """Note an arrow. Both ticks follow what interop has queued: so they are late by one event each."""
+        """Note an arrow. Its ticks are recorded after the wait, so each is late by one event."""
         if consumer._cuda is self._cuda:
             self._arrow("wait", self._lane(producer), self.tick(producer), consumer)
 
     def recorded(self, stream: "ExternalStream", event: "Event") -> None:
-        """Note what *event* stands for, in case that somebody waits for it."""
+        """Note where *event* was recorded, in case a stream waits for it."""
         if stream._cuda is self._cuda:
             self._records[event._existing()] = _Record(event, self._lane(stream), self.tick(stream))
 
     def waited(self, stream: "ExternalStream", event: "Event") -> None:
-        """Note an arrow, if it is known where the event was recorded."""
+        """Note an arrow, if it is known where *event* was recorded."""
         record = self._records.get(event._existing())
-        # A stream that waits for itself waits for nothing.
+        # A stream that waits for its own event waits for nothing.
         if stream._cuda is self._cuda and record is not None and record.lane != self._lane(stream):
             self._arrow("event", record.lane, record.tick, stream)
 
     def handed_over(
         self, array: object, tensor: "Tensor", producer: "ExternalStream | None", consumer: "ExternalStream"
     ) -> None:
-        """Note that an array went along with the wait that was made for it."""
+        """Note the array at the wait that was made for its hand-over."""
         if producer is None or consumer._cuda is not self._cuda:
             return
         wait = self._latest.get((threading.get_ident(), self._lane(producer), self._lane(consumer)))
@@ -152,8 +152,8 @@ class Recorder(Watcher):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self) -> Reading:
-        """Wait for the device, and read where everything was."""
-        # Other threads may go on: what is read from here on is what there was at this moment.
+        """Block the host until the device is done, and read the positions of all ticks."""
+        # Copies: other threads may add spans and waits meanwhile.
         spans, waits = list(self._spans), list(self._waits)
         ticks = [tick for *_, start, end in spans for tick in (start, end)]
         ticks += [tick for wait in waits for tick in (wait.recorded, wait.waited)]
@@ -181,12 +181,12 @@ class Recorder(Watcher):
 def _captures(stream: "ExternalStream") -> bool:
     try:
         return bool(stream._capture())
-    except CaptureError:  # the capture is broken, or the legacy stream would join one
+    except CaptureError:  # the capture is broken, or the stream is the legacy one and a blocking stream captures
         return True
 
 
 def _named(stream: "ExternalStream") -> tuple[str, str]:
-    """Whose a stream is, and what to call it."""
+    """The library of a stream, and its name."""
     owner, adapter = stream.owner, stream._adapter
     if stream._cuda.simulation is not None and isinstance(name := getattr(owner, "name", None), str):
         return "SIMULATED", name

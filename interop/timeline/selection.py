@@ -1,4 +1,4 @@
-"""What of a timeline is drawn: all of it if it is small, and else as much as can be seen in a picture."""
+"""What is drawn of a timeline: all of it if it is small, else as much as can be seen in a picture."""
 
 import math
 from collections import defaultdict
@@ -11,23 +11,23 @@ from interop.timeline.reading import Arrow, Lane, Reading, Span
 
 _LANES: Final = 30
 _ROWS: Final = 6
-"""Of a lane."""
+"""The most rows of a lane."""
 _DEPTHS: Final = 6
-"""Of a row."""
+"""The most spans inside each other in a row."""
 _BARS: Final = 1000
 _ARROWS: Final = 200
 _FINEST: Final = 1 / 2048
-"""The shortest length that is drawn by itself if there is too much, as a part of the whole; doubled until all fits."""
+"""If there is too much, shorter spans are drawn together: a part of the whole length, doubled until all fits."""
 
 
 class Bar(NamedTuple):
-    """What is drawn as one box: a span, or short ones that lie close together.
+    """One box in the picture: a span, or short spans that lie close together.
 
     Attributes:
-        names: of the spans; each once.
-        start: of the first one.
-        end: of the last one.
-        place: of all of them.
+        names: the names of the spans; two at most.
+        start: when the first one began.
+        end: when the last one ended.
+        place: the place of all of them.
         spans: how many they are.
     """
 
@@ -42,9 +42,9 @@ class Selection(NamedTuple):
     """What is drawn.
 
     Attributes:
-        bars: of each lane that is drawn, in the order of their start.
-        arrows: those that are drawn.
-        end: the last position of all there is.
+        bars: by lane, the bars in the order of their start.
+        arrows: the arrows.
+        end: the last position of the timeline, drawn or not.
         notes: what is left out, a sentence each.
     """
 
@@ -93,7 +93,7 @@ def select(reading: Reading) -> Selection:
 
 
 def _bars(placed: list[tuple[Span, Place]], shortest: float) -> list[Bar]:
-    """One for each span of a lane; and one for several that are shorter than *shortest*, and no further apart."""
+    """The bars of a lane. Spans that are shorter than *shortest*, and closer than that, share a bar."""
     bars: list[Bar] = []
     latest: dict[Place, int] = {}
     for i in outer_first([span for span, _ in placed]):
@@ -102,7 +102,7 @@ def _bars(placed: list[tuple[Span, Place]], shortest: float) -> list[Bar]:
         if number is not None and end - start < shortest:
             names, first, before, _, count = bars[number]
             if (count > 1 or before - first < shortest) and start - before < shortest:
-                names = names if name in names else (*names, name)[:2]  # that they differ is all that is drawn
+                names = names if name in names else (*names, name)[:2]  # it only matters that there is more than one
                 bars[number] = Bar(names, first, max(before, end), place, count + 1)
                 continue
         latest[place] = len(bars)
@@ -111,7 +111,7 @@ def _bars(placed: list[tuple[Span, Place]], shortest: float) -> list[Bar]:
 
 
 def _apart(arrows: list[Arrow], shortest: float) -> list[Arrow]:
-    """The first of those that cannot be told apart."""
+    """Of the arrows that would lie on each other, the first one."""
     found: dict[tuple[object, ...], Arrow] = {}
     for arrow in arrows:
         kind, producer, consumer, recorded, waited, _ = arrow

@@ -1,6 +1,6 @@
-"""Ticks: timing events, taken from a list of spare ones, and read as points on one axis.
+"""Ticks: timing events from a pool, read as points on one axis of time.
 
-A tick is the handle of an event that was recorded. It stands for the moment at which its stream came to it.
+A tick is the handle of a recorded event. It stands for the moment at which its stream reached the event.
 """
 
 import time
@@ -13,29 +13,29 @@ from interop._cuda import Cuda
 _TIMING: Final = 0
 """cudaEventDefault."""
 _BATCH: Final = 64
-"""How many events are made at once: entering a context for each would cost more than the event."""
+"""How many events are made at once: entering their context costs more than making an event."""
 _SPARE: Final = 4096
 """How many events of a context are kept for the next timeline."""
 _ROUNDS: Final = 20
-"""How often a device's clock is compared with the host's; the fastest comparison counts."""
+"""How often a device's clock is compared with the host's. The fastest comparison counts."""
 
 
 _spare: Final[weakref.WeakKeyDictionary[Cuda, dict[int, list[int]]]] = weakref.WeakKeyDictionary()
-"""By the id of their context, and not its address: the events of a context that is gone are gone too."""
+"""The unused events, by the id of their context. Not by its address: that is reused when the context is destroyed."""
 
 
 class Ticks:
-    """The events of one timeline. They go back to the spare ones when it lets go of them."""
+    """The events of one timeline."""
 
     def __init__(self, cuda: Cuda) -> None:
-        """Take none yet."""
+        """Start without any."""
         self._cuda = cuda
         self._spare = _spare.setdefault(cuda, {})
         self._clocks: dict[int, int] = {}
         self._contexts: dict[int, int] = {}
 
     def take(self, context: int, context_id: int) -> int:
-        """An event of a context, to be recorded in."""
+        """An unused event of a context."""
         try:
             tick = self._spare[context_id].pop()
         except (KeyError, IndexError):
@@ -45,7 +45,7 @@ class Ticks:
         return tick
 
     def put_back(self, tick: int) -> None:
-        """Nothing was recorded in it."""
+        """Give an event back in which nothing was recorded."""
         self._spare[self._clocks.pop(tick)].append(tick)
 
     def _make(self, context: int, context_id: int) -> int:
@@ -57,7 +57,7 @@ class Ticks:
             self._spare.setdefault(context_id, []).extend(made)
 
     def give_back(self) -> None:
-        """Let go of all events. What they recorded is lost."""
+        """Give all events to the next timeline. What they recorded is lost."""
         taken, self._clocks = self._clocks, {}
         for tick, clock in taken.items():
             spare = self._spare.setdefault(clock, [])
@@ -67,16 +67,16 @@ class Ticks:
                 self._cuda.discard(self._cuda.event_destroy, tick)
 
     def read(self, ticks: Sequence[int]) -> tuple[Mapping[int, float], float]:
-        """Wait for the device, and find out where the ticks are. On a simulation, which has no clock, nothing waits.
+        """Block the host until the device has reached all *ticks*, and find their positions. In a simulation, no wait.
 
         Returns:
-            The position of each, from the first one, and by how much those of different contexts may be apart: in
-            milliseconds. Of a simulation, in steps.
+            The position of each tick, from the first one, and the error between different contexts at most. Both are in
+            milliseconds; in a simulation, positions are in steps.
         """
         if self._cuda.simulation is not None:
             return {tick: float(self._cuda.simulation.steps(tick)) for tick in ticks}, 0.0
-        # Each by itself: of two threads that record on one stream, nobody knows who was last, and for an event that has
-        # been waited for already the call returns at once.
+        # All of them: if two threads record on one stream, it is not known which record was the last. For an event that
+        # is done, the call returns at once.
         for tick in ticks:
             self._cuda.event_synchronize(tick)
         error = 0.0
@@ -92,10 +92,10 @@ class Ticks:
         return {tick: position - first for tick, position in found.items()}, error
 
     def _host_time(self, clock: int, reference: int) -> tuple[float, float]:
-        """When *reference* was passed by the host's clock, in milliseconds, and how wrong that may be at most.
+        """When *reference* was reached, by the host's clock, in milliseconds; and the error at most.
 
-        Devices have a clock each. All that can be known of an event by the host's is that it was passed between the
-        call that recorded it, on an idle stream, and the return of the one that waited for it.
+        Each device has its own clock. By the host's clock, an event on an idle stream is reached between the call that
+        records it and the return of the call that waits for it.
         """
         cuda, context = self._cuda, self._contexts[clock]
         stream = cuda.stream_create(context, non_blocking=True, priority=0)
@@ -110,7 +110,7 @@ class Ticks:
                 cuda.event_synchronize(event)
                 after = time.perf_counter()
                 since = cuda.event_elapsed(reference, event)
-                # CUDA gives the time as a 32-bit float.
+                # CUDA returns the time as a 32-bit float.
                 error = 1e3 * (after - before) / 2 + abs(since) * 2**-24
                 found.append((error, 1e3 * (before + after) / 2 - since))
         finally:

@@ -1,8 +1,8 @@
 """A timeline as a trace that Perfetto and ``chrome://tracing`` open.
 
-The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU. In it a device is a
-process, and a stream a thread; another one of the same name where its spans partly overlap. The ends of an arrow are
-slices of no length, because viewers draw flows between slices only.
+The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU. In the trace, a device is a
+process and a stream is a thread. Spans of a stream that partly overlap go to a second thread of the same name. Each end
+of an arrow is a slice without length, because viewers draw flows between slices only.
 """
 
 import json
@@ -15,7 +15,7 @@ from interop.timeline.reading import Arrow, Lane, Reading
 from interop.timeline.selection import by_lane
 
 _NANOSECONDS: Final = 1e6
-"""In a millisecond; and for a step of the simulator."""
+"""Nanoseconds in a millisecond. A step of the simulator is shown as a millisecond."""
 
 
 def trace_text(reading: Reading) -> str:
@@ -32,15 +32,15 @@ def _events(reading: Reading) -> Iterator[dict[str, Any]]:
     slices = []
     of = by_lane(reading.spans)
     for lane in reading.lanes:
-        # Rounded before it is asked what lies in what: so nothing overlaps afterwards that did not before.
+        # Rounding comes before nesting: after it, spans could overlap that did not before.
         spans = [span._replace(start=_rounded(span.start), end=_rounded(span.end)) for span in of[lane]]
         rows = [row for row, _ in places(spans)]
         for row in range(1 + max(rows, default=0)):
-            # The first row of every lane comes before the second one of any.
+            # The first rows of all lanes come before the second rows.
             thread = _thread(lane) + row * len(reading.lanes)
             yield _named("thread_name", _process(lane.device), thread, name=f"{lane.library} {lane.name}".lstrip())
             yield _named("thread_sort_index", _process(lane.device), thread, sort_index=lane.number)
-        # chrome://tracing takes the first in the file for the outer one.
+        # chrome://tracing takes the first slice in the file for the outer one.
         for i in outer_first(spans):
             name, _, start, end = spans[i]
             thread = _thread(lane) + rows[i] * len(reading.lanes)
@@ -50,7 +50,7 @@ def _events(reading: Reading) -> Iterator[dict[str, Any]]:
         yield from _flow(arrow, number)
 
 
-# Process 0 and thread 0 are those of an idle processor to some viewers, which hide them.
+# Some viewers take process 0 and thread 0 for an idle processor, and hide them.
 def _process(device: int) -> int:
     return device + 1
 
@@ -60,12 +60,12 @@ def _thread(lane: Lane) -> int:
 
 
 def _rounded(at: float) -> int:
-    """A position in nanoseconds, which is as finely as Perfetto reads."""
+    """A position in nanoseconds. Perfetto reads nothing finer."""
     return round(at * _NANOSECONDS)
 
 
 def _microseconds(nanoseconds: int) -> float:
-    """What is written in the file. Perfetto multiplies it by 1000, and cuts off what comes after the point."""
+    """The number for the file. Perfetto multiplies it by 1000, and drops the fraction."""
     found = nanoseconds / 1000
     return found if found * 1000 >= nanoseconds else math.nextafter(found, math.inf)
 
@@ -88,7 +88,7 @@ def _slice(name: str, category: str, device: int, thread: int, start: int, end: 
 
 
 def _flow(arrow: Arrow, number: int) -> Iterator[dict[str, Any]]:
-    # A flow runs forwards; the two ends were recorded by themselves, and may be some microseconds off.
+    # A flow runs forwards in time. The two ends are recorded one by one, and may be some microseconds off.
     recorded = min(arrow.recorded, arrow.waited)
     args = {"arrays": arrow.arrays} if arrow.arrays else {}
     ends: tuple[tuple[str, dict[str, str], str, Lane, float], ...] = (

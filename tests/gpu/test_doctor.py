@@ -174,7 +174,7 @@ def test_a_blocking_stream_against_the_legacy_one(interop_need):
     for non_blocking in (False, True):
         with cupy.cuda.Stream(non_blocking=non_blocking):
             found = interop.doctor()
-        about = [advice.about for advice in found.advice if "each waits for all the other" in advice.what]
+        about = [advice.about for advice in found.advice if "each waits for all earlier work" in advice.what]
         assert ("torch, cupy" in about) is not non_blocking
         assert named(found, "cupy").current.blocking is not non_blocking
 
@@ -245,7 +245,7 @@ found = interop.doctor()
 print(json.dumps([[advice.what for advice in found.warnings], len(found.machine.gpus), contexts()]))
 """
     whats, gpus, contexts = result(code)
-    assert whats == ["none of the libraries that interop joins is installed"]
+    assert whats == ["none of the libraries that interop knows is installed"]
     assert gpus
     assert not any(contexts)
 
