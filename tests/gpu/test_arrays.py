@@ -637,4 +637,9 @@ def test_control_without_the_way_back_pools_corrupt(library, third, interop_need
     from interop._arrays.keepalive import KeepAlive
 
     monkeypatch.setattr(KeepAlive, "put", lambda *_: None)
-    assert stress(library, third=third) > 100
+    watcher = watchers.Watcher()  # while somebody watches, the way back is Python's
+    watchers.watch(watcher)
+    try:
+        assert stress(library, third=third) > 100
+    finally:
+        watchers.unwatch(watcher)
