@@ -1,6 +1,6 @@
-"""The main job, shown: two libraries share one stream, then work on two streams, in order.
+"""The demo: two libraries share one stream, then work on two streams, in order.
 
-One program, :func:`run`, on two laboratories: real libraries on a GPU, and stand-ins for them on the simulator.
+:func:`run` is the program. It runs with real libraries on a GPU, or with stand-ins for them on the simulator.
 """
 
 import contextlib
@@ -24,35 +24,35 @@ STALE = -1.0
 
 
 class Laboratory(Protocol):
-    """What the program needs done: each step by one library, on one stream."""
+    """The steps of the program. Each is done by one library, on one stream."""
 
     backend: str
     libraries: list[tuple[str, str]]
 
     def streams(self) -> tuple[object, object]:
-        """A stream of CuPy's and one of Numba's, each the library's own object."""
+        """A stream of CuPy and a stream of Numba: the libraries' own objects."""
 
-    def array(self, value: float, name: str) -> Any:  # noqa: ANN401  (each laboratory has its own arrays)
-        """An array of SIZE numbers, all *value*, ready for use on every stream."""
+    def array(self, value: float, name: str) -> Any:
+        """An array of SIZE numbers, all *value*, which is ready on every stream."""
 
-    def fill(self, array: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+    def fill(self, array: Any, stream: ExternalStream) -> None:
         """CuPy writes 0, 1, 2, ... into *array*, on *stream*."""
 
-    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:
         """Numba writes the squares of *source* into *target*, on *stream*."""
 
-    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:  # noqa: ANN401
-        """PyTorch sums *array*, on *stream*; the sum is there when the stream is done. None without PyTorch."""
+    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:
+        """PyTorch sums *array*, on *stream*. Call the result when the stream is done. None without PyTorch."""
 
-    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":  # noqa: ANN401
-        """The array as the host sees it; its stream has been synchronised with."""
+    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """A copy on the host. The work on *array* is done."""
 
 
 class _RealLaboratory:
     """CuPy, Numba and, if it is installed, PyTorch, on the GPU."""
 
     def __init__(self) -> None:
-        """Import the libraries, and compile and load every kernel, so that nothing waits for the GPU later."""
+        """Import the libraries, and compile and load every kernel: later, loading one could wait for the GPU."""
         import cupy
         from numba import cuda
 
@@ -68,7 +68,7 @@ class _RealLaboratory:
             self.libraries.append(("PyTorch", self._torch.__version__))
 
         @cuda.jit("void(float64[::1], float64[::1])")  # type: ignore[untyped-decorator]
-        def square(source: Any, target: Any) -> None:  # noqa: ANN401
+        def square(source: Any, target: Any) -> None:
             i = cuda.grid(1)
             if i < source.size:
                 target[i] = source[i] * source[i]
@@ -85,37 +85,37 @@ class _RealLaboratory:
     def streams(self) -> tuple[object, object]:
         return self._cupy.cuda.Stream(non_blocking=True), self._cuda.stream()
 
-    def array(self, value: float, name: str) -> Any:  # noqa: ANN401, ARG002
+    def array(self, value: float, name: str) -> Any:  # noqa: ARG002
         array = self._cupy.full(SIZE, value)
         self._cupy.cuda.get_current_stream().synchronize()
         return array
 
-    def fill(self, array: Any, stream: ExternalStream) -> None:  # noqa: ANN401
+    def fill(self, array: Any, stream: ExternalStream) -> None:
         with interop.use(stream, "cupy"):
             self._count(array)
 
-    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:  # noqa: ANN401
-        # sync=False: the order is ours to make, and Numba would make it by blocking the host.
+    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:
+        # sync=False: otherwise Numba would block the host until the array is ready.
         blocks = (SIZE + 255) // 256
         arrays = [self._cuda.as_cuda_array(array, sync=False) for array in (source, target)]
         self._square[blocks, 256, stream.to("numba")](*arrays)
 
-    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:  # noqa: ANN401
+    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:
         if self._torch is None:
             return None
         with interop.use(stream, "torch"):
             total = self._torch.as_tensor(array, device="cuda").sum()
         return lambda: float(total.item())
 
-    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":  # noqa: ANN401
+    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":
         return np.asarray(self._cupy.asnumpy(array))
 
 
 class _SimulatedLaboratory:
-    """Stand-ins for the three libraries: NumPy functions as kernels, on simulated streams."""
+    """Stand-ins for the three libraries: simulated streams, and NumPy functions as kernels."""
 
     def __init__(self, gpu: sim.SimulatedGPU, reason: str) -> None:
-        """Work on *gpu*; *reason* says why not on a real one."""
+        """Work on *gpu*. *reason* says why no real GPU is used."""
         self._gpu = gpu
         self.backend = f"SIMULATED ({reason})"
         self.libraries = [("stand-ins for CuPy, Numba and PyTorch in NumPy", np.__version__)]
@@ -123,44 +123,44 @@ class _SimulatedLaboratory:
     def streams(self) -> tuple[object, object]:
         return self._gpu.stream("cupy_stream"), self._gpu.stream("numba_stream")
 
-    def array(self, value: float, name: str) -> Any:  # noqa: ANN401
+    def array(self, value: float, name: str) -> Any:
         return self._gpu.array(np.full(SIZE, value), name=name)
 
-    def fill(self, array: Any, stream: ExternalStream) -> None:  # noqa: ANN401
-        def fill(values: Any) -> None:  # noqa: ANN401
+    def fill(self, array: Any, stream: ExternalStream) -> None:
+        def fill(values: Any) -> None:
             values[:] = np.arange(SIZE)
 
         self._gpu.launch(stream, fill, writes=[array], name="CuPy fill")
 
-    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:  # noqa: ANN401
-        def square(old: Any, new: Any) -> None:  # noqa: ANN401
+    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:
+        def square(old: Any, new: Any) -> None:
             new[:] = old * old
 
         self._gpu.launch(stream, square, reads=[source], writes=[target], name="Numba square")
 
-    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:  # noqa: ANN401
+    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:
         total = self._gpu.array(np.zeros(1), name="total")
 
-        def add(values: Any, result: Any) -> None:  # noqa: ANN401
+        def add(values: Any, result: Any) -> None:
             result[0] = values.sum()
 
         self._gpu.launch(stream, add, reads=[array], writes=[total], name="PyTorch sum")
         return lambda: float(self._gpu.read(total)[0])
 
-    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":  # noqa: ANN401
+    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":
         return np.asarray(self._gpu.read(array))
 
     def explain(self, console: Console) -> None:
-        """Show what the simulator found in this run, and a schedule, of all there are, that goes wrong."""
+        """Print the races that the simulator found in this run, and one schedule, of all, that goes wrong."""
         for race in self._gpu.races:
-            console.print(f"\nFound from this one run, whatever the schedule:\n{race}", soft_wrap=True)
+            console.print(f"\nFound in this one run, whatever the schedule:\n{race}", soft_wrap=True)
         found = sim.explore(_without_wait)
         assert found.failure is not None
         console.print(f"\nOf {found.schedules} schedules, this one goes wrong:\n{found.failure}", soft_wrap=True)
 
 
 def _without_wait(gpu: sim.SimulatedGPU) -> None:
-    """The two-stream part of :func:`run` without its wait and its gate, small enough for every schedule."""
+    """The part of :func:`run` with two streams, without its wait and its gate: small enough to explore."""
     lab = _SimulatedLaboratory(gpu, "explored")
     producer, consumer = map(interop.as_stream, lab.streams())
     x, y = lab.array(STALE, "x"), lab.array(STALE, "y")
@@ -172,11 +172,11 @@ def _without_wait(gpu: sim.SimulatedGPU) -> None:
 
 
 def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
-    """Run the program and print what happened.
+    """Run the program, and print what happened.
 
     Returns:
-        Whether everything was as it has to be: right values and a proof of order; or, with *forget_wait*, wrong values
-        and no order.
+        Whether the results are as expected: right values and a proof of order; with *forget_wait*, wrong values and no
+        order.
     """
     squares = np.arange(SIZE, dtype=np.float64) ** 2
     console.print("CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y", soft_wrap=True)
@@ -203,13 +203,13 @@ def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
     cupy_stream, numba_stream = lab.streams()
     producer, consumer = interop.as_stream(cupy_stream), interop.as_stream(numba_stream)
     x, y = lab.array(STALE, "x"), lab.array(STALE, "y")
-    with gate(producer) as shut:  # CuPy's kernel cannot run before we let it: no luck is needed to see who waits
+    with gate(producer) as shut:  # CuPy's kernel cannot run before the gate is opened, so it is certain who waits
         lab.fill(x, producer)
         if not forget_wait:
             consumer.wait_stream(producer)
         lab.square(x, y, consumer)
         if forget_wait:
-            consumer.synchronize()  # it returns, though CuPy has not even begun
+            consumer.synchronize()  # it returns, though CuPy's kernel has not run
         host_was_free = not shut.is_open
     consumer.synchronize()
     producer.synchronize()
@@ -240,7 +240,7 @@ def _verdict(good: bool, yes: str, no: str) -> str:  # noqa: FBT001
 
 
 def main(*, forget_wait: bool, console: Console | None = None) -> int:
-    """Show the main job on the GPU if there is one, else on the simulator; the exit status, 0 if all went as it must.
+    """Run the demo on the GPU, or on the simulator if there is none. Returns the exit status: 0 if all is as expected.
 
     Args:
         forget_wait: leave the wait out, and show what goes wrong.
@@ -254,7 +254,7 @@ def main(*, forget_wait: bool, console: Console | None = None) -> int:
         if forget_wait and isinstance(lab, _SimulatedLaboratory):
             lab.explain(console)
     if not good:
-        console.print("[red]this is not as it has to be[/red]")
+        console.print("[red]this is not the expected result[/red]")
     return 0 if good else 1
 
 

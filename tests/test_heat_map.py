@@ -76,7 +76,7 @@ def test_nothing_is_cut(names):
 
 
 def test_no_rows():
-    with pytest.raises(ValueError, match="no rows, nothing to draw"):
+    with pytest.raises(ValueError, match="there are no rows to draw"):
         png([])
 
 

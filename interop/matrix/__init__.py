@@ -1,7 +1,7 @@
 """What happens to an array that one library hands to another, on another stream: by default, and through interop.
 
-Each case is run behind a gate, which holds one stream up and is opened by another process if the host does not get
-that far: so there is no luck in the answer, and a library that blocks the host is seen to.
+Each case runs behind a gate, which holds one stream up. Another process opens the gate if the host is blocked. So the
+outcome does not depend on luck, and a library that blocks the host is detected.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from interop.testing import gate
 
 STALE, WRITTEN, BACK = 1, 7, 9
 OPENS_AFTER: Final = 0.3
-"""Seconds after which the gate opens itself: a host that is blocked goes on then."""
+"""Seconds after which the gate opens by itself, so that a blocked host goes on."""
 PROMPT: Final = 0.05
-"""Seconds within which work that waits for nothing is done."""
+"""Seconds in which work that waits for nothing is done."""
 
 ORDERED, RACE, BLOCKED, FAILED, NONE = "ordered", "RACE", "host blocked", "error", "-"
 HANDOFF, BORROW = "interop.handoff", "interop.borrow"
@@ -36,17 +36,18 @@ def measure(only: list[str] | None = None) -> list[dict[str, str]]:
     """Run every case.
 
     Args:
-        only: names of the libraries to take; by default all that are installed.
+        only: the names of the libraries; by default all installed ones.
 
     Returns:
-        A row for each producer, consumer and route, with the outcomes: whether the consumer reads what the producer
-        writes, if the array is handed over "inside" the producer's block, and "after" it; and whether the producer
-        reads what the consumer has written in place, once the array is given "back". An outcome is ``"ordered"``,
-        ``"RACE"``, ``"host blocked"``, ``"error: ..."``, or ``"-"`` for what the library does not have.
+        A row for each producer, consumer and route, with three outcomes. ``"inside"``: the array is handed over inside
+        the producer's ``with stream:`` block, and the consumer reads what the producer wrote. ``"after"``: likewise,
+        after the block. ``"back"``: the consumer writes in place and gives the array back, and the producer reads it.
+        An outcome is ``"ordered"``, ``"RACE"``, ``"host blocked"``, ``"error: ..."``, or ``"-"`` if there is no such
+        case.
 
     Raises:
         NoDeviceError: there is no GPU.
-        ValueError: *only* names a library that is not one of the matrix, or leaves no pair of two.
+        ValueError: *only* names a library that is not in the matrix, or leaves no pair of libraries.
         LibraryNotFoundError: *only* names a library that is not installed.
     """
     interop.new_stream()
@@ -55,7 +56,7 @@ def measure(only: list[str] | None = None) -> list[dict[str, str]]:
     for producer in libraries:
         for consumer in libraries:
             if not consumer.routes or (consumer is producer and producer.name != "numba"):
-                continue  # inside one library, its own streams are its own affair; Numba's bind to nothing
+                continue  # a library orders its own streams; but Numba's arrays are bound to none
             for route in (*consumer.routes, *OURS):
                 outcomes = {when: _outcome(_Case(producer, consumer, route, when)) for when in WHEN}
                 rows.append({"producer": producer.name, "consumer": consumer.name, "route": route, **outcomes})
@@ -86,52 +87,53 @@ def _taken(only: list[str] | None) -> list[Library]:
 
 def _outcome(case: _Case) -> str:
     immutable = case.producer.immutable or case.consumer.immutable
-    # What JAX does with an array that it was lent, it does on streams of its own, which nobody can wait for.
+    # JAX uses a borrowed array on streams of its own, for which the producer cannot wait at the end of the block.
     if (case.when == "back" and immutable) or (case.route == BORROW and case.consumer.immutable):
         return NONE
     run = _back if case.when == "back" else _there
     try:
         return run(case)
-    except Exception as error:  # noqa: BLE001  (a library's own refusal is an outcome too)
+    except Exception as error:  # noqa: BLE001  (that the library refuses is an outcome too)
         return f"{FAILED}: {type(error).__name__}"
 
 
-def _lent(case: _Case, source: Any, p: ExternalStream, c: ExternalStream, block: contextlib.ExitStack) -> Any:  # noqa: ANN401
-    """The array, as the consumer's."""
+def _handed_over(case: _Case, source: Any, p: ExternalStream, c: ExternalStream, borrowed: contextlib.ExitStack) -> Any:
+    """The consumer's array over *source*."""
     into = case.consumer.name
     if case.route == HANDOFF:
         return interop.handoff(source, c, producer=p, into=into)
     if case.route == BORROW:
-        return block.enter_context(interop.borrow(source, consumer=c, producer=p, into=into))
+        return borrowed.enter_context(interop.borrow(source, consumer=c, producer=p, into=into))
     with case.consumer.current(c):
         return case.consumer.routes[case.route](source, c)
 
 
 def _there(case: _Case) -> str:
-    """The producer's stream is held up while it writes and hands over; the consumer reads."""
+    """The producer writes and hands over while its stream is held up; the consumer reads."""
     producer, consumer = case.producer, case.consumer
     memory, target = producer.array(), consumer.array()
     p, c = interop.new_stream(), interop.new_stream()
 
-    def run(lent: contextlib.ExitStack) -> tuple[Any, ...]:
+    def run(borrowed: contextlib.ExitStack) -> tuple[Any, ...]:
         with contextlib.ExitStack() as block:
             block.enter_context(producer.current(p))
             source = producer.write(memory, WRITTEN, p)
             if case.when == "after":
                 block.close()
-            view = _lent(case, source, p, c, lent)
-            return source, view, consumer.read(view, target, c)  # for some, this is where the conversion is
+            view = _handed_over(case, source, p, c, borrowed)
+            return source, view, consumer.read(view, target, c)  # some libraries convert only here
 
-    with contextlib.ExitStack() as lent:
-        kept = run(lent)  # everything is compiled and loaded now
+    with contextlib.ExitStack() as borrowed:
+        kept = run(borrowed)  # compiles and loads everything
         _settle(p, c)
         consumer.values(kept[-1])
     del kept
     producer.write(memory, STALE, p)
     _settle(p, c)
-    with contextlib.ExitStack() as lent:
-        with contextlib.suppress(AssertionError), gate(p, timeout=OPENS_AFTER) as shut:  # which says that it was late
-            kept = run(lent)
+    with contextlib.ExitStack() as borrowed:
+        # The gate raises AssertionError if it has opened by itself.
+        with contextlib.suppress(AssertionError), gate(p, timeout=OPENS_AFTER) as shut:
+            kept = run(borrowed)
             blocked = shut.is_open
             with contextlib.suppress(TimeoutError):
                 c.synchronize(timeout=0 if blocked else PROMPT)
@@ -140,14 +142,14 @@ def _there(case: _Case) -> str:
 
 
 def _back(case: _Case) -> str:
-    """The consumer's stream is held up while it writes in place; the array is given back, and the producer reads."""
+    """The consumer writes in place while its stream is held up; the array is given back, and the producer reads."""
     producer, consumer = case.producer, case.consumer
     source, target = producer.array(), producer.array()
     p, c = interop.new_stream(), interop.new_stream()
 
     def run() -> None:
-        with contextlib.ExitStack() as lent:
-            view = _lent(case, source, p, c, lent)
+        with contextlib.ExitStack() as borrowed:
+            view = _handed_over(case, source, p, c, borrowed)
             consumer.write(view, BACK, c)
             del view
         producer.read(source, target, p)

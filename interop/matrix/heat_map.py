@@ -1,6 +1,7 @@
-"""The matrix as a picture: producers by consumers, what happens by default beside what happens through interop.
+"""The matrix as a picture: producers by consumers; on the left by default, on the right through interop.
 
-Every outcome has a colour, a hatch and a letter, so that the picture holds in greyscale and for every colour vision.
+Every outcome has a colour, a hatch and a letter, so the picture can be read in greyscale and with every kind of colour
+vision.
 """
 
 import io
@@ -16,7 +17,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 except ModuleNotFoundError as error:
-    message = "a heat map is drawn by matplotlib: pip install matplotlib"
+    message = "a heat map needs matplotlib: pip install matplotlib"
     raise LibraryNotFoundError(message, name="matplotlib") from error
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ _STYLES: Final[dict[str, dict[str, Any]]] = {
     NONE: {"facecolor": "white", "hatch": ""},
 }
 _LETTERS: Final = {ORDERED: "o", BLOCKED: "B", FAILED: "e", RACE: "R", NONE: "–"}  # noqa: RUF001  (a dash, drawn)
-_NAMES: Final = {ORDERED: "ordered", BLOCKED: "host blocked", FAILED: "error", RACE: "RACE", NONE: "has no such thing"}
+_NAMES: Final = {ORDERED: "ordered", BLOCKED: "host blocked", FAILED: "error", RACE: "RACE", NONE: "no such case"}
 _CELL: Final = 0.9
-"""The part of a cell that is filled; the rest parts it from its neighbours."""
+"""The part of a cell that is filled. The rest separates it from its neighbours."""
 _NARROWEST: Final = 6.6
-"""Inches; room for the five outcomes side by side."""
+"""In inches: room for the five outcomes side by side."""
 _LETTER: Final = 0.068
 """The width of a letter under the picture, in inches."""
 
@@ -48,16 +49,16 @@ def png(rows: Sequence[dict[str, str]]) -> bytes:
 
 
 def draw(rows: Sequence[dict[str, str]]) -> Figure:
-    """Draw the rows of :func:`interop.matrix.measure`: on the left what libraries do by default, on the right ours.
+    """Draw the rows of :func:`interop.matrix.measure`.
 
     A cell has a line for each route from its producer to its consumer, in the order of the rows, and a column for each
-    of :data:`interop.matrix.WHEN`. Which routes those are is written under the picture.
+    of :data:`interop.matrix.WHEN`. The names of the routes are under the picture.
 
     Raises:
         ValueError: there are no rows.
     """
     if not rows:
-        message = "no rows, nothing to draw: it takes two libraries, or Numba, which hands its arrays to itself too"
+        message = "there are no rows to draw: a matrix needs two libraries, or Numba alone"
         raise ValueError(message)
     producers, consumers = (
         [name for name in LIBRARIES if any(row[role] == name for row in rows)] for role in ("producer", "consumer")
@@ -104,7 +105,7 @@ def draw(rows: Sequence[dict[str, str]]) -> Figure:
 
 
 def _texts(panels: dict[str, list[dict[str, str]]], consumers: list[str]) -> Iterator[str]:
-    yield "columns of a cell: inside the writer's `with stream:`, after it, written in place and given back"
+    yield "columns of a cell: inside the producer's `with stream:`, after it, written in place and given back"
     theirs, ours = panels.values()
     ways = [
         f"to {_title(name)} by {routes}"

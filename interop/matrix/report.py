@@ -1,4 +1,4 @@
-"""The matrix as people read it, and as a command."""
+"""The matrix as a table, for the terminal and for a README; and the command ``python -m interop matrix``."""
 
 import json
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from interop.matrix import BLOCKED, NONE, ORDERED, OURS, RACE, WHEN, measure
 from interop.matrix.libraries import LIBRARIES
 
 _OUTCOME = len("ValueError")
-"""The width of an outcome: "error: ValueError" takes two lines, so that there is room for names."""
+"""The width of the column of an outcome. "error: ValueError" takes two lines, which leaves room for names."""
 
 
 def main(*, as_json: bool, only: list[str] | None, console: Console | None = None) -> int:
-    """Print the table, or its rows as JSON; the exit status: 0 if everything through interop was ordered and free."""
+    """Print the table, or its rows as JSON. Returns the exit status: 0 if all cases through interop were ordered."""
     console = console or Console(highlight=False)
     try:
         rows = measure(only)
     except (NoDeviceError, LibraryNotFoundError, ValueError) as error:
-        why = f"the matrix needs a GPU, and real libraries: {error}" if isinstance(error, NoDeviceError) else str(error)
+        why = f"the matrix needs a GPU and real libraries: {error}" if isinstance(error, NoDeviceError) else str(error)
         Console(stderr=True, highlight=False).print(why, soft_wrap=True, markup=False)
         return 2
     if as_json:
@@ -32,12 +32,14 @@ def main(*, as_json: bool, only: list[str] | None, console: Console | None = Non
 
 
 def _table(rows: list[dict[str, str]]) -> Table:
-    """A row for each route; as narrow as it has to be, with nothing cut."""
+    """A row for each route. Narrow columns fold their text; nothing is cut off."""
     caption = (
-        "inside: the array is taken inside the writer's `with stream:` block. after: once it has ended. back: the "
-        "reader writes in place, and the writer reads."
+        "inside: handed over inside the producer's `with stream:` block. after: after the block. back: the consumer "
+        "writes in place, and the producer reads."
     )
-    table = Table(title="Arrays, handed over", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title="Hand-overs of arrays", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     for head in ("from", "to", "by"):
         table.add_column(head, overflow="fold")
     for head in WHEN:
@@ -54,8 +56,8 @@ def _coloured(outcome: str) -> str:
 
 
 def markdown(rows: list[dict[str, str]]) -> Iterator[str]:
-    """The lines of a table for a README: a row for each pair, its default routes side by side, and ours."""
-    yield "| from → to | by default: inside the writer's `with stream:` / after it / back | by interop |"
+    """The lines of a table in Markdown: a row for each pair, its default routes in one cell, interop's in another."""
+    yield "| from → to | by default: inside the producer's `with stream:` / after it / back | by interop |"
     yield "|---|---|---|"
     pairs = dict.fromkeys((row["producer"], row["consumer"]) for row in rows)
     for producer, consumer in pairs:
