@@ -54,7 +54,7 @@ class Library:
         raise NotImplementedError
 
     def read(self, view: Any, target: Any, stream: ExternalStream) -> Any:
-        """Copy *view* into *target*, both arrays of the library, on *stream*. Returns the array that contains the copy."""
+        """Copy *view* into *target*, both arrays of the library, on *stream*. Returns the array that has the copy."""
         raise NotImplementedError
 
     def values(self, target: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
