@@ -1,14 +1,27 @@
-"""Break the code on purpose, one small change at a time; each must turn the named test red.
+"""Break the code on purpose, one function at a time; each mutation must turn the test that it names red.
 
-Run by ``make mutants``; names of tables as arguments take only those. Works on copies: the checkout is not touched.
+``make mutants`` runs the table ``tests/mutations.toml``; words as arguments take only the mutations whose function or
+name contains one of them. The work is done on copies: the checkout is not touched.
 
-The extension in C is built in the copy, and once more for each change of its source. What it stands in for is broken
-where it is left out (``plain = true``). With ``INTEROP_NATIVE=0`` it is left out everywhere, together with the changes
-that only a test with the extension can see (``native = true``, and those of its source).
+A mutation names a function, as ``file::function`` or ``file::Class.method``, and one change in it:
+
+``drop = "name"``
+    the statements that call *name* are left out
+``never = "name"``, ``always = "name"``
+    each condition that mentions *name* is false, or true
+``swap = "name"``
+    each call of *name* gets its first two arguments in the other order
+``old = "text"``, ``new = "text"``
+    text is replaced. Python is compared as :func:`ast.unparse` prints it, C with every run of white space as one space,
+    so neither comments nor line breaks matter.
+
+With ``python = true`` the test runs without the extension in C, which would stand in for what is broken.
 """
 
+import ast
 import functools
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,27 +34,110 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-TABLES = sorted(Path(__file__).parent.glob("*mutations.toml"))
-COPIED = ("benchmarks", "docs", "interop", "tests", "README.md", "pyproject.toml", "setup.py")
+TABLE = Path(__file__).with_name("mutations.toml")
+COPIED = ("docs", "interop", "tests", "README.md", "pyproject.toml", "setup.py")
 EXTENSION = "interop/_native"
-NATIVE = os.environ.get("INTEROP_NATIVE") != "0"
 
 
-def run(tests: list[str], package: Path, *, plain: bool) -> subprocess.CompletedProcess[str]:
-    native = "" if NATIVE and not plain else "0"
-    environment = {**os.environ, "PYTHONPATH": str(package), "INTEROP_NATIVE": native}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:hypothesispytest",
-        *tests,
-    ]
+class DoesNotApplyError(Exception):
+    """A mutation's function is not there, or the change would change nothing."""
+
+
+# -- the changes --------------------------------------------------------------------------------------------------
+
+
+def mutated(source: str, mutation: dict[str, Any]) -> str:
+    """The text of the file with the mutation in it."""
+    file, _, function = mutation["function"].partition("::")
+    mutate = _mutated_python if file.endswith(".py") else _mutated_c
+    return mutate(source, function, mutation)
+
+
+def _mutated_python(source: str, function: str, mutation: dict[str, Any]) -> str:
+    tree = ast.parse(source)
+    node = _python_function(tree, function)
+    before = ast.unparse(node)
+    if "old" in mutation:
+        after = _replaced(before, mutation)
+        node.body = ast.parse(after).body[0].body  # type: ignore[attr-defined]
+    else:
+        [change] = {"drop", "never", "always", "swap"} & mutation.keys()
+        node.body = [_Change(change, mutation[change]).visit(statement) for statement in node.body]
+    if ast.unparse(node) == before:
+        message = f"it changes nothing in {mutation['function']}"
+        raise DoesNotApplyError(message)
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _python_function(tree: ast.Module, name: str) -> Any:  # noqa: ANN401  (of ast's many classes)
+    node: Any = tree
+    for part in name.split("."):
+        node = next((child for child in ast.walk(node) if getattr(child, "name", None) == part), None)
+        if node is None:
+            message = f"there is no {name}"
+            raise DoesNotApplyError(message)
+    return node
+
+
+class _Change(ast.NodeTransformer):
+    """One change of the table, wherever the function gives cause for it."""
+
+    def __init__(self, change: str, name: str) -> None:
+        self.change, self.name = change, name
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        calls = (child.func for child in ast.walk(node) if isinstance(child, ast.Call))
+        if self.change == "drop" and any(_is_named(function, self.name) for function in calls):
+            return ast.Pass()
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if self.change == "swap" and _is_named(node.func, self.name):
+            node.args[0], node.args[1] = node.args[1], node.args[0]
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        test = getattr(node, "test", None)
+        mentions = test is not None and any(_is_named(child, self.name) for child in ast.walk(test))
+        if self.change in ("never", "always") and mentions:
+            node.test = ast.Constant(self.change == "always")  # type: ignore[attr-defined]
+        return super().generic_visit(node)
+
+
+def _is_named(node: ast.AST, name: str) -> bool:
+    return name in (getattr(node, "id", None), getattr(node, "attr", None))
+
+
+def _mutated_c(source: str, function: str, mutation: dict[str, Any]) -> str:
+    # As the sources are written: a definition begins in the first column, and its body ends there.
+    found = re.search(
+        rf"^(?:\w[^\n;]*\b)?{re.escape(function)}\([^;{{]*\)\n\{{.*?^\}}", source, re.MULTILINE | re.DOTALL
+    )
+    if found is None:
+        message = f"there is no {function}"
+        raise DoesNotApplyError(message)
+    # A directive of the preprocessor needs its line.
+    lines = ["\n" + line + "\n" if line.startswith("#") else line for line in found[0].split("\n")]
+    body = re.sub(r"[ \t]+", " ", " ".join(lines))
+    return source[: found.start()] + _replaced(body, mutation) + source[found.end() :]
+
+
+def _replaced(text: str, mutation: dict[str, Any]) -> str:
+    if mutation["old"] not in text:
+        message = f"its text is not in {mutation['function']}:\n{text}"
+        raise DoesNotApplyError(message)
+    return text.replace(mutation["old"], mutation["new"])
+
+
+# -- what comes of them -------------------------------------------------------------------------------------------
+
+
+def run(tests: list[str], package: Path, *, python: bool) -> subprocess.CompletedProcess[str]:
+    """Run tests on a copy; *python* leaves the extension out."""
+    environment = {**os.environ, "PYTHONPATH": str(package), "INTEROP_NATIVE": "0" if python else ""}
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     return subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -57,59 +153,54 @@ def build(package: Path) -> str | None:
     return compiled.stderr if compiled.returncode else None
 
 
-def is_of_c(mutation: dict[str, Any]) -> bool:
-    return mutation["file"].endswith((".c", ".h"))
-
-
 def survives(unbroken: Path, mutation: dict[str, Any]) -> str | None:
     """None if the mutation turns its test red, else what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(unbroken, copy)
-        path = copy / mutation["file"]
-        text = path.read_text()
-        if text.count(mutation["old"]) != 1:
-            return f"its text is in {mutation['file']} {text.count(mutation['old'])} times"
-        path.write_text(text.replace(mutation["old"], mutation["new"]))
-        of_c = is_of_c(mutation)
-        if of_c and (problem := build(copy)):
+        path = copy / mutation["function"].partition("::")[0]
+        try:
+            path.write_text(mutated(path.read_text(), mutation))
+        except DoesNotApplyError as error:
+            return str(error)
+        is_c = path.suffix == ".c"
+        if is_c and (problem := build(copy)):
             return f"it cannot be compiled:\n{problem}"
-        result = run([mutation["test"]], copy, plain=bool(mutation.get("plain")))
+        result = run([mutation["test"]], copy, python=bool(mutation.get("python")))
         failed = result.returncode == 1 and "failed" in result.stdout
-        crashed = of_c and result.returncode < 0
+        crashed = is_c and result.returncode < 0
         if failed or crashed:
             return None
         return f"{mutation['test']} did not fail (status {result.returncode}):\n{result.stdout[-2000:]}{result.stderr}"
 
 
-def main(names: list[str]) -> int:
-    tables = [table for table in TABLES if not names or table.name.removesuffix("_mutations.toml") in names]
-    mutations = [row for table in tables for row in tomllib.loads(table.read_text())["mutation"]]
-    if not NATIVE:
-        mutations = [row for row in mutations if not is_of_c(row) and not row.get("native")]
-    failures = 0
+def main(words: list[str]) -> int:
+    """Try the mutations; the exit status."""
+    table = tomllib.loads(TABLE.read_text())["mutation"]
+    chosen = [row for row in table if not words or any(word in row["function"] + row["name"] for word in words)]
+    survivors = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         unbroken = Path(folder)
         for name in COPIED:
             copier = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copier(ROOT / name, unbroken / name)
-        if NATIVE and (problem := build(unbroken)):
+        if problem := build(unbroken):
             print(problem)
             return 1
-        for plain in (False, True):
-            tests = sorted({row["test"] for row in mutations if bool(row.get("plain")) is plain})
-            unchanged = run(tests, unbroken, plain=plain) if tests else None
+        for python in (False, True):
+            tests = sorted({row["test"] for row in chosen if bool(row.get("python")) is python})
+            unchanged = run(tests, unbroken, python=python) if tests else None
             if unchanged is not None and unchanged.returncode:
                 print(unchanged.stdout, unchanged.stderr)
                 return 1
-        problems = pool.map(functools.partial(survives, unbroken), mutations)
-        for mutation, problem in zip(mutations, problems, strict=True):
+        problems = pool.map(functools.partial(survives, unbroken), chosen)
+        for mutation, problem in zip(chosen, problems, strict=True):
             print(f"{'SURVIVED' if problem else 'caught  '}  {mutation['name']}  [{mutation['test']}]", flush=True)
+            survivors += bool(problem)
             if problem:
-                failures += 1
                 print(problem)
-    print(f"{len(mutations) - failures} of {len(mutations)} mutations caught")
-    return 1 if failures else 0
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught")
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":
