@@ -35,7 +35,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_name("mutations.toml")
-COPIED = ("docs", "interop", "tests", "README.md", "pyproject.toml", "setup.py")
+COPIED = ("benchmarks", "docs", "interop", "tests", "README.md", "pyproject.toml", "setup.py")
 EXTENSION = "interop/_native"
 
 
@@ -69,7 +69,7 @@ def _mutated_python(source: str, function: str, mutation: dict[str, Any]) -> str
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def _python_function(tree: ast.Module, name: str) -> Any:  # noqa: ANN401  (of ast's many classes)
+def _python_function(tree: ast.Module, name: str) -> Any:
     node: Any = tree
     for part in name.split("."):
         node = next((child for child in ast.walk(node) if getattr(child, "name", None) == part), None)
@@ -111,9 +111,9 @@ def _is_named(node: ast.AST, name: str) -> bool:
 
 def _mutated_c(source: str, function: str, mutation: dict[str, Any]) -> str:
     # As the sources are written: a definition begins in the first column, and its body ends there.
-    found = re.search(
-        rf"^(?:\w[^\n;]*\b)?{re.escape(function)}\([^;{{]*\)\n\{{.*?^\}}", source, re.MULTILINE | re.DOTALL
-    )
+    # A fast method has a macro for its head.
+    head = rf"(?:(?:\w[^\n;]*\b)?{function}\([^;{{]*\)|METHOD\({function}\))"
+    found = re.search(rf"^{head}\n\{{.*?^\}}", source, re.MULTILINE | re.DOTALL)
     if found is None:
         message = f"there is no {function}"
         raise DoesNotApplyError(message)

@@ -498,10 +498,14 @@ def test_a_bare_address_is_not_used_when_the_last_view_goes(gpu, library):
     source = Owner(stream=p.cuda_stream)
     alive = weakref.ref(source)
     view = interop.handoff(source, c, into="standin")
-    del p  # now its address is that of nothing
+    address = p.cuda_stream
+    del p
+    other = interop.new_stream()
+    assert other.cuda_stream == address, "it is another stream's now"
     with gate(c):
         del source, view
         interop.release()
+        assert other.query(), "it was not made to wait"
         assert alive() is not None, "the consumer may still be at work"
     c.synchronize()
     interop.release()

@@ -1,4 +1,4 @@
-"""What breaks the code on purpose does what it says; that each mutation is caught is what ``make mutants`` finds out."""
+"""Each change of a mutation does what it says. That each is caught is what ``make mutants`` finds out."""
 
 import shutil
 
