@@ -25,7 +25,8 @@ except ModuleNotFoundError as error:
     raise LibraryNotFoundError(message, name="numpy") from error
 
 from interop.sim.explore import Exploration, Failure, explore, replay
-from interop.sim.gpu import Gate, SimulatedArray, SimulatedGPU, SimulatedStream, simulate
+from interop.sim.gpu import SimulatedGPU, simulate
+from interop.sim.objects import Gate, SimulatedArray, SimulatedStream
 from interop.sim.races import Race
 from interop.sim.schedule import Schedule
 

@@ -3,15 +3,12 @@
 # ruff: noqa: SLF001  (the GPU alone may touch an array's memory; and the simulator is what `_cuda` is a seam for)
 
 import contextlib
-import functools
 import itertools
 import math
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +22,7 @@ from interop._show.text import described
 from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoDeviceError, NotSupportedError
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
+from interop.sim.objects import Gate, SimulatedArray, SimulatedStream, step
 from interop.sim.races import Race
 from interop.sim.runtime import Driver, Runtime
 from interop.sim.schedule import InOrder, Schedule, Scheduler
@@ -32,124 +30,10 @@ from interop.sim.state import Array, Stream
 from interop.sim.waits import HostWaits
 from interop.sim.work import Work
 
-P = ParamSpec("P")
-T = TypeVar("T")
 OnRace = Literal["raise", "record"]
 
 _running: list[int] = []
 """The threads of the simulations that are running, the innermost last: nested in one thread, or none."""
-
-
-def _alone(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Let the machine of the method's object call it :meth:`~interop.sim.machine.Machine.alone`."""
-
-    @functools.wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ANN401  (several classes have a machine)
-        machine: Machine = self._machine
-        return machine.alone(method, self, *args, **kwargs)
-
-    return call
-
-
-class SimulatedStream:
-    """A stream of a simulation, as some other library might have made it.
-
-    Offers ``__cuda_stream__`` and nothing else. Destroyed with its last reference; its pending work still runs.
-
-    Attributes:
-        name: what reports call it.
-        device: ordinal of its simulated device.
-    """
-
-    def __init__(self, machine: Machine, handle: int, name: str, device: int) -> None:
-        """Own the stream of *handle*."""
-        self.name = name
-        self.device = device
-        self._handle = handle
-        weakref.finalize(self, _destroy, machine, handle).atexit = False
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        """The protocol: version 0, and the handle."""
-        return (0, self._handle)
-
-    def __repr__(self) -> str:
-        """Name, handle and device."""
-        return f"<SIMULATED stream {self.name!r} {self._handle:#x} on device {self.device}>"
-
-
-def _destroy(machine: Machine, handle: int) -> None:
-    if not machine.ended:
-        machine.alone(machine.destroy_stream, handle)
-
-
-class SimulatedArray:
-    """An array in simulated device memory, which only kernels, ``gpu.read`` and ``gpu.write`` touch.
-
-    Attributes:
-        name: what reports call it.
-        shape: as NumPy's.
-        dtype: as NumPy's.
-    """
-
-    def __init__(self, memory: NDArray[Any], array: Array) -> None:
-        """Take *memory* as the device's."""
-        self.name = array.name
-        self.shape = memory.shape
-        self.dtype = memory.dtype
-        self._memory = memory
-        self._array = array
-
-    def __repr__(self) -> str:
-        """Name, shape and type; not the values, which are on the device."""
-        return f"<SIMULATED array {self.name!r}, shape {self.shape}, {self.dtype}>"
-
-
-class Gate:
-    """Holds the later work of a stream until it is opened. As a context manager, it is opened on exit.
-
-    Nothing in a simulation blocks: a host thread that would have to wait for a closed gate gets a
-    :class:`~interop.errors.DeadlockError` at once, even if another thread is about to open it.
-    """
-
-    def __init__(self, machine: Machine, work: Work) -> None:
-        """Stand for *work*."""
-        self._machine = machine
-        self._work = work
-
-    @property
-    @_alone
-    def is_open(self) -> bool:
-        """Whether it was opened, or has opened itself."""
-        if not self._machine.ended:
-            self._machine.queue.open_overdue()
-        return self._work.is_open
-
-    @property
-    def is_overdue(self) -> bool:
-        """Whether it had to open itself."""
-        return self.is_open and self._work.is_overdue
-
-    @_alone
-    def open(self) -> None:
-        """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
-        self._machine.check()
-        if not self.is_open:
-            self._machine.queue.trace.add(f"the host opens the {self._work.name} on {self._work.stream}")
-            self._machine.queue.open(self._work)
-
-    def __enter__(self) -> Self:
-        """Return the gate, closed as it is."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Open it."""
-        self.open()
-
-    def __repr__(self) -> str:
-        """Where, and whether it is open."""
-        return f"<SIMULATED {'open' if self.is_open else 'closed'} gate on {self._work.stream}>"
 
 
 class SimulatedGPU:
@@ -165,7 +49,7 @@ class SimulatedGPU:
         driver: the simulated ``cuda.bindings.driver``.
     """
 
-    def __init__(self, machine: Machine, on_race: OnRace) -> None:
+    def __init__(self, machine: Machine) -> None:
         """Put the fake modules in front of *machine*."""
         runtime, driver = _cuda.load_bindings()
         self.runtime = Runtime(machine, runtime)
@@ -176,7 +60,6 @@ class SimulatedGPU:
             simulation=self,
         )
         self._machine = machine
-        self._raising = on_race == "raise"
         self._arrays = itertools.count(1)
 
     # -- what there is -------------------------------------------------------------------------------------------
@@ -205,7 +88,7 @@ class SimulatedGPU:
 
     # -- streams and arrays --------------------------------------------------------------------------------------
 
-    @_alone
+    @step
     def stream(self, name: str | None = None, *, device: int = 0, non_blocking: bool = True) -> SimulatedStream:
         """Make a stream that looks like a foreign library's.
 
@@ -219,7 +102,6 @@ class SimulatedGPU:
         """
         machine = self._machine
         kind = StreamKind.NON_BLOCKING if non_blocking else StreamKind.BLOCKING
-        machine.check()
         if device not in range(machine.devices):
             message = f"there is no simulated device {device!r}: there are {machine.devices}, numbered from 0"
             raise NoDeviceError(message)
@@ -271,7 +153,7 @@ class SimulatedGPU:
             reads=frozenset(array._array for array in reads if array not in writes),
             writes=frozenset(array._array for array in writes),
         )
-        self._enqueue(_handle_of(stream), getattr(stream, "device", None), work, "launch")
+        self._enqueue(_place_of(stream), work, "launch")
 
     def gate(self, stream: object, timeout: float = math.inf) -> Gate:
         """Enqueue a closed gate, which holds the later work of *stream*.
@@ -285,10 +167,10 @@ class SimulatedGPU:
             NotSupportedError: the stream captures.
         """
         work = Work(name="gate", where=where(), is_gate=True, deadline=time.monotonic() + timeout)
-        self._enqueue(_handle_of(stream), getattr(stream, "device", None), work, "gate")
+        self._enqueue(_place_of(stream), work, "gate")
         return Gate(self._machine, work)
 
-    @_alone
+    @step
     def read(self, array: SimulatedArray) -> NDArray[Any]:
         """Copy what the host sees in *array* now. Waits for nothing.
 
@@ -298,7 +180,7 @@ class SimulatedGPU:
             InvalidArrayError: *array* was not made by :meth:`array`.
         """
         memory = _memory_of(array)
-        self._access(array, writes=False)
+        self._machine.access(array._array, where(), writes=False)
         return memory.copy()
 
     def write(self, array: SimulatedArray, values: ArrayLike) -> None:
@@ -321,17 +203,16 @@ class SimulatedGPU:
         context = self.cuda.current_context() if device is None else self.cuda.primary_context(device)
         self.cuda.within(context, self.cuda.call, "cudaDeviceSynchronize")
 
-    @_alone
+    @step
     def steps(self, event: int) -> int:
         """How many kernels, at least, run one after the other before an event is reached: the nearest thing to a time.
 
         Args:
             event: the handle of an event that was recorded outside of captures.
         """
-        self._machine.check()
         return self._machine.clocks.of_event(self._machine.event(event)).steps
 
-    @_alone
+    @step
     def is_done(self, handle: int) -> bool:
         """Whether the work of a stream, or the work that an event stands for, is done.
 
@@ -341,13 +222,12 @@ class SimulatedGPU:
             handle: of a stream or an event.
         """
         machine = self._machine
-        machine.check()
         stream = machine.streams.get(handle)
         clocks = machine.clocks
         target = clocks.of_stream(stream) if stream else clocks.of_event(machine.events.get(handle))
         return not machine.queue.holds(target)
 
-    @_alone
+    @step
     def comes_after(self, event: int, gate: Gate) -> bool:
         """Whether an event is reached only after *gate*, be it open or closed. Nothing runs, and nobody waits.
 
@@ -355,7 +235,6 @@ class SimulatedGPU:
             event: the handle of an event that was recorded outside of captures.
             gate: a gate of this simulation.
         """
-        self._machine.check()
         return self._machine.clocks.of_event(self._machine.event(event)).knows(gate._work.epoch)
 
     @contextlib.contextmanager
@@ -369,58 +248,51 @@ class SimulatedGPU:
         Yields:
             A list that fills: the line of the program, and what it waited for.
         """
-        waits = self._watch([(_handle_of(stream), getattr(stream, "device", None)) for stream in streams])
+        waits = self._watch(list(map(_place_of, streams)))
         try:
             yield waits.seen
         finally:
             self._machine.host_waits.remove(waits)
 
-    @_alone
+    @step
     def hear(self, thread: threading.Thread) -> None:
         """Say that *thread* has told the calling one that it is done so far.
 
         The simulator cannot see what passes between threads, through a queue or a ``threading.Event``, and takes the
         host accesses and synchronisations of the other thread for unordered without this.
         """
-        self._machine.check()
         self._machine.hear(thread)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    @_alone
-    def _watch(self, streams: list[tuple[int, object]]) -> HostWaits:
-        self._machine.check()
-        waits = HostWaits([self._target(*stream) for stream in streams])
+    @step
+    def _watch(self, places: list[tuple[int, object]]) -> HostWaits:
+        waits = HostWaits([self._stream(*place) for place in places])
         self._machine.host_waits.append(waits)
         return waits
 
-    @_alone
+    @step
     def _write(self, array: SimulatedArray, values: NDArray[Any]) -> None:
         memory = _memory_of(array)
-        self._access(array, writes=True)
+        self._machine.access(array._array, where(), writes=True)
         memory[...] = values
 
-    @_alone
-    def _enqueue(self, handle: int, device: object, work: Work, call: str) -> None:
+    @step
+    def _enqueue(self, place: tuple[int, object], work: Work, call: str) -> None:
         machine = self._machine
-        machine.check()
         try:
-            target = self._target(handle, device)
-            work.stream = target.name
-            machine.enqueue(target, work, raising=self._raising)
+            stream = self._stream(*place)
+            work.stream = stream.name
+            machine.enqueue(stream, work)
         except Refused as answer:
             code = self.runtime.cudaError_t(answer.code)
             text = error_text(code, self.runtime)
             raise CudaError(answer.code, code.name, f"gpu.{call}", text) from None
 
-    def _target(self, handle: int, device: object) -> Stream:
+    def _stream(self, handle: int, device: object) -> Stream:
         if handle <= _cuda.PER_THREAD and isinstance(device, int):
             return self.cuda.within(self.cuda.primary_context(device), self._machine.stream, handle)
         return self._machine.stream(handle)
-
-    def _access(self, array: SimulatedArray, *, writes: bool) -> None:
-        self._machine.check()
-        self._machine.access(array._array, where(), writes=writes, raising=self._raising)
 
 
 def _memory_of(array: SimulatedArray) -> NDArray[Any]:
@@ -430,13 +302,14 @@ def _memory_of(array: SimulatedArray) -> NDArray[Any]:
     return array._memory
 
 
-def _handle_of(stream: object) -> int:
+def _place_of(stream: object) -> tuple[int, object]:
+    """The handle of a stream, and its device, if it says which: the default streams of all devices have one handle."""
     protocol = getattr(stream, "__cuda_stream__", None)
     handle = protocol()[1] if callable(protocol) else getattr(stream, "cuda_stream", stream)
     if isinstance(handle, bool) or not isinstance(handle, int) or handle < 0:
         message = f"a stream has __cuda_stream__ or cuda_stream, or is its handle, an int; got {stream!r}"
         raise InvalidStreamError(message)
-    return handle
+    return handle, getattr(stream, "device", None)
 
 
 @contextlib.contextmanager
@@ -452,8 +325,8 @@ def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[
     if _running and _running[-1] != thread:
         message = "another thread simulates: what is simulated holds for the whole process; end that simulation first"
         raise NotSupportedError(message)
-    machine = Machine(devices, scheduler)
-    gpu = SimulatedGPU(machine, on_race)
+    machine = Machine(devices, scheduler, raises=on_race == "raise")
+    gpu = SimulatedGPU(machine)
     previous = _cuda.activate(gpu.cuda)
     _running.append(thread)
     try:

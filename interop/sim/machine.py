@@ -55,13 +55,14 @@ T = TypeVar("T")
 class Machine:
     """A simulated CUDA. Every method but the constructor is to be called by :meth:`alone`."""
 
-    def __init__(self, devices: int, scheduler: Scheduler) -> None:
+    def __init__(self, devices: int, scheduler: Scheduler, *, raises: bool) -> None:
         """Make the devices, with one context each, and no streams but the default ones."""
         self._lock = forks.lock()
         self._is_busy = False
         self.ended = False
         self.devices = devices
         self.scheduler = scheduler
+        self._raises = raises
         self.clocks = Clocks()
         self.queue = Queue(self._drained)
         self.captures = Captures()
@@ -242,13 +243,12 @@ class Machine:
 
     # -- work ----------------------------------------------------------------------------------------------------
 
-    def enqueue(self, stream: Stream, work: Work, *, raising: bool) -> None:
+    def enqueue(self, stream: Stream, work: Work) -> None:
         """Enqueue *work*, or capture it.
 
         Args:
             stream: where.
             work: what; its epoch, clock and number are set here.
-            raising: whether to raise, and enqueue nothing, if it races with earlier work.
         """
         capture = self.captures.enter(stream)
         if capture:
@@ -260,7 +260,7 @@ class Machine:
         thread = self.thread()
         known = self.clocks.before_next(stream, thread)
         party = Party(work.name, stream.name, work.where, on_host=False)
-        self._race(party, known, work.reads, work.writes, raising=raising)
+        self._race(party, known, work.reads, work.writes)
         work.number = next(self._works)
         steps = 0 if work.is_gate else 1
         work.epoch = self.clocks.enqueue(stream, thread, steps)
@@ -271,7 +271,7 @@ class Machine:
         known.add(work.epoch, steps)
         self.scheduler.enqueued(self.queue)
 
-    def access(self, array: Array, where: str, *, writes: bool, raising: bool) -> None:
+    def access(self, array: Array, where: str, *, writes: bool) -> None:
         """Let the host read or write an array, now."""
         thread = self.thread()
         known = self.clocks.of_thread(thread)
@@ -279,7 +279,7 @@ class Machine:
         party = Party("host", thread.thread.name, where, on_host=True)
         touched, nothing = frozenset([array]), frozenset[Array]()
         reads, writes_to = (nothing, touched) if writes else (touched, nothing)
-        self._race(party, known, reads, writes_to, raising=raising)
+        self._race(party, known, reads, writes_to)
         self.scheduler.access(self.queue, reads, writes_to)
         self.queue.trace.add(f"the host {verb}s {array.name} ({where})")
         array.accesses.add(party.access(self.clocks.access(thread), writes=writes), known)
@@ -292,6 +292,8 @@ class Machine:
         for waits in self.host_waits:
             waits.asks(held, target, asked, done=done)
         self.queue.trace.add(f"the host asks whether {asked} is done: {'yes' if done else 'no'}", once=True)
+        if done:
+            self.clocks.tell(self.thread(), target)
         return done
 
     def reach(self, target: Clock, waits_for: str) -> None:
@@ -308,21 +310,20 @@ class Machine:
         if held := self.queue.held(target):
             raise DeadlockError(self._explain(held, waits_for))
         self.queue.trace.add(f"the host has waited for {waits_for}")
+        self.clocks.tell(self.thread(), target)
 
     def end(self) -> None:
         """Run all that is left."""
         self.reach(self.clocks.of_everything(), "the end of the simulation")
 
-    def _race(
-        self, party: Party, known: Clock, reads: frozenset[Array], writes: frozenset[Array], *, raising: bool
-    ) -> None:
+    def _race(self, party: Party, known: Clock, reads: frozenset[Array], writes: frozenset[Array]) -> None:
         found = [
             Race(old.who, party, array=array.name, earlier_writes=old.writes, later_writes=array in writes)
             for array in sorted(reads | writes, key=lambda array: array.number)
             for old in array.accesses.conflicts(known, writes=array in writes, by_host=party.on_host)
         ]
         self.races += found
-        if found and raising:
+        if found and self._raises:
             raise found[0].error(found[1:])
 
     def _explain(self, held: list[Work], waits_for: str) -> str:

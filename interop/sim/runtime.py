@@ -23,7 +23,7 @@ from interop.sim.codes import (
     Refused,
 )
 from interop.sim.machine import GREATEST_PRIORITY, Machine
-from interop.sim.state import Capture, Mode, Status
+from interop.sim.state import Capture, Event, Mode, Status, Stream
 
 _EVENT_FLAGS: Final = range(8)
 _INTERPROCESS_WITH_TIMING: Final = {4, 5}
@@ -63,10 +63,10 @@ class _Module:
 
 def _answers(
     *names: str,
-) -> Callable[[Callable[Concatenate[Any, P], object]], Callable[Concatenate[Any, P], tuple[Any, ...]]]:
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[Concatenate[Any, P], tuple[Any, ...]]]:
     """Make a method return cuda.bindings' tuple: the status code, and the values called *names*."""
 
-    def decorate(method: Callable[Concatenate[Any, P], object]) -> Callable[Concatenate[Any, P], tuple[Any, ...]]:
+    def decorate(method: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], tuple[Any, ...]]:
         def ask(module: _Module, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
             # A finaliser may run whenever it likes, and must be able to let go of what went with the simulation.
             if module.machine.ended and method.__name__ in {"cudaStreamDestroy", "cudaEventDestroy"}:
@@ -76,13 +76,8 @@ def _answers(
                 result = method(module, *args, **kwargs)
             except Refused as answer:
                 return (module.code(answer.code), *(None for _ in names))
-            ok = module.code(0)
-            if not names:
-                return (ok,)
-            if len(names) == 1:
-                return (ok, result)
-            assert isinstance(result, tuple)  # for mypy
-            return (ok, *result)
+            values = result if len(names) > 1 else (result,)[: len(names)]
+            return (module.code(0), *values)
 
         @functools.wraps(method)
         def call(module: _Module, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
@@ -140,7 +135,6 @@ class Runtime(_Module):
         machine.captures.refuse_context(context)
         machine.captures.refuse_unsafe(machine.thread())
         machine.reach(machine.clocks.of_context(context), f"device {machine.device()}")
-        machine.clocks.synchronize_context(context, machine.thread())
 
     # -- streams -------------------------------------------------------------------------------------------------
 
@@ -175,18 +169,12 @@ class Runtime(_Module):
     @_answers("streamId")
     def cudaStreamGetId(self, stream: SupportsInt) -> int:
         """As CUDA: illegal while the stream captures."""
-        self.machine.context()
-        found = self.machine.stream(int(stream))
-        self.machine.captures.refuse_stream(found)
-        return found.number
+        return self._uncaptured(stream).number
 
     @_answers("flags")
     def cudaStreamGetFlags(self, stream: SupportsInt) -> int:
         """As CUDA: illegal while the stream captures."""
-        self.machine.context()
-        found = self.machine.stream(int(stream))
-        self.machine.captures.refuse_stream(found)
-        return int(found.kind is StreamKind.NON_BLOCKING)
+        return int(self._uncaptured(stream).kind is StreamKind.NON_BLOCKING)
 
     @_answers("priority")
     def cudaStreamGetPriority(self, stream: SupportsInt) -> int:
@@ -197,25 +185,15 @@ class Runtime(_Module):
     @_answers()
     def cudaStreamQuery(self, stream: SupportsInt) -> None:
         """As CUDA; the scheduler decides what has run by now."""
-        machine = self.machine
-        machine.context()
-        found = machine.stream(int(stream))
-        machine.captures.refuse_stream(found)
-        machine.captures.refuse_unsafe(machine.thread())
-        if not machine.query(machine.clocks.of_stream(found), found.name):
+        found = self._stream_to_ask(stream)
+        if not self.machine.query(self.machine.clocks.of_stream(found), found.name):
             raise Refused(NOT_READY)
-        machine.clocks.synchronize_stream(found, machine.thread())
 
     @_answers()
     def cudaStreamSynchronize(self, stream: SupportsInt) -> None:
         """As CUDA, and :class:`~interop.errors.DeadlockError` behind a closed gate."""
-        machine = self.machine
-        machine.context()
-        found = machine.stream(int(stream))
-        machine.captures.refuse_stream(found)
-        machine.captures.refuse_unsafe(machine.thread())
-        machine.reach(machine.clocks.of_stream(found), found.name)
-        machine.clocks.synchronize_stream(found, machine.thread())
+        found = self._stream_to_ask(stream)
+        self.machine.reach(self.machine.clocks.of_stream(found), found.name)
 
     @_answers()
     def cudaStreamWaitEvent(self, stream: SupportsInt, event: SupportsInt, flags: SupportsInt) -> None:
@@ -224,6 +202,19 @@ class Runtime(_Module):
         if int(flags) not in (0, 1):
             raise Refused(INVALID_VALUE)
         self.machine.wait(self.machine.stream(int(stream)), self.machine.event(int(event)))
+
+    def _uncaptured(self, stream: SupportsInt) -> Stream:
+        """The stream, which must not be capturing."""
+        self.machine.context()
+        found = self.machine.stream(int(stream))
+        self.machine.captures.refuse_stream(found)
+        return found
+
+    def _stream_to_ask(self, stream: SupportsInt) -> Stream:
+        """The stream, whose work may be asked about, or waited for."""
+        found = self._uncaptured(stream)
+        self.machine.captures.refuse_unsafe(self.machine.thread())
+        return found
 
     # -- captures ------------------------------------------------------------------------------------------------
 
@@ -292,25 +283,23 @@ class Runtime(_Module):
     @_answers()
     def cudaEventQuery(self, event: SupportsInt) -> None:
         """As CUDA; the scheduler decides what has run by now."""
-        machine = self.machine
-        machine.context()
-        found = machine.event(int(event))
-        machine.captures.refuse_event(found)
-        machine.captures.refuse_unsafe(machine.thread())
-        if not machine.query(machine.clocks.of_event(found), found.name):
+        found = self._event_to_ask(event)
+        if not self.machine.query(self.machine.clocks.of_event(found), found.name):
             raise Refused(NOT_READY)
-        machine.clocks.synchronize_event(found, machine.thread())
 
     @_answers()
     def cudaEventSynchronize(self, event: SupportsInt) -> None:
         """As CUDA, and :class:`~interop.errors.DeadlockError` behind a closed gate."""
-        machine = self.machine
-        machine.context()
-        found = machine.event(int(event))
-        machine.captures.refuse_event(found)
-        machine.captures.refuse_unsafe(machine.thread())
-        machine.reach(machine.clocks.of_event(found), f"{found.name}, recorded on {found.stream}")
-        machine.clocks.synchronize_event(found, machine.thread())
+        found = self._event_to_ask(event)
+        self.machine.reach(self.machine.clocks.of_event(found), f"{found.name}, recorded on {found.stream}")
+
+    def _event_to_ask(self, event: SupportsInt) -> Event:
+        """The event, which may be asked about, or waited for."""
+        self.machine.context()
+        found = self.machine.event(int(event))
+        self.machine.captures.refuse_event(found)
+        self.machine.captures.refuse_unsafe(self.machine.thread())
+        return found
 
     def cudaPointerGetAttributes(self, ptr: SupportsInt) -> tuple[Any, ...]:
         """Refuse: a simulated array is no address."""

@@ -1,0 +1,133 @@
+"""What a program holds of a simulation: streams, arrays and gates."""
+
+import functools
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from numpy.typing import NDArray
+
+from interop.sim.machine import Machine
+from interop.sim.state import Array
+from interop.sim.work import Work
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def step(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Make a method one step of a simulation that is running, as :meth:`~interop.sim.machine.Machine.alone` does.
+
+    The method's object has the machine in ``_machine``.
+    """
+
+    def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ANN401  (several classes have a machine)
+        self._machine.check()
+        return method(self, *args, **kwargs)
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ANN401
+        machine: Machine = self._machine
+        return machine.alone(run, self, *args, **kwargs)
+
+    return call
+
+
+class SimulatedStream:
+    """A stream of a simulation, as some other library might have made it.
+
+    Offers ``__cuda_stream__`` and nothing else. Destroyed with its last reference; its pending work still runs.
+
+    Attributes:
+        name: what reports call it.
+        device: ordinal of its simulated device.
+    """
+
+    def __init__(self, machine: Machine, handle: int, name: str, device: int) -> None:
+        """Own the stream of *handle*."""
+        self.name = name
+        self.device = device
+        self._handle = handle
+        weakref.finalize(self, _destroy, machine, handle).atexit = False
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The protocol: version 0, and the handle."""
+        return (0, self._handle)
+
+    def __repr__(self) -> str:
+        """Name, handle and device."""
+        return f"<SIMULATED stream {self.name!r} {self._handle:#x} on device {self.device}>"
+
+
+def _destroy(machine: Machine, handle: int) -> None:
+    if not machine.ended:
+        machine.alone(machine.destroy_stream, handle)
+
+
+class SimulatedArray:
+    """An array in simulated device memory, which only kernels, ``gpu.read`` and ``gpu.write`` touch.
+
+    Attributes:
+        name: what reports call it.
+        shape: as NumPy's.
+        dtype: as NumPy's.
+    """
+
+    def __init__(self, memory: NDArray[Any], array: Array) -> None:
+        """Take *memory* as the device's."""
+        self.name = array.name
+        self.shape = memory.shape
+        self.dtype = memory.dtype
+        self._memory = memory
+        self._array = array
+
+    def __repr__(self) -> str:
+        """Name, shape and type; not the values, which are on the device."""
+        return f"<SIMULATED array {self.name!r}, shape {self.shape}, {self.dtype}>"
+
+
+class Gate:
+    """Holds the later work of a stream until it is opened. As a context manager, it is opened on exit.
+
+    Nothing in a simulation blocks: a host thread that would have to wait for a closed gate gets a
+    :class:`~interop.errors.DeadlockError` at once, even if another thread is about to open it.
+    """
+
+    def __init__(self, machine: Machine, work: Work) -> None:
+        """Stand for *work*."""
+        self._machine = machine
+        self._work = work
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, or has opened itself."""
+        if not self._machine.ended:
+            self._machine.alone(self._machine.queue.open_overdue)
+        return self._work.is_open
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it had to open itself."""
+        return self.is_open and self._work.is_overdue
+
+    @step
+    def open(self) -> None:
+        """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
+        if not self.is_open:
+            self._machine.queue.trace.add(f"the host opens the {self._work.name} on {self._work.stream}")
+            self._machine.queue.open(self._work)
+
+    def __enter__(self) -> Self:
+        """Return the gate, closed as it is."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Open it."""
+        self.open()
+
+    def __repr__(self) -> str:
+        """Where, and whether it is open."""
+        return f"<SIMULATED {'open' if self.is_open else 'closed'} gate on {self._work.stream}>"
