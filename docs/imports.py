@@ -30,7 +30,7 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
     },
     {"current": "use()", "_arrays": "reads, wraps, keeps"},
     {"event": "Event, as_event", "stream": "ExternalStream, as_stream"},
-    {"_core": "what both are made of", "_switching": "moves to _core"},
+    {"_core": "what both are made of"},
     {"adapters": "one file a library", "sim": "CUDA without a GPU"},
     {"_cuda": "calls cuda.bindings", "_order": "clocks, watchers"},
     {"_native": "the extension in C"},

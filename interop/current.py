@@ -1,6 +1,7 @@
 """One stream, current in every library at once."""
 
-from interop import _cuda, _switching
+from interop import _cuda
+from interop._core import switching
 from interop._safety.blocks import Block
 from interop.adapters import current_stream_adapter
 from interop.errors import NotSupportedError
@@ -10,46 +11,47 @@ from interop.stream import ExternalStream, as_stream
 class use(Block[ExternalStream]):  # noqa: N801  (used as a function)
     """Make a stream current, on its device, in every loaded library that has a current stream; a context manager.
 
-    On entry the stream's device becomes the current one, and the stream the current one of CuPy, PyTorch, Warp and of
-    every other such library, for the calling thread (in Warp, for all threads: it has one current stream a device). On
-    exit, also by an exception, both are exactly what they were, even if the block set others of its own. Blocks may be
-    nested, and other threads may do the same at the same time, with the same object too.
+    On entry, the stream's device becomes the current device, and the stream becomes the current stream of CuPy,
+    PyTorch, Warp and every other such library. This holds for the calling thread; in Warp it holds for all threads, as
+    Warp has one current stream for each device. On exit, also by an exception, both become exactly what they were
+    before, even if code in the block has set others. Blocks can be nested. Threads can enter blocks at the same time,
+    also with one object.
 
-    Nothing is ordered and nothing waits: work that was queued on the previous current streams is not waited for.
+    Nothing is ordered, and the host does not wait. The stream does not wait for work on the previous current streams.
     Without ``with`` nothing is switched, and a ``RuntimeWarning`` says so.
 
-    A library that is imported inside the block keeps its own current stream. One without a current stream, like
-    Numba, takes its stream at each call: ``stream.to("numba")``.
+    A library that is imported inside the block keeps its own current stream. A library without a current stream, such
+    as Numba, takes its stream at each call: ``stream.to("numba")``.
 
     Args:
         stream: anything that :func:`interop.as_stream` takes.
-        libraries: import paths of the libraries to switch, and no others; by default all that are loaded.
+        libraries: import paths of the libraries to switch; by default all libraries that are loaded.
 
     Raises:
         InvalidStreamError: *stream* is no stream.
-        NotSupportedError: a library that was named has no current stream; the message says what to do instead.
-        LibraryNotFoundError: a library that was named is not installed, or not known.
+        NotSupportedError: one of *libraries* has no current stream; the message says what to do instead.
+        LibraryNotFoundError: one of *libraries* is not installed, or not known.
     """
 
     _call = "use"
 
     def __init__(self, stream: object, *libraries: str) -> None:
-        """Find the stream and the libraries; switch nothing yet."""
+        """Find the stream and the libraries. Nothing is switched yet."""
         self.stream = as_stream(stream)
         self._adapters = [current_stream_adapter(library) for library in libraries]
         self._entered = False
 
     def __enter__(self) -> ExternalStream:
-        """Switch; if one library cannot, switch the others back and raise what it raised."""
+        """Switch the libraries. If one of them raises an error, switch the others back, and raise that error."""
         self._entered = True
-        _switching.enter(self, self.stream, self._adapters)
+        switching.enter(self, self.stream, self._adapters)
         return self.stream
 
-    __exit__ = _switching.Exit()
+    __exit__ = switching.Exit()
 
 
 def current_stream(library: str) -> ExternalStream:
-    """The stream that *library* gives new work to: in the calling thread, on the current device.
+    """The current stream of *library*, where its new work goes: in the calling thread, on the current device.
 
     Args:
         library: import path of a library with a current stream: ``"cupy"``, ``"torch"`` or ``"warp"``.
@@ -60,9 +62,9 @@ def current_stream(library: str) -> ExternalStream:
         NoDeviceError: there is no driver, or no device.
     """
     adapter = current_stream_adapter(library)
-    _switching.streams_in_use()  # blocks that were interrupted at their end are over now
+    switching.streams_in_use()  # completes blocks whose exit was interrupted
     if not adapter.usable():
-        _cuda.active().current_device()  # if there is none, that is why
+        _cuda.active().current_device()  # raises if there is no device, which explains it
         message = f"{library}, as it is installed here, cannot use a GPU"
         raise NotSupportedError(message)
     return as_stream(adapter.current_stream())

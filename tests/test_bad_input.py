@@ -16,8 +16,9 @@ import pytest
 
 import interop
 from interop import Event, ExternalStream, adapters, as_event, as_stream, current_stream, new_stream, use
+from interop._core.polling import check_timeout, poll
+from interop._core.switching import stream_in_use
 from interop._show.text import described
-from interop._switching import stream_in_use
 from interop.adapters.base import Adapter
 from interop.errors import (
     AdapterError,
@@ -29,7 +30,6 @@ from interop.errors import (
     NotSupportedError,
     UnrecordedEventError,
 )
-from interop.event import check_timeout, poll
 
 says = re.escape
 
@@ -781,7 +781,7 @@ def test_event_that_was_never_recorded(verb):
 
 @pytest.mark.parametrize("operation", [Event.record, Event.wait])
 def test_event_without_a_stream(operation):
-    with pytest.raises(InvalidStreamError, match=r"no stream was given, and no .* says which"):
+    with pytest.raises(InvalidStreamError, match=r"no stream was given, and no .* is around the call"):
         operation(Event())
 
 

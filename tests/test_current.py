@@ -210,7 +210,9 @@ def test_left_in_the_wrong_order(gpu, libraries, by):
     names = f"the block of {streams[0]!r} ends before that of {streams[2]!r}"
     with pytest.raises(NestingError, match=re.escape(names)) as raised:
         a.__exit__(None, None, None)
-    assert "one `use` across an `await`: take the stream by `to()` or `wait_stream` instead" in str(raised.value)
+    assert "An `await` inside of `use` can cause this: pass the stream by `to()`, or use `wait_stream`" in str(
+        raised.value
+    )
     assert handles(libraries) == [streams[2].cuda_stream] * 2
     c.__exit__(None, None, None)
     assert handles(libraries) == [streams[1].cuda_stream] * 2

@@ -3,7 +3,8 @@
 import pytest
 
 import interop
-from interop import _switching, sim
+from interop import sim
+from interop._core import switching
 from interop._order import watchers
 from tests.interrupts import interrupt
 from tests.test_current import StandIn, handles, libraries
@@ -42,7 +43,7 @@ def test_blocks(gpu, libraries, way):
             assert handles(libraries)[1] == first.cuda_stream
 
     def check():
-        assert _switching._thread.blocks == []
+        assert switching._thread.blocks == []
         assert handles(libraries) == [None, None]
         assert gpu.runtime.cudaGetDevice()[1] == 1
         libraries[0].log.clear()

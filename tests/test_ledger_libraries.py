@@ -583,7 +583,7 @@ def test_cupy_streams_and_events(cupy, notes, address):
 
 def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
     eyes = importlib.import_module("interop.ledger.libraries.cupy")
-    monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
+    monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
     with watching(eyes, notes):
         cupy.cuda.runtime.eventRecord(address + 16, address)
         cupy.cuda.runtime.streamWaitEvent(0, address + 16)
@@ -600,7 +600,7 @@ def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
 
 def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
     eyes = importlib.import_module("interop.ledger.libraries.cupy")
-    monkeypatch.setattr(ExternalStream, "_locate", nothing)  # of default streams it asks CUDA
+    monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
     monkeypatch.setattr(cupy.ndarray, "get", nothing, raising=False)
     event, stream = np.int64(address + 16), np.int64(address)
     own = cupy.cuda.Stream.from_external(ExternalStream(address))

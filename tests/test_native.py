@@ -12,12 +12,12 @@ import sys
 import pytest
 
 import interop
-from interop import _cuda, adapters, sim, stream
+from interop import _cuda, adapters, sim
+from interop._core import borrowing
 from interop._cuda.calls import HOT_CALLS
 from interop._native import native, why_not
 from interop._order import watchers
 from interop.errors import InvalidStreamError
-from interop.event import refuse_event
 from tests import test_streams
 from tests.native_stubs import spare
 from tests.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
@@ -190,7 +190,7 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
     p.query()
     c.wait_stream(p)
     foreign = Foreign()
-    stream._know(foreign, foreign, p._of(None))
+    borrowing.remember(foreign, foreign, p._with_owner(None))
     made.clear()
     c.wait_stream(foreign)
     assert made == ["cuEventRecord", "cuStreamWaitEvent"]
@@ -199,10 +199,10 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
     assert again.owner is foreign
     assert again.to is not None
     identity = id(foreign)
-    assert identity in stream._known
+    assert identity in borrowing.borrowed_by_id
     del foreign, again
-    assert identity not in stream._known
-    assert identity not in stream._objects
+    assert identity not in borrowing.borrowed_by_id
+    assert identity not in borrowing.lifetimes
 
 
 def test_a_timeline_records_by_the_extension(gpu):
@@ -221,7 +221,7 @@ def test_a_timeline_records_by_the_extension(gpu):
 def test_an_owner_is_only_kept_alive_whatever_stream_it_is_itself(gpu):
     p, c, elsewhere = interop.new_stream(0), interop.new_stream(0), interop.new_stream(1)
     foreign = Foreign()
-    stream._know(foreign, foreign, interop.ExternalStream(p.cuda_stream, owner=foreign)._of(None))
+    borrowing.remember(foreign, foreign, interop.ExternalStream(p.cuda_stream, owner=foreign)._with_owner(None))
     interop.ExternalStream(elsewhere.cuda_stream, owner=foreign).query()
     c.wait_stream(foreign)
     assert interop.as_stream(foreign).device == 0
@@ -376,7 +376,7 @@ def test_an_event_that_the_collector_clears_before_its_finaliser_runs_is_not_los
 def test_the_fast_methods_can_be_installed_twice(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     before = {name: vars(interop.ExternalStream)[name] for name in ("query", "wait_stream", "to")}
-    tables = stream._known, adapters.by_type, _cuda.EVENT_DISABLE_TIMING, refuse_event
+    tables = borrowing.borrowed_by_id, adapters.by_type, _cuda.EVENT_DISABLE_TIMING, borrowing.refuse_event
     for _ in range(2):
         assert native.accelerate(interop.ExternalStream, interop.Event, interop.as_stream, *tables) is interop.as_stream
     assert {name: vars(interop.ExternalStream)[name] for name in before} == before
@@ -457,7 +457,7 @@ def test_nothing_is_left_of_thousands(gpu, quiet):
     c.wait_stream(p)
     p.record_event()
     foreign = Foreign()
-    stream._know(foreign, foreign, p._of(None))
+    borrowing.remember(foreign, foreign, p._with_owner(None))
     quiet()
 
     def once():

@@ -14,7 +14,8 @@ import weakref
 import pytest
 
 import interop
-from interop import _cuda, adapters, sim, stream
+from interop import _cuda, adapters, sim
+from interop._core import borrowing
 from interop._cuda.addresses import readable
 from interop._native import native, why_not
 from interop.adapters.base import Adapter, life_of
@@ -435,7 +436,7 @@ class Foreign:
 
 def test_another_librarys_object_is_no_stream_in_a_simulation(world):
     foreign = Foreign()
-    stream._know(foreign, foreign, world.p._of(None))
+    borrowing.remember(foreign, foreign, world.p._with_owner(None))
     assert interop.as_stream(foreign) == world.p
     with sim.simulate():
         for call in (interop.as_stream, world.c.wait_stream):
@@ -735,15 +736,15 @@ def test_an_adapters_object_is_asked_once_and_forgotten_with_its_end(driver, wor
     world.c.wait_stream(object_)
     assert driver.plain == []
     assert theirs.asked == 1
-    assert identity in stream._known
+    assert identity in borrowing.borrowed_by_id
     world.c.wait_stream(object_)
     borrowed = interop.as_stream(object_)
     assert borrowed.owner is object_
     assert (borrowed.cuda_stream, borrowed._adapter, borrowed._pool) == (STATED, theirs, world.apart)
     assert theirs.asked == 1
     del borrowed, object_
-    assert identity not in stream._known
-    assert identity not in stream._objects
+    assert identity not in borrowing.borrowed_by_id
+    assert identity not in borrowing.lifetimes
 
 
 def test_an_object_whose_library_does_not_say_that_it_stays_is_asked_each_time(driver, world, theirs):
@@ -753,7 +754,7 @@ def test_an_object_whose_library_does_not_say_that_it_stays_is_asked_each_time(d
         world.c.wait_stream(object_)
         assert theirs.asked == times
     assert driver.plain == []
-    assert id(object_) not in stream._known
+    assert id(object_) not in borrowing.borrowed_by_id
 
 
 def test_what_an_object_was_under_another_driver_is_not_what_it_is(driver, world, theirs):
@@ -777,7 +778,7 @@ def test_an_object_that_is_a_default_stream_is_of_the_device_that_its_library_sa
     assert borrowed._device == says
     assert borrowed == interop.as_stream(object_, device=None)
     assert driver.plain == ([] if says is not None else ["cuCtxGetCurrent"] * 3)
-    assert not stream._known.keys() & {id(object_)}
+    assert not borrowing.borrowed_by_id.keys() & {id(object_)}
     driver.bind(0)
 
 
@@ -925,15 +926,15 @@ def test_what_is_known_of_an_object_is_not_of_one_with_its_life(driver, world, t
     assert interop.as_stream(first).cuda_stream == STATED
     assert theirs.asked == 1
     copy.__dict__.update(first.__dict__)
-    known = stream._known.pop(id(first))
-    stream._known[id(copy)] = known  # as it would be, had the address of the first one been that of the copy
+    known = borrowing.borrowed_by_id.pop(id(first))
+    borrowing.borrowed_by_id[id(copy)] = known  # as it would be, had the address of the first one been that of the copy
     theirs.handle = STATED + 16
     assert interop.as_stream(copy).cuda_stream == STATED, "it has the life of the first one"
     del copy.__dict__["_interop_life"]
     for call in (interop.as_stream, plain_as_stream):
         assert call(copy).cuda_stream == STATED + 16
     other, gone = Theirs(), Theirs()
-    stream._known[id(other)] = known  # as it would be, had its finaliser not run yet
+    borrowing.borrowed_by_id[id(other)] = known  # as it would be, had its finaliser not run yet
     known.owner = weakref.ref(gone)
     del gone
     theirs.handle = STATED + 32
@@ -941,7 +942,7 @@ def test_what_is_known_of_an_object_is_not_of_one_with_its_life(driver, world, t
         assert call(other).cuda_stream == STATED + 32
     another = Theirs()
     assert life_of(another) is another._interop_life, "its own"
-    stream._known[id(another)] = known
+    borrowing.borrowed_by_id[id(another)] = known
     theirs.handle = STATED + 48
     for call in (interop.as_stream, plain_as_stream):
         assert call(another).cuda_stream == STATED + 48
@@ -957,13 +958,13 @@ def test_what_an_object_raises_when_its_life_is_asked_for_is_let_out(driver, wor
     theirs.life = life_of
     assert interop.as_stream(object_).cuda_stream == STATED
     del object_.__dict__["_interop_life"]
-    stream._known[id(object_)] = known = world.p._of(None)
+    borrowing.borrowed_by_id[id(object_)] = known = world.p._with_owner(None)
     keep = Theirs()
     known.owner = weakref.ref(keep)
     for call in (plain_as_stream, interop.as_stream, world.c.wait_stream):
         with pytest.raises(KeyboardInterrupt):
             call(object_)
-    stream._known.pop(id(object_), None)
+    borrowing.borrowed_by_id.pop(id(object_), None)
     del adapters.by_type[Raising]
 
 
@@ -1049,7 +1050,7 @@ def test_an_adapter_that_fails_is_an_error_on_both_ways(driver, world, theirs):
     theirs.handle, theirs.simulated = 0, False
     with pytest.raises(interop.errors.AdapterError):
         world.c.wait_stream(Theirs())
-    assert stream._known.keys() <= stream._objects.keys()
+    assert borrowing.borrowed_by_id.keys() <= borrowing.lifetimes.keys()
 
 
 @pytest.mark.parametrize("handle", [-1, 0, 1, 8, 4095, 2**47, 2**64, True, None, "x", 1.5, ValueError("no")], ids=repr)

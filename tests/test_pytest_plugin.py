@@ -54,6 +54,7 @@ HELD = """
 import time
 import pytest
 from interop import ExternalStream, _cuda
+from interop._core import captures
 from interop.testing import device
 
 @pytest.fixture
@@ -62,8 +63,8 @@ def held(monkeypatch):  # a stream whose waits nobody carries out
     stream = ExternalStream.__new__(ExternalStream)
     for name, value in dict(_handle=64, _device=0, _context=1, _context_id=1, _id=1, _cuda=cuda).items():
         setattr(stream, name, value)
-    monkeypatch.setattr(ExternalStream, "_ready", lambda _: 1)
-    monkeypatch.setattr(ExternalStream, "_capture", lambda _: 0)
+    monkeypatch.setattr(ExternalStream, "_usable_context", lambda _: 1)
+    monkeypatch.setattr(captures, "capture_of", lambda _: 0)
     monkeypatch.setattr(device, "stream_wait_value", lambda *_: None)
     monkeypatch.setattr(device, "host_register", lambda *_: 0)
     return stream

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import interop
-from interop import _cuda, sim, stream
+from interop import _cuda, sim
+from interop._core import borrowing
 from interop._cuda.codes import NOT_READY
 from interop._order import watchers
 from interop.errors import (
@@ -291,7 +292,7 @@ def test_a_wait_on_an_event_that_is_used_again_stays(gpu):
     write(gpu, p, a, 1)
     event = p.record_event()
     handle = event.cuda_event
-    event._exposed = False  # as if nobody had asked
+    event._handle_was_shared = False  # as if nobody had asked
     c.wait_event(event)
     del event
     again = q.record_event()
@@ -1064,7 +1065,7 @@ def test_a_stream_of_cuda_core_is_asked_each_time_and_refused_when_it_is_closed(
     memory = ctypes.create_string_buffer(4096)
     theirs = Stream.from_handle(ctypes.addressof(memory))
     assert interop.as_stream(theirs).cuda_stream == ctypes.addressof(memory)
-    assert id(theirs) not in stream._known
+    assert id(theirs) not in borrowing.borrowed_by_id
     assert interop.as_stream(theirs).owner is theirs
     theirs.close()
     with pytest.raises(InvalidStreamError, match="closed"):

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 
 import interop
 from interop import _cuda, sim
+from interop._core import captures
 from interop._order import watchers
 from interop.errors import (
     CaptureError,
@@ -397,8 +398,8 @@ def paper(monkeypatch, address):
     cuda = _cuda.Cuda(lambda: pytest.fail("CUDA was called"), lambda _: True)
     stream = interop.ExternalStream(address)
     stream._cuda, waits = cuda, []
-    monkeypatch.setattr(type(stream), "_ready", lambda _: 1)
-    monkeypatch.setattr(type(stream), "_capture", lambda _: 0)
+    monkeypatch.setattr(type(stream), "_usable_context", lambda _: 1)
+    monkeypatch.setattr(captures, "capture_of", lambda _: 0)
     monkeypatch.setattr(device, "stream_wait_value", lambda _cuda, *arguments: waits.append(arguments))
     monkeypatch.setattr(device, "host_register", lambda *_: 0)
     return stream, waits

@@ -8,10 +8,12 @@ from interop._arrays import reading
 from interop._arrays.handover import Handover, find
 from interop._arrays.limits import ReadOnly, refusal
 from interop._arrays.tensor import CUDA, Tensor
+from interop._core.borrowing import is_binding
+from interop._core.created import CreatedStream
+from interop._core.switching import streams_in_use
 from interop._cuda import memory
 from interop._order import watchers
 from interop._show.text import described
-from interop._switching import streams_in_use
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
 from interop.errors import (
@@ -21,8 +23,7 @@ from interop.errors import (
     NotSupportedError,
     ProducerUnknownError,
 )
-from interop.event import is_binding
-from interop.stream import ExternalStream, _Handle, as_stream
+from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
     from interop._arrays.holder import OpenHandover
@@ -238,7 +239,7 @@ def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
     if stream._handle == _cuda.LEGACY:
         return stream
     owner, adapter = stream.owner, stream._adapter
-    if type(owner) is _Handle:  # a stream of interop's own
+    if type(owner) is CreatedStream:  # a stream of interop's own
         return stream
     if owner is not None:
         if adapter is not None:

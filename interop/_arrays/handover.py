@@ -58,7 +58,7 @@ class Handover(HandoverFields):
         """The handle of a stream that the memory is ready on, whichever thread or device reads the number."""
         consumer = self._consumer
         if consumer.cuda_stream > _cuda.PER_THREAD or consumer.device == self._tensor.device_id:
-            consumer._ready()  # in another thread, 2 is another stream
+            consumer._usable_context()  # in another thread, 2 is another stream
             return consumer.cuda_stream
         # A default stream of another device: read beside the memory, the number would mean that of the memory's device.
         if self._relay is None:

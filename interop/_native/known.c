@@ -95,7 +95,7 @@ foreign_event(PyObject *object)
         if (traceback != NULL) {
             PyException_SetTraceback(error, traceback);
         }
-        Py_XDECREF(PyObject_CallFunctionObjArgs(refuse_event, object, adapter, error, NULL));
+        Py_XDECREF(PyObject_CallFunctionObjArgs(refuse_event, object, error, NULL));
         Py_XDECREF(type);
         Py_XDECREF(error);
         Py_XDECREF(traceback);

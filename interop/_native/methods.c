@@ -3,7 +3,7 @@
  * interop.ExternalStream has three layers, and so has interop.Event:
  *
  *   1. StreamFields (objects.c) is the base class. It holds the fields, which C reads as members of a struct.
- *   2. ExternalStream (stream.py) is a class in Python, a subclass of StreamFields. Its methods do everything, and are
+ *   2. ExternalStream (_core/stream.py) is a class in Python, a subclass of StreamFields. Its methods do everything, and are
  *      all that there is without the extension.
  *   3. The fast methods, below, replace a few methods of ExternalStream once the class exists: accelerate() puts them
  *      into the class, with the names and docstrings of those that they replace. A fast method covers the common case.
@@ -325,7 +325,7 @@ PyDoc_STRVAR(accelerate_doc,
 "    known: by the identity of another library's object, the stream that it is, without an owner.\n"
 "    by_type: by a class, the adapters of the libraries that it comes from, if they were looked for.\n"
 "    flags: those of an event without timing.\n"
-"    refuse_event: called with an object, its adapter and an error; raises that the object cannot be asked.");
+"    refuse_event: called with an event of another library and the error that its adapter has raised; raises that.");
 
 static PyObject *
 accelerate(PyObject *module, PyObject *arguments)

@@ -107,7 +107,7 @@ typedef struct {
     unsigned long long context;
     unsigned long long capture;
     char recorded;
-    char exposed;
+    char handle_was_shared;
     Pool *pool; /* where the CUDA event goes in the end. Not NULL: an event without timing */
     PyObject *adapter;
     PyObject *cuda;

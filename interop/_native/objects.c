@@ -205,7 +205,7 @@ event_finalize(PyObject *self)
     /* Finalisers of the same cycle may still use the event: from now on it stands for nothing. */
     event->handle = 0;
     event->recorded = 0;
-    if (event->pool != NULL && !event->exposed && pool_give(event->pool, handle)) {
+    if (event->pool != NULL && !event->handle_was_shared && pool_give(event->pool, handle)) {
         return;
     }
     PyErr_Fetch(&type, &value, &traceback);
@@ -245,7 +245,7 @@ static PyMemberDef event_members[] = {
     {"_context", T_ULONGLONG, AT(Event, context), 0, NULL},
     {"_capture", T_ULONGLONG, AT(Event, capture), 0, NULL},
     {"_recorded", T_BOOL, AT(Event, recorded), 0, NULL},
-    {"_exposed", T_BOOL, AT(Event, exposed), 0, NULL},
+    {"_handle_was_shared", T_BOOL, AT(Event, handle_was_shared), 0, NULL},
     {"_adapter", T_OBJECT, AT(Event, adapter), 0, NULL},
     {"_cuda", T_OBJECT, AT(Event, cuda), 0, NULL},
     {"_device", T_OBJECT, AT(Event, device), 0, NULL},

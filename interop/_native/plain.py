@@ -4,11 +4,7 @@ How C and Python share a class is explained in ``methods.c``.
 """
 
 from itertools import starmap
-from typing import TYPE_CHECKING, Final, Self
-
-if TYPE_CHECKING:
-    from interop._cuda import Cuda
-    from interop.adapters.base import Adapter
+from typing import Any, Final, Self
 
 _MOST_SPARE: Final = 256
 
@@ -63,8 +59,8 @@ class StreamFields:
     _context: int
     _context_id: int
     _pool: Pool | None
-    _adapter: "Adapter | None"
-    _cuda: "Cuda"
+    _adapter: Any  # the subclasses say of which class
+    _cuda: Any
     _device: int | None
     _id: int | None
     _natives: dict[str, object] | None
@@ -91,9 +87,9 @@ class EventFields:
         "_context",
         "_cuda",
         "_device",
-        "_exposed",
         "_flags",
         "_handle",
+        "_handle_was_shared",
         "_pool",
         "_recorded",
         "owner",
@@ -103,10 +99,10 @@ class EventFields:
     _context: int
     _capture: int
     _recorded: bool
-    _exposed: bool
+    _handle_was_shared: bool
     _pool: Pool | None
-    _adapter: "Adapter | None"
-    _cuda: "Cuda"
+    _adapter: Any  # the subclasses say of which class
+    _cuda: Any
     _device: int | None
     _flags: int | None
     owner: object
@@ -115,7 +111,7 @@ class EventFields:
         """Start with 0, False, and None."""
         self = super().__new__(cls)
         self._handle = self._context = self._capture = 0
-        self._recorded = self._exposed = False
+        self._recorded = self._handle_was_shared = False
         self._pool = self._adapter = self._device = self._flags = self.owner = None
         return self
 
@@ -126,5 +122,5 @@ class EventFields:
             # Finalisers of the same cycle may still use the event: from now on it stands for nothing.
             self._handle = 0
             self._recorded = False
-            if self._pool is None or self._exposed or not self._pool.give(handle):
+            if self._pool is None or self._handle_was_shared or not self._pool.give(handle):
                 self._cuda.event_discard(handle)

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from interop import _cuda
+from interop._core.switching import streams_in_use
 from interop._show.text import plural, render
-from interop._switching import streams_in_use
 from interop.diagnosis import drawing, libraries, machine, packages
 from interop.diagnosis.advice import Advice, Facts, advise
 from interop.diagnosis.attempt import attempt

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from interop import _cuda, adapters
 from interop._core.inspection import StreamFacts, is_kept_alive, look_at
-from interop._switching import streams_in_use
+from interop._core.switching import streams_in_use
 from interop.adapters.base import Adapter
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.machine import has_context

@@ -8,6 +8,7 @@ from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
 from interop import _cuda
+from interop._core.created import CreatedStream
 from interop._order import watchers
 from interop._order.clocks import StreamKind
 from interop._safety import forks
@@ -20,7 +21,7 @@ from interop.ledger.events import Events, Token
 from interop.ledger.history import History, Line
 from interop.ledger.memory import Kind, Layout
 from interop.ledger.report import Finding, Party
-from interop.stream import ExternalStream, _Handle, as_stream
+from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
     from interop._arrays.tensor import Tensor
@@ -146,7 +147,7 @@ class Ledger(watchers.Watcher):
     def recorded(self, stream: ExternalStream, event: "Event") -> None:
         """See :class:`interop._order.watchers.Watcher`."""
         found = self._line(stream)
-        handle, thread = event._existing(), threading.current_thread()
+        handle, thread = event._handle_or_0(), threading.current_thread()
 
         def step() -> None:
             token = self._events.recorded(event, handle)
@@ -304,7 +305,7 @@ class Ledger(watchers.Watcher):
     def made(self, event: object) -> None:
         """A library has made an event. Until somebody records it, a wait for it orders nothing, for sure."""
         known = as_event(event)
-        handle = known._existing()
+        handle = known._handle_or_0()
         self._do(lambda: self._events.made(known, handle))
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -371,7 +372,7 @@ class Ledger(watchers.Watcher):
     def _line(self, stream: ExternalStream) -> Line | None:
         """The stream as the history knows it; None, and counted, while it captures. Asks CUDA, so not in a step."""
         cuda, handle = stream._cuda, stream._handle
-        stream._ready()
+        stream._usable_context()
         context, native = (cuda, stream._context_id), report.native_of(stream)
         if handle == _cuda.LEGACY:
             label = "the legacy default stream" + _on_device(stream)
@@ -404,7 +405,7 @@ class Ledger(watchers.Watcher):
         for library in stream._natives or ():
             if doubt := self._doubt_of(library):
                 return doubt
-        if isinstance(stream.owner, _Handle | _Seen):
+        if isinstance(stream.owner, CreatedStream | _Seen):
             return ""
         return self._doubt_of(stream._adapter.library if stream._adapter else None)
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from interop import _cuda
+from interop._core import captures
 from interop._safety import forks
 from interop._show.text import described
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
@@ -308,14 +309,14 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
         message = f"timeout is a number of seconds above 0, up to {threading.TIMEOUT_MAX:.0f}; got {described(timeout)}"
         raise ValueError(message)
     stream = as_stream(stream)
-    stream._ready()
+    stream._usable_context()
     try:
-        captures = bool(stream._capture())
+        is_capturing = bool(captures.capture_of(stream))
     except CaptureError:
         if stream.cuda_stream == _cuda.LEGACY:
             raise
-        captures = True  # a broken capture is one, until it ends
-    if captures:
+        is_capturing = True  # an invalidated capture goes on until it is ended
+    if is_capturing:
         message = f"{stream!r} captures a graph: a gate would become part of it, and open too late for every launch"
         raise NotSupportedError(message)
     if stream._cuda.simulation is None:

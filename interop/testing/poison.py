@@ -36,7 +36,7 @@ def poison(array: object, stream: object) -> None:
         return
     address, size, _ = memory_of(array, writes=True)
     if size:
-        device.memset(stream._cuda, address, POISON, size, stream._handle, stream._ready())
+        device.memset(stream._cuda, address, POISON, size, stream._handle, stream._usable_context())
 
 
 def is_poisoned(array: object, stream: object) -> bool:
@@ -62,7 +62,9 @@ def is_poisoned(array: object, stream: object) -> bool:
         content, item = values.tobytes(), values.itemsize
     else:
         address, size, item = memory_of(array, writes=False)
-        content = device.copy_to_host(stream._cuda, address, size, stream._handle, stream._ready()) if size else b""
+        content = (
+            device.copy_to_host(stream._cuda, address, size, stream._handle, stream._usable_context()) if size else b""
+        )
         for watcher in watchers.active:
             watcher.finished(stream)  # the copy has waited for it
     if not content:

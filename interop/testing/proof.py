@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from interop import _cuda
+from interop._core import captures
 from interop._safety.blocks import Block, block
 from interop._show.callsite import where
 from interop._show.text import described
@@ -168,7 +169,7 @@ def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[li
     try:
         yield found
         capture = cuda.stream_capture(producer._handle, producer._needs)
-        ordered = capture != _cuda.BROKEN and consumer._capture() == capture
+        ordered = capture != _cuda.BROKEN and captures.capture_of(consumer) == capture
         if ordered:
             # A capture ends only after all that it has spread to has come back to where it began.
             producer.wait_stream(consumer)
@@ -203,7 +204,7 @@ def _gated(producer: ExternalStream, consumer: ExternalStream, timeout: float, p
             shut.open()  # which says why there is no verdict
         after = consumer.record_event()
         if simulation is not None:
-            ordered = simulation.comes_after(after._asked("synchronize"), shut._latch)
+            ordered = simulation.comes_after(after._handle_of_work("synchronize"), shut._latch)
         else:
             ordered = _is_held(after, patience)
             if ordered and _is_held(before, patience):

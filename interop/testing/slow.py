@@ -63,7 +63,7 @@ def slow(stream: object, milliseconds: float) -> None:
     if cuda.simulation is not None:
         cuda.simulation.launch(stream, lambda: None, name=f"slow, {milliseconds} ms")
         return
-    context = stream._ready()
+    context = stream._usable_context()
     device.kernel_launch(cuda, _kernel(stream), round(milliseconds * _PER_MILLISECOND), stream._handle, context)
 
 

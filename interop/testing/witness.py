@@ -41,11 +41,11 @@ class Earlier(watchers.Watcher):
 
     def recorded(self, stream: ExternalStream, event: "Event") -> None:
         """An event of the block stands for what its stream waits for."""
-        self._events[event._existing()] = self._streams.get(stream, "")
+        self._events[event._handle_or_0()] = self._streams.get(stream, "")
 
     def waited(self, stream: ExternalStream, event: "Event") -> None:
         """A stream waits for an event, perhaps from before."""
-        self._pass_on(stream, self._events.get(event._existing(), f"{stream!r} was made to wait for {event!r}"))
+        self._pass_on(stream, self._events.get(event._handle_or_0(), f"{stream!r} was made to wait for {event!r}"))
 
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
         """A stream waits for what another one waits for."""

@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from interop import _cuda
+from interop._core.switching import stream_in_use
 from interop._order import watchers
 from interop._safety import forks
 from interop._safety.blocks import Block
 from interop._show.text import plural
-from interop._switching import stream_in_use
 from interop.errors import InteropError
 from interop.stream import as_stream
 from interop.timeline.reading import Arrow, Lane, Reading, Row, Span, Table

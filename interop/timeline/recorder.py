@@ -4,6 +4,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from interop import _cuda
+from interop._core import captures
 from interop._native import native
 from interop._order.watchers import Watcher
 from interop._safety import forks
@@ -78,7 +79,7 @@ class Recorder(Watcher):
             message = f"{stream!r} is not of the GPU or simulation on which this timeline was entered"
             raise NotSupportedError(message)
         # A stream that has a pool is ready, in every thread.
-        context = stream._ready() if stream._pool is None else stream._context
+        context = stream._usable_context() if stream._pool is None else stream._context
         tick = self._ticks.take(context, stream._context_id)
         if native is None or not native.record_handle(stream, tick):
             if _captures(stream):
@@ -110,11 +111,11 @@ class Recorder(Watcher):
     def recorded(self, stream: "ExternalStream", event: "Event") -> None:
         """Note where *event* was recorded, in case a stream waits for it."""
         if stream._cuda is self._cuda:
-            self._records[event._existing()] = _Record(event, self._lane(stream), self.tick(stream))
+            self._records[event._handle_or_0()] = _Record(event, self._lane(stream), self.tick(stream))
 
     def waited(self, stream: "ExternalStream", event: "Event") -> None:
         """Note an arrow, if it is known where *event* was recorded."""
-        record = self._records.get(event._existing())
+        record = self._records.get(event._handle_or_0())
         # A stream that waits for its own event waits for nothing.
         if stream._cuda is self._cuda and record is not None and record.lane != self._lane(stream):
             self._arrow("event", record.lane, record.tick, stream)
@@ -180,7 +181,7 @@ class Recorder(Watcher):
 
 def _captures(stream: "ExternalStream") -> bool:
     try:
-        return bool(stream._capture())
+        return bool(captures.capture_of(stream))
     except CaptureError:  # the capture is broken, or the stream is the legacy one and a blocking stream captures
         return True
 

@@ -5,7 +5,7 @@ import types
 import pytest
 
 import interop
-from interop import _switching
+from interop._core import switching
 from interop._order import watchers
 from tests.gpu.lab import call, device_count, runtime
 from tests.gpu.test_use import both, currents, handles
@@ -30,7 +30,7 @@ def test_blocks(both, way):
             assert handles(both) == (outer.cuda_stream,) * 2
 
     def check():
-        assert _switching._thread.blocks == []
+        assert switching._thread.blocks == []
         assert currents(both) == before
         with other:  # the stack that CuPy keeps is whole
             pass

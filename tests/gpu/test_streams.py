@@ -10,7 +10,8 @@ import threading
 import pytest
 
 import interop
-from interop import _cuda, stream
+from interop import _cuda
+from interop._core import borrowing
 from interop.errors import DeviceMismatchError, InvalidDeviceError, InvalidStreamError
 from interop.testing import assert_not_ordered, assert_ordered, gate
 from tests.gpu.lab import STALE, STREAMS, WRITTEN, call, device_count, native_stream, on_device, race, runtime
@@ -434,12 +435,12 @@ def test_a_new_object_at_each_call_is_waited_for_and_forgotten(kind, interop_nee
             with assert_not_ordered(p, c):
                 current()
         gc.collect()
-        before = len(stream._known), len(stream._objects)
+        before = len(borrowing.borrowed_by_id), len(borrowing.lifetimes)
         for _ in range(100):
             c.wait_stream(current(), current())
             interop.as_stream(current()).record_event().wait(c)
         gc.collect()
-        assert (len(stream._known), len(stream._objects)) == before
+        assert (len(borrowing.borrowed_by_id), len(borrowing.lifetimes)) == before
     with gate(p), interop.use(p):
         event = interop.as_stream(current()).record_event()
         c.wait_event(event)

@@ -36,7 +36,7 @@ def in_context_of(stream: interop.ExternalStream) -> Iterator[None]:
     """Make the context of *stream* current during the block."""
     cuda = _cuda.active()
     before = cuda.bound_context()
-    cuda.bind_context(stream._ready())
+    cuda.bind_context(stream._usable_context())
     try:
         yield
     finally:
