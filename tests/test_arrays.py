@@ -70,7 +70,6 @@ class Part:
 class Library(Adapter):
     library = "standin"
     simulated = True
-    makes_arrays = True
 
     def stream_handle(self, stream):  # noqa: ARG002
         return None

@@ -20,6 +20,7 @@ from interop._core.polling import check_timeout, poll
 from interop._core.switching import stream_in_use
 from interop._show.text import described
 from interop.adapters.base import Adapter
+from interop.adapters.table import TABLE
 from interop.errors import (
     AdapterError,
     InteropError,
@@ -570,7 +571,7 @@ def test_unknown_library(ask, library, text):
 
 
 @by_name
-@pytest.mark.parametrize("library", adapters.BUILT_IN)
+@pytest.mark.parametrize("library", TABLE)
 @pytest.mark.usefixtures("registry")
 def test_library_that_is_not_installed(ask, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
@@ -579,7 +580,7 @@ def test_library_that_is_not_installed(ask, library, monkeypatch):
     assert caught.value.name == library
 
 
-@pytest.mark.parametrize("library", adapters.BUILT_IN)
+@pytest.mark.parametrize("library", TABLE)
 def test_a_library_is_installed_by_the_name_of_its_extra(library):
     pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     extra = pyproject["project"]["optional-dependencies"][library.replace(".", "-")]
@@ -626,7 +627,7 @@ def test_broken_library_shows_its_own_error(ask, source, error, text, tmp_path, 
 def test_users_own_module_with_the_name_of_a_library(library, monkeypatch):
     module = types.ModuleType(library)
     monkeypatch.setitem(sys.modules, library, module)
-    monkeypatch.delitem(sys.modules, adapters.BUILT_IN[library], raising=False)
+    monkeypatch.delitem(sys.modules, TABLE[library].adapter, raising=False)
     theirs = type("Anything", (), {"__module__": library})()
     with pytest.raises(InvalidStreamError, match="Anything"):
         as_stream(theirs)
@@ -689,13 +690,15 @@ class TestAdapterThatGives:
 
 class BareAdapter(Adapter):
     library = "bare"
-    has_current_stream = True
 
     def stream_handle(self, stream):
         return stream.handle
 
     def event_handle(self, _):
         return 0
+
+    def current_stream(self):
+        return None
 
 
 def test_adapter_that_lacks_a_method(monkeypatch, address):
@@ -711,14 +714,10 @@ def test_adapter_that_lacks_a_method(monkeypatch, address):
             (lambda: stream.to("bare"), "make_stream"),
             (lambda: use(stream, "bare").__enter__(), "make_stream"),
             (lambda: use(stream).__enter__(), "make_stream"),
-            (lambda: current_stream("bare"), "current_stream"),
         ):
             with pytest.raises(NotSupportedError, match=rf"with bare: its adapter, BareAdapter, has no {method}\(\)"):
                 call()
         monkeypatch.setattr(BareAdapter, "make_stream", lambda *_: cls())
-        with pytest.raises(NotSupportedError, match=r"with bare: its adapter, BareAdapter, has no current_stream\(\)"):
-            use(stream).__enter__()
-        monkeypatch.setattr(BareAdapter, "current_stream", lambda _: None)
         with (
             pytest.raises(NotSupportedError, match=r"with bare: its adapter, BareAdapter, has no (enter|leave)\(\)"),
             use(stream),

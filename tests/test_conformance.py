@@ -84,9 +84,6 @@ class Array:
 
 class Everything(Adapter):
     library = "whole"
-    has_current_stream = True
-    makes_arrays = True
-    default_streams_have_devices = True
 
     def stream_handle(self, stream):
         return stream.handle or 1 if isinstance(stream, Stream) else None

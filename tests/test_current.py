@@ -19,7 +19,6 @@ from interop.errors import AdapterError, InvalidStreamError, LibraryNotFoundErro
 class StandIn(Adapter):
     """A library that keeps a current stream by thread, and breaks when it is told to."""
 
-    has_current_stream = True
     simulated = True
 
     def __init__(self, library, log):
@@ -391,7 +390,7 @@ def test_a_module_that_is_not_the_library_it_is_named_after(gpu, monkeypatch):
         interop.as_stream(fake.Stream())
 
 
-def test_the_default_stream_of_another_device(gpu, libraries):
+def test_the_default_stream_of_another_device(gpu, libraries, monkeypatch):
     legacy = interop.ExternalStream(1, 1)
     with pytest.raises(NotSupportedError, match="while another device is current"):
         legacy.to("alpha")
@@ -400,7 +399,7 @@ def test_the_default_stream_of_another_device(gpu, libraries):
         native = legacy.to("alpha")
     with pytest.raises(NotSupportedError):
         legacy.to("alpha")
-    libraries[0].default_streams_have_devices = True
+    monkeypatch.setattr(libraries[0], "default_streams_have_devices", True)
     assert legacy.to("alpha") is native
 
 

@@ -17,6 +17,7 @@ import interop
 from interop import _native, adapters
 from interop._core.inspection import StreamFacts
 from interop.adapters.base import Adapter
+from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE
 from interop.diagnosis import Diagnosis, drawing, libraries
 from interop.diagnosis.advice import Facts, advise
 from interop.diagnosis.libraries import Library
@@ -42,7 +43,6 @@ def gpu():
 class StandIn(Adapter):
     """A simulated library with a current stream, given as anything that has a handle."""
 
-    has_current_stream = True
     simulated = True
 
     def __init__(self, library):
@@ -250,7 +250,7 @@ print(json.dumps(list(sys.modules)))
 
 @pytest.mark.parametrize("value", ["0", "1"])
 def test_what_0_means_agrees_with_the_adapters(value, interop_need, monkeypatch):
-    monkeypatch.setenv(libraries.BINDINGS_VARIABLE, value)
+    monkeypatch.setenv(BINDINGS_VARIABLE, value)
     interop_need("cupy", "numba", "rmm")
     import cupy
     from numba.cuda.cudadrv.driver import Stream
@@ -265,7 +265,7 @@ def test_what_0_means_agrees_with_the_adapters(value, interop_need, monkeypatch)
 
 @pytest.mark.parametrize(("value", "kind"), [("0", "legacy"), ("1", "per-thread"), ("", "legacy"), ("yes", "legacy")])
 def test_the_default_stream_of_cupy(value, kind, monkeypatch):
-    monkeypatch.setenv(libraries.CUPY_VARIABLE, value)
+    monkeypatch.setenv(CUPY_VARIABLE, value)
     assert libraries.default_stream("cupy") == kind
     assert libraries.null_stream("cupy") == "legacy"
 

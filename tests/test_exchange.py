@@ -42,7 +42,6 @@ class Library(Adapter):
     library = "standin"
     simulated = True
     streams_stay_the_same = True
-    makes_arrays = True
     needs_device = False
 
     def __init__(self):

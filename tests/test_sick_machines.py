@@ -11,6 +11,7 @@ import pytest
 
 import interop
 from interop import adapters
+from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE
 from interop.diagnosis import SCHEMA, advice, libraries, machine, packages
 from interop.diagnosis.attempt import attempt
 
@@ -156,7 +157,7 @@ def test_something_else_is_called_cuda(code, failure, tmp_path):
 
 @pytest.mark.needs("no_gpu")
 @pytest.mark.parametrize("value", ["yes", "", "1.0"])
-@pytest.mark.parametrize("variable", [libraries.BINDINGS_VARIABLE, libraries.CUPY_VARIABLE])
+@pytest.mark.parametrize("variable", [BINDINGS_VARIABLE, CUPY_VARIABLE])
 def test_a_variable_that_is_no_number(variable, value):
     found = doctor(**{variable: value})
     (what,) = [what for what in warnings(found) if what.startswith(f"{variable}: ")]
@@ -167,7 +168,7 @@ def test_a_variable_that_is_no_number(variable, value):
 @pytest.mark.needs("no_gpu")
 @pytest.mark.parametrize("value", ["0", " 1 ", "-1"])
 def test_a_variable_that_is_a_number(value):
-    found = doctor(**{libraries.BINDINGS_VARIABLE: value, libraries.CUPY_VARIABLE: value})
+    found = doctor(**{BINDINGS_VARIABLE: value, CUPY_VARIABLE: value})
     assert not any("not a number" in what for what in warnings(found))
     assert named(found, "cuda.core")["null"] == ("legacy" if value == "0" else "per-thread")
 

@@ -11,8 +11,8 @@ _PACKAGE: Final = Path(__file__).parents[1]
 _OURS: Final = str(_PACKAGE) + os.sep
 _PROGRAMS: Final = (str(_PACKAGE / "demo.py"), str(_PACKAGE / "matrix") + os.sep)
 """Files of this package that count as user code: they are programs."""
-_BETWEEN: Final = frozenset({"cupy", "cupyx", "numba", "numba_cuda", "torch", "warp"})
-"""Libraries whose code may lie on the call stack between the user's code and interop."""
+BETWEEN: Final[set[str]] = set()
+"""The top-level modules whose code may lie between the user's code and interop's. ``interop.adapters`` fills it."""
 
 
 def user_frame() -> FrameType | None:
@@ -33,4 +33,4 @@ def _is_machinery(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
     if file == contextlib.__file__ or (file.startswith(_OURS) and not file.startswith(_PROGRAMS)):
         return True
-    return frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN
+    return frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN

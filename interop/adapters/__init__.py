@@ -14,42 +14,20 @@ import importlib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from interop._safety import forks
+from interop._show import callsite
 from interop.adapters.base import Adapter
+from interop.adapters.table import TABLE, may_have_current_stream
 from interop.errors import AdapterError, LibraryNotFoundError, NotSupportedError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "cuda.core": "interop.adapters.cuda_core",
-        "cupy": "interop.adapters.cupy",
-        "jax": "interop.adapters.jax",
-        "numba": "interop.adapters.numba",
-        "rmm": "interop.adapters.rmm",
-        "torch": "interop.adapters.torch",
-        "warp": "interop.adapters.warp",
-    }
-)
-"""Import path of each library, and the module of its adapter."""
-
-_PACKAGES: Final = {
-    "cuda.core": "cuda-core",
-    "cupy": "cupy-cuda{cuda}x",
-    "jax": '"jax[cuda{cuda}]"',
-    "numba": '"numba-cuda[cu{cuda}]" "numpy<2.5"',
-    "rmm": "rmm-cu{cuda}",
-    "torch": "torch",
-    "warp": "warp-lang",
-}
-"""What pip calls them, by the major version of CUDA: the extras of pyproject.toml, without their lower bounds."""
-
-WITHOUT_CURRENT_STREAM: Final = frozenset({"cuda.core", "jax", "numba", "rmm"})
-"""The libraries of the table that have none: nobody has to load their adapters to find out."""
+for _row in TABLE.values():
+    callsite.BETWEEN.update((_row.name.partition(".")[0], *_row.modules))
 
 _GROUP: Final = "interop.adapters"
 
@@ -81,7 +59,7 @@ def register(library: str, adapter: Adapter) -> None:
         raise AdapterError(message)
     global _registrations, _with_stream  # noqa: PLW0603  (both are changed under the lock)
     with _lock:
-        if library in _registered or library in BUILT_IN or library in _plugins():
+        if library in _registered or library in TABLE or library in _plugins():
             message = f"{library!r} has an adapter already; interop keeps the first one"
             raise AdapterError(message)
         _must_be_for(library, adapter)
@@ -93,12 +71,12 @@ def register(library: str, adapter: Adapter) -> None:
 
 def known() -> list[str]:
     """The names of all libraries with an adapter, sorted, installed or not. Imports none of them."""
-    return sorted({*BUILT_IN, *_registered, *_plugins()})
+    return sorted({*TABLE, *_registered, *_plugins()})
 
 
 def how_to_install(*libraries: str, cuda: str) -> str:
     """The command that installs libraries of the table, for a major version of CUDA."""
-    return f"pip install {' '.join(_PACKAGES[library].format(cuda=cuda) for library in libraries)}"
+    return f"pip install {' '.join(TABLE[library].packages.format(cuda=cuda) for library in libraries)}"
 
 
 def _cuda_major() -> str:
@@ -115,7 +93,7 @@ def is_loaded(library: str) -> bool:
     """Whether this process has imported *library*, and is done with that."""
     module = sys.modules.get(library)
     spec = getattr(module, "__spec__", None)
-    if module is None or (spec is None and library in BUILT_IN):
+    if module is None or (spec is None and library in TABLE):
         return False  # without a specification it was not imported: tests put such stand-ins there
     # A library that is being imported right now is not loaded yet, and may be what called us.
     return not getattr(spec, "_initializing", False)
@@ -123,8 +101,8 @@ def is_loaded(library: str) -> bool:
 
 def origin(library: str) -> str:
     """Where the adapter of *library*, a known name, comes from, in words. Loads nothing."""
-    if library in BUILT_IN:
-        return BUILT_IN[library]
+    if library in TABLE:
+        return TABLE[library].adapter
     if points := _plugins().get(library):
         return ", ".join(
             f"{point.value} ({f'{point.dist.name} {point.dist.version}' if point.dist else 'an unknown package'})"
@@ -186,7 +164,7 @@ def adapter_named(library: str) -> Adapter:
         if error.name is None or (error.name != library and not library.startswith(f"{error.name}.")):
             raise
         message = f"{library} is not installed"
-        if library in BUILT_IN:
+        if library in TABLE:
             message += f": {how_to_install(library, cuda=_cuda_major())}"
         raise LibraryNotFoundError(message, name=library) from error
 
@@ -211,7 +189,7 @@ def _candidates() -> tuple[str, ...]:
     names = _with_stream
     if names is None:
         with _lock:
-            names = _with_stream = tuple(library for library in known() if library not in WITHOUT_CURRENT_STREAM)
+            names = _with_stream = tuple(filter(may_have_current_stream, known()))
     return names
 
 
@@ -257,7 +235,7 @@ def _library_of(cls: type) -> str | None:
     """The longest known import path that the module of *cls* lies in."""
     path = cls.__module__
     while path and isinstance(path, str):
-        if path in BUILT_IN or path in _registered or path in _plugins():
+        if path in TABLE or path in _registered or path in _plugins():
             return path
         path = path.rpartition(".")[0]
     return None
@@ -283,14 +261,14 @@ def _adapter(library: str) -> Adapter:
 def _load(library: str) -> Adapter:
     points = _plugins().get(library, [])
     claims = [f"{point.value} of {point.dist.name if point.dist else 'an unknown package'}" for point in points]
-    if library in BUILT_IN:
+    if library in TABLE:
         claims.append("interop itself")
     if len(claims) > 1:
         message = f"{len(claims)} adapters claim {library!r}: {', '.join(claims)}. Uninstall all but one."
         raise AdapterError(message)
-    if library in BUILT_IN:
+    if library in TABLE:
         try:
-            adapter: object = importlib.import_module(BUILT_IN[library]).ADAPTER
+            adapter: object = importlib.import_module(TABLE[library].adapter).ADAPTER
         except (ImportError, LibraryNotFoundError):
             raise
         except Exception as error:

@@ -7,9 +7,8 @@ library's objects, and a :class:`Source`.
 Override what the library has. What is left alone makes interop say, clearly, that the library has no such thing.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from interop import _cuda
 from interop._arrays.dlpack import CAPSULES, capsule
 from interop._arrays.tensor import (
     BFLOAT16,
@@ -25,6 +24,8 @@ from interop._arrays.tensor import (
     DataType,
     Tensor,
 )
+from interop._cuda import LEGACY, PER_THREAD, per_thread_by_default
+from interop._safety.forks import lock
 from interop.errors import NotSupportedError
 
 __all__ = [
@@ -52,12 +53,9 @@ __all__ = [
     "is_kept",
     "keep",
     "life_of",
+    "lock",
+    "per_thread_by_default",
 ]
-
-LEGACY: Final = _cuda.LEGACY
-"""The handle of the legacy default stream."""
-PER_THREAD: Final = _cuda.PER_THREAD
-"""The handle of the calling thread's per-thread default stream."""
 
 
 class Source:
@@ -144,6 +142,13 @@ class Adapter:
     immutable: bool = False
     orders_itself: bool = False
     simulated: bool = False
+
+    def __init_subclass__(cls) -> None:
+        """Tell from the methods that the class overrides what the library has."""
+        super().__init_subclass__()
+        cls.has_current_stream = cls.current_stream is not Adapter.current_stream
+        cls.default_streams_have_devices = cls.stream_device is not Adapter.stream_device
+        cls.makes_arrays = cls.make_array is not Adapter.make_array
 
     def _lacks(self, method: str) -> NotSupportedError:
         """The error for what is asked of the library, and needs a method that its adapter has not overridden."""

@@ -6,7 +6,6 @@ import numpy as np
 from cuda.core import Buffer, Device, Event, Stream
 from cuda.core.utils import StridedMemoryView
 
-from interop._cuda import per_thread_by_default
 from interop.adapters.base import (
     CUDA,
     INT,
@@ -19,6 +18,7 @@ from interop.adapters.base import (
     Source,
     Takes,
     Tensor,
+    per_thread_by_default,
 )
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
@@ -30,7 +30,6 @@ class CudaCoreAdapter(Adapter):
 
     library = "cuda.core"
     streams_close = True
-    makes_arrays = True
     takes = Takes(unaligned=True, read_only=True)
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 

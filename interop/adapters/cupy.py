@@ -32,9 +32,7 @@ class CupyAdapter(Adapter):
     """cupy.cuda.Stream, cupy.cuda.ExternalStream and cupy.cuda.Event."""
 
     library = "cupy"
-    has_current_stream = True
     streams_stay_the_same = True
-    makes_arrays = True
     needs_device = False
     takes = Takes(types=frozenset({*TYPES.values(), BFLOAT16}))
 

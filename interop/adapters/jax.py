@@ -29,7 +29,6 @@ class JaxAdapter(Adapter):
 
     library = "jax"
     instead = _INSTEAD
-    makes_arrays = True
     takes = Takes(negative_strides=False, zero_strides=False, overlapping=False, gaps=False, read_only=True)
     needs_extension = True
     immutable = True

@@ -7,7 +7,6 @@ from numba import cuda
 from numba.cuda.cudadrv.devicearray import DeviceNDArray
 from numba.cuda.cudadrv.driver import Event, MemoryPointer, Stream, binding
 
-from interop._cuda import per_thread_by_default
 from interop.adapters.base import (
     CUDA,
     LEGACY,
@@ -20,6 +19,7 @@ from interop.adapters.base import (
     byte_strides_to_elements,
     is_kept,
     keep,
+    per_thread_by_default,
 )
 from interop.errors import NotSupportedError
 
@@ -32,7 +32,6 @@ class NumbaAdapter(Adapter):
 
     library = "numba"
     streams_stay_the_same = True
-    makes_arrays = True
     needs_device = False
     takes = Takes(types=frozenset(TYPES.values()))
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"

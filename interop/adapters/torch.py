@@ -69,10 +69,7 @@ class TorchAdapter(Adapter):
     """torch.cuda.Stream, torch.Stream, torch.cuda.Event and torch.Event."""
 
     library = "torch"
-    has_current_stream = True
-    default_streams_have_devices = True
     streams_stay_the_same = True
-    makes_arrays = True
     needs_device = False
     takes = Takes(negative_strides=False, types=frozenset(_TYPES.values()))
 

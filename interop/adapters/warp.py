@@ -6,7 +6,6 @@ from typing import Any
 
 import warp
 
-from interop._safety import forks
 from interop.adapters.base import (
     CUDA,
     LEGACY,
@@ -17,6 +16,7 @@ from interop.adapters.base import (
     Tensor,
     byte_strides_to_elements,
     keep,
+    lock,
 )
 from interop.errors import LibraryNotFoundError
 
@@ -44,7 +44,7 @@ _DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 # Warp's own map of streams has one entry a handle, and the first of two wrappers to go would take it away: so a
 # second request for a handle gets the wrapper that is there, be it ours or the user's.
 _wrappers: "weakref.WeakValueDictionary[tuple[int, int], warp.Stream]" = weakref.WeakValueDictionary()
-_lock = forks.lock()
+_lock = lock()
 
 
 class _Entry:
@@ -64,9 +64,6 @@ class WarpAdapter(Adapter):
     """warp.Stream and warp.Event."""
 
     library = "warp"
-    has_current_stream = True
-    default_streams_have_devices = True
-    makes_arrays = True
     needs_device = False
     takes = Takes(dimensions=(1, 4), largest_stride=2**31 - 1, types=frozenset(_TYPES.values()))
 

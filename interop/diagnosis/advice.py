@@ -11,8 +11,9 @@ from typing import Final, Literal
 
 from interop import _cuda, adapters
 from interop._core.inspection import StreamFacts
+from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE
 from interop.diagnosis.attempt import attempt
-from interop.diagnosis.libraries import BINDINGS_VARIABLE, CUPY_VARIABLE, LEGACY, PER_THREAD, Library
+from interop.diagnosis.libraries import LEGACY, PER_THREAD, Library
 from interop.diagnosis.machine import IN_USE, Machine
 
 _NUMBA_VARIABLE: Final = "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM"

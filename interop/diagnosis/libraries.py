@@ -13,29 +13,20 @@ from interop import _cuda, adapters
 from interop._core.inspection import StreamFacts, is_kept_alive, look_at
 from interop._core.switching import streams_in_use
 from interop.adapters.base import Adapter
+from interop.adapters.table import TABLE, may_have_current_stream
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.machine import has_context
 from interop.diagnosis.packages import Packages
 from interop.errors import InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream, new_stream
 
-BINDINGS_VARIABLE: Final = "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM"
-CUPY_VARIABLE: Final = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
-
 LEGACY: Final = "legacy"
 PER_THREAD: Final = "per-thread"
-
-# Distributions that cannot be found by the name of the top-level module.
-_DISTRIBUTIONS: Final = {"cuda.core": ["cuda-core"], "numba": ["numba", "numba-cuda"]}
 
 _SURVIVED: Final = 86
 """The exit status of a process that is still alive after it has tried to import a library."""
 _LONGEST_IMPORT: Final = 120
 """Seconds."""
-
-# The adapters say the same; this table is read without loading them. tests/test_diagnosis.py compares the two.
-_NULL: Final = {"cupy": LEGACY, "rmm": LEGACY, "torch": LEGACY, "warp": LEGACY}
-_NULL_OF_BINDINGS: Final = frozenset({"cuda.core", "numba"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +91,7 @@ def _look_at(name: str, packages: Packages, device: int | None, *, probe: bool) 
         library = replace(library, loaded=True)
     if not library.loaded:
         return replace(library, remark="not loaded")
-    if name in adapters.WITHOUT_CURRENT_STREAM and not probe:
+    if not probe and not may_have_current_stream(name):
         return replace(library, remark="has no current stream")
     adapter, failure = attempt(lambda: adapters.adapter_named(name), None)
     if adapter and probe and device is not None:
@@ -187,24 +178,24 @@ def _round_trip(adapter: Adapter) -> str:
 
 def null_stream(name: str) -> str | None:
     """Which default stream the library means by 0, in this environment; None if that is not known."""
-    if name in _NULL_OF_BINDINGS:
-        return PER_THREAD if _is_set(BINDINGS_VARIABLE) else LEGACY
-    return _NULL.get(name)
+    return _in_this_environment(TABLE[name].null) if name in TABLE else None
 
 
 def default_stream(name: str) -> str | None:
-    """Which default stream the library uses if no stream is given; None if that is not known."""
-    if name == "cupy":
-        return PER_THREAD if _is_set(CUPY_VARIABLE) else LEGACY
-    return null_stream(name) if name != "warp" else None  # Warp makes a stream for each device
+    """Which default stream the library's work goes to if no stream is named; None if that is not known."""
+    return _in_this_environment(TABLE[name].default) if name in TABLE else None
 
 
-def _is_set(variable: str) -> bool:
-    return bool(
-        attempt(lambda: int(os.environ.get(variable, "0")), 0)[0]
-    )  # not a number: the library fails when it reads it
+def _in_this_environment(stream: str | None) -> str | None:
+    """The default stream that a column of the table means, in this environment."""
+    if stream is None:
+        return None
+    # A value that is not a number makes the library itself fail.
+    is_set = stream and attempt(lambda: int(os.environ.get(stream, "0")), 0)[0]
+    return PER_THREAD if is_set else LEGACY
 
 
 def _versions(name: str, packages: Packages) -> dict[str, str]:
-    distributions = _DISTRIBUTIONS.get(name) or sorted(set(packages.modules.get(name.partition(".")[0], [])))
+    listed = TABLE[name].distributions if name in TABLE else ()
+    distributions = listed or sorted(set(packages.modules.get(name.partition(".")[0], [])))
     return {found: packages.versions[found] for found in distributions if found in packages.versions}

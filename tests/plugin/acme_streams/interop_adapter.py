@@ -8,7 +8,6 @@ class AcmeAdapter(Adapter):
     """acme_streams.Stream."""
 
     library = "acme_streams"
-    has_current_stream = True
 
     def stream_handle(self, stream: object) -> int | None:
         """The address; our null stream is the legacy one, and must be spelled so: a handle is never 0."""

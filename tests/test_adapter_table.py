@@ -1,0 +1,59 @@
+"""The table of libraries says what their adapters do, which it is read instead of."""
+
+import ast
+
+import pytest
+
+from docs.imports import MODULES
+from interop._show import callsite
+from interop.adapters.base import Adapter
+from interop.adapters.table import TABLE, may_have_current_stream
+
+NOT_ADAPTERS = {"interop.adapters.base", "interop.adapters.table"}
+
+
+def test_every_adapter_has_a_row():
+    there = {module for module in MODULES if module.startswith("interop.adapters.")}
+    assert {row.adapter for row in TABLE.values()} == there - NOT_ADAPTERS
+    assert list(TABLE) == sorted(TABLE)
+
+
+@pytest.mark.parametrize("row", TABLE.values(), ids=list(TABLE))
+def test_a_row_agrees_with_its_adapter(row):
+    """By the text of the adapter, since most machines lack some library."""
+    code = ast.parse(MODULES[row.adapter].read_text())
+    (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
+    methods = {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
+    names = [
+        node.value.value for node in adapter.body if isinstance(node, ast.Assign) and node.targets[0].id == "library"
+    ]
+    assert names == [row.name]
+    assert ("current_stream" in methods) is row.has_current_stream is may_have_current_stream(row.name)
+
+
+def test_a_library_without_a_row_may_have_a_current_stream():
+    assert may_have_current_stream("acme_streams")
+
+
+@pytest.mark.parametrize("module", ["cuda", "cupy", "cupyx", "jax", "numba", "numba_cuda", "rmm", "torch", "warp"])
+def test_the_line_that_a_report_names_is_not_a_librarys(module):
+    namespace = {"__name__": f"{module}.inside", "find": callsite.user_frame}
+    exec("def call(): return find()", namespace)
+    assert namespace["call"]().f_code.co_filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("method", "attribute"),
+    [
+        ("current_stream", "has_current_stream"),
+        ("make_array", "makes_arrays"),
+        ("stream_device", "default_streams_have_devices"),
+    ],
+)
+def test_what_a_library_has_is_told_by_what_its_adapter_overrides(method, attribute):
+    class Plain(Adapter):
+        pass
+
+    overriding = type("Overriding", (Plain,), {method: lambda *_: None})
+    derived = type("Derived", (overriding,), {})
+    assert [getattr(cls, attribute) for cls in (Adapter, Plain, overriding, derived)] == [False, False, True, True]
