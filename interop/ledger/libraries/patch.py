@@ -77,8 +77,8 @@ class Changes:
 
         They come as they were given, by position or by name: *tell* calls those that have a name as the method does.
 
-        Of what such a call comes down to nothing is told, and neither is what *but_not_of* calls. Who keeps the method
-        beyond the time of this change has one that tells nothing.
+        Of what such a call comes down to nothing is told, and neither is what the package *but_not_of* calls. Who keeps
+        the method beyond the time of this change has one that tells nothing.
         """
         tells = [tell]
         self.add(tells.clear)
@@ -123,7 +123,11 @@ def _telling(
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (whatever the method takes and returns)
-        if not tells or _calls.running or (but_not_of and sys._getframe(1).f_globals is vars(but_not_of)):
+        if (
+            not tells
+            or _calls.running
+            or (but_not_of and sys._getframe(1).f_globals.get("__package__") == but_not_of.__name__)
+        ):
             return original(*args, **kwargs)
         _calls.running = True
         try:
