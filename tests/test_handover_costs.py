@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import interop
+from interop import adapters
 from interop._arrays.tensor import CUDA, TYPES, Tensor
 from interop._native import native, why_not
 from interop.adapters import adapter_named
+from interop.adapters.base import Adapter
 from tests.test_exchange import Array, Library
 
 native_stubs = pytest.importorskip("tests.native_stubs")
@@ -71,6 +73,37 @@ def test_a_hand_over_is_sixty_calls_in_six_files(world):
     calls, files = calls_of(kept.clear)
     assert [name for name in calls if not name.startswith(("list", "setprofile"))] == []
     assert files == set()
+
+
+class Borrowed:
+    """A stream of a library that interop remembers."""
+
+    __module__ = "remembered"
+
+    def __init__(self, handle):
+        self.handle = handle
+
+
+class Remembered(Adapter):
+    library = "remembered"
+    streams_stay_the_same = True
+
+    def stream_handle(self, stream):
+        return stream.handle
+
+
+@pytest.mark.parametrize("kind", ["of a library", "of an unknown library", "an address"])
+def test_the_device_of_a_stream_is_asked_for_once(world, kind, monkeypatch):
+    monkeypatch.setitem(adapters.by_type, Borrowed, (Remembered(),))
+    known, stating = Borrowed(native_stubs.C), native_stubs.Stating()
+    stream = {"of a library": known, "of an unknown library": stating, "an address": native_stubs.C}[kind]
+    source = Array()
+    interop.handoff(source, stream, producer=world.p, into="standin")
+    world.driver.reset()
+    interop.handoff(source, stream, producer=world.p, into="standin")
+    assert "cuCtxSetCurrent" not in world.driver.plain
+    if kind == "of a library" and native is not None:
+        assert world.driver.plain == []
 
 
 def left_by(work, count=4000):

@@ -54,11 +54,11 @@ def find_borrowed(obj: object) -> Any:  # noqa: ANN401  (an ExternalStream, whic
 
 
 def update_borrowed(stream: StreamFields) -> None:
-    """Copy the context of *stream*, which was just found out, to the stream that is remembered for its owner."""
+    """Copy what was just found out about *stream* to the stream that is remembered for its owner."""
     remembered = borrowed_by_id.get(id(stream.owner))
     if remembered is not None and remembered._handle == stream._handle:
         remembered._context, remembered._context_id = stream._context, stream._context_id
-        remembered._pool = stream._pool
+        remembered._pool, remembered._device = stream._pool, stream._device
 
 
 def still_has_handle(obj: Any, handle: int) -> bool:  # noqa: ANN401

@@ -89,7 +89,12 @@ class ExternalStream(Waitable, StreamIdentity):
         """The ordinal of the stream's device."""
         device = self._device
         if device is None:
-            device = self._device = self._cuda.device_of(self._usable_context())
+            context, devices = self._usable_context(), self._cuda.devices
+            device = devices.get(self._context_id)
+            if device is None:
+                device = devices[self._context_id] = self._cuda.device_of(context)
+            self._device = device
+            borrowing.update_borrowed(self)
         return device
 
     @property

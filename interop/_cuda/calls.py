@@ -55,6 +55,7 @@ class Calls:
 
     Attributes:
         primary: the primary context of each device that was asked about.
+        devices: the device of each context that was asked about, by the context's id, which is never reused.
         peers: whether the first device can use memory of the second, for each pair that was asked about.
         uses_extension: whether the extension makes the most frequent calls.
         was_forked: whether CUDA was started in a process from which this one was forked.
@@ -72,6 +73,7 @@ class Calls:
         self.readable = readable
         self.simulation = simulation
         self.primary: dict[int, int] = {}
+        self.devices: dict[int, int] = {}
         self.peers: dict[tuple[int, int], bool] = {}
         self.uses_extension = False
         self.was_forked = False
