@@ -13,9 +13,9 @@ import pytest
 import interop
 from interop import _cuda, sim
 from interop._arrays import capsules, keepalive
-from interop._arrays.tensor import DataType, Tensor
 from interop._native import native, why_not
 from interop.adapters.base import Adapter
+from interop.adapters.tensor import DataType, Tensor
 from interop.errors import (
     CaptureError,
     DeviceMismatchError,

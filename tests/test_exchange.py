@@ -10,9 +10,9 @@ import pytest
 
 import interop
 from interop import _cuda, sim
-from interop._arrays.tensor import CUDA, TYPES, Tensor
 from interop._order import watchers
 from interop.adapters.base import Adapter
+from interop.adapters.tensor import CUDA, TYPES, Tensor
 from interop.errors import RaceError
 from interop.testing import gate
 

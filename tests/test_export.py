@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as arrays
 from interop._arrays import capsules
 from interop._arrays.capsules import read
 from interop._arrays.reading import from_typestr
-from interop._arrays.tensor import BFLOAT, DataType, Tensor, c_contiguous
 from interop._native import native, why_not
+from interop.adapters.tensor import BFLOAT, DataType, Tensor, c_contiguous
 
 torch = pytest.importorskip("torch")
 
@@ -407,7 +407,7 @@ import numpy as np
 from interop._arrays import capsules
 from interop._native import native, why_not
 from interop._arrays.capsules import read
-from interop._arrays.tensor import Tensor, DataType
+from interop.adapters.tensor import Tensor, DataType
 
 def make(tensor, max_version=None):
     return native.dlpack_capsule(

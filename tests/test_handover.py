@@ -16,8 +16,8 @@ from interop import _cuda, sim
 from interop._arrays import capsules
 from interop._arrays.handover import Handover
 from interop._arrays.reading import from_typestr
-from interop._arrays.tensor import BFLOAT16, c_contiguous
 from interop._native import native, why_not
+from interop.adapters.tensor import BFLOAT16, c_contiguous
 from interop.errors import InvalidStreamError, NotSupportedError, RaceError
 
 needs_native = pytest.mark.skipif(native is None, reason=why_not)
@@ -248,8 +248,8 @@ def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
 
 def test_without_the_extension(gpu, monkeypatch):
     made, _ = holder(gpu)
-    monkeypatch.setattr("interop._arrays.dlpack.native", None)
-    monkeypatch.setattr("interop._arrays.dlpack.why_not", "no such luck")
+    monkeypatch.setattr("interop.adapters.dlpack.native", None)
+    monkeypatch.setattr("interop.adapters.dlpack.why_not", "no such luck")
     with pytest.raises(NotSupportedError, match="needs its extension in C, which is missing: no such luck"):
         made.__dlpack__(stream=-1)
     assert made.__cuda_array_interface__

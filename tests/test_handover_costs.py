@@ -10,10 +10,10 @@ import pytest
 
 import interop
 from interop import adapters
-from interop._arrays.tensor import CUDA, TYPES, Tensor
 from interop._native import native, why_not
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter
+from interop.adapters.tensor import CUDA, TYPES, Tensor
 from tests.test_exchange import Array, Library
 
 native_stubs = pytest.importorskip("tests.native_stubs")

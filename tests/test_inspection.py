@@ -6,8 +6,8 @@ import pytest
 
 import interop
 from interop import _cuda
-from interop._arrays.tensor import BFLOAT, BOOL, COMPLEX, FLOAT, FLOAT8_E5M2, UINT, DataType
 from interop._core.inspection import look_at
+from interop.adapters.tensor import BFLOAT, BOOL, COMPLEX, FLOAT, FLOAT8_E5M2, UINT, DataType
 from interop.errors import CudaError, InteropError
 
 

@@ -13,9 +13,9 @@ import pytest
 import interop
 from interop import _cuda, sim
 from interop._arrays.limits import refusal
-from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor
 from interop._native import native
 from interop.adapters.base import Adapter, Takes
+from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
 from interop.errors import NotSupportedError
 from tests.test_arrays import Library, Owner
 
@@ -156,7 +156,7 @@ PROGRAM = """
 import json, os, signal, sys
 import numpy as np
 from interop._arrays.limits import refusal
-from interop._arrays.tensor import TYPES, Tensor
+from interop.adapters.tensor import TYPES, Tensor
 from interop.adapters import adapter_named
 
 name, kind = sys.argv[1], int(sys.argv[2])

@@ -13,9 +13,9 @@ import pytest
 import interop
 from interop import _cuda
 from interop._arrays import handover, holder, keepalive
-from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor
 from interop._native import native, why_not
 from interop._order import watchers
+from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
 from tests.native_stubs import KINDS, bound, spare
 from tests.test_native_stubs import OWN, C, P
 

@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from interop._arrays.tensor import CUDA, TYPES, DataType, Tensor, c_contiguous
 from interop.adapters import adapter_named
 from interop.adapters.base import byte_strides_to_elements
+from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor, c_contiguous
 
 NUMPY = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
 

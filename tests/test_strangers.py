@@ -8,7 +8,7 @@ import pytest
 import interop
 from interop import _cuda, sim
 from interop._arrays import capsules
-from interop._arrays.tensor import CUDA
+from interop.adapters.tensor import CUDA
 from interop.errors import InvalidArrayError, NotSupportedError
 
 new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from interop._arrays import capsules
 from interop._arrays.capsules import read
 from interop._arrays.reading import from_typestr
-from interop._arrays.tensor import BFLOAT, BOOL, FLOAT, FLOAT8_E4M3FN, FLOAT8_E5M2, TYPESTRS, DataType
+from interop.adapters.tensor import BFLOAT, BOOL, FLOAT, FLOAT8_E4M3FN, FLOAT8_E5M2, TYPESTRS, DataType
 from interop.errors import InteropError, NotSupportedError
 
 CPU = 1

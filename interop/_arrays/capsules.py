@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from interop._arrays.tensor import DataType, Tensor
 from interop._show.text import described
+from interop.adapters.tensor import DataType, Tensor
 from interop.errors import InvalidArrayError, NotSupportedError
 
 _MOST_DIMENSIONS: Final = 64

@@ -7,7 +7,6 @@ from interop import _cuda
 from interop._arrays import reading
 from interop._arrays.handover import Handover, find
 from interop._arrays.limits import ReadOnly, refusal
-from interop._arrays.tensor import CUDA, Tensor
 from interop._core.borrowing import is_binding
 from interop._core.created import CreatedStream
 from interop._core.switching import streams_in_use
@@ -16,6 +15,7 @@ from interop._order import watchers
 from interop._show.text import described
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
+from interop.adapters.tensor import CUDA, Tensor
 from interop.errors import (
     DeviceMismatchError,
     InteropError,

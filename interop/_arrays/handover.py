@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Final
 
 from interop import _cuda
-from interop._arrays import dlpack
 from interop._arrays.keepalive import keepalive
-from interop._arrays.tensor import CUDA_HOST, TYPESTRS
 from interop._native import native
 from interop._show.text import described
+from interop.adapters import dlpack
+from interop.adapters.tensor import CUDA_HOST, TYPESTRS
 from interop.errors import InvalidStreamError
 from interop.stream import ExternalStream, new_stream
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Final, Self
 
 from interop._arrays.keepalive import PendingRelease, keepalive
-from interop._arrays.tensor import Tensor
+from interop.adapters.tensor import Tensor
 from interop.event import Event
 from interop.stream import ExternalStream
 

@@ -2,10 +2,10 @@
 
 from typing import Final, Literal
 
-from interop._arrays.dlpack import CAPSULES
-from interop._arrays.tensor import TYPESTRS, Tensor
 from interop._native import why_not as no_extension
 from interop.adapters.base import Adapter, Takes
+from interop.adapters.dlpack import CAPSULES
+from interop.adapters.tensor import TYPESTRS, Tensor
 
 ReadOnly = Literal["allow"] | None
 

@@ -9,8 +9,10 @@ Override what the library has. What is left alone makes interop say, clearly, th
 
 from typing import Any, NamedTuple
 
-from interop._arrays.dlpack import CAPSULES, capsule
-from interop._arrays.tensor import (
+from interop._cuda import LEGACY, PER_THREAD, per_thread_by_default
+from interop._safety.forks import lock
+from interop.adapters.dlpack import CAPSULES, capsule
+from interop.adapters.tensor import (
     BFLOAT16,
     COMPLEX,
     CUDA,
@@ -24,8 +26,6 @@ from interop._arrays.tensor import (
     DataType,
     Tensor,
 )
-from interop._cuda import LEGACY, PER_THREAD, per_thread_by_default
-from interop._safety.forks import lock
 from interop.errors import NotSupportedError
 
 __all__ = [

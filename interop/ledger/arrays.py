@@ -9,7 +9,7 @@ from interop._arrays import reading
 from interop.ledger.memory import Layout
 
 if TYPE_CHECKING:
-    from interop._arrays.tensor import Tensor
+    from interop.adapters.tensor import Tensor
 
 
 def described(array: object) -> str:

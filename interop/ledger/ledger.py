@@ -24,7 +24,7 @@ from interop.ledger.report import Finding, Party
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
-    from interop._arrays.tensor import Tensor
+    from interop.adapters.tensor import Tensor
     from interop.event import Event
 
 

@@ -8,7 +8,7 @@ from interop._show.callsite import where
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
-    from interop._arrays.tensor import Tensor
+    from interop.adapters.tensor import Tensor
     from interop.event import Event
 
 _MOST: Final = 20

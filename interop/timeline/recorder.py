@@ -13,7 +13,7 @@ from interop.timeline.reading import Arrow, Lane, Reading, Span
 from interop.timeline.ticks import Ticks
 
 if TYPE_CHECKING:
-    from interop._arrays.tensor import Tensor
+    from interop.adapters.tensor import Tensor
     from interop.event import Event
     from interop.stream import ExternalStream
 

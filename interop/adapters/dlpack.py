@@ -1,29 +1,22 @@
-"""DLPack capsules, in and out."""
+"""DLPack capsules that interop gives away."""
 
 from typing import Final
 
-from interop._arrays.tensor import Tensor, c_contiguous
 from interop._native import native, why_not
+from interop.adapters.tensor import Tensor, c_contiguous
 from interop.errors import NotSupportedError
 
 CAPSULES: Final = native is not None
 """Whether capsules can be made."""
 
 
-def read(capsule: object) -> Tensor:
-    """Take over a capsule of either kind, as its consumer: see :func:`interop._arrays.capsules.read`."""
-    from interop._arrays import capsules  # noqa: PLC0415  (ctypes is slow to import)
-
-    return capsules.read(capsule)
-
-
 def capsule(tensor: Tensor, owner: object, *, versioned: bool) -> object:
-    """A capsule over *tensor*, which keeps *owner* alive until its consumer is done.
+    """Make a capsule over *tensor*, which keeps *owner* alive until its consumer is done.
 
     Args:
         tensor: the memory.
-        owner: what keeps the memory alive; not the tensor's own owner.
-        versioned: whether the capsule is of DLPack 1.0. The form from before versions cannot say "read-only".
+        owner: the object that keeps the memory alive; the tensor's own owner is not used.
+        versioned: whether the capsule is a versioned one, of DLPack 1.0. An unversioned one cannot say "read-only".
 
     Raises:
         NotSupportedError: interop was installed without its extension in C.
