@@ -17,7 +17,7 @@ from interop._native import native, why_not
 from interop._order import watchers
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
 from tests.native_stubs import KINDS, bound, spare
-from tests.test_native_stubs import OWN, C, P
+from tests.test_native_stubs import OWN, C, P, run_while_it_is_held
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 CALLS = ("cuEventRecord", "cuStreamWaitEvent", "cuEventQuery")
@@ -152,6 +152,32 @@ def test_a_call_in_passing_looks_at_a_few_streams_and_each_call_at_others(world)
         assert len(asked) <= 8
         seen |= {first for _, first, _ in asked}
     assert len(seen) == 20
+
+
+def test_one_look_takes_the_gil_once_for_all_that_is_done(world):
+    world.fill(40)
+    world.busy()
+    for _ in range(12):
+        world.handover()
+        world.handover(producer="c", consumer="p")
+    world.driver.reset()
+    assert native.release_kept(False) == 0  # noqa: FBT003
+    assert len(world.driver.made("cuEventQuery")) == 24
+    assert len(world.driver.made("cuThreadExchangeStreamCaptureMode")) == 2
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_while_one_thread_looks_no_other_does(world, everything):
+    world.handover()
+    world.driver.reset()
+
+    def meanwhile():
+        world.handover(producer="c", consumer="p")
+        assert native.release_kept(everything) == 2
+        assert len(world.driver.made("cuEventQuery")) == 1
+
+    run_while_it_is_held(world.driver, "cuEventQuery", lambda: native.release_kept(True), meanwhile)  # noqa: FBT003
+    assert native.release_kept(everything) == 0
 
 
 def other_thread(work):

@@ -18,14 +18,22 @@ typedef struct Queue {
     struct Queue *previous, *next;
     unsigned long long handle, context_id;
     Kept *first, *last;
-    int is_busy; /* a thread asks about the first one, and has released the GIL: nobody else may take it */
 } Queue;
 
-enum { LOOKS = 8 }; /* queues that are looked at in passing */
+enum { QUEUES = 8, EVENTS = 32 }; /* what is looked at in passing, at most */
 enum { OUT_OF_MEMORY = 2 };
+
+/* An event that is asked about, and the answer. */
+typedef struct {
+    Queue *queue;
+    Kept *kept;
+    unsigned long long event;
+    int code;
+} Look;
 
 static Queue *oldest, *newest; /* a list; what was looked at goes to its end */
 static Py_ssize_t kept_count, queue_count;
+static int is_looking; /* a thread asks about events, and has released the GIL: no other thread takes anything out */
 static PyObject *put_again; /* puts what CUDA cannot tell any more into a queue of Python's */
 
 /* -- queues ----------------------------------------------------------------------------------------------------------- */
@@ -193,20 +201,35 @@ keep_until(Stream *stream, Event *event, PyObject *memory)
 
 /* -- letting go ------------------------------------------------------------------------------------------------------- */
 
-/* Whether what is the first of its queue can be taken out: it is done, or Python goes on with it. */
+/* Ask whether the work of each event is done, in the order of the queue up to the first that is not. Without the GIL, which
+ * is released once for all of them: to take it again is what costs most where many threads want it. */
+static void
+ask_all(Look *looks, int count)
+{
+    int mode = RELAXED; /* as in order.c: a query would break some other stream's capture */
+
+    if (driver.exchange_capture_mode(&mode) != SUCCESS) {
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        if (i == 0 || looks[i].queue != looks[i - 1].queue || looks[i - 1].code == SUCCESS) {
+            looks[i].code = driver.event_query(pointer(looks[i].event));
+        }
+    }
+    driver.exchange_capture_mode(&mode);
+}
+
+/* Whether what was asked about can be taken out: it is done, or Python goes on with it. */
 static int
-is_done(Kept *kept)
+is_over(Look *look)
 {
     PyObject *again, *put;
-    int code;
+    Kept *kept = look->kept;
 
-    Py_BEGIN_ALLOW_THREADS
-    code = query_event(kept->event);
-    Py_END_ALLOW_THREADS
-    if (code == SUCCESS) {
+    if (look->code == SUCCESS) {
         return 1;
     }
-    if (code == NOT_READY || code == OUT_OF_MEMORY || code == FALL_BACK) {
+    if (look->code == NOT_READY || look->code == OUT_OF_MEMORY) {
         return 0;
     }
     /* A capture had begun when the event was recorded, or the device is lost. */
@@ -218,42 +241,65 @@ is_done(Kept *kept)
     return put != NULL;
 }
 
-/* Take what is done out of a queue, in front of *gone*. */
-static void
-take_done(Queue *queue, Kept **gone)
+/* Take what is done out of some queues, in front of *gone*. How many queues these were; *taken*, whether anything was. */
+static Py_ssize_t
+take_done(Kept **gone, int *taken)
 {
-    queue->is_busy = 1;
-    while (queue->first != NULL && is_done(queue->first)) {
-        Kept *kept = take_first(queue);
+    Look looks[EVENTS];
+    Py_ssize_t queues = 0;
+    int count = 0;
+
+    while (queues < QUEUES && queues < queue_count && count < EVENTS) {
+        Queue *queue = oldest;
+        unlink_queue(queue);
+        link_queue(queue);
+        for (Kept *kept = queue->first; kept != NULL && count < EVENTS; kept = kept->next) {
+            looks[count++] = (Look){queue, kept, kept->event, NOT_READY};
+        }
+        queues++;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    ask_all(looks, count);
+    Py_END_ALLOW_THREADS
+    *taken = 0;
+    for (int i = 0; i < count; i++) {
+        Queue *queue = looks[i].queue;
+        Kept *kept = looks[i].kept;
+        if (queue->first != kept || !is_over(&looks[i])) {
+            continue; /* the one before it is not done */
+        }
+        *taken = 1;
+        take_first(queue);
         if (kept->pool != NULL && !pool_give(kept->pool, kept->event)) {
             destroy_event(kept->event);
         }
         kept->next = *gone;
         *gone = kept;
-    }
-    queue->is_busy = 0;
-    if (queue->first == NULL) {
-        unlink_queue(queue);
-        free(queue);
-    }
-}
-
-static void
-let_go(Py_ssize_t looks)
-{
-    Kept *gone = NULL;
-
-    if (looks > queue_count) {
-        looks = queue_count;
-    }
-    while (looks-- > 0 && oldest != NULL) { /* other threads come here too while the GIL is released */
-        Queue *queue = oldest;
-        unlink_queue(queue);
-        link_queue(queue);
-        if (!queue->is_busy) {
-            take_done(queue, &gone);
+        if (queue->first == NULL) {
+            unlink_queue(queue);
+            free(queue);
         }
     }
+    return queues;
+}
+
+/* Let go of what is done, of some queues or of *all*. */
+static void
+let_go(int all)
+{
+    Kept *gone = NULL;
+    Py_ssize_t queues, idle = 0; /* queues that were looked at since something was done */
+    int taken;
+
+    if (is_looking) {
+        return;
+    }
+    is_looking = 1;
+    do {
+        queues = take_done(&gone, &taken);
+        idle = taken ? 0 : idle + queues;
+    } while (all && queues && idle < queue_count);
+    is_looking = 0;
     while (gone != NULL) { /* at last: what that sets off may come here again */
         Kept *kept = gone;
         gone = kept->next;
@@ -295,7 +341,7 @@ function_release(PyObject *module, PyObject *all)
         return NULL;
     }
     if (kept_count && driver.event_query != NULL) {
-        let_go(truth ? queue_count : LOOKS);
+        let_go(truth);
     }
     return PyLong_FromSsize_t(kept_count);
 }
@@ -306,7 +352,7 @@ function_forget(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     oldest = newest = NULL;
-    kept_count = queue_count = 0;
+    kept_count = queue_count = is_looking = 0;
     Py_RETURN_NONE;
 }
 

@@ -158,7 +158,6 @@ int record_and_wait(Stream *stream, Stream *producer, unsigned long long event);
 
 int is_ready(Stream *stream);
 int is_same_stream(Stream *one, Stream *other);
-int query_event(unsigned long long event);
 PyObject *record_new(Stream *stream, PyObject *flags);
 unsigned long long recorded_handle(Event *event);
 

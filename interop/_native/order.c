@@ -282,13 +282,6 @@ record_and_wait(Stream *stream, Stream *producer, unsigned long long event)
     return code;
 }
 
-/* Whether the work is done that an event stands for. Without the GIL. */
-int
-query_event(unsigned long long event)
-{
-    return ask(driver.event_query, event);
-}
-
 /* A new event that stands for the stream's work so far; NULL if the fallback is to be taken, or with an exception. */
 PyObject *
 record_new(Stream *stream, PyObject *flags)
