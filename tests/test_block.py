@@ -165,7 +165,7 @@ def test_there_is_no_verdict_before_the_block_has_ended(streams):
     with is_ordered(*streams) as verdict:
         assert "none yet" in repr(verdict)
         for ask in (lambda: bool(verdict), lambda: verdict == True, lambda: verdict != True):  # noqa: E712
-            with pytest.raises(RuntimeError, match="when the `with` block has ended"):
+            with pytest.raises(RuntimeError, match="before the end of the `with` block"):
                 ask()
 
 

@@ -170,7 +170,7 @@ def test_the_gate_lets_the_code_run(gpu, pair):
 
 
 def test_a_verdict_comes_at_the_end(pair):
-    with is_ordered(*pair) as verdict, pytest.raises(RuntimeError, match="when the `with` block has ended"):
+    with is_ordered(*pair) as verdict, pytest.raises(RuntimeError, match="before the end of the `with` block"):
         bool(verdict)
     assert not verdict
 

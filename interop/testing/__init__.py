@@ -1,13 +1,13 @@
-"""Prove which work is ordered, without luck: no sleeps, no spinning kernels of some library.
+"""Prove which work is ordered, without sleeps and without luck.
 
 - :func:`assert_ordered`, :func:`assert_not_ordered`, :func:`is_ordered`: does the code in a ``with`` block make one
-  stream wait for another? Proved by capturing it into a graph that is thrown away: nothing runs. Where capture cannot
-  serve, a gate can.
-- :func:`gate`: hold a stream shut until the test opens it, so that a missing wait shows in values, every time.
+  stream wait for another? The block is captured into a graph that is thrown away, so nothing runs. For code that
+  cannot be captured, a gate gives the proof.
+- :func:`gate`: hold a stream shut until the test opens the gate. A missing wait then gives wrong values every time.
 - :func:`slow`: a delay on the device, of a known length.
 - :func:`poison`, :func:`is_poisoned`: a pattern in memory, written in the order of a stream.
-- :func:`assert_host_free`: the block does not wait for the device.
-- ``conformance``: tests that a library's own adapter inherits.
+- :func:`assert_host_free`: the block does not make the host wait for the device.
+- ``conformance``: tests for adapters to inherit.
 
 The fixtures and marks for pytest are in :mod:`interop.pytest_plugin`, which pytest loads by itself.
 """

@@ -1,4 +1,4 @@
-"""The CUDA calls that only the tools for tests make. Each is checked."""
+"""The CUDA calls that only :mod:`interop.testing` makes. Each checks CUDA's status code."""
 
 import ctypes
 
@@ -39,12 +39,12 @@ def stream_wait_value(cuda: Cuda, handle: int, address: int, value: int, needs: 
 
 
 def memset(cuda: Cuda, address: int, value: int, size: int, handle: int, context: int) -> None:
-    """Let the stream of *handle*, which is of *context*, set *size* bytes to *value*; returns at once."""
+    """Enqueue that *size* bytes at *address* are set to *value*, on a stream of *context*; returns at once."""
     cuda.within(context, cuda.call, "cudaMemsetAsync", address, value, size, handle)
 
 
 def copy_to_host(cuda: Cuda, address: int, size: int, handle: int, context: int) -> bytes:
-    """The *size* bytes at *address*, copied in the order of the stream of *handle*. Blocks the host."""
+    """Copy *size* bytes from *address*, in the order of a stream of *context*. Blocks the host."""
     memory = ctypes.create_string_buffer(size)
     kind = cuda.runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
     cuda.within(context, cuda.call, "cudaMemcpyAsync", ctypes.addressof(memory), address, size, kind, handle)
@@ -53,7 +53,7 @@ def copy_to_host(cuda: Cuda, address: int, size: int, handle: int, context: int)
 
 
 def kernel_load(cuda: Cuda, context: int, ptx: bytes, name: bytes) -> int:
-    """Load a kernel into *context*, for its life, from PTX that the driver compiles. May wait for the device."""
+    """Load a kernel from PTX, which the driver compiles, for the life of *context*. May wait for the device."""
     image = ctypes.create_string_buffer(ptx)
 
     def load() -> int:

@@ -1,4 +1,4 @@
-"""Gates: a stream is held shut until a test opens it, by a store to memory that no Python thread has to make."""
+"""Gates hold a stream shut until a test opens them. If the test does not, another process does."""
 
 import atexit
 import contextlib
@@ -25,10 +25,10 @@ from interop.errors import CaptureError, DeadlockError, InteropError, NotSupport
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device
 
-# One page of memory, pinned once, shared with the keeper process, in slots of 16 bytes. Each has a 32-bit counter,
-# which streams wait for; the value at which the slot is open; and the time, as a double of CLOCK_MONOTONIC, at which
-# the keeper opens it (negative: it has). A slot that is used again waits for the next value: a stream that has not
-# looked at the counter since then passes, as it should.
+# One page of memory, pinned once and shared with the keeper process, in slots of 16 bytes. Each slot has a 32-bit
+# counter, for which streams wait; the value of the counter at which the slot is open; and the time, as a double of
+# CLOCK_MONOTONIC, at which the keeper opens the slot (negative: the keeper has opened it). The next use of a slot waits
+# for the next value. So a stream of the last use that has not read the counter yet still passes.
 _PAGE: Final = mmap.PAGESIZE
 _SLOT: Final = 16
 
@@ -47,7 +47,7 @@ while not orphaned:
 
 
 class _Latch(Protocol):
-    """What a gate consists of: :class:`_Slot`, or a gate of the simulator."""
+    """What holds the stream of a gate: a :class:`_Slot`, or a gate of the simulator."""
 
     @property
     def is_open(self) -> bool: ...
@@ -59,10 +59,10 @@ class _Latch(Protocol):
 
 
 class _Keeper:
-    """The shared page, and the process that opens what is overdue even while this one is blocked, GIL and all."""
+    """The shared page, and the process that opens overdue slots, even while this one is blocked with the GIL held."""
 
     def __init__(self) -> None:
-        # The file has no name, and is the keeper's by inheritance.
+        # The file has no name. The keeper inherits its descriptor.
         file = os.memfd_create("interop-gates")
         os.ftruncate(file, _PAGE)
         self.page = mmap.mmap(file, _PAGE)
@@ -80,21 +80,21 @@ class _Keeper:
         atexit.register(self._process.communicate)
 
     def take(self) -> int:
-        """A slot that nobody else has."""
+        """Take a free slot."""
         if self._process.poll() is not None:
             message = (
-                f"the process that opens gates in time has ended, with status {self._process.returncode}: a gate that "
-                "nobody opens would hang for ever. Start Python anew"
+                f"the process that opens overdue gates has ended, with status {self._process.returncode}: a gate that "
+                "the test does not open would hang for ever. Restart Python"
             )
             raise DeadlockError(message)
         with self._lock:
             if not self._free:
-                message = f"{_PAGE // _SLOT} gates are shut, and there are no more: open some"
+                message = f"{_PAGE // _SLOT} gates are shut, and there can be no more: open some of them"
                 raise NotSupportedError(message)
             return self._free.pop(0)
 
     def give_back(self, slot: int) -> None:
-        """Let others have the slot."""
+        """Put the slot back among the free ones."""
         with self._lock:
             self._free.append(slot)
 
@@ -111,7 +111,7 @@ class _Slot:
         self._keeper = _keeper()
         self._slot = self._keeper.take()
         page = self._keeper.page
-        self._count: Any = ctypes.c_uint32.from_buffer(page, self._slot)  # of ctypes, and so without types
+        self._count: Any = ctypes.c_uint32.from_buffer(page, self._slot)  # ctypes has no types for this
         self._deadline: Any = ctypes.c_double.from_buffer(page, self._slot + 8)
         self.address = self._keeper.device_address + self._slot
         self.opens_at = ctypes.c_uint32(self._count.value + 1).value
@@ -136,7 +136,7 @@ class _Slot:
 
 
 class _Collection:
-    """Garbage collection, off while a gate is shut: garbage may hold device memory, and to free it is to wait."""
+    """Keeps the garbage collector off while a gate is shut: to free garbage's device memory may wait for the device."""
 
     def __init__(self) -> None:
         self._lock = forks.lock()  # a gate may be garbage itself
@@ -144,7 +144,7 @@ class _Collection:
         self.shut: dict[_Slot, threading.Timer] = {}
 
     def pause(self, slot: _Slot, timeout: float) -> None:
-        """Until :meth:`resume`, but not for longer than the slot is shut: nobody may come to say that it is open."""
+        """Turn the collector off until :meth:`resume`, or until *timeout* if the test never opens the gate."""
         alarm = threading.Timer(timeout, self.resume, [slot])
         alarm.daemon = True
         with self._lock:
@@ -167,7 +167,7 @@ _collection: Final = _Collection()
 
 
 def some_are_shut() -> bool:
-    """Whether a gate of this process is shut, on a GPU."""
+    """Whether a gate on a GPU is shut in this process."""
     return bool(_collection.shut)
 
 
@@ -175,20 +175,20 @@ _gates: "Final[weakref.WeakSet[Gate]]" = weakref.WeakSet()
 
 
 def forgotten() -> "list[Gate]":
-    """The gates that had to open themselves, while somebody keeps them, and that nobody has come to open since."""
+    """The gates that are still referenced, had to open themselves, and were not opened by the test since."""
     return [shut for shut in list(_gates) if not shut._passed and shut.is_overdue]
 
 
 class Gate:
-    """A stream that is held shut; made by :func:`gate`.
+    """Holds a stream shut; made by :func:`gate`.
 
-    As a context manager, it is opened on exit. A gate that is forgotten opens with its last reference, and warns; if
-    it is kept, it opens after its time, and the test at whose end that is found fails, where interop's plugin for
-    pytest is loaded.
+    As a context manager, it opens on exit. If the last reference to a shut gate goes, it opens, with a warning. A gate
+    that is kept opens itself after *timeout* seconds; with interop's plugin for pytest, the test that has just run then
+    fails.
 
     Attributes:
-        stream: the stream that it holds up.
-        timeout: seconds after which it opens itself.
+        stream: the stream that the gate holds shut.
+        timeout: seconds after which the gate opens itself.
     """
 
     def __init__(self, stream: ExternalStream, timeout: float) -> None:
@@ -219,11 +219,11 @@ class Gate:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it had to open itself, and :meth:`open` has not said so yet."""
+        """Whether the gate had to open itself, and :meth:`open` has not raised for it yet."""
         return self._overdue or (not self._passed and self._latch.is_overdue)
 
     def open(self) -> None:
-        """Let the stream pass: one store to memory, no CUDA call. Opening it again changes nothing.
+        """Let the stream pass, by one store to memory and no CUDA call. To open the gate again changes nothing.
 
         Raises:
             AssertionError: the gate had to open itself, because the host was blocked, or slow.
@@ -233,16 +233,16 @@ class Gate:
         if self._overdue:
             self._overdue = False
             message = (
-                f"the gate on {self.stream!r} had to open itself: the host did not come to open it within "
-                f"{self.timeout} s. Something in the block waited for the device, or took that long"
+                f"the gate on {self.stream!r} had to open itself: the host did not open it within {self.timeout} s. "
+                "Something in the block waited for the device, or took that long"
             )
             raise AssertionError(message)
 
     def let_pass(self) -> None:
-        """Let the stream pass, and ask no questions."""
+        """Let the stream pass, and raise nothing."""
         if not self._passed:
             self._passed = True
-            if not self._latch.is_open:  # of a simulation that has ended, too
+            if not self._latch.is_open:  # it is open if its simulation has ended
                 self._latch.open()
             self._overdue = self._latch.is_overdue
             if isinstance(self._latch, _Slot):
@@ -254,13 +254,13 @@ class Gate:
         _collection.resume(slot)
 
     def __enter__(self) -> Self:
-        """Return the gate, shut as it is."""
+        """Return the gate, which is shut."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Open it; if the block has raised, that goes on, and nothing else is said."""
+        """Open the gate. If the block has raised, that exception goes on, and an overdue gate adds none."""
         __tracebackhide__ = True
         if error is None:
             self.open()
@@ -270,40 +270,41 @@ class Gate:
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At interpreter exit the keeper opens all gates.
         if not self._passed and not _finalizing():
-            with contextlib.suppress(InteropError):  # a simulation that has ended
+            with contextlib.suppress(InteropError):  # the simulation has ended
                 self.let_pass()
             message = f"a gate on {self.stream!r} was forgotten: open it, or use it as a context manager"
             warnings.warn(message, ResourceWarning, stacklevel=2)
 
     def __repr__(self) -> str:
-        """Where, and whether it is open."""
+        """The stream, and whether the gate is open."""
         return f"<interop.testing.Gate on {self.stream!r}, {'open' if self.is_open else 'shut'}>"
 
 
 def gate(stream: object, timeout: float = 10.0) -> Gate:
     """Shut *stream*: work that is submitted to it from now on waits until the gate opens.
 
-    Usually as a context manager, ``with gate(stream) as shut:``, which opens it on exit; or by :meth:`Gate.open`. To
-    open it takes one store to memory. After *timeout* seconds another process does it, whatever this one is blocked
-    in, and the test fails: a forgotten gate cannot hang a run.
+    Use the gate as a context manager, ``with gate(stream) as shut:``, which opens it on exit, or call
+    :meth:`Gate.open`. After *timeout* seconds another process opens the gate, even if this process is blocked, and the
+    test fails. So a forgotten gate cannot hang a run.
 
-    While a gate is shut, do not synchronise with the stream, do not allocate or free device memory, and launch no
-    kernel for the first time: all of these may wait for the device. Garbage collection is off meanwhile, for the same
-    reason. On the simulator, a host that waits for a closed gate gets a :class:`~interop.errors.DeadlockError` at once;
-    one that polls goes on after *timeout* seconds, as on a GPU.
+    While a gate is shut, do not synchronise with the stream, do not allocate or free device memory, and do not launch a
+    kernel for the first time: each may wait for the device. The garbage collector is off meanwhile, for the same
+    reason. On the simulator, a host thread that waits for a shut gate gets a :class:`~interop.errors.DeadlockError` at
+    once. A host thread that polls goes on after *timeout* seconds, as on a GPU.
 
     Args:
-        stream: anything that :func:`interop.as_stream` takes, of a GPU or a simulation. The legacy default stream holds
-            up the later work of all blocking streams of its device, too.
+        stream: anything that :func:`interop.as_stream` takes, of a GPU or a simulation. A gate on the legacy default
+            stream also holds the later work of all blocking streams of its device.
         timeout: seconds after which the gate opens itself.
 
     Raises:
-        AssertionError: on exit, if it had to open itself.
-        CaptureError: *stream* is the legacy default stream, and a blocking stream captures, which that would break.
-        NotSupportedError: the stream captures; or the platform is not Linux; or 256 gates are shut.
-        DeadlockError: nobody could come to open it: ``CUDA_LAUNCH_BLOCKING`` makes the host wait for every kernel; or
-            the process that opens gates in time is gone.
-        ValueError: *timeout* is no number of seconds above 0, or is more than ``threading.TIMEOUT_MAX``.
+        AssertionError: on exit, if the gate had to open itself.
+        CaptureError: *stream* is the legacy default stream, and a blocking stream captures. The gate would break the
+            capture.
+        NotSupportedError: the stream captures; the platform is not Linux; or 256 gates are shut.
+        DeadlockError: the gate could not be opened in time. ``CUDA_LAUNCH_BLOCKING`` makes the host wait for every
+            kernel; or the process that opens overdue gates has ended.
+        ValueError: *timeout* is not a number of seconds above 0, or is more than ``threading.TIMEOUT_MAX``.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= threading.TIMEOUT_MAX:
         message = f"timeout is a number of seconds above 0, up to {threading.TIMEOUT_MAX:.0f}; got {described(timeout)}"
@@ -317,7 +318,9 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
             raise
         is_capturing = True  # an invalidated capture goes on until it is ended
     if is_capturing:
-        message = f"{stream!r} captures a graph: a gate would become part of it, and open too late for every launch"
+        message = (
+            f"{stream!r} captures a graph, and a gate would become part of the graph: make the gate after the capture"
+        )
         raise NotSupportedError(message)
     if stream._cuda.simulation is None:
         _refuse_deadlock(stream)
@@ -325,14 +328,14 @@ def gate(stream: object, timeout: float = 10.0) -> Gate:
 
 
 def _refuse_deadlock(stream: ExternalStream) -> None:
-    """Refuse what this machine cannot do, and what could only end by the keeper."""
+    """Refuse a gate that this platform cannot make, or that the host could not open."""
     if sys.platform != "linux":
-        message = "gates need shared memory without a name (memfd), which only Linux has"
+        message = "gates need a memory file without a name (memfd), which only Linux has"
         raise NotSupportedError(message)
     # https://docs.nvidia.com/cuda/cuda-c-programming-guide/#concurrent-execution-between-host-and-device
     if os.environ.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0"):
         message = (
             f"a gate on {stream!r} would never be opened: with CUDA_LAUNCH_BLOCKING set, the host waits for every "
-            "kernel that it launches, also for those behind the gate. Unset it before Python starts"
+            "kernel that it launches, also behind the gate. Unset the variable before Python starts"
         )
         raise DeadlockError(message)

@@ -1,4 +1,4 @@
-"""Code that must not make the host wait for the device."""
+"""Assertions that code does not make the host wait for the device."""
 
 import contextlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from interop.testing.witness import Witness
 
 
 class _HostFree(Block[None]):
-    """A class, so that tracebacks show the test, and not contextlib."""
+    """The block of :func:`assert_host_free`. It is a class, so that tracebacks show the test, and not contextlib."""
 
     _call = "assert_host_free"
 
@@ -46,7 +46,7 @@ class _HostFree(Block[None]):
         __tracebackhide__ = True
         waited = any(shut.is_open for shut in self._gates)
         self._undo.close()
-        if isinstance(error, DeadlockError):  # of the simulator, whose host waits for nothing that cannot come
+        if isinstance(error, DeadlockError):  # on the simulator, the host waited for a gate
             message = f"not host-free: {error}"
             raise AssertionError(message) from error  # noqa: TRY004  (it is the answer to an assertion)
         if error is None and self._waits:
@@ -58,8 +58,8 @@ class _HostFree(Block[None]):
         if error is None and waited:
             held = ", ".join(map(repr, self._streams))
             message = (
-                f"not host-free: the block did not come through within {self._timeout} s while a gate held {held}. "
-                "It waited for the device, allocated or freed its memory, launched a kernel for the first time, "
+                f"not host-free: the block did not end within {self._timeout} s while a gate held {held}. "
+                "It waited for the device, allocated or freed device memory, launched a kernel for the first time, "
                 f"or took that long.\n{self._witness.account()}"
             )
             raise AssertionError(message)
@@ -77,24 +77,24 @@ def _current_streams() -> list[ExternalStream]:
 def assert_host_free(*streams: object, timeout: float = 5.0) -> Block[None]:
     """Assert that the ``with`` block does not wait for the work of *streams*, nor for the device as a whole.
 
-    On a GPU the streams are shut by gates, and the block has to come through while they are: no time is measured. What
-    it submits to them runs afterwards. Run the block once before: what is compiled, loaded and allocated for the first
-    time may wait for the device. Two waits are *not* seen on a GPU, since no gate holds them up: for work of other
-    streams, and for an event that was recorded before the block.
+    On a GPU, gates hold the streams shut, and the block has to end while they are shut. Work that the block submits to
+    them runs afterwards. Run the block once before, since the first use of a kernel or of memory may wait for the
+    device. On a GPU, two waits are *not* seen, since no gate holds them up: for work of other streams, and for an event
+    that was recorded before the block.
 
-    On the simulator the verdict is exact: the host waited if pending work had to run for it to go on. A thread that
-    starts in the block counts as part of it.
+    On the simulator the verdict is exact: the block fails if pending work had to run for the host to go on. A thread
+    that starts in the block counts as part of the block.
 
     Args:
-        streams: anything that :func:`interop.as_stream` takes. By default the legacy default stream of the current
-            device, which holds up all its blocking streams, and those that are current in the loaded libraries; on the
-            simulator, all streams.
-        timeout: seconds after which the gates open themselves: a block that waits goes on then, and fails. On the
-            simulator, who waits for a gate gets a :class:`~interop.errors.DeadlockError` at once, and the block fails,
-            caught or not.
+        streams: anything that :func:`interop.as_stream` takes. By default, on a GPU, the legacy default stream of the
+            current device, which holds up all its blocking streams, and the streams that are current in the loaded
+            libraries; on the simulator, all streams.
+        timeout: seconds after which the gates open themselves. A block that waits for one then goes on, and fails. On
+            the simulator, a host thread that waits for a gate gets a :class:`~interop.errors.DeadlockError` at once,
+            and the block fails even if it catches that error.
 
     Raises:
-        AssertionError: the host waited. The message says for what, and where, as far as interop knows.
+        AssertionError: the host waited. The message says for what and where, if interop knows.
         InteropError: as :func:`interop.testing.gate`.
     """
     return _HostFree(streams, timeout)

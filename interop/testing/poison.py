@@ -1,4 +1,4 @@
-"""A recognisable pattern in device memory, written in the order of a stream: who misses a wait sees it."""
+"""A recognisable pattern in device memory, written in the order of a stream. It shows which reader missed a wait."""
 
 from typing import Any, Final
 
@@ -10,23 +10,23 @@ from interop.stream import ExternalStream, as_stream
 from interop.testing import device
 
 POISON: Final = 0xFF
-"""Every byte of what is poisoned: -1 as a signed integer, the greatest unsigned one, NaN as a floating-point number."""
+"""The value of every poisoned byte: -1 as a signed integer, the greatest unsigned integer, NaN as a float."""
 
 
 def poison(array: object, stream: object) -> None:
     """Overwrite *array* with :data:`POISON`, in the order of *stream*; returns at once.
 
-    Behind a gate, or after :func:`interop.testing.slow`, it takes the place of work whose result a reader must wait
-    for: one that did sees the poison, one that did not sees what was there before. Or write it first, and what
-    overwrites it behind the gate: then it is the reader that missed the wait who sees it.
+    Behind a gate, or after :func:`interop.testing.slow`, the poison stands for the producer's result: a reader that
+    waits sees the poison, and a reader without its wait sees the old values. Or write the poison first, and the result
+    behind the gate: then the reader without its wait sees the poison.
 
     Args:
-        array: anything with ``__cuda_array_interface__`` or ``__dlpack__``, in one block of memory and not read-only;
-            or an array of the simulation that *stream* is of. It must be kept alive until that is done.
-        stream: anything that :func:`interop.as_stream` takes. Nothing is ordered but what *stream* orders.
+        array: anything with ``__cuda_array_interface__`` or ``__dlpack__``, contiguous and not read-only; or an
+            array of the stream's simulation. Keep it alive until the write is done.
+        stream: anything that :func:`interop.as_stream` takes. The write is in the order of this stream only.
 
     Raises:
-        InvalidArrayError: *array* is no array on a GPU, is read-only, or has gaps: only all of its bytes can be set.
+        InvalidArrayError: *array* is not an array on a GPU, is read-only, or has gaps between its elements.
         NotSupportedError: one of the two is simulated, and the other is not.
     """
     stream = as_stream(stream)
@@ -40,18 +40,18 @@ def poison(array: object, stream: object) -> None:
 
 
 def is_poisoned(array: object, stream: object) -> bool:
-    """Whether all elements of *array* have nothing but :data:`POISON` in them, as *stream* sees it. Blocks the host.
+    """Whether all elements of *array* are poisoned, as *stream* sees them. Blocks the host.
 
-    If only some have, there is no verdict: a read that missed its wait may have come halfway. Data of one's own should
-    not hold such elements, which are -1, or NaN.
+    An element is poisoned if all its bytes are :data:`POISON`. If only some elements are, there is no verdict: a read
+    without its wait may have come halfway. Your own data should not have such elements, which are -1, or NaN.
 
     Args:
-        array: as for :func:`poison`; read-only ones too.
-        stream: the stream that it is copied to the host on, which is then waited for.
+        array: as for :func:`poison`; it may be read-only.
+        stream: the stream on which the array is copied to the host. The host waits for the stream.
 
     Raises:
-        AssertionError: some elements have, and others have not.
-        InvalidArrayError: *array* is no array on a GPU, has gaps, or has no elements.
+        AssertionError: some elements are poisoned, and others are not.
+        InvalidArrayError: *array* is not an array on a GPU, has gaps between its elements, or has no elements.
         NotSupportedError: one of the two is simulated, and the other is not.
     """
     stream = as_stream(stream)
@@ -66,9 +66,9 @@ def is_poisoned(array: object, stream: object) -> bool:
             device.copy_to_host(stream._cuda, address, size, stream._handle, stream._usable_context()) if size else b""
         )
         for watcher in watchers.active:
-            watcher.finished(stream)  # the copy has waited for it
+            watcher.finished(stream)  # the copy has waited for the stream
     if not content:
-        message = f"{described(array)} has no elements: it cannot be poisoned, and shows nothing"
+        message = f"{described(array)} has no elements, so it cannot be poisoned: give an array with elements"
         raise InvalidArrayError(message)
     poisoned, all_of_them = 0, len(content) // item
     if (pattern := bytes([POISON]) * item) in content:
@@ -76,7 +76,7 @@ def is_poisoned(array: object, stream: object) -> bool:
     if 0 < poisoned < all_of_them:
         message = (
             f"no verdict: {poisoned} of {all_of_them} elements of {described(array)} hold nothing but 0xFF bytes. A "
-            "read that missed its wait may have come halfway; or the data itself has such elements, -1 or NaN"
+            "read without its wait may have come halfway; or the data itself has such elements, -1 or NaN"
         )
         raise AssertionError(message)
     return poisoned > 0
@@ -86,20 +86,20 @@ def _check_simulated(array: object, stream: ExternalStream) -> None:
     from interop.sim import SimulatedArray  # noqa: PLC0415  (needs NumPy)
 
     if not isinstance(array, SimulatedArray):
-        message = f"{described(array)} is no array of the simulation that {stream!r} is of: make it with gpu.array()"
+        message = f"{described(array)} is no array of the simulation of {stream!r}: make the array with gpu.array()"
         raise NotSupportedError(message)
 
 
-def _fill(memory: Any) -> None:  # noqa: ANN401  (NumPy's, which is not needed without the simulator)
+def _fill(memory: Any) -> None:  # noqa: ANN401  (NumPy's; NumPy is needed only with the simulator)
     memory.reshape(-1).view("u1")[...] = POISON
 
 
 def memory_of(array: Any, *, writes: bool) -> tuple[int, int, int]:  # noqa: ANN401
-    """Address, size, and size of an element, in bytes."""
+    """The address of an array; its size, and the size of an element, in bytes."""
     tensor = locate(array)
     bits = tensor.dtype.bits * tensor.dtype.lanes
     if bits % 8:
-        message = f"the elements of {described(array)} are smaller than a byte"
+        message = f"the elements of {described(array)} are not whole bytes: give an array of another dtype"
         raise InvalidArrayError(message)
     if tensor.read_only and writes:
         message = f"{described(array)} is read-only, and cannot be poisoned"

@@ -1,4 +1,4 @@
-"""Proofs of order: by stream capture, which runs nothing, or behind a gate, where capture cannot serve."""
+"""Proofs of order: by stream capture, which runs nothing, or by a gate, for code that cannot be captured."""
 
 import contextlib
 import functools
@@ -27,13 +27,13 @@ _ASK_THE_GATE: Final = 'Ask a gate instead, which lets the code really run: by="
 
 
 class Verdict:
-    """The answer of :func:`is_ordered`, as a truth value, once its block has ended.
+    """The answer of :func:`is_ordered`, as a truth value, after its block has ended.
 
-    One that goes without that anybody has read it warns: a test that has asked has also to assert.
+    A verdict that nobody has read warns when it goes: a test has to assert it.
     """
 
     def __init__(self, place: str) -> None:
-        """Know nothing yet; *place* is where the block begins, as ``file:line``."""
+        """There is no verdict yet. *place* is where the block begins, as ``file:line``."""
         self._ordered: bool | None = None
         self._is_read = False
         self._place = place
@@ -46,7 +46,7 @@ class Verdict:
         """
         self._is_read = True
         if self._ordered is None:
-            message = "the verdict is there when the `with` block has ended"
+            message = "there is no verdict before the end of the `with` block: read it after the block"
             raise RuntimeError(message)
         return self._ordered
 
@@ -55,11 +55,11 @@ class Verdict:
         return bool(self) == other
 
     def __hash__(self) -> int:
-        """By identity: what it is equal to changes when the block ends."""
+        """By identity: the value changes when the block ends."""
         return id(self)
 
     def __repr__(self) -> str:
-        """What it is so far."""
+        """The verdict, or that there is none yet."""
         said = "none yet" if self._ordered is None else "ordered" if self._ordered else "not ordered"
         return f"<interop.testing.Verdict: {said}>"
 
@@ -78,46 +78,46 @@ def is_ordered(
 ) -> Iterator[Verdict]:
     """Find out whether the block makes *consumer*'s later work wait for *producer*'s work: ``bool(verdict)`` after it.
 
-    The producer's work is what was submitted to it *before the block*, and the order is one that the block makes, by
-    events that are recorded in it. Two mistakes are not found:
+    The proof is about the work that was submitted to the producer *before the block*. The block has to order it, by
+    events that it records. Two mistakes are not found:
 
-    - The block records an event, then submits work, and the consumer waits for the event: that work does not come
-      before the consumer's, and is not asked about. :func:`interop.ordering.check` knows of each piece of work.
-    - In the block, a library makes the consumer wait for an event that was recorded before it, without interop. It may
-      stand for all of the producer's work, and the answer is "not ordered". Where interop sees such a wait, there is no
-      verdict instead.
+    - The block records an event, then submits work to the producer, and the consumer waits for the event. The consumer
+      does not wait for that work, and the answer is still "ordered". :func:`interop.ordering.check` finds this.
+    - In the block, a library makes the consumer wait for an event that was recorded before the block, without interop.
+      The event may stand for all of the producer's work, but the answer is "not ordered". If interop sees such a wait,
+      there is no verdict.
 
-    What the host waits for makes no order here: a host that waits in the block for an event from before it has ordered
-    all that it submits later, and the answer is "not ordered".
+    A wait by the host does not count as order. If the host waits in the block for an event from before the block, its
+    later work is ordered, but the answer is "not ordered".
 
-    *By capture*, the producer is captured into a graph during the block, which is then thrown away: what the block
-    submits to it, or to streams that wait for it, never runs. The consumer depends on the producer if, and only if, the
-    capture has spread to it. No time is involved.
+    *By capture*, the producer is captured into a graph during the block, and the graph is thrown away. Work that the
+    block submits to the producer, or to streams that wait for the producer, never runs. The consumer depends on the
+    producer if, and only if, the capture has spread to the consumer. No time is measured.
 
-    *By gate*, the block really runs, while the producer is held shut by a gate; after it, the consumer is asked, by an
-    event, whether it is held up too. That also serves the legacy default stream, and code that cannot be captured, such
-    as work on default streams, queries, allocations and synchronising with *other* streams. On the simulator the answer
-    is certain. On a GPU "ordered" means that the consumer did not get through in *patience* seconds: work in the block
-    that takes longer, or a wait in it for something else that is late, such as another gate, hides a missing wait; and
-    a consumer that is held up by what was there before the block gives no verdict. A block that waits for the producer,
-    or in which a kernel is launched for the first time, does not get through before *timeout*, and there is no verdict
-    then. (On the simulator, a block that waits for the producer gets a :class:`~interop.errors.DeadlockError`.)
+    *By gate*, the block runs while a gate holds the producer shut. After the block, an event tells whether the consumer
+    is held up too. A gate also serves the legacy default stream, and code that cannot be captured, such as work on
+    default streams, queries, allocations and synchronising with *other* streams. On the simulator the answer is
+    certain. On a GPU, "ordered" means that the consumer was held up for *patience* seconds. Longer work in the block,
+    or a wait in it for something else that is late, such as another gate, hides a missing wait. If the consumer was
+    held up before the block, there is no verdict. If the block waits for the producer, or launches a kernel for the
+    first time, it does not end before *timeout*, and there is no verdict. (On the simulator, a block that waits for the
+    producer gets a :class:`~interop.errors.DeadlockError`.)
 
     Args:
         producer: anything that :func:`interop.as_stream` takes; by capture, except the legacy default stream.
         consumer: likewise; on any device.
-        by: how to find out.
-        timeout: for the gate, as of :func:`interop.testing.gate`.
-        patience: for the gate, on a GPU: seconds that the consumer is given to show that it is not held up.
+        by: ``"capture"`` or ``"gate"``.
+        timeout: for the gate: seconds, as for :func:`interop.testing.gate`.
+        patience: for the gate, on a GPU: seconds after which a consumer that is not done counts as held up.
 
     Raises:
-        NotSupportedError: one of the streams is the legacy default stream, which CUDA cannot capture.
+        NotSupportedError: by capture, one of the streams is the legacy default stream, which CUDA cannot capture.
         CaptureError: the block did what a capture does not allow, such as a synchronise, so there is no proof; or one
             of the streams is captured already.
-        AssertionError: there is no verdict: the gate had to open itself; something else held the consumer up from
-            before the block; or the consumer waits, in the block, for an event from before it.
+        AssertionError: there is no verdict: the gate had to open itself; something else held up the consumer before
+            the block; or the consumer waits, in the block, for an event from before the block.
         ValueError: the two are one stream, whose work is ordered anyway; *by* is neither; or *timeout* or *patience*
-            is no such time.
+            is not a valid time.
     """
     if by not in ("capture", "gate"):
         message = f'by is "capture" or "gate"; got {by!r}'
@@ -162,7 +162,7 @@ def _two_streams(producer: object, consumer: object) -> tuple[ExternalStream, Ex
 
 @contextlib.contextmanager
 def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[list[bool]]:
-    """Capture the producer during the block; afterwards the list has one element, whether the two are ordered."""
+    """Capture the producer during the block. Then the list has one element: whether the two are ordered."""
     cuda = producer._cuda
     found: list[bool] = []
     device.capture_begin(cuda, producer._handle, producer._needs)
@@ -171,7 +171,7 @@ def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[li
         capture = cuda.stream_capture(producer._handle, producer._needs)
         ordered = capture != _cuda.BROKEN and captures.capture_of(consumer) == capture
         if ordered:
-            # A capture ends only after all that it has spread to has come back to where it began.
+            # A capture can end only when every stream it has spread to is joined to the stream where it began.
             producer.wait_stream(consumer)
     except BaseException as error:
         with contextlib.suppress(CudaError):
@@ -182,7 +182,7 @@ def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[li
     try:
         device.capture_end(cuda, producer._handle, producer._needs)
     except CudaError as error:
-        # Other streams that the block took into the capture do not matter; anything else means there is no proof.
+        # Other streams in the capture may stay unjoined. Any other error means that there is no proof.
         if error.code != _UNJOINED:
             message = (
                 f"no proof: the block broke the capture of {producer!r} ({error}); did it synchronise, or use the "
@@ -194,14 +194,14 @@ def _captured(producer: ExternalStream, consumer: ExternalStream) -> Iterator[li
 
 @contextlib.contextmanager
 def _gated(producer: ExternalStream, consumer: ExternalStream, timeout: float, patience: float) -> Iterator[list[bool]]:
-    """Hold the producer shut during the block; afterwards the list has one element, whether the two are ordered."""
+    """Hold the producer shut during the block. Then the list has one element: whether the two are ordered."""
     simulation = consumer._cuda.simulation
     found: list[bool] = []
     before = consumer.record_event()
     with gate(producer, timeout) as shut:
         yield found
         if shut.is_open:
-            shut.open()  # which says why there is no verdict
+            shut.open()  # it raises, and says why there is no verdict
         after = consumer.record_event()
         if simulation is not None:
             ordered = simulation.comes_after(after._handle_of_work("synchronize"), shut._latch)
@@ -209,15 +209,15 @@ def _gated(producer: ExternalStream, consumer: ExternalStream, timeout: float, p
             ordered = _is_held(after, patience)
             if ordered and _is_held(before, patience):
                 message = (
-                    f"no verdict: {consumer!r} was held up before the block began, by another gate, or by work that "
-                    f"takes longer than {patience} s. Open that gate, or synchronise with the consumer first"
+                    f"no verdict: {consumer!r} was held up before the block, by another gate, or by work that takes "
+                    f"longer than {patience} s. Open that gate, or synchronise with the consumer first"
                 )
                 raise AssertionError(message)
     found.append(ordered)
 
 
 def _is_held(event: Event, patience: float) -> bool:
-    """Whether *event* does not come to be done, though the host waits for it."""
+    """Whether *event* is still not done after *patience* seconds."""
     try:
         event.synchronize(patience)
     except TimeoutError:
@@ -226,7 +226,7 @@ def _is_held(event: Event, patience: float) -> bool:
 
 
 class _Assertion(Block[None]):
-    """Asserts what :func:`is_ordered` finds out. A class, so that tracebacks show the test, and not contextlib."""
+    """Asserts the verdict of :func:`is_ordered`. It is a class, so that tracebacks show the test, not contextlib."""
 
     _call = ""
 
@@ -267,13 +267,12 @@ def assert_ordered(
 ) -> Block[None]:
     """Assert that the ``with`` block makes *consumer*'s later work wait for *producer*'s work.
 
-    By capture, what the block submits is thrown away, and nothing runs; ``by="gate"`` is for where capture cannot
-    serve, and lets it run. The producer's work is what was submitted *before* the block: an event that the block
-    records, and then submits work, passes. See :func:`is_ordered`, whose arguments these are, and whose errors this
-    raises too.
+    By capture, the work of the block is thrown away, and nothing runs. With ``by="gate"`` it runs: use that for code
+    that cannot be captured. The proof is about the work that was submitted to the producer *before* the block. The
+    arguments and the other errors are those of :func:`is_ordered`.
 
     Raises:
-        AssertionError: it does not. The message names both streams, and what interop saw in between.
+        AssertionError: the consumer does not wait. The message names both streams, and what interop saw in the block.
     """
     return _Assertion(producer, consumer, expected=True, by=by, timeout=timeout, patience=patience)
 
@@ -283,10 +282,9 @@ def assert_not_ordered(
 ) -> Block[None]:
     """Assert that the ``with`` block does *not* make *consumer*'s later work wait for *producer*'s work.
 
-    The control of every ordering test. See :func:`is_ordered`, whose arguments these are, and whose errors this raises
-    too.
+    Every ordering test needs this as its control. The arguments and the other errors are those of :func:`is_ordered`.
 
     Raises:
-        AssertionError: it does. The message names both streams, and what interop saw in between.
+        AssertionError: the consumer waits. The message names both streams, and what interop saw in the block.
     """
     return _Assertion(producer, consumer, expected=False, by=by, timeout=timeout, patience=patience)

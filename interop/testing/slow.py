@@ -12,7 +12,7 @@ from interop.testing.gate import some_are_shut
 _LONGEST: Final = 10_000.0
 _PER_MILLISECOND: Final = 1_000_000
 
-# One thread that looks at the clock until its time is over. In PTX, which the driver compiles itself.
+# One thread reads the clock until its time is over. The kernel is PTX, which the driver compiles.
 # https://docs.nvidia.com/cuda/parallel-thread-execution/#special-registers-globaltimer
 _NAME: Final = b"interop_slow"
 _PTX: Final = b"""
@@ -39,21 +39,21 @@ _kernels: Final[dict[tuple[Cuda, int], int]] = {}
 
 
 def slow(stream: object, milliseconds: float) -> None:
-    """Keep *stream* busy for a time; returns at once. Work that is submitted later starts later by that much.
+    """Keep *stream* busy for a time; returns at once. Work that is submitted later starts later by that time.
 
-    The time begins when the stream gets there, and is measured by the device's clock. One thread of the device spins
-    meanwhile, so that other streams have nearly all of it. The first call for a device loads a kernel of 20 lines,
-    which may wait for the device: where that matters, call ``slow(stream, 0)`` before. On the simulator, which has no
-    time, this is a piece of work like any other. On a stream that captures, it becomes part of the graph.
+    A kernel of one thread spins until the time is over, by the device's clock, so other streams keep nearly all of the
+    device. The first call for a device loads the kernel, which may wait for the device: call ``slow(stream, 0)`` before
+    if that matters. The simulator has no time; there, this is a piece of work like any other. On a stream that
+    captures, it becomes part of the graph.
 
     Args:
         stream: anything that :func:`interop.as_stream` takes.
-        milliseconds: from 0 to 10,000. To hold a stream up for as long as a test wants, use
+        milliseconds: from 0 to 10,000. To hold a stream for as long as a test wants, use
             :func:`interop.testing.gate`.
 
     Raises:
-        ValueError: *milliseconds* is no such number.
-        NotSupportedError: a gate is shut, and the kernel is not loaded yet: the device could be waited for for ever.
+        ValueError: *milliseconds* is not a number in that range.
+        NotSupportedError: a gate is shut, and the kernel is not loaded yet: to load it could wait for ever.
     """
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float) or not 0 <= milliseconds <= _LONGEST:
         message = f"milliseconds is a number from 0 to {_LONGEST:.0f}; got {described(milliseconds)}"

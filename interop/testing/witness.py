@@ -1,4 +1,4 @@
-"""What interop was seen to do in a block of a test, for messages."""
+"""Watchers that note what interop does in the block of a test."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -15,40 +15,37 @@ _MOST: Final = 20
 
 
 class Earlier(watchers.Watcher):
-    """Finds the streams that come, in a block, after an event that was recorded before it; as far as interop sees it.
-
-    A context manager: it looks on during its block.
-    """
+    """Finds the streams that wait, in its ``with`` block, for an event from before; if interop sees the wait."""
 
     def __init__(self) -> None:
-        """See nothing yet."""
-        # What each stream and each event of the block has come to wait for; nothing, for an event of the block.
+        """Start without any wait."""
+        # For each stream and each event that was recorded in the block: the wait that ties it to an event from before.
         self._streams: dict[ExternalStream, str] = {}
         self._events: dict[int, str] = {}
 
     def __enter__(self) -> Self:
-        """Look on."""
+        """Begin to watch."""
         watchers.watch(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look away."""
+        """Stop watching."""
         watchers.unwatch(self)
 
     def holds(self, stream: ExternalStream) -> str:
-        """What has happened, if the later work of *stream* comes after such an event; else nothing."""
+        """The wait by which the later work of *stream* comes after such an event; empty if there is none."""
         return self._streams.get(stream, "")
 
     def recorded(self, stream: ExternalStream, event: "Event") -> None:
-        """An event of the block stands for what its stream waits for."""
+        """The event stands for what its stream waits for."""
         self._events[event._handle_or_0()] = self._streams.get(stream, "")
 
     def waited(self, stream: ExternalStream, event: "Event") -> None:
-        """A stream waits for an event, perhaps from before."""
+        """The stream waits for the event, which may be from before the block."""
         self._pass_on(stream, self._events.get(event._handle_or_0(), f"{stream!r} was made to wait for {event!r}"))
 
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
-        """A stream waits for what another one waits for."""
+        """The consumer waits for what the producer waits for."""
         self._pass_on(consumer, self._streams.get(producer, ""))
 
     def handed_over(
@@ -68,18 +65,18 @@ class Witness(watchers.Watcher):
     """Notes every record, wait, join, synchronise and hand-over that is made through interop, in any thread."""
 
     def __init__(self) -> None:
-        """Look on, until :meth:`leave`."""
+        """Watch until :meth:`leave`."""
         self._lines: list[str] = []
         watchers.watch(self)
 
     def leave(self) -> None:
-        """Look away."""
+        """Stop watching."""
         watchers.unwatch(self)
 
     def account(self) -> str:
-        """What was seen, a line each, with the places in the user's code."""
+        """One line for each call, with its place in the user's code."""
         if not self._lines:
-            return "interop saw no record and no wait in the block; what libraries do without interop, it cannot see."
+            return "interop saw no record and no wait in the block; it cannot see what libraries do without interop."
         more = [f"... and {len(self._lines) - _MOST} more"] if len(self._lines) > _MOST else []
         return "\n".join(["interop saw in the block:", *(f"  {line}" for line in [*self._lines[:_MOST], *more])])
 
