@@ -22,9 +22,9 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
     },
     {"__init__": "the public names"},
     {
-        "arrays": "handoff, borrow",
         "ledger": "finds missing waits",
         "ordering": "check()",
+        "arrays": "handoff, borrow",
         "timeline": "what ran when",
         "diagnosis": "doctor()",
     },
@@ -33,8 +33,7 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
     {"_core": "what both are made of"},
     {"adapters": "one file a library", "sim": "CUDA without a GPU"},
     {"_cuda": "calls cuda.bindings", "_order": "clocks, watchers"},
-    {"_native": "the extension in C"},
-    {"errors": "all errors", "_show": "text, HTML", "_safety": "forks, signals"},
+    {"errors": "all errors", "_show": "text, HTML", "_safety": "forks, signals", "_native": "the extension in C"},
 )
 """The parts, from the top floor down, and what each is for. A part imports only lower floors and what is left of it."""
 
