@@ -91,7 +91,7 @@ def event_recorded_before_the_work(w):
 def event_never_recorded(w):
     writer, reader = interop.as_stream(w.gpu.stream("writer")), interop.as_stream(w.gpu.stream("reader"))
     event = interop.Event()
-    w.ledger.made(event)  # as is told of the events that CuPy and Numba make
+    w.ledger.event_made(event)  # as the observers of CuPy and Numba do
     assert event.cuda_event  # from here on interop itself cannot tell
     with w.slow(writer, reader):
         w.fill(writer)

@@ -152,7 +152,7 @@ def test_the_books_of_a_ledger_stay_whole(ordered, interrupt):
             short.synchronize()
 
         def is_free():
-            assert not ledger._lock._is_owned()
+            assert not ledger._steps.lock._is_owned()
 
         interrupt(call, is_free, times=3 * TIMES)
         seen = []
@@ -161,15 +161,15 @@ def test_the_books_of_a_ledger_stay_whole(ordered, interrupt):
         thread.join(20)
         assert seen
         assert done <= seen[0] <= tried
-        assert not ledger._steps
+        assert not ledger._steps.pending
         assert not ledger.unknown
         assert bool(ledger.races) is not ordered
         if not ordered:
             (race,) = ledger.races
-            assert ledger._tally.findings[race] <= tried
+            assert ledger._steps.state.findings[race] <= tried
 
 
-BETWEEN = ("_take_steps", "_take_step")
+BETWEEN = ("_take_all", "_take")
 """Functions of the ledger in which no signal handler comes between some of the lines."""
 
 
@@ -197,7 +197,9 @@ def raised_at(moment, error):
         sys.settrace(None)
 
 
-BOOKS = tuple(str(Path("ledger", f"{name}.py")) for name in ("ledger", "history", "memory", "events", "report"))
+BOOKS = tuple(
+    str(Path("ledger", f"{name}.py")) for name in ("ledger", "steps", "history", "memory", "layout", "events", "report")
+)
 BOOKS += tuple(str(Path("_order", f"{name}.py")) for name in ("accesses", "clock", "clocks", "ended"))
 
 
@@ -218,8 +220,8 @@ def test_a_step_that_is_interrupted_at_any_line_is_done_later(ordered, error):
             if ordered:
                 b.wait_stream(a)
             ledger.reads(x, b)
-            assert not ledger._lock._is_owned()
-            assert not ledger._steps
+            assert not ledger._steps.lock._is_owned()
+            assert not ledger._steps.pending
             assert bool(ledger.races) is not ordered
             assert not ledger.unknown
     assert 50 < moment < 1999
@@ -235,8 +237,8 @@ def test_a_step_that_was_interrupted_is_taken_before_the_next_one():
 
     with interop.sim.simulate(), check() as ledger:
         with pytest.raises(KeyboardInterrupt):
-            ledger._do(step)
-        thread = threading.Thread(target=ledger._do, args=(lambda: taken.append("next"),), daemon=True)
+            ledger._steps.take(step)
+        thread = threading.Thread(target=ledger._steps.take, args=(lambda: taken.append("next"),), daemon=True)
         thread.start()
         thread.join(20)
     assert taken == ["interrupted", "interrupted", "next"]
@@ -249,6 +251,6 @@ def test_a_step_that_fails_by_itself_fails_no_other_for_ever():
     with interop.sim.simulate() as gpu, check() as ledger:
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                ledger._do(step) if not ledger._steps else ledger.accesses
+                ledger._steps.take(step) if not ledger._steps.pending else ledger.accesses
         ledger.writes(gpu.array([0.0]), interop.new_stream())
         assert ledger.accesses == 1

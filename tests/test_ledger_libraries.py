@@ -17,9 +17,11 @@ from interop import _cuda
 from interop._order import watchers
 from interop.errors import NotSupportedError
 from interop.ledger import session
-from interop.ledger.ledger import SEEN, WATCHED
-from interop.ledger.libraries.patch import Changes
-from interop.ledger.memory import Kind, Layout
+from interop.ledger.access import OBSERVED, SEEN, Kind
+from interop.ledger.layout import block
+from interop.ledger.ledger import _uncertainty_of
+from interop.ledger.libraries import observer
+from interop.ledger.libraries.patch import Patches
 from interop.ordering import check
 from interop.stream import ExternalStream
 
@@ -28,14 +30,14 @@ class Notes:
     """In place of a ledger."""
 
     def __init__(self):
-        self.told = []
+        self.calls = []
 
     def __getattr__(self, name):
-        return lambda *arguments, **named: self.told.append((name, *arguments, *named.values()))
+        return lambda *arguments, **named: self.calls.append((name, *arguments, *named.values()))
 
     @property
     def names(self):
-        return [name for name, *_ in self.told]
+        return [name for name, *_ in self.calls]
 
 
 @pytest.fixture
@@ -44,19 +46,19 @@ def notes():
 
 
 @contextlib.contextmanager
-def changed(*makers):
+def patched(*makers):
     """What each of *makers* changes, until the end of the block."""
-    changes = Changes()
+    patches = Patches()
     try:
         for make in makers:
-            make(changes)
+            make(patches)
         yield
     finally:
-        changes.undo()
+        patches.undo()
 
 
-def watching(eyes, notes):
-    return changed(functools.partial(eyes.watch, notes))
+def observing(library, notes):
+    return patched(functools.partial(library.observe, notes))
 
 
 def everything_of(*owners):
@@ -76,26 +78,26 @@ def torch(monkeypatch, interop_need):
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.libraries.torch")
+    library = importlib.import_module("interop.ledger.libraries.torch")
     with interop.sim.simulate() as gpu:
         streams = types.SimpleNamespace(
             a=interop.as_stream(gpu.stream("a")), b=interop.as_stream(gpu.stream("b")), now=None
         )
         streams.now = streams.a
-        monkeypatch.setattr(eyes, "on_gpu", lambda tensor: not hasattr(tensor, "host"))
-        monkeypatch.setattr(eyes, "_stream_of", lambda _device: streams.now)
-        yield types.SimpleNamespace(torch=torch, eyes=eyes, streams=streams)
+        monkeypatch.setattr(library, "on_gpu", lambda tensor: not hasattr(tensor, "host"))
+        monkeypatch.setattr(library, "_stream_of", lambda _device: streams.now)
+        yield types.SimpleNamespace(torch=torch, library=library, streams=streams)
 
 
 @contextlib.contextmanager
 def operators(torch):
-    with check(raises=False) as ledger, torch.eyes.Operators(ledger):
+    with check(raises=False) as ledger, torch.library.Operators(ledger):
         yield ledger
 
 
 def pairs(ledger):
     return [
-        (race.earlier.by, race.earlier.kind, race.later.by, race.later.kind, race.doubt == "")
+        (race.earlier.by, race.earlier.kind, race.later.by, race.later.kind, race.uncertainty == "")
         for race in [*ledger.races, *ledger.unknown]
     ]
 
@@ -156,7 +158,7 @@ def test_torch_waits_that_are_seen_order(torch):
 def host(torch, monkeypatch):
     """A tensor of the host; all others are the device's."""
     host = torch.torch.zeros(4)
-    monkeypatch.setattr(torch.eyes, "on_gpu", lambda tensor: tensor.data_ptr() != host.data_ptr())
+    monkeypatch.setattr(torch.library, "on_gpu", lambda tensor: tensor.data_ptr() != host.data_ptr())
     return host
 
 
@@ -240,7 +242,7 @@ def test_torch_memory_that_was_recorded_on_a_stream_is_given_again_when_that_is_
     empty.impl("again", lambda: torch.torch.from_numpy(block), "CompositeExplicitAutograd")
     record = torch.torch.library.Library("aten", "IMPL", "CPU")
     record.impl("record_stream", nothing)
-    monkeypatch.setattr(torch.eyes, "as_stream", lambda _stream: torch.streams.b)
+    monkeypatch.setattr(torch.library, "as_stream", lambda _stream: torch.streams.b)
     y = torch.torch.zeros(4)
     with operators(torch) as ledger:
         x = torch.torch.ops.interop_test.again()
@@ -277,7 +279,7 @@ def test_torch_operators_that_call_functions_run_and_are_unknown(torch):
     assert y.tolist() == [3.0, 3.0]
     assert not ledger.races
     assert {unknown.later.by for unknown in ledger.unknown} == {"PyTorch's cond", "PyTorch's aten::add_"}
-    assert all("cannot be seen" in unknown.doubt for unknown in ledger.unknown)
+    assert all("cannot be seen" in unknown.uncertainty for unknown in ledger.unknown)
 
 
 def test_which_tensors_of_torch_are_seen(interop_need):
@@ -286,7 +288,7 @@ def test_which_tensors_of_torch_are_seen(interop_need):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.testing._internal.two_tensor import TwoTensor
 
-    eyes = importlib.import_module("interop.ledger.libraries.torch")
+    library = importlib.import_module("interop.ledger.libraries.torch")
 
     class Mine(torch.Tensor):
         pass
@@ -295,17 +297,17 @@ def test_which_tensors_of_torch_are_seen(interop_need):
     with FakeTensorMode():
         fake = torch.zeros(2, device="cuda")
     for tensor in (plain, mine, torch.nn.Parameter(plain)):
-        assert eyes._is_plain(type(tensor))
+        assert library._is_plain(type(tensor))
     for tensor in (fake, TwoTensor(plain, plain)):
-        assert not eyes._is_plain(type(tensor))
+        assert not library._is_plain(type(tensor))
     assert fake.is_cuda
-    assert not any(map(eyes.on_gpu, (plain, mine, fake)))
+    assert not any(map(library.on_gpu, (plain, mine, fake)))
 
 
 def test_torch_tensors_that_wrap_others_are_seen_by_what_they_do_to_these(torch, monkeypatch):
     from torch.testing._internal.two_tensor import TwoTensor
 
-    monkeypatch.setattr(torch.eyes, "on_gpu", lambda tensor: torch.eyes._is_plain(type(tensor)))
+    monkeypatch.setattr(torch.library, "on_gpu", lambda tensor: torch.library._is_plain(type(tensor)))
     x, y = torch.torch.zeros(2), torch.torch.zeros(2)
     with operators(torch) as ledger:
         TwoTensor(x, y).add_(1)
@@ -317,7 +319,7 @@ def test_torch_tensors_that_wrap_others_are_seen_by_what_they_do_to_these(torch,
 
 def test_torch_nested_tensors_are_left_out(torch, monkeypatch):
     monkeypatch.undo()
-    assert not torch.eyes.on_gpu(types.SimpleNamespace(is_cuda=True, is_nested=True))
+    assert not torch.library.on_gpu(types.SimpleNamespace(is_cuda=True, is_nested=True))
 
 
 def test_torch_copies_to_the_host_wait_unless_they_are_asked_not_to(torch, host):
@@ -342,23 +344,23 @@ def test_torch_backward_passes_are_never_a_race(torch):
         loss.backward(gradient)
     assert not ledger.races
     assert ledger.unknown
-    assert "backward" in ledger.unknown[0].doubt
+    assert "backward" in ledger.unknown[0].uncertainty
 
 
 def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.libraries.torch")
+    library = importlib.import_module("interop.ledger.libraries.torch")
     for cls, names in ((torch.cuda.Event, ("record", "wait", "synchronize")), (torch.cuda.Stream, ("synchronize",))):
         for name in names:
             monkeypatch.setattr(cls, name, nothing)
     for cls in (torch.cuda.Event, torch.cuda.Stream):
         monkeypatch.setattr(cls, "query", lambda _self: True)
     stream, event = ExternalStream(address), object()
-    monkeypatch.setattr(eyes, "_stream", lambda given: given or stream)
-    monkeypatch.setattr(eyes, "as_stream", lambda given: given)
-    monkeypatch.setattr(eyes, "as_event", lambda given: given.name)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(library, "as_stream", lambda given: given)
+    monkeypatch.setattr(library, "as_event", lambda given: given.name)
     before = everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda)
 
     class Event:
@@ -367,7 +369,7 @@ def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
     class Unrecorded:
         cuda_event, name = 0, event
 
-    with watching(eyes, notes):
+    with observing(library, notes):
         torch.cuda.Event.record(Event())
         torch.cuda.Event.wait(Event(), "stream")
         torch.cuda.Event.wait(Unrecorded(), "stream")
@@ -376,7 +378,7 @@ def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
         torch.cuda.Event.query(Unrecorded())
         torch.cuda.Stream.synchronize("stream")
         torch.cuda.Stream.query("stream")
-    assert notes.told == [
+    assert notes.calls == [
         ("recorded", stream, event),
         ("waited", "stream", event),
         ("finished", event),
@@ -391,13 +393,13 @@ def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.libraries.torch")
-    monkeypatch.setattr(eyes._cuda, "GPU", types.SimpleNamespace(primary_context=lambda device: device + 10))
+    library = importlib.import_module("interop.ledger.libraries.torch")
+    monkeypatch.setattr(observer._cuda, "GPU", types.SimpleNamespace(primary_context=lambda device: device + 10))
     for name in ("record", "wait"):
         monkeypatch.setattr(torch.cuda.Event, name, nothing)
     monkeypatch.setattr(torch.cuda, "synchronize", nothing)
-    for name in ("_stream", "as_event"):
-        monkeypatch.setattr(eyes, name, lambda given: given)
+    for name in ("as_stream", "as_event"):
+        monkeypatch.setattr(library, name, lambda given: given)
 
     class Event:
         cuda_event = 1
@@ -409,17 +411,17 @@ def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
         wait = synchronize = query = record
 
     monkeypatch.setattr(torch, "Event", Event)
-    monkeypatch.setattr(eyes, "_seen", lambda _event, stream: stream)
+    monkeypatch.setattr(library._Events, "stream_of", lambda _self, stream, _event: stream)
     event = Event()
-    with watching(eyes, notes):
+    with observing(library, notes):
         torch.cuda.Event.record(event, stream="stream")
         torch.cuda.Event.wait(self=event, stream="stream")
         torch.cuda.synchronize(device=1)
         torch.Event().record(stream="stream")
         torch.Event().wait(stream="stream")
-    assert notes.names == ["recorded", "waited", "device_is_done", "recorded", "waited"]
-    assert [told[1] for told in notes.told if told[0] != "device_is_done"] == ["stream"] * 4
-    assert notes.told[2][2] == 11
+    assert notes.names == ["recorded", "waited", "context_finished", "recorded", "waited"]
+    assert [call[1] for call in notes.calls if call[0] != "context_finished"] == ["stream"] * 4
+    assert notes.calls[2][2] == 11
 
 
 def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
@@ -442,13 +444,13 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
         def query(self):
             return True
 
-    eyes = importlib.import_module("interop.ledger.libraries.torch")
+    library = importlib.import_module("interop.ledger.libraries.torch")
     current, other = (types.SimpleNamespace(cuda_stream=at, device=None) for at in (address, address + 16))
-    monkeypatch.setattr(eyes, "_stream_of", lambda _device: current)
-    monkeypatch.setattr(eyes, "as_stream", lambda given: given)
+    monkeypatch.setattr(library, "_stream_of", lambda _device: current)
+    monkeypatch.setattr(library, "as_stream", lambda given: given)
     monkeypatch.setattr(torch, "Event", Event)
     old = Event()
-    with watching(eyes, notes):
+    with observing(library, notes):
         assert isinstance(old, torch.Event)
         for event in (torch.Event(), torch.Event("cpu"), torch.Event(event_id=0)):
             event.record()
@@ -456,13 +458,13 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
             event.synchronize()
             assert event.query()
     assert torch.Event is Event
-    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.told] == [
+    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.calls] == [
         ("recorded", address, address),
         ("waited", address + 16, address),
         ("finished", address),
         ("finished", address),
     ]
-    assert all(told[1].owner is SEEN for told in notes.told[:2])
+    assert all(call[1].owner is SEEN for call in notes.calls[:2])
 
 
 def test_a_mode_of_the_users_that_outlasts_the_ledger_stays(torch):
@@ -475,7 +477,7 @@ def test_a_mode_of_the_users_that_outlasts_the_ledger_stays(torch):
 
     seen, first, second = [], Mode(), Mode()
     with contextlib.ExitStack() as later:
-        with torch.eyes.Operators(Notes()):
+        with torch.library.Operators(Notes()):
             later.enter_context(first)
             later.enter_context(second)
         assert modes._get_current_dispatch_mode_stack() == [first, second]
@@ -503,11 +505,11 @@ def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, interop_
     interop_need("torch")
     import torch
 
-    eyes = importlib.import_module("interop.ledger.libraries.torch")
+    library = importlib.import_module("interop.ledger.libraries.torch")
     for name in ("record", "wait"):
         monkeypatch.setattr(torch.cuda.Event, name, nothing)
-    for name in ("_stream", "as_event"):
-        monkeypatch.setattr(eyes, name, lambda given: given)
+    for name in ("as_stream", "as_event"):
+        monkeypatch.setattr(library, name, lambda given: given)
 
     class Event:
         cuda_event = 1
@@ -524,9 +526,9 @@ def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, interop_
 
     monkeypatch.setattr(torch.cuda.streams, "Event", Event)
     producer, consumer = Stream(), Stream()
-    with watching(eyes, notes):
+    with observing(library, notes):
         consumer.wait_stream(producer)
-    (recorded, its_stream, event), (waited, waiter, awaited) = notes.told
+    (recorded, its_stream, event), (waited, waiter, awaited) = notes.calls
     assert (recorded, its_stream, waited, waiter) == ("recorded", producer, "waited", consumer)
     assert event is awaited
 
@@ -558,10 +560,10 @@ def cupy(monkeypatch, interop_need):
 def test_cupy_streams_and_events(cupy, notes, address):
     from cupy.cuda.stream import _BaseStream
 
-    eyes = importlib.import_module("interop.ledger.libraries.cupy")
+    library = importlib.import_module("interop.ledger.libraries.cupy")
     stream = cupy.cuda.Stream.from_external(ExternalStream(address))
     before = everything_of(_BaseStream, cupy.cuda.Event, cupy.cuda, cupy.cuda.runtime, cupy.ndarray)
-    with watching(eyes, notes):
+    with observing(library, notes):
         event = cupy.cuda.Event()
         event.ptr = address
         assert stream.record(event) is event
@@ -573,38 +575,47 @@ def test_cupy_streams_and_events(cupy, notes, address):
         assert event.done
         assert isinstance(cupy.cuda.Device, type)
     assert everything_of(_BaseStream, cupy.cuda.Event, cupy.cuda, cupy.cuda.runtime, cupy.ndarray) == before
-    assert notes.names == ["made", "recorded", "waited", "recorded", "finished", "finished", "finished", "finished"]
-    assert notes.told[0] == ("made", event)
-    for _, *arguments in notes.told[1:]:
+    assert notes.names == [
+        "event_made",
+        "recorded",
+        "waited",
+        "recorded",
+        "finished",
+        "finished",
+        "finished",
+        "finished",
+    ]
+    assert notes.calls[0] == ("event_made", event)
+    for _, *arguments in notes.calls[1:]:
         assert arguments[0].cuda_stream == address if isinstance(arguments[0], ExternalStream) else True
         assert getattr(arguments[-1], "owner", None) in (event, stream)
     event.ptr = 0  # there is nothing to be destroyed
 
 
 def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
-    eyes = importlib.import_module("interop.ledger.libraries.cupy")
+    library = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
-    with watching(eyes, notes):
+    with observing(library, notes):
         cupy.cuda.runtime.eventRecord(address + 16, address)
         cupy.cuda.runtime.streamWaitEvent(0, address + 16)
         cupy.cuda.runtime.streamSynchronize(address)
         cupy.cuda.runtime.eventSynchronize(address + 16)
-    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.told] == [
+    assert [(name, *(at.ptr for at in whom)) for name, *whom in notes.calls] == [
         ("recorded", address, address + 16),
         ("waited", 1, address + 16),
         ("finished", address),
         ("finished", address + 16),
     ]
-    assert all(told[1].owner is SEEN for told in notes.told[:3])
+    assert all(call[1].owner is SEEN for call in notes.calls[:3])
 
 
 def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
-    eyes = importlib.import_module("interop.ledger.libraries.cupy")
+    library = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
     monkeypatch.setattr(cupy.ndarray, "get", nothing, raising=False)
     event, stream = np.int64(address + 16), np.int64(address)
     own = cupy.cuda.Stream.from_external(ExternalStream(address))
-    with watching(eyes, notes):
+    with observing(library, notes):
         cupy.cuda.runtime.eventRecord(event=event, stream=stream)
         cupy.cuda.runtime.streamWaitEvent(stream=stream, event=event, flags=0)
         cupy.cuda.runtime.streamWaitEvent(stream, event, 0)
@@ -622,17 +633,17 @@ def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
         cupy.ndarray.get("array", order="C", out=None, blocking=False)
     assert notes.names == [
         *["recorded", *["waited"] * 3, "finished", "finished"],
-        *["made", "recorded", "recorded", "waited", "finished", "finished", "finished"],
+        *["event_made", "recorded", "recorded", "waited", "finished", "finished", "finished"],
     ]
-    assert [[at.ptr for at in told[1:]] for told in notes.told[:4]] == [[address, address + 16]] * 4
+    assert [[at.ptr for at in call[1:]] for call in notes.calls[:4]] == [[address, address + 16]] * 4
     made.ptr = 0  # there is nothing to be destroyed
 
 
 def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
-    eyes = importlib.import_module("interop.ledger.libraries.cupy")
+    library = importlib.import_module("interop.ledger.libraries.cupy")
     cuda = types.SimpleNamespace(current_context=lambda: 3, primary_context=lambda device: device + 10)
-    monkeypatch.setattr(eyes._cuda, "GPU", cuda)
-    monkeypatch.setattr(eyes, "_current", lambda: "current")
+    monkeypatch.setattr(observer._cuda, "GPU", cuda)
+    monkeypatch.setattr(library, "_current", lambda: "current")
 
     class Device:
         id = 5
@@ -641,43 +652,43 @@ def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
             pass
 
     monkeypatch.setattr(cupy.cuda, "Device", Device)
-    with watching(eyes, notes):
+    with observing(library, notes):
         cupy.cuda.runtime.deviceSynchronize()
         cupy.cuda.Device().synchronize()
         assert isinstance(Device(), cupy.cuda.Device)
         assert not isinstance(3, cupy.cuda.Device)
     assert cupy.cuda.Device is Device
-    assert notes.told == [("device_is_done", cuda, 3), ("device_is_done", cuda, 15)]
-    del notes.told[:]
-    look = eyes._Eyes(notes)
+    assert notes.calls == [("context_finished", cuda, 3), ("context_finished", cuda, 15)]
+    del notes.calls[:]
+    told = library._Observer(notes)
     stream = cupy.cuda.Stream.from_external(ExternalStream(address))
-    look.copied(None, "array")
-    look.copied(None, "array", stream=stream)
-    look.copied(None, "array", blocking=False)
-    assert [told[1] for told in notes.told] == ["current", interop.as_stream(stream)]
+    told.copied_to_host(None, "array")
+    told.copied_to_host(None, "array", stream=stream)
+    told.copied_to_host(None, "array", blocking=False)
+    assert [call[1] for call in notes.calls] == ["current", interop.as_stream(stream)]
 
 
 def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
     # item(), float() and asnumpy() are compiled: that they end up in `get` of the class, where it is seen, is CuPy's
     # affair. What can be told here is that `get` is found on the class, and taken off again.
-    eyes = importlib.import_module("interop.ledger.libraries.cupy")
+    library = importlib.import_module("interop.ledger.libraries.cupy")
     assert "get" not in vars(cupy.ndarray)
-    with watching(eyes, notes):
+    with observing(library, notes):
         assert "get" in vars(cupy.ndarray)
     assert "get" not in vars(cupy.ndarray)
 
 
 def test_cupys_pool(cupy, notes, monkeypatch):
-    eyes = importlib.import_module("interop.ledger.libraries.cupy")
-    monkeypatch.setattr(eyes, "_current", lambda: "current")
-    with watching(eyes, notes):
-        hooks = list(cupy.cuda.memory_hook._get_memory_hooks().values()) if _has_hooks(cupy) else [eyes._pool(notes)]
+    library = importlib.import_module("interop.ledger.libraries.cupy")
+    monkeypatch.setattr(library, "_current", lambda: "current")
+    with observing(library, notes):
+        hooks = list(cupy.cuda.memory_hook._get_memory_hooks().values()) if _has_hooks(cupy) else [library._pool(notes)]
         for hook in hooks:
             hook.alloc_postprocess(device_id=0, mem_size=512, mem_ptr=1024)
             hook.malloc_postprocess(device_id=0, size=8, mem_size=512, mem_ptr=1024, pmem_id=7)
-    fresh, given = notes.told
-    assert fresh == ("is_fresh", Layout.of(1024, (512,), None, 1))
-    assert given[:3] == ("given", "current", Layout.of(1024, (512,), None, 1))
+    fresh, given = notes.calls
+    assert fresh == ("driver_allocated", block(1024, 512))
+    assert given[:3] == ("pool_allocated", "current", block(1024, 512))
 
 
 def _has_hooks(cupy):
@@ -689,14 +700,14 @@ def test_memory_that_is_given_again():
         old = types.SimpleNamespace(
             __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "|u1", "data": (1 << 40, False)}
         )
-        memory = Layout.of(1 << 40, (8,), None, 1)
+        memory = block(1 << 40, 8)
         pool, consumer = (interop.as_stream(gpu.stream(name)) for name in ("pool", "consumer"))
         ledger.reads(old, consumer)
-        ledger.given(pool, memory, "a new array")
+        ledger.pool_allocated(pool, memory, "a new array")
         [unknown] = ledger.unknown
         assert unknown.earlier.stream == "consumer"
-        assert "cannot be seen" in unknown.doubt
-        ledger.is_fresh(memory)
+        assert "cannot be seen" in unknown.uncertainty
+        ledger.driver_allocated(memory)
         ledger.writes(old, pool)
     assert not ledger.races
 
@@ -722,7 +733,7 @@ def numba(monkeypatch, interop_need):
     monkeypatch.setattr(driver.Event, "query", lambda _self: True)
     monkeypatch.setattr(driver, "device_pointer", int)
     return types.SimpleNamespace(
-        driver=driver, dispatcher=dispatcher, eyes=importlib.import_module("interop.ledger.libraries.numba")
+        driver=driver, dispatcher=dispatcher, library=importlib.import_module("interop.ledger.libraries.numba")
     )
 
 
@@ -730,7 +741,7 @@ def test_numba_streams_and_events(numba, notes, address):
     driver = numba.driver
     before = everything_of(driver, driver.Event, driver.Stream, driver.Context, numba.dispatcher._Kernel)
     stream = driver.Stream(address, external=True)
-    with watching(numba.eyes, notes):
+    with observing(numba.library, notes):
         event = driver.Event(address)
         event.record(stream)
         event.wait(stream=stream)
@@ -738,8 +749,8 @@ def test_numba_streams_and_events(numba, notes, address):
         assert event.query()
         stream.synchronize()
     assert everything_of(driver, driver.Event, driver.Stream, driver.Context, numba.dispatcher._Kernel) == before
-    assert notes.names == ["made", "recorded", "waited", "finished", "finished", "finished"]
-    for name, *arguments in notes.told[1:3]:
+    assert notes.names == ["event_made", "recorded", "waited", "finished", "finished", "finished"]
+    for name, *arguments in notes.calls[1:3]:
         assert arguments[0].owner is stream, name
         assert arguments[1].owner is event, name
 
@@ -752,14 +763,14 @@ def test_numba_launches(numba, notes, address):
         __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (1 << 40, False)}
     )
     launch = Stream.from_handle(address)  # as Numba wraps it
-    with watching(numba.eyes, notes):
+    with observing(numba.library, notes):
         numba.dispatcher._Kernel.launch(kernel, (array, 3, np.zeros(3)), (1, 1, 1), (1, 1, 1), launch, 0)
         numba.dispatcher._Kernel.launch(kernel, (3,), (1, 1, 1), (1, 1, 1), launch, 0)
-    [(name, stream, touched, by)] = notes.told
+    [(name, stream, touched, by)] = notes.calls
     assert (name, by) == ("accessed", "Numba kernel 'nothing'")
     assert stream.cuda_stream == address
     assert stream.owner is SEEN
-    assert touched == [(array, Layout.of(1 << 40, (8,), None, 8), Kind.MAYBE)]
+    assert touched == [(array, block(1 << 40, 64), Kind.MAYBE)]
 
 
 def test_numba_launches_with_tuples_of_arrays(numba, notes, address):
@@ -771,20 +782,20 @@ def test_numba_launches_with_tuples_of_arrays(numba, notes, address):
     ]
     kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
     stream = numba.driver.Stream(address, external=True)
-    with watching(numba.eyes, notes):
+    with observing(numba.library, notes):
         numba.dispatcher._Kernel.launch(kernel, (arrays[0], (3, (arrays[1],))), (1, 1, 1), (1, 1, 1), stream, 0)
-    assert [touched[0] for touched in notes.told[0][2]] == arrays
+    assert [touched[0] for touched in notes.calls[0][2]] == arrays
 
 
 def test_numba_copies(numba, notes, address):
     stream = numba.driver.Stream(address, external=True)
-    with watching(numba.eyes, notes):
+    with observing(numba.library, notes):
         numba.driver.host_to_device(1024, "host", 64, stream=stream)
         numba.driver.device_to_host("host", 1024, 64, stream)
         numba.driver.device_to_device(2048, 1024, 64, stream=stream)
     assert notes.names == ["accessed"] * 3
-    at = [Layout.of(1024, (64,), None, 1), Layout.of(2048, (64,), None, 1)]
-    assert [[touched[1:] for touched in arrays] for _, _, arrays, _ in notes.told] == [
+    at = [block(1024, 64), block(2048, 64)]
+    assert [[touched[1:] for touched in arrays] for _, _, arrays, _ in notes.calls] == [
         [(at[0], Kind.WRITE)],
         [(at[0], Kind.READ)],
         [(at[1], Kind.WRITE), (at[0], Kind.READ)],
@@ -804,7 +815,7 @@ def test_numbas_calls_by_name(numba, notes, monkeypatch, address):
     )
     kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
     grid = {"griddim": (1, 1, 1), "blockdim": (1, 1, 1)}
-    with watching(numba.eyes, notes):
+    with observing(numba.library, notes):
         event = driver.Event(handle=address, finalizer=None)
         event.record(stream=stream)
         event.wait(stream=stream)
@@ -817,18 +828,18 @@ def test_numbas_calls_by_name(numba, notes, monkeypatch, address):
         numba.dispatcher._Kernel.launch(kernel, (array,), (1, 1, 1), (1, 1, 1), stream, 0)
         numba.dispatcher._LaunchConfiguration("dispatcher", **grid, stream=interop.as_stream(stream), sharedmem=0)
         driver.Context.memalloc(types.SimpleNamespace(memory_manager=None), bytesize=8)
-    assert notes.names == ["made", "recorded", "waited", "finished", *["accessed"] * 6, "noticed"]
-    assert all(told[1].ptr == address for told in notes.told[4:])
+    assert notes.names == ["event_made", "recorded", "waited", "finished", *["accessed"] * 6, "stream_used"]
+    assert all(call[1].ptr == address for call in notes.calls[4:])
 
 
 def test_a_stream_of_cuda_core_that_numba_is_given_is_one_whose_waits_cannot_be_seen(numba, notes, address):
     from cuda.core import Stream
 
-    told = numba.eyes._Eyes(notes).configured
+    told = numba.library._Observer(notes).configured
     told(None, "launch", "dispatcher", (1, 1, 1), (1, 1, 1), Stream.from_handle(address), 0)
     told(None, "launch", "dispatcher", (1, 1, 1), (1, 1, 1), 0, 0)
     told(None, "launch", "dispatcher", (1, 1, 1), (1, 1, 1), numba.driver.Stream(address), 0)
-    assert [(name, stream.cuda_stream) for name, stream in notes.told] == [("noticed", address)]
+    assert [(name, stream.cuda_stream) for name, stream in notes.calls] == [("stream_used", address)]
 
 
 # -- what cannot be seen -----------------------------------------------------------------------------------------
@@ -841,7 +852,7 @@ def unwatched(monkeypatch):
         doubted = set()
         monkeypatch.setattr(
             interop.ledger.Ledger,
-            "_doubt_about",
+            "_uncertainty_about",
             lambda _ledger, stream: "its waits cannot be seen" if stream.cuda_stream in doubted else "",
         )
         yield gpu, doubted
@@ -854,7 +865,7 @@ def test_a_stream_whose_waits_cannot_be_seen_is_unknown(unwatched):
     with check() as ledger:
         ledger.writes(x, a)
         ledger.reads(x, b)
-    assert [unknown.doubt for unknown in ledger.unknown] == ["its waits cannot be seen"]
+    assert [unknown.uncertainty for unknown in ledger.unknown] == ["its waits cannot be seen"]
 
 
 def test_what_waits_for_such_a_stream_is_unknown_too(unwatched):
@@ -909,12 +920,12 @@ CALLS = {
 @pytest.mark.parametrize("module", CALLS)
 def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
-    eyes = importlib.import_module("interop.ledger.libraries.bindings")
-    monkeypatch.setattr(eyes._cuda, "GPU", types.SimpleNamespace(current_context=lambda: 3))
+    library = importlib.import_module("interop.ledger.libraries.bindings")
+    monkeypatch.setattr(observer._cuda, "GPU", types.SimpleNamespace(current_context=lambda: 3))
     for name in CALLS[module]:
         monkeypatch.setattr(bindings, name, lambda *_arguments: (status,))
     before = everything_of(bindings)
-    with watching(eyes, notes):
+    with observing(library, notes):
         device_done, stream_done, stream_asked, wait, record, record_with, event_done, event_asked = (
             getattr(bindings, name) for name in CALLS[module]
         )
@@ -930,10 +941,10 @@ def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status
         event_asked(address + 16)
     assert everything_of(bindings) == before
     if status:
-        assert not notes.told
+        assert not notes.calls
     else:
-        assert notes.names == ["device_is_done", *["finished"] * 2, "waited", *["recorded"] * 2, *["finished"] * 2]
-        assert [[at.ptr for at in told[1:]] for told in notes.told[1:]] == [
+        assert notes.names == ["context_finished", *["finished"] * 2, "waited", *["recorded"] * 2, *["finished"] * 2]
+        assert [[at.ptr for at in call[1:]] for call in notes.calls[1:]] == [
             *[[address]] * 2,
             *[[address, address + 16]] * 3,
             *[[address + 16]] * 2,
@@ -955,7 +966,7 @@ DRIVERS = {"stream": "hStream", "event": "hEvent", "flags": "flags"}
 @pytest.mark.parametrize("module", CALLS)
 def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
-    eyes = importlib.import_module("interop.ledger.libraries.bindings")
+    library = importlib.import_module("interop.ledger.libraries.bindings")
     values = {"stream": address, "event": address + 16, "flags": 0}
     calls = []
     for name, arguments in NAMED:
@@ -966,7 +977,7 @@ def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module
         assert list(theirs) == list(inspect.signature(getattr(bindings, full)).parameters)
         monkeypatch.setattr(bindings, full, lambda *args, **named: (0, args, named))
         calls.append((full, theirs))
-    with watching(eyes, notes):
+    with observing(library, notes):
         for full, theirs in calls:
             assert getattr(bindings, full)(**theirs) == (0, (), theirs)
             first, *rest = theirs
@@ -975,15 +986,15 @@ def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module
     names = ["finished", "finished", "waited", "recorded", "recorded", "finished", "finished"]
     assert notes.names == [name for name in names for _ in range(2)]
     at = {"finished": [address], "waited": [address, address + 16], "recorded": [address, address + 16]}
-    assert [[each.ptr for each in told[1:]] for told in notes.told[:10]] == [at[name] for name in notes.names[:10]]
-    assert [told[1].ptr for told in notes.told[10:]] == [address + 16] * 4
+    assert [[each.ptr for each in call[1:]] for call in notes.calls[:10]] == [at[name] for name in notes.names[:10]]
+    assert [call[1].ptr for call in notes.calls[10:]] == [address + 16] * 4
 
 
 def test_of_cuda_bindings_nothing_else_is_seen(notes):
     from cuda.bindings import driver, runtime
 
     before = everything_of(driver, runtime)
-    with watching(importlib.import_module("interop.ledger.libraries.bindings"), notes):
+    with observing(importlib.import_module("interop.ledger.libraries.bindings"), notes):
         replaced = {key[1] for key, value in everything_of(driver, runtime).items() if value is not before[key]}
     assert replaced == {*CALLS["runtime"], *CALLS["driver"]}
 
@@ -996,12 +1007,12 @@ def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypat
     monkeypatch.setattr(runtime, "cudaThreadExchangeStreamCaptureMode", lambda mode: (0, mode))
     cuda = _cuda.Cuda(lambda: (runtime, driver), lambda _: True)
     cuda._runtime = runtime
-    with watching(importlib.import_module("interop.ledger.libraries.bindings"), notes):
+    with observing(importlib.import_module("interop.ledger.libraries.bindings"), notes):
         cuda.event_record(address, address)
         cuda.stream_wait_event(address, address)
         cuda.stream_synchronize(address)
         cuda.event_query(address)
-        assert not notes.told
+        assert not notes.calls
         runtime.cudaEventRecord(address, address)
     assert notes.names == ["recorded"]
 
@@ -1015,9 +1026,9 @@ def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
         def synchronize(self):
             Driver().wait()
 
-    with changed(
-        lambda changes: changes.tell(Driver, "wait", notes.inner),
-        lambda changes: changes.tell(Stream, "synchronize", notes.outer),
+    with patched(
+        lambda patches: patches.observe(Driver, "wait", notes.inner),
+        lambda patches: patches.observe(Stream, "synchronize", notes.outer),
     ):
         Stream().synchronize()
         Driver().wait()
@@ -1034,9 +1045,9 @@ def test_what_outlives_the_block_tells_nothing(notes):
             return "waited"
 
     module = types.SimpleNamespace(Device=Device)
-    with changed(
-        lambda changes: changes.stand_in(module, "Device", synchronize=notes.device_done),
-        lambda changes: changes.tell(Stream, "wait", notes.waited),
+    with patched(
+        lambda patches: patches.observe_class(module, "Device", synchronize=notes.device_done),
+        lambda patches: patches.observe(Stream, "wait", notes.waited),
     ):
         device, wait = module.Device(), Stream().wait
         synchronize = device.synchronize
@@ -1052,7 +1063,7 @@ def test_a_class_that_is_derived_in_the_block_has_instances_of_its_own(notes):
             pass
 
     module, old = types.SimpleNamespace(Device=Device), Device()
-    with changed(lambda changes: changes.stand_in(module, "Device", synchronize=notes.device_done)):
+    with patched(lambda patches: patches.observe_class(module, "Device", synchronize=notes.device_done)):
 
         class Derived(module.Device):
             pass
@@ -1077,23 +1088,23 @@ def test_a_method_that_is_called_by_its_class(notes):
             notes.outer(result, stream, timeout)
 
     stream = Stream()
-    with changed(lambda changes: changes.tell(Stream, "synchronize", Eyes().synchronized)):
+    with patched(lambda patches: patches.observe(Stream, "synchronize", Eyes().synchronized)):
         assert Stream.synchronize(self=stream, timeout=3) == 3
-    assert notes.told == [("outer", 3, stream, 3)]
+    assert notes.calls == [("outer", 3, stream, 3)]
 
 
 def test_cuda_cores_wait_for_a_device(notes, monkeypatch, interop_need):
     interop_need("cuda.core")
     from cuda.core import Device
 
-    eyes = importlib.import_module("interop.ledger.libraries.cuda_core")
+    library = importlib.import_module("interop.ledger.libraries.cuda_core")
     cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
-    monkeypatch.setattr(eyes._cuda, "GPU", cuda)
+    monkeypatch.setattr(observer._cuda, "GPU", cuda)
     monkeypatch.setattr(Device, "sync", nothing)
-    with watching(eyes, notes):
+    with observing(library, notes):
         Device.sync(types.SimpleNamespace(device_id=5))
     assert Device.sync is nothing
-    assert notes.told == [("device_is_done", cuda, 15)]
+    assert notes.calls == [("context_finished", cuda, 15)]
 
 
 def test_warps_waits_of_the_host(notes, monkeypatch):
@@ -1112,13 +1123,13 @@ def test_warps_waits_of_the_host(notes, monkeypatch):
     warp.get_cuda_devices = lambda: [device(0), device(1)]
     monkeypatch.setitem(sys.modules, "warp", warp)
     monkeypatch.delitem(sys.modules, "interop.ledger.libraries.warp", raising=False)
-    eyes = importlib.import_module("interop.ledger.libraries.warp")
+    library = importlib.import_module("interop.ledger.libraries.warp")
     cuda = types.SimpleNamespace(primary_context=lambda device: device + 10)
-    monkeypatch.setattr(eyes._cuda, "GPU", cuda)
+    monkeypatch.setattr(observer._cuda, "GPU", cuda)
     for name in ("as_stream", "as_event"):
-        monkeypatch.setattr(eyes, name, lambda given: given)
+        monkeypatch.setattr(observer, name, lambda given: given)
     stream = Stream()
-    with watching(eyes, notes):
+    with observing(library, notes):
         warp.synchronize()
         warp.synchronize_device()
         warp.synchronize_device("cpu")
@@ -1129,10 +1140,10 @@ def test_warps_waits_of_the_host(notes, monkeypatch):
         warp.synchronize_stream(stream_or_device=stream)
         warp.synchronize_event(event="event")
     assert warp.synchronize is nothing
-    assert notes.told == [
-        *[("device_is_done", cuda, context) for context in (10, 11, 10)],
+    assert notes.calls == [
+        *[("context_finished", cuda, context) for context in (10, 11, 10)],
         *[("finished", what) for what in (stream, "stream of 1", "event")],
-        ("device_is_done", cuda, 11),
+        ("context_finished", cuda, 11),
         *[("finished", what) for what in (stream, "event")],
     ]
     del sys.modules["interop.ledger.libraries.warp"]
@@ -1158,13 +1169,13 @@ def test_whom_to_doubt(address, interop_need):
     from cuda.core import Stream
 
     ledger = interop.ledger.Ledger(strict=False)
-    assert "bare address" in ledger._doubt_about(interop.as_stream(address))
-    assert "cuda.core" in ledger._doubt_about(interop.as_stream(Stream.from_handle(address)))
+    assert "bare address" in ledger._uncertainty_about(interop.as_stream(address))
+    assert "cuda.core" in ledger._uncertainty_about(interop.as_stream(Stream.from_handle(address)))
     owned = ExternalStream(address, owner=SEEN)
-    assert not ledger._doubt_about(owned)
+    assert not ledger._uncertainty_about(owned)
     owned._natives = {"rmm": object()}
-    assert "rmm" in ledger._doubt_about(owned)
-    assert not any(ledger._doubt_of(library) for library in WATCHED)
+    assert "rmm" in ledger._uncertainty_about(owned)
+    assert not any(_uncertainty_of(library) for library in OBSERVED)
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -1175,7 +1186,7 @@ def test_an_event_is_known_by_its_object_and_by_its_address(made):
         address = event.cuda_event
         with check(raises=False) as ledger:
             if made:
-                ledger.made(event)
+                ledger.event_made(event)
             ledger.writes(x, a)
             a.record_event(address)
             b.wait_event(event)

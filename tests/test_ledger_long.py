@@ -11,7 +11,8 @@ from types import MappingProxyType
 import pytest
 
 import interop
-from interop.ledger.memory import Layout
+from interop.ledger.access import Kind
+from interop.ledger.layout import block
 from interop.ordering import check
 
 
@@ -84,8 +85,8 @@ class Program:
     def arrays_of_any_size_in_a_pool(self):
         self.number += 1
         start, size = 64 * (self.number * 7919 % 64), 64 * (1 + self.number * 104729 % 8)
-        self.ledger.given(self.main, Layout.of(start, (size,), None, 1), "a new array")
-        self.ledger.accessed(self.main, [("it", Layout.of(start, (size,), None, 1), 3)], "work")
+        self.ledger.pool_allocated(self.main, block(start, size), "a new array")
+        self.ledger.accessed(self.main, [("it", block(start, size), Kind.WRITE)], "work")
 
 
 KINDS = [name for name in vars(Program) if not name.startswith(("_", "in_", "number"))]

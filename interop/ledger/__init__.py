@@ -64,9 +64,9 @@ While a stream captures a graph, nothing is executed, and its calls and accesses
 counts them. Launches of graphs are not seen.
 """
 
+from interop.ledger.access import Kind, Party
 from interop.ledger.ledger import Ledger
-from interop.ledger.memory import Kind
-from interop.ledger.report import Finding, Party
+from interop.ledger.report import Finding
 from interop.ledger.session import Watched
 
 __all__ = ["Finding", "Kind", "Ledger", "Party", "Watched"]

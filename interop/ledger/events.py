@@ -1,4 +1,4 @@
-"""Which event is which: by the object where there is one, since addresses are used again."""
+"""Which event is which: by the object where there is one, because addresses are used again."""
 
 import weakref
 from collections.abc import Callable
@@ -11,28 +11,25 @@ if TYPE_CHECKING:
 
 
 class Token:
-    """What stands for an event, as long as it lives.
+    """Stands for an event, for as long as the event lives.
 
     Attributes:
-        is_unrecorded: whether it was made in sight, and nobody has recorded it since.
+        is_unrecorded: whether the event's creation was seen, and no record of it since.
     """
 
     def __init__(self, *, is_unrecorded: bool = False) -> None:
-        """Stand for one."""
+        """Stand for one event."""
         self.is_unrecorded = is_unrecorded
 
 
 class Events:
-    """A token for each event, for as long as the event lives.
-
-    Changed by one step at a time, as the history is.
-    """
+    """A token for each event, for as long as the event lives. Takes no lock: one step at a time changes it."""
 
     def __init__(self, gone: Callable[[int, object, Token], None]) -> None:
         """Start with none.
 
         Args:
-            gone: called by a finaliser, with what :meth:`remove` takes, and the token, of each event that is gone.
+            gone: called by a finaliser for each event that is gone, with the arguments of :meth:`remove` and the token.
         """
         self._gone = gone
         self._tokens: dict[int, tuple[weakref.ref[Any], Token]] = {}
@@ -43,7 +40,7 @@ class Events:
         return len(self._tokens)
 
     def made(self, event: "Event", handle: int) -> None:
-        """An event was made in sight."""
+        """An event was made, and not recorded yet."""
         token = Token(is_unrecorded=True)
         self._remember(_base(event), token)
         self._by_handle[handle] = token
@@ -56,9 +53,9 @@ class Events:
         return token
 
     def token(self, event: "Event") -> Token:
-        """What stands for *event*."""
+        """The token of *event*."""
         if event.owner is None and not event._owned:
-            # A bare handle. Whoever was made at that address, or recorded there, last is meant.
+            # A bare handle. It means the event that was made or recorded last at that address.
             return self._by_handle.setdefault(event._handle, Token())
         base = _base(event)
         reference, token = self._tokens.get(id(base), (None, Token()))
@@ -68,11 +65,11 @@ class Events:
         return token
 
     def _remember(self, base: object, token: Token) -> None:
-        """Let *token* stand for an event, by the object that it comes and goes with."""
+        """Let *token* stand for the event that lives as long as *base*."""
         number = id(base)
 
         def gone(reference: "weakref.ref[Any]") -> None:
-            token.is_unrecorded = False  # whoever is at its address now may have been recorded
+            token.is_unrecorded = False  # the next event at its address may have been recorded
             self._gone(number, reference, token)
 
         self._tokens[number] = (weakref.ref(_life(base), gone), token)
@@ -88,7 +85,7 @@ def _base(event: "Event") -> object:
 
 
 def _life(base: object) -> object:
-    """What a weak reference can be to, for as long as *base* lives; the same each time."""
-    # Before PyTorch 2.13 a weak reference to a torch.cuda.Event is not told when the event goes, and is left dangling.
+    """An object that takes weak references and lives as long as *base*; the same each time."""
+    # Before PyTorch 2.13, a weak reference to a torch.cuda.Event is left dangling when the event is gone.
     # https://github.com/pytorch/pytorch/pull/183403
     return life_of(base) or base

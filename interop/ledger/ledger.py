@@ -1,8 +1,7 @@
-"""The ledger itself: what interop and the libraries tell it, turned into a history, and what it finds in that."""
+"""The ledger itself: turns the calls of interop and of the libraries into a history, and finds the races in it."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
@@ -11,33 +10,27 @@ from interop import _cuda
 from interop._core.created import CreatedStream
 from interop._order import watchers
 from interop._order.clocks import StreamKind
-from interop._safety import forks
 from interop._show.callsite import user_frame, where
 from interop._show.text import plural
 from interop.event import as_event
-from interop.ledger import report
-from interop.ledger.arrays import described, layout_of, of_tensor
+from interop.ledger.access import OBSERVED, SEEN, Kind, KnownStream, Party
 from interop.ledger.events import Events, Token
-from interop.ledger.history import History, Line
-from interop.ledger.memory import Kind, Layout
-from interop.ledger.report import Finding, Party
+from interop.ledger.history import History
+from interop.ledger.layout import Layout, describe, layout_of, of_tensor
+from interop.ledger.report import Finding, Fixes, identity_of
+from interop.ledger.steps import Steps
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
     from interop.adapters.tensor import Tensor
     from interop.event import Event
 
-
-WATCHED: Final = {"cupy": "cupy", "numba": "numba.cuda.cudadrv.driver", "torch": "torch"}
-"""The libraries whose own waits are seen, by a module of that name here; and what is imported when they are."""
-
-
 _KEPT: Final = 1000
-"""So many findings are kept; of others it is counted how many there were."""
+"""So many findings are kept. Others are only plural."""
 
 
 class _Tally(NamedTuple):
-    """What was counted so far. Never changed, but replaced, so that no signal handler comes in the middle."""
+    """What was plural so far. Immutable, and replaced as a whole, so that a signal handler never sees a part."""
 
     accesses: int = 0
     captured: int = 0
@@ -45,7 +38,7 @@ class _Tally(NamedTuple):
     left_out: int = 0
 
     def plus(self, accesses: int, findings: Iterable[Finding]) -> "_Tally":
-        """Count so many accesses more, and what was found when they were made."""
+        """This tally with so many more accesses, and with what was found when they were made."""
         found, left_out = dict(self.findings), self.left_out
         for finding in findings:
             if finding in found or len(found) < _KEPT:
@@ -56,7 +49,7 @@ class _Tally(NamedTuple):
 
 
 class Ledger(watchers.Watcher):
-    """What was seen of a program. Made by :func:`interop.ordering.check`; usable from every thread."""
+    """What was seen of a program. Made by :func:`interop.ordering.check`. Usable from every thread."""
 
     def __init__(self, *, strict: bool) -> None:
         """Start with nothing known.
@@ -66,50 +59,47 @@ class Ledger(watchers.Watcher):
         """
         self._strict = strict
         self._history = History()
-        self._tally = _Tally()
-        self._events = Events(self._forget)
-        self._steps: deque[Callable[[], _Tally | None]] = deque()
-        self._lock = forks.lock()
-        self._failed: object = None
+        self._events = Events(self._forget_event)
+        self._steps = Steps(_Tally())
 
     # -- what was found ------------------------------------------------------------------------------------------
 
     @property
     def accesses(self) -> int:
         """How many accesses were seen or declared."""
-        return self._settled().accesses
+        return self._steps.settled().accesses
 
     @property
     def captured(self) -> int:
-        """How many calls were left out, since their stream captured a graph."""
-        return self._settled().captured
+        """How many calls were left out because their stream was capturing a graph."""
+        return self._steps.settled().captured
 
     @property
     def races(self) -> list[Finding]:
-        """The races, each pair of places in the code once, oldest first. After 1000 findings no new ones are kept."""
-        return [finding for finding in self._settled().findings if not finding.doubt]
+        """The races, each pair of places in the code once, oldest first. Only the first 1000 findings are kept."""
+        return [finding for finding in self._steps.settled().findings if not finding.uncertainty]
 
     @property
     def unknown(self) -> list[Finding]:
-        """The pairs that are races unless something orders them that could not be seen."""
-        return [finding for finding in self._settled().findings if finding.doubt]
+        """The pairs of accesses that are races unless something out of sight orders them."""
+        return [finding for finding in self._steps.settled().findings if finding.uncertainty]
 
     def __str__(self) -> str:
-        """All that was found, and how much was looked at."""
-        tally = self._settled()
-        unknown = sum(bool(finding.doubt) for finding in tally.findings)
+        """All findings, and how many accesses were looked at."""
+        tally = self._steps.settled()
+        unknown = sum(bool(finding.uncertainty) for finding in tally.findings)
         races = plural(len(tally.findings) - unknown, "race")
         lines = [f"{races} and {unknown} unknown in {plural(tally.accesses, 'access', 'accesses')}"]
         if tally.captured:
             lines.append(f"left out: {plural(tally.captured, 'call')} on streams that captured a graph")
-        for finding, count in sorted(tally.findings.items(), key=lambda item: bool(item[0].doubt)):
+        for finding, count in sorted(tally.findings.items(), key=lambda item: bool(item[0].uncertainty)):
             lines.append(f"{finding}" + (f"\n  Seen {count} times." if count > 1 else ""))
         if tally.left_out:
             lines.append(f"and more, seen {tally.left_out} times: the first {_KEPT} are kept")
         return "\n".join(lines)
 
     def __bool__(self) -> NoReturn:
-        """Raise: that there is a ledger says nothing.
+        """Raise: that a ledger exists says nothing.
 
         Raises:
             TypeError: always.
@@ -117,74 +107,76 @@ class Ledger(watchers.Watcher):
         message = "a ledger is not true or false: write `assert not ledger.races`, and `print(ledger)` for all it found"
         raise TypeError(message)
 
-    # -- what the program says -----------------------------------------------------------------------------------
+    # -- what the program declares -------------------------------------------------------------------------------
 
     def reads(self, array: object, stream: object) -> None:
-        """Say that the next work on *stream* reads *array*. Say it just before that work is submitted.
+        """Declare that the next work on *stream* reads *array*. Call it just before that work is submitted.
 
         Args:
             array: anything with ``__cuda_array_interface__`` or ``__dlpack__``, or a simulated array.
             stream: anything that :func:`interop.as_stream` takes.
 
         Raises:
-            RaceError: something unordered writes it. Only with ``strict=True``.
-            InvalidArrayError: *array* is no array on a GPU.
-            InvalidStreamError: *stream* is no stream.
+            RaceError: an unordered access writes the array. Only with ``strict=True``.
+            InvalidArrayError: *array* is not an array on a GPU.
+            InvalidStreamError: *stream* is not a stream.
         """
         self.accessed(as_stream(stream), [(array, layout_of(array), Kind.READ)], "the program's own work")
 
     def writes(self, array: object, stream: object) -> None:
-        """Say that the next work on *stream* writes *array*, whether it reads it or not. Otherwise as :meth:`reads`."""
+        """Declare that the next work on *stream* writes *array*, and perhaps reads it. Otherwise as :meth:`reads`."""
         self.accessed(as_stream(stream), [(array, layout_of(array), Kind.WRITE)], "the program's own work")
 
     def hear(self, thread: threading.Thread) -> None:
-        """Say that *thread* has told the calling one that it is done so far, as by a message through a queue."""
+        """Declare that *thread* has told the calling thread that it is done so far, as through a queue."""
         me = threading.current_thread()
-        self._do(lambda: self._history.hear(me, thread))
+        self._steps.take(lambda: self._history.hear(me, thread))
 
-    # -- what interop tells --------------------------------------------------------------------------------------
+    # -- what interop reports ------------------------------------------------------------------------------------
 
     def recorded(self, stream: ExternalStream, event: "Event") -> None:
         """See :class:`interop._order.watchers.Watcher`."""
-        found = self._line(stream)
+        found = self._known(stream)
         handle, thread = event._handle_or_0(), threading.current_thread()
 
         def step() -> None:
             token = self._events.recorded(event, handle)
             if found is None:
-                self._history.forget(token)  # it stands for a node of a graph now
+                self._history.forget(token)  # the event stands for a node of a graph now
             else:
-                self._history.record(token, self._history.line(found), thread)
+                self._history.record(token, self._history.known(found), thread)
 
-        self._do(step)
+        self._steps.take(step)
 
     def waited(self, stream: ExternalStream, event: "Event") -> None:
         """See :class:`interop._order.watchers.Watcher`."""
-        found = self._line(stream)
+        found = self._known(stream)
         if found is None:
             return
         thread = threading.current_thread()
-        # A watched library's event at a bare address is one whose records are seen, too.
+        # If an observed library uses an event at a bare address, the event's records are seen too.
         seen = event._owned or event._cuda.simulation is not None or stream.owner is SEEN
-        doubt = "" if seen else self._doubt_of(event._adapter.library if event._adapter else None)
+        uncertainty = "" if seen else _uncertainty_of(event._adapter.library if event._adapter else None)
 
         def step() -> None:
-            line, token = self._history.line(found), self._events.token(event)
-            if not self._history.wait(line, token, thread) and not token.is_unrecorded:
-                self._history.suppose(line, "it has waited for an event whose record was not seen")
-            elif doubt:
-                self._history.suppose(line, doubt)
+            known, token = self._history.known(found), self._events.token(event)
+            if not self._history.wait(known, token, thread) and not token.is_unrecorded:
+                self._history.assume_ordered(known, "it has waited for an event whose record was not seen")
+            elif uncertainty:
+                self._history.assume_ordered(known, uncertainty)
 
-        self._do(step)
+        self._steps.take(step)
 
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
         """See :class:`interop._order.watchers.Watcher`."""
-        # Either both capture, or none.
-        reader = self._line(consumer)
-        writer = None if reader is None else self._line(producer)
+        # Either both streams are capturing, or none is.
+        after = self._known(consumer)
+        before = None if after is None else self._known(producer)
         thread = threading.current_thread()
-        if reader is not None and writer is not None:
-            self._do(lambda: self._history.join(self._history.line(reader), self._history.line(writer), thread))
+        if after is not None and before is not None:
+            self._steps.take(
+                lambda: self._history.join(self._history.known(after), self._history.known(before), thread)
+            )
 
     def finished(self, what: "ExternalStream | Event") -> None:
         """See :class:`interop._order.watchers.Watcher`."""
@@ -196,237 +188,194 @@ class Ledger(watchers.Watcher):
                 if not token.is_unrecorded:
                     self._history.host_knows_event(token, thread)
 
-            self._do(step)
-        elif (found := self._line(what)) is not None:
-            self._do(lambda: self._history.host_knows_stream(self._history.line(found), thread))
+            self._steps.take(step)
+        elif (found := self._known(what)) is not None:
+            self._steps.take(lambda: self._history.host_knows_stream(self._history.known(found), thread))
 
     def handed_over(
         self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
     ) -> None:
         """See :class:`interop._order.watchers.Watcher`."""
-        reader = self._line(consumer)
-        if reader is None:
+        after = self._known(consumer)
+        if after is None:
             return
-        writer = None if producer is None else self._line(producer)
-        layout, name, place = of_tensor(tensor), described(array), where()
+        before = None if producer is None else self._known(producer)
+        layout, name, place = of_tensor(tensor), describe(array), where()
         thread = threading.current_thread()
 
-        def before() -> None:
-            line = self._history.line(reader)
-            if writer is None:
-                self._history.suppose(line, "an array that orders its consumers itself was handed to it")
+        def step() -> None:
+            reader = self._history.known(after)
+            if before is None:
+                self._history.assume_ordered(reader, "an array that orders its consumers itself was handed to it")
             elif self._history.memory.is_untouched(layout):
-                wrote = self._history.line(writer)
-                party = Party("what was there before the hand-over", wrote.label, Kind.WRITE, name, place)
-                self._history.work(wrote, [(party, layout)], thread)
-                self._history.join(line, wrote, thread)
+                writer = self._history.known(before)
+                party = Party("what was there before the hand-over", writer.label, Kind.WRITE, name, place)
+                self._history.work(writer, [(party, layout)], thread)
+                self._history.join(reader, writer, thread)
 
-        self._do(before)
-        self.accessed(consumer, [(array, layout, Kind.READ)], "whoever it was handed to")
+        self._steps.take(step)
+        self.accessed(consumer, [(array, layout, Kind.READ)], "the consumer of a hand-over")
 
-    # -- what the libraries tell ---------------------------------------------------------------------------------
+    # -- what the observers of libraries report ------------------------------------------------------------------
 
     def accessed(self, stream: ExternalStream, arrays: list[tuple[object, Layout, Kind]], by: str) -> None:
         """Add one piece of work.
 
         Args:
-            stream: whose work it is.
-            arrays: each array, or a description of it; where it lies; and what is done to it.
-            by: what does it, in words.
+            stream: the stream of the work.
+            arrays: each array, or a description of it; its layout; and what the work does to it.
+            by: the work, in words.
 
         Raises:
-            RaceError: it races with earlier work. Only if the ledger is strict; then it is not added.
+            RaceError: the work races with earlier work. Only if the ledger is strict; then the work is not added.
         """
-        found = self._line(stream)
+        found = self._known(stream)
         if found is None:
             return
         frame, thread = user_frame(), threading.current_thread()
         place = where(frame)
         touches = [
-            (Party(by, found.label, kind, array if isinstance(array, str) else described(array), place), layout)
+            (Party(by, found.label, kind, array if isinstance(array, str) else describe(array), place), layout)
             for array, layout, kind in arrays
             if layout.start < layout.stop
         ]
         races: list[Finding] = []
 
         def step() -> _Tally:
-            line = self._history.line(found)
-            findings = self._look(line, touches, thread, frame)
-            races[:] = [finding for finding in findings if not finding.doubt]
+            known = self._history.known(found)
+            findings = self._find(known, touches, thread, frame)
+            races[:] = [finding for finding in findings if not finding.uncertainty]
             if not (races and self._strict):
-                self._history.work(line, touches, thread)
-            return self._tally.plus(len(touches), findings)
+                self._history.work(known, touches, thread)
+            return self._steps.state.plus(len(touches), findings)
 
-        self._do(step, wait=True)
+        self._steps.take(step, wait=True)
         if races and self._strict:
             raise races[0].error(races[1:])
 
-    def noticed(self, stream: ExternalStream) -> None:
-        """A stream was given to a library, as what it is."""
-        if (found := self._line(stream)) is not None:
-            self._do(lambda: self._take(found))
+    def stream_used(self, stream: ExternalStream) -> None:
+        """A stream was given to a library, which does not say what for."""
+        if (found := self._known(stream)) is not None:
 
-    def _take(self, line: Line) -> None:
-        self._history.line(line)
+            def step() -> None:
+                self._history.known(found)
 
-    def given(self, stream: ExternalStream, layout: Layout, by: str) -> None:
-        """A memory pool has given memory to a new array, for work on *stream*: not an access yet."""
-        found = self._line(stream)
+            self._steps.take(step)
+
+    def pool_allocated(self, stream: ExternalStream, layout: Layout, by: str) -> None:
+        """A memory pool has given memory to a new array, for work on *stream*. That work is not seen yet."""
+        found = self._known(stream)
         if found is None:
             return
         frame, thread = user_frame(), threading.current_thread()
-        party = Party(by, found.label, Kind.WRITE, f"memory at {layout.address:#x}", where(frame))
-        doubt = "the work that will write to it cannot be seen, and may be ordered by then"
+        party = Party(by, found.label, Kind.WRITE, f"memory at {layout.start:#x}", where(frame))
+        out_of_sight = "the work that will write to it cannot be seen, and may be ordered by then"
 
         def step() -> _Tally:
-            findings = self._look(self._history.line(found), [(party, layout)], thread, frame)
-            return self._tally.plus(0, [replace(finding, doubt=finding.doubt or doubt) for finding in findings])
+            findings = self._find(self._history.known(found), [(party, layout)], thread, frame)
+            uncertain = [replace(finding, uncertainty=finding.uncertainty or out_of_sight) for finding in findings]
+            return self._steps.state.plus(0, uncertain)
 
-        self._do(step)
+        self._steps.take(step)
 
-    def is_fresh(self, layout: Layout) -> None:
-        """Memory comes from the driver: whatever was there before, the driver has waited for."""
-        self._do(lambda: self._history.memory.forget(layout))
+    def driver_allocated(self, layout: Layout) -> None:
+        """The driver has given memory. It has waited for all earlier accesses of that memory."""
+        self._steps.take(lambda: self._history.memory.forget(layout))
 
-    def is_left(self, layout: Layout, stream: ExternalStream) -> None:
-        """A memory pool gives memory again: it has waited for what *stream* did to it."""
-        if (found := self._line(stream)) is not None:
-            self._do(lambda: self._history.memory.leave(layout, self._history.line(found)))
+    def pool_waited(self, layout: Layout, stream: ExternalStream) -> None:
+        """A memory pool gives memory again, and has waited for what *stream* did to it."""
+        if (found := self._known(stream)) is not None:
+            self._steps.take(lambda: self._history.memory.forget_stream(layout, self._history.known(found)))
 
-    def device_is_done(self, cuda: _cuda.Cuda, context: int) -> None:
+    def context_finished(self, cuda: _cuda.Cuda, context: int) -> None:
         """The host has waited for all work of a context."""
         key, thread = (cuda, cuda.context_id(context)), threading.current_thread()
-        self._do(lambda: self._history.host_knows_context(key, thread))
+        self._steps.take(lambda: self._history.host_knows_context(key, thread))
 
-    def suppose_all(self, doubt: str) -> None:
-        """Something out of sight may have ordered everything after everything so far."""
-        self._do(lambda: self._history.suppose_all(doubt))
+    def assume_all_ordered(self, uncertainty: str) -> None:
+        """Something out of sight may have ordered all later work after all work so far."""
+        self._steps.take(lambda: self._history.assume_all_ordered(uncertainty))
 
-    def made(self, event: object) -> None:
-        """A library has made an event. Until somebody records it, a wait for it orders nothing, for sure."""
+    def event_made(self, event: object) -> None:
+        """A library has made an event. Until a record of it is seen, a wait for it certainly orders nothing."""
         known = as_event(event)
         handle = known._handle_or_0()
-        self._do(lambda: self._events.made(known, handle))
+        self._steps.take(lambda: self._events.made(known, handle))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _do(self, step: Callable[[], _Tally | None], *, wait: bool = False) -> None:
-        """Let a step be taken, alone, and in turn; with *wait*, not before it was.
-
-        Otherwise nothing is waited for: finalisers come here, in the middle of another step too, and so do those who
-        hold locks that finalisers take.
-
-        A signal handler may raise in the middle of a step. Then the step is taken again before the next one, and has to
-        bear that; it counts, and reports, when it is done.
-        """
-        self._steps.append(step)
-        if not self._lock._is_owned():  # else in the middle of a step of this thread, which goes on with this one
-            self._take_steps(wait=wait)
-
-    def _settled(self) -> _Tally:
-        """The tally, after all steps."""
-        if not self._lock._is_owned():
-            self._take_steps(wait=True)
-        return self._tally
-
-    def _take_steps(self, *, wait: bool) -> None:
-        while wait or self._steps:
-            # What a signal handler raises comes after a call: after `acquire`, that is, and not before `release`.
-            try:
-                if not self._lock.acquire(blocking=wait):
-                    return
-                while self._steps:
-                    self._take_step(self._steps[0])
-            finally:
-                try:  # noqa: SIM105  (a call of Python's would come before the release)
-                    self._lock.release()
-                except RuntimeError:  # it was not acquired
-                    pass
-            wait = False
-
-    def _take_step(self, step: Callable[[], _Tally | None]) -> None:
-        try:
-            tally = step()
-        except Exception:
-            if self._failed is step:  # not a signal handler's: it would fail for ever
-                self._steps.popleft()
-            self._failed = step
-            raise
-        # No call between these two: a signal handler raises before both, or after both.
-        if tally is not None:
-            self._tally = tally
-        self._steps.popleft()
-
-    def _look(
-        self, line: Line, touches: list[tuple[Party, Layout]], thread: threading.Thread, frame: FrameType | None
+    def _find(
+        self,
+        stream: KnownStream,
+        touches: list[tuple[Party, Layout]],
+        thread: threading.Thread,
+        frame: FrameType | None,
     ) -> dict[Finding, None]:
-        """What would conflict if *line* did all this next."""
+        """What these accesses would conflict with, as the next work of the stream."""
         found: dict[Finding, None] = {}
-        fixes = report.Fixes(frame)
+        fixes = Fixes(frame)
         for party, layout in touches:
-            for old, doubt in self._history.conflicts(line, party.kind, layout, thread):
-                producer = cast("Line", old.epoch.line.key)
-                found[Finding(old.party, party, fixes.line(line, producer), doubt)] = None
+            for old, uncertainty in self._history.conflicts(stream, party, layout, thread):
+                producer = cast("KnownStream", old.epoch.line.key)
+                found[Finding(old.party, party, fixes.line(stream, producer), uncertainty)] = None
         return found
 
-    def _line(self, stream: ExternalStream) -> Line | None:
-        """The stream as the history knows it; None, and counted, while it captures. Asks CUDA, so not in a step."""
+    def _known(self, stream: ExternalStream) -> KnownStream | None:
+        """The stream as the history knows it. None, and plural, while it captures. Asks CUDA, so not in a step."""
         cuda, handle = stream._cuda, stream._handle
         stream._usable_context()
-        context, native = (cuda, stream._context_id), report.native_of(stream)
+        context, identity = (cuda, stream._context_id), identity_of(stream)
+        by_handle = f"{handle}, device={stream.device}"
         if handle == _cuda.LEGACY:
             label = "the legacy default stream" + _on_device(stream)
-            expression = f"{handle}, device={stream.device}"
-            return Line((context, handle), context, StreamKind.LEGACY, label, native, expression)
+            return KnownStream((context, handle), context, StreamKind.LEGACY, label, identity, by_handle)
         if stream.is_capturing():
             self._count_capture()
             return None
         if handle == _cuda.PER_THREAD:
             thread = threading.current_thread()
             label = f"the per-thread default stream of {thread.name}{_on_device(stream)}"
-            expression = f"{handle}, device={stream.device}"
             own = (context, stream._thread)
-            return Line(own, context, StreamKind.BLOCKING, label, native, expression, thread=thread)
+            return KnownStream(own, context, StreamKind.BLOCKING, label, identity, by_handle, thread=thread)
         key = (cuda, stream.stream_id)
-        known = self._history.lines.get(key)
+        known = self._history.streams.get(key)
         if known is not None:
             kind, label = known.kind, known.label
         else:
             kind = StreamKind.BLOCKING if cuda.stream_blocks(handle) else StreamKind.NON_BLOCKING
             label = _label(stream)
-        return Line(key, context, kind, label, native, f"{handle:#x}", (cuda, handle), doubt=self._doubt_about(stream))
+        uncertainty = self._uncertainty_about(stream)
+        return KnownStream(
+            key, context, kind, label, identity, f"{handle:#x}", place=(cuda, handle), uncertainty=uncertainty
+        )
 
     def _count_capture(self) -> None:
-        self._do(lambda: self._tally._replace(captured=self._tally.captured + 1))
+        self._steps.take(lambda: self._steps.state._replace(captured=self._steps.state.captured + 1))
 
-    def _doubt_about(self, stream: ExternalStream) -> str:
+    def _uncertainty_about(self, stream: ExternalStream) -> str:
+        """Why waits of the stream may be out of sight; empty if all are seen."""
         if stream._cuda.simulation is not None:
             return ""
         for library in stream._natives or ():
-            if doubt := self._doubt_of(library):
-                return doubt
-        if isinstance(stream.owner, CreatedStream | _Seen):
+            if uncertainty := _uncertainty_of(library):
+                return uncertainty
+        if isinstance(stream.owner, CreatedStream) or stream.owner is SEEN:
             return ""
-        return self._doubt_of(stream._adapter.library if stream._adapter else None)
+        return _uncertainty_of(stream._adapter.library if stream._adapter else None)
 
-    def _doubt_of(self, library: str | None) -> str:
-        if library is None:
-            return "waits that are made with a bare address, or by a library that interop does not know, cannot be seen"
-        return "" if library in WATCHED else f"{library}'s own waits cannot be seen"
-
-    def _forget(self, number: int, reference: object, token: Token) -> None:
+    def _forget_event(self, number: int, reference: object, token: Token) -> None:
         def step() -> None:
             self._events.remove(number, reference)
             self._history.forget(token)
 
-        self._do(step)
+        self._steps.take(step)
 
 
-class _Seen:
-    """The owner of a stream that a library watched here was seen to use."""
-
-
-SEEN: Final = _Seen()
+def _uncertainty_of(library: str | None) -> str:
+    """Why waits through a library may be out of sight; empty if all are seen."""
+    if library is None:
+        return "waits that are made with a bare address, or by a library that interop does not know, cannot be seen"
+    return "" if library in OBSERVED else f"{library}'s own waits cannot be seen"
 
 
 def _on_device(stream: ExternalStream) -> str:

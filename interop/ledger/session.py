@@ -1,4 +1,4 @@
-"""A ledger, open for the length of a block, and told of what the libraries that are there do."""
+"""A ledger that is open for the length of a ``with`` block, and the libraries that are observed meanwhile."""
 
 import importlib
 import sys
@@ -11,11 +11,12 @@ from interop import _cuda
 from interop._order import watchers
 from interop._safety.blocks import Block
 from interop.errors import NotSupportedError
-from interop.ledger.ledger import WATCHED, Ledger
-from interop.ledger.libraries.patch import Changes
+from interop.ledger.access import OBSERVED
+from interop.ledger.ledger import Ledger
+from interop.ledger.libraries.patch import Patches
 
-_EYES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **WATCHED}
-"""Those who look at libraries, by a module of that name here; and what is imported when there is something to see."""
+_MODULES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **OBSERVED}
+"""For each module of :mod:`interop.ledger.libraries`, the module that is imported when there is something to see."""
 
 
 def check(*, strict: bool = False, raises: bool = True) -> "Watched":
@@ -35,16 +36,16 @@ def check(*, strict: bool = False, raises: bool = True) -> "Watched":
 
 
 class Watched(Block[Ledger]):
-    """Watches what the block does; see :func:`interop.ordering.check`. Each block has a ledger of its own.
+    """The block of :func:`interop.ordering.check`. Each time it is entered, it opens a new ledger.
 
-    A signal handler may raise anywhere. In ``__enter__`` and ``__exit__`` that closes the ledger. Before the first line
-    of ``__exit__`` nothing can be done about it: then the ledger is open until this object goes.
+    A signal handler may raise anywhere. In ``__enter__`` and ``__exit__`` that closes the ledger. If it raises before
+    the first line of ``__exit__``, the ledger stays open until this object is gone.
     """
 
     _call = "check"
 
     def __init__(self, *, strict: bool, raises: bool) -> None:
-        """Watch nothing yet."""
+        """Open nothing yet."""
         self._strict = strict
         self._raises = raises
         self._opened = _Opened()
@@ -56,7 +57,7 @@ class Watched(Block[Ledger]):
         ledger = Ledger(strict=self._strict)
         try:
             self._opened.add(ledger)
-            return ledger  # noqa: TRY300  (an interrupt before it is the last one that nobody else sees)
+            return ledger  # noqa: TRY300  (so that an interrupt just before it closes the ledger too)
         except BaseException:
             self._opened.close(ledger)
             raise
@@ -64,7 +65,7 @@ class Watched(Block[Ledger]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the one that was opened last.
+        """Close the ledger that was opened last.
 
         Raises:
             NotSupportedError: another thread has opened it, outside of a simulation. It is still open.
@@ -81,7 +82,7 @@ class Watched(Block[Ledger]):
 
 
 class _Opened:
-    """The ledgers that one object has open."""
+    """The ledgers that one :class:`Watched` has open."""
 
     ledgers: tuple[Ledger, ...] = ()
 
@@ -93,7 +94,7 @@ class _Opened:
         watchers.watch(ledger)
 
     def close(self, ledger: Ledger) -> None:
-        """Close one, if it is open; so this may be interrupted, and done again."""
+        """Close *ledger*, if it is open. So the call may be interrupted, and repeated."""
         watchers.unwatch(ledger)
         _all.remove(ledger)
         self.ledgers = tuple(other for other in self.ledgers if other is not ledger)
@@ -106,64 +107,57 @@ class _Opened:
 
 
 class _All:
-    """All ledgers that are open, as one that is told what libraries do.
+    """All open ledgers, as one ledger for the observers: a call of any other method calls that method of each ledger.
 
-    Their methods are replaced when the first ledger is opened, and put back when the last one is closed, both in one
-    thread: so the blocks of two tasks of asyncio may end in any order, and those of two threads come one after another.
+    The first ledger that is opened replaces the libraries' methods, and the last one that is closed puts them back, in
+    one thread. So blocks of two asyncio tasks may end in any order, and blocks of two threads come one after another.
     """
 
     def __init__(self) -> None:
         self._ledgers: list[Ledger] = []
         self._thread = 0
         self._libraries: set[str] = set()
-        self._changes = Changes()
+        self._patches = Patches()
 
     def check_thread(self, ledger: Ledger) -> None:
-        """Make sure that *ledger*, if it is one of them, is the calling thread's: some libraries are watched there."""
+        """Refuse if another thread has opened *ledger*: some libraries are observed in one thread only."""
         if ledger in self._ledgers and self._thread != threading.get_ident():
             message = "another thread has opened this ledger, and has to close it: it is still open"
             raise NotSupportedError(message)
 
     def add(self, ledger: Ledger) -> None:
-        """Tell *ledger*, too. If this raises, :meth:`remove` it."""
+        """Add *ledger*. If this raises, :meth:`remove` it."""
         if not self._ledgers:
             self._thread = threading.get_ident()
         elif self._thread != threading.get_ident():
             message = "another thread has a ledger open: it sees all threads; use that one, or open this one after it"
             raise NotSupportedError(message)
         self._ledgers.append(ledger)
-        for library, module in _EYES.items():
+        for library, module in _MODULES.items():
             if module in sys.modules and library not in self._libraries:
-                before = len(self._changes)
+                before = len(self._patches)
                 try:
-                    _eyes(library)(self, self._changes)
+                    importlib.import_module(f"interop.ledger.libraries.{library}").observe(self, self._patches)
                     self._libraries.add(library)
                 except BaseException:
                     self._libraries.discard(library)
-                    self._changes.undo(before)
+                    self._patches.undo(before)
                     raise
 
     def remove(self, ledger: Ledger) -> None:
-        """Tell it no longer, if it is told."""
+        """Remove *ledger*, if it is there."""
         if ledger in self._ledgers:
             self._ledgers.remove(ledger)
         if not self._ledgers:
             self._libraries.clear()
-            self._changes.undo()
+            self._patches.undo()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        """The method of that name, of all of them."""
-
-        def tell(*arguments: object) -> None:
+        def call_each(*arguments: object) -> None:
             for ledger in list(self._ledgers):
                 getattr(ledger, name)(*arguments)
 
-        return tell
+        return call_each
 
 
 _all: Final = _All()
-
-
-def _eyes(library: str) -> Callable[[_All, Changes], None]:
-    watch: Callable[[_All, Changes], None] = importlib.import_module(f"interop.ledger.libraries.{library}").watch
-    return watch

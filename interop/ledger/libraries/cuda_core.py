@@ -1,22 +1,23 @@
-"""cuda.core, watched where it can be: its waits for a whole device. Its streams and events are compiled."""
+"""cuda.core: the host's waits for a whole device. Its streams and events are compiled, and cannot be observed."""
 
 import contextlib
 from typing import TYPE_CHECKING, Any
 
 from cuda.core import Device
 
-from interop import _cuda
-from interop.ledger.libraries.patch import Changes
+from interop.ledger.libraries.observer import Observer
+from interop.ledger.libraries.patch import Patches
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger
 
 
-def watch(ledger: "Ledger", changes: Changes) -> None:
-    """Tell *ledger* of them."""
+def observe(ledger: "Ledger", patches: Patches) -> None:
+    """Tell *ledger* of ``Device.sync``."""
+    observer = Observer(ledger)
 
     def device_done(_result: None, device: Any) -> None:  # noqa: ANN401
-        ledger.device_is_done(_cuda.GPU, _cuda.GPU.primary_context(device.device_id))
+        observer.device_done(device.device_id)
 
-    with contextlib.suppress(TypeError):  # of a version in which this class is compiled, too
-        changes.tell(Device, "sync", device_done)
+    with contextlib.suppress(TypeError):  # in some versions the class is compiled too
+        patches.observe(Device, "sync", device_done)

@@ -1,17 +1,16 @@
-"""Methods and classes of other libraries, replaced for as long as they are watched, and put back exactly."""
+"""Replaces methods and classes of other libraries while they are observed, and puts the originals back."""
 
 import functools
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, Final
 
 _INHERITED: Final = object()
 
 
 class _Calls(threading.local):
-    """Whether a call that will be told of is running in the thread: those that it makes itself are part of it."""
+    """Whether an observed call is running in the thread. The calls that it makes itself are part of it."""
 
     running = False
 
@@ -19,27 +18,27 @@ class _Calls(threading.local):
 _calls: Final = _Calls()
 
 
-class Changes:
-    """What was changed in other libraries, and how to undo it.
+class Patches:
+    """What was replaced in other libraries, and how to undo it.
 
-    A signal handler may raise anywhere, between any two lines of this file too. So what undoes a change is noted before
-    the change is made, is forgotten after it was undone, and may run twice, or without the change.
+    A signal handler may raise between any two lines of this file. So the function that undoes a change is noted before
+    the change is made, and forgotten after it was undone. It may run twice, or without the change.
     """
 
     def __init__(self) -> None:
-        """Start with nothing changed."""
+        """Start with no change."""
         self._undo: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
         """How many changes there are."""
         return len(self._undo)
 
-    def add(self, undo: Callable[[], None]) -> None:
-        """Note what undoes a change that is about to be made."""
+    def on_undo(self, undo: Callable[[], None]) -> None:
+        """Note the function that undoes a change which is about to be made."""
         self._undo.append(undo)
 
     def undo(self, down_to: int = 0) -> None:
-        """Undo all changes but the first few, the last one first."""
+        """Undo the changes, the last one first, until so many are left."""
         try:
             self._undo_down_to(down_to)
         except BaseException:
@@ -51,8 +50,8 @@ class Changes:
             self._undo[-1]()
             self._undo.pop()
 
-    def replace(self, owner: Any, name: str, new: object) -> None:  # noqa: ANN401  (a class or a module)
-        """Let *name* of a class or module be *new*."""
+    def patch(self, owner: Any, name: str, new: object) -> None:  # noqa: ANN401  (a class or a module)
+        """Replace the attribute *name* of a class or module by *new*."""
         before = vars(owner).get(name, _INHERITED)
 
         def put_back() -> None:
@@ -63,81 +62,79 @@ class Changes:
             else:
                 setattr(owner, name, before)
 
-        self.add(put_back)
+        self.on_undo(put_back)
         setattr(owner, name, new)
 
-    def tell(
+    def observe(
         self,
         owner: Any,  # noqa: ANN401  (a class or a module)
         name: str,
-        tell: Callable[..., None],
-        but_not_of: ModuleType | None = None,
+        callback: Callable[..., None],
+        except_from: str = "",
     ) -> None:
-        """Call *tell* after each call of a method that succeeds: with what it returned, and then its arguments.
+        """Call *callback* after each successful call of a method: with the result, and then the arguments.
 
-        They come as they were given, by position or by name: *tell* calls those that have a name as the method does.
+        The arguments come as the caller passed them, by position or by name. So the parameters of *callback* have the
+        names that the method's have.
 
-        Of what such a call comes down to nothing is told, and neither is what the package *but_not_of* calls. Who keeps
-        the method beyond the time of this change has one that tells nothing.
+        Calls that an observed call makes itself are not observed, and neither are calls from the package *except_from*.
+        After the patch is undone, the patched method calls the original and no callback: somebody may have kept it.
         """
-        tells = [tell]
-        self.add(tells.clear)
-        self.replace(owner, name, _telling(getattr(owner, name), tells, but_not_of))
+        callbacks = [callback]
+        self.on_undo(callbacks.clear)
+        self.patch(owner, name, _observed(getattr(owner, name), callbacks, except_from))
 
-    def tell_property(self, owner: type, name: str, tell: Callable[..., None]) -> None:
-        """The same for a property that is read."""
+    def observe_property(self, owner: type, name: str, callback: Callable[..., None]) -> None:
+        """Call *callback* after each read of a property: with its value, and the object."""
         original = getattr(owner, name)
 
         def read(self: object) -> object:
             result = original.fget(self)
-            tell(result, self)
+            callback(result, self)
             return result
 
-        self.replace(owner, name, property(read, doc=original.__doc__))
+        self.patch(owner, name, property(read, doc=original.__doc__))
 
-    def stand_in(self, owner: Any, name: str, **tells: Callable[..., None]) -> None:  # noqa: ANN401  (a module)
-        """Let *name* be a class for the one that is there, whose own methods cannot be replaced.
+    def observe_class(self, owner: Any, name: str, **callbacks: Callable[..., None]) -> None:  # noqa: ANN401  (a module)
+        """Replace a class whose own methods cannot be replaced by a subclass whose methods are observed.
 
-        The instances of the new class tell, for as long as this is so, and those of the old one are taken for its own.
+        Instances of the original class pass for instances of the subclass.
 
         Args:
             owner: the module.
             name: the name of the class there.
-            tells: by the name of a method, what to call after it, as :meth:`tell` does.
+            callbacks: by the name of a method, what to call after it, as :meth:`observe` does.
         """
         original = getattr(owner, name)
 
-        class Taken(type(original)):  # type: ignore[misc]
+        class Observed(type(original)):  # type: ignore[misc]
             def __instancecheck__(cls, instance: object) -> bool:
-                # A class that is derived from it in the block has instances of its own.
+                # A subclass that the program derives meanwhile has only instances of its own.
                 return isinstance(instance, original) if cls is made else super().__instancecheck__(instance)
 
-        made = Taken(original.__name__, (original,), {"__module__": original.__module__})
-        self.replace(owner, name, made)
-        for method, tell in tells.items():
-            self.tell(made, method, tell)
+        made = Observed(original.__name__, (original,), {"__module__": original.__module__})
+        self.patch(owner, name, made)
+        for method, callback in callbacks.items():
+            self.observe(made, method, callback)
 
 
-def _telling(
-    original: Callable[..., Any], tells: Sequence[Callable[..., None]], but_not_of: ModuleType | None
+def _observed(
+    original: Callable[..., Any], callbacks: Sequence[Callable[..., None]], except_from: str
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (whatever the method takes and returns)
-        if (
-            not tells
-            or _calls.running
-            or (but_not_of and sys._getframe(1).f_globals.get("__package__") == but_not_of.__name__)
-        ):
+        is_ours = except_from and sys._getframe(1).f_globals.get("__package__") == except_from
+        if not callbacks or _calls.running or is_ours:
             return original(*args, **kwargs)
         _calls.running = True
         try:
             result = original(*args, **kwargs)
         finally:
             _calls.running = False
-        if "self" in kwargs:  # a method, called by its class
+        if "self" in kwargs:  # the method was called as Class.method(self=...)
             args = (kwargs.pop("self"),)
-        for tell in tells:
-            tell(result, *args, **kwargs)
+        for callback in callbacks:
+            callback(result, *args, **kwargs)
         return result
 
     return call

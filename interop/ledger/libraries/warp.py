@@ -1,47 +1,39 @@
-"""Warp, watched: where the host waits. What its streams wait for is not."""
+"""Warp: where the host waits. What its streams wait for cannot be observed."""
 
 from typing import TYPE_CHECKING, Any
 
 import warp
 
-from interop import _cuda
-from interop.event import as_event
-from interop.ledger.libraries.patch import Changes
-from interop.stream import as_stream
+from interop.ledger.libraries.observer import Observer
+from interop.ledger.libraries.patch import Patches
 
 if TYPE_CHECKING:
     from interop.ledger.ledger import Ledger
 
 
-def watch(ledger: "Ledger", changes: Changes) -> None:
-    """Tell *ledger* of the waits of the host, by the functions of Warp's module."""
-    eyes = _Eyes(ledger)
-    for name, tell in (
-        ("synchronize", eyes.devices_done),
-        ("synchronize_device", eyes.device_done),
-        ("synchronize_stream", eyes.stream_done),
-        ("synchronize_event", eyes.event_done),
+def observe(ledger: "Ledger", patches: Patches) -> None:
+    """Tell *ledger* of the host's waits, which are functions of Warp's module."""
+    observer = _Observer(ledger)
+    for name, callback in (
+        ("synchronize", observer.all_devices_done),
+        ("synchronize_device", observer.device_synchronized),
+        ("synchronize_stream", observer.stream_synchronized),
+        ("synchronize_event", observer.event_done),
     ):
-        if hasattr(warp, name):  # not all versions have all of them
-            changes.tell(warp, name, tell)
+        if hasattr(warp, name):  # not every version has all of them
+            patches.observe(warp, name, callback)
 
 
-class _Eyes:
-    def __init__(self, ledger: "Ledger") -> None:
-        self.ledger = ledger
-
-    def devices_done(self, _result: None) -> None:
+class _Observer(Observer):
+    def all_devices_done(self, _result: None) -> None:
         for device in warp.get_cuda_devices():
-            self.device_done(None, device)
+            self.device_synchronized(None, device)
 
-    def device_done(self, _result: None, device: Any = None) -> None:  # noqa: ANN401
+    def device_synchronized(self, _result: None, device: Any = None) -> None:  # noqa: ANN401
         device = warp.get_device(device)
         if device.is_cuda:
-            self.ledger.device_is_done(_cuda.GPU, _cuda.GPU.primary_context(device.ordinal))
+            self.device_done(device.ordinal)
 
-    def stream_done(self, _result: None, stream_or_device: Any = None) -> None:  # noqa: ANN401
+    def stream_synchronized(self, _result: None, stream_or_device: Any = None) -> None:  # noqa: ANN401
         is_stream = isinstance(stream_or_device, warp.Stream)
-        self.ledger.finished(as_stream(stream_or_device if is_stream else warp.get_device(stream_or_device).stream))
-
-    def event_done(self, _result: None, event: Any) -> None:  # noqa: ANN401
-        self.ledger.finished(as_event(event))
+        self.stream_done(None, stream_or_device if is_stream else warp.get_device(stream_or_device).stream)
