@@ -35,7 +35,7 @@ def test_without_the_wait_it_shows_the_race_and_a_schedule_that_goes_wrong():
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_what_was_seen_is_not_cut(width, monkeypatch):
+def test_the_output_of_the_demo_is_not_cut(width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     lines = run("demo", "--forget-wait").stdout.splitlines()
     assert "CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y" in lines
@@ -46,7 +46,7 @@ def test_what_was_seen_is_not_cut(width, monkeypatch):
     assert "…" not in "".join(table)
 
 
-def test_what_is_missing_is_named():
+def test_a_missing_package_is_named():
     code = "import sys; sys.modules['rich'] = None; from interop.__main__ import main; sys.exit(main(['demo']))"
     result = run(code=code)
     assert result.returncode == 2

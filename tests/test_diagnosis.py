@@ -126,7 +126,7 @@ def test_current_streams(pair):
     assert any("both work on one stream" in what for what in whats(interop.doctor(), "note"))
 
 
-def test_it_breaks_no_capture_and_runs_nothing(gpu, pair):
+def test_the_doctor_breaks_no_capture_and_runs_nothing(gpu, pair):
     capturing, busy = (adapter.current.source for adapter in pair)
     shut = gpu.gate(busy)
     assert not gpu.runtime.cudaStreamBeginCapture(capturing.cuda_stream, 0)[0]
@@ -180,7 +180,7 @@ def test_a_stream_in_use_is_known_by_its_owner(pair):
         assert "nothing keeps it alive" in interop.doctor().libraries[0].current.not_asked
 
 
-def test_streams_in_use_are_no_surprise():
+def test_there_is_no_warning_about_a_stream_in_use():
     facts = healthy(libraries=[library("cupy", current=current(address=0x1000))], in_use=frozenset({0x1000}))
     assert not [advice for advice in advise(facts) if "Stream.use()" in advice.what]
 
@@ -228,7 +228,7 @@ def test_nothing_installed(gpu, alone):
     assert whats(found) == ["none of the libraries that interop knows is installed"]
 
 
-def test_what_is_installed_with_its_versions(registry):
+def test_installed_libraries_are_listed_with_their_versions(registry):
     found = {library.name: library.distributions for library in interop.doctor().libraries}
     for name, distributions in found.items():
         if name != "acme_streams":
@@ -237,7 +237,7 @@ def test_what_is_installed_with_its_versions(registry):
             assert importlib.metadata.version(distribution) == version
 
 
-def test_it_imports_no_library_and_no_rich(python):
+def test_the_doctor_imports_no_library_and_no_rich(python):
     code = """
 import json, sys
 import interop
@@ -273,7 +273,7 @@ def test_the_default_stream_of_cupy(value, kind, monkeypatch):
 # -- how it shows it -----------------------------------------------------------------------------------------------
 
 
-def test_it_is_drawn_as_text_as_html_and_as_data(pair):
+def test_a_diagnosis_as_text_as_html_and_as_data(pair):
     found = interop.doctor()
     address = f"{pair[0].current.handle:#x}"
     for drawn in (str(found), repr(found), found._repr_html_(), json.dumps(found.to_dict())):
@@ -284,12 +284,12 @@ def test_it_is_drawn_as_text_as_html_and_as_data(pair):
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_it_is_as_wide_as_the_terminal(pair, width, monkeypatch):
+def test_the_diagnosis_is_as_wide_as_the_terminal(pair, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     assert width - 20 < max(map(len, str(interop.doctor()).splitlines())) <= width
 
 
-def test_an_adapter_of_a_plugin_is_told_by_its_package(registry, monkeypatch):
+def test_an_adapter_of_a_plugin_is_shown_by_its_package(registry, monkeypatch):
     point = EntryPoint("alpha", "alpha.adapters:Alpha", "interop.adapters")._for(
         types.SimpleNamespace(name="alpha-interop", version="1.2")
     )
@@ -326,7 +326,7 @@ def test_the_command():
     assert json.loads(result.stdout)["machine"]["gpus"] == []
 
 
-def test_without_rich_there_is_the_data_and_a_way_out(python):
+def test_without_rich_the_data_is_there_and_the_message_says_so(python):
     code = """
 import json, sys
 sys.modules["rich"] = None
@@ -578,7 +578,7 @@ def test_a_blocking_stream_against_the_legacy_one(gpu, pair):
     assert not whats(interop.doctor())
 
 
-def test_a_stream_that_nobody_keeps(pair):
+def test_a_current_stream_that_nothing_keeps_alive(pair):
     pair[0].kept = False
     assert any("only by its address" in what for what in whats(interop.doctor()))
 

@@ -96,7 +96,7 @@ def test_codes_that_mean_no_device(code):
         ((3, None), r"\(35\): CUDA driver version is insufficient for CUDA runtime version\. "),
     ],
 )
-def test_an_old_driver_is_told_from_none(answer, text, monkeypatch):
+def test_the_message_tells_an_old_driver_from_no_driver(answer, text, monkeypatch):
     from cuda.bindings import runtime
 
     monkeypatch.setattr(runtime, "cudaDriverGetVersion", lambda: answer)

@@ -50,7 +50,7 @@ def test_no_two_outcomes_look_alike():
     assert len({(box.get_facecolor(), box.get_hatch()) for box in boxes}) == len(OUTCOMES)
 
 
-def test_what_the_lines_of_a_cell_are():
+def test_the_legend_names_the_lines_of_a_cell():
     rows = [
         {"producer": "numba", "consumer": consumer, "route": route, **dict.fromkeys(WHEN, ORDERED)}
         for consumer, routes in {"cupy": ("one way", "another"), "torch": ("a third",)}.items()

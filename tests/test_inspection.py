@@ -125,7 +125,7 @@ def test_a_broken_capture(gpu):
     gpu.runtime.cudaStreamEndCapture(stream.cuda_stream)
 
 
-def test_of_a_stream_that_nobody_keeps_cuda_is_asked_nothing(gpu):
+def test_cuda_is_not_asked_about_a_stream_that_nothing_keeps_alive(gpu):
     ours = interop.new_stream()
     foreign = interop.ExternalStream(ours.cuda_stream)
     with no_cuda(gpu):
@@ -133,7 +133,7 @@ def test_of_a_stream_that_nobody_keeps_cuda_is_asked_nothing(gpu):
         assert "nothing keeps it alive" in foreign._repr_html_()
 
 
-def test_in_a_forked_process_cuda_is_asked_nothing(gpu, monkeypatch):
+def test_cuda_is_asked_nothing_in_a_forked_process(gpu, monkeypatch):
     stream = interop.new_stream()
     monkeypatch.setattr(gpu.cuda, "was_forked", True)
     with no_cuda(gpu):

@@ -39,13 +39,13 @@ def gpu(monkeypatch):
         ([" gives", "[/nonsense]"], "no such library here: [/nonsense]; there are gives, missing"),
     ],
 )
-def test_what_cannot_be_measured_is_said(only, said, capsys):
+def test_the_matrix_says_what_it_cannot_measure(only, said, capsys):
     assert report.main(as_json=False, only=only) == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", said + "\n")
 
 
-def test_what_is_not_installed_is_an_import_error():
+def test_a_library_that_is_not_installed_is_an_import_error():
     with pytest.raises(ImportError, match="not installed"):
         measure(["missing"])
     assert set(libraries.LIBRARIES) > {"cupy", "torch"}

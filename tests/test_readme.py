@@ -84,11 +84,11 @@ def test_the_programs_for_anywhere(capsys):
 
 
 @page
-def test_what_states_measurements_is_what_was_measured(path):
+def test_the_tables_of_measurements_are_those_that_were_measured(path):
     assert path.read_text() == update.updated(path.read_text()), "make docs"
 
 
-def test_every_part_is_on_a_page():
+def test_every_section_is_on_a_page():
     marked = [name for path in update.PAGES for name in re.findall(r"<!-- /([a-z-]+) -->", path.read_text())]
     assert sorted(marked) == sorted(update.SECTIONS)
 
@@ -101,7 +101,7 @@ def test_a_measurement_that_was_changed_by_hand_is_written_anew():
 
 
 @pytest.mark.parametrize("name", update.SECTIONS)
-def test_without_its_file_a_part_says_what_writes_it(name, tmp_path):
+def test_a_section_without_its_file_says_which_command_writes_it(name, tmp_path):
     path, how, _ = update.SECTIONS[name]
     path, _, entry = path.partition("#")
     text = update.updated(f"before\n<!-- {name} -->\nold\n<!-- /{name} -->\nafter\n", tmp_path)
@@ -116,7 +116,7 @@ def test_without_its_file_a_part_says_what_writes_it(name, tmp_path):
         assert update.updated(text, tmp_path) == text
 
 
-def test_a_part_that_nobody_writes_is_an_error():
+def test_a_section_that_no_function_writes_is_an_error():
     with pytest.raises(KeyError, match="weather"):
         update.updated("<!-- weather -->\n<!-- /weather -->\n")
 

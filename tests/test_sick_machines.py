@@ -148,7 +148,7 @@ def test_without_cuda_python(options):
         ("raise SystemExit('no licence')", "SystemExit: no licence"),
     ],
 )
-def test_something_else_is_called_cuda(code, failure, tmp_path):
+def test_another_module_called_cuda(code, failure, tmp_path):
     (tmp_path / "cuda.py").write_text(code)
     found = doctor(path=[tmp_path])
     assert failure in found["machine"]["bindings_failure"]
@@ -158,7 +158,7 @@ def test_something_else_is_called_cuda(code, failure, tmp_path):
 @pytest.mark.needs("no_gpu")
 @pytest.mark.parametrize("value", ["yes", "", "1.0"])
 @pytest.mark.parametrize("variable", [BINDINGS_VARIABLE, CUPY_VARIABLE])
-def test_a_variable_that_is_no_number(variable, value):
+def test_a_variable_that_is_not_a_number(variable, value):
     found = doctor(**{variable: value})
     (what,) = [what for what in warnings(found) if what.startswith(f"{variable}: ")]
     assert f"set to {value!r}, which is not a number" in what
@@ -215,7 +215,7 @@ def test_a_library_whose_import_hangs(tmp_path, monkeypatch):
     assert libraries._end_of_the_importer("rmm") == "the import has not ended after 1 s"
 
 
-def test_ctrl_c_ends_it():
+def test_ctrl_c_ends_the_diagnosis():
     def fail():
         raise KeyboardInterrupt
 
@@ -238,7 +238,7 @@ atexit.register(print, "noise: at the end")
 
 
 @pytest.mark.parametrize("options", [["--json"], []])
-def test_nothing_else_is_in_the_output(options, tmp_path):
+def test_only_the_diagnosis_is_in_the_output(options, tmp_path):
     (tmp_path / "rmm.py").write_text(NOISE)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
     others = [name for name in adapters.known() if name != "rmm"]
@@ -266,7 +266,7 @@ def test_what_the_output_cannot_write_is_escaped():
     assert "\\udcff" in done.stdout
 
 
-def test_the_data_says_which_version_of_its_form_it_has(monkeypatch):
+def test_the_data_contains_its_schema(monkeypatch):
     found = interop.doctor().to_dict()
     assert found["schema"] == SCHEMA == 1
     assert list(found) == ["schema", "machine", "libraries", "advice"]

@@ -116,7 +116,7 @@ def test_an_arrow_for_every_wait_that_interop_makes_and_no_other(steps):
         assert all(arrow.recorded <= arrow.waited for arrow in timeline.arrows)
 
 
-def test_kinds_of_arrows(gpu, streams, monkeypatch):
+def test_the_kind_of_an_arrow_says_how_the_wait_was_made(gpu, streams, monkeypatch):
     a, b, c = streams
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
     from tests.test_arrays import Owner
@@ -148,7 +148,7 @@ def test_the_way_back_of_a_borrowed_array_is_an_arrow(gpu, streams, monkeypatch)
     interop.release()
 
 
-def test_an_event_from_before_or_from_elsewhere_is_no_arrow(gpu, streams):
+def test_a_wait_for_an_event_recorded_before_or_elsewhere_is_no_arrow(gpu, streams):
     a, b, c = streams
     before = a.record_event()
     foreign = gpu.runtime.cudaEventCreateWithFlags(0)[1]
@@ -160,7 +160,7 @@ def test_an_event_from_before_or_from_elsewhere_is_no_arrow(gpu, streams):
     assert timeline.arrows == ()
 
 
-def test_an_event_that_took_the_address_of_another_one_is_not_taken_for_it(gpu, streams):
+def test_a_new_event_at_the_address_of_an_old_one_is_not_mistaken_for_it(gpu, streams):
     a, b, c = streams
     with interop.Timeline() as timeline:
         a.record_event(interop.Event(blocking=True))  # one that is destroyed, and does not go to a pool
@@ -171,7 +171,7 @@ def test_an_event_that_took_the_address_of_another_one_is_not_taken_for_it(gpu, 
     assert timeline.arrows == ()
 
 
-def test_a_wait_for_an_own_event_is_no_arrow(gpu, streams):
+def test_a_wait_of_a_stream_for_its_own_event_is_no_arrow(gpu, streams):
     with interop.Timeline() as timeline:
         streams[0].wait_event(streams[0].record_event())
     assert timeline.arrows == ()
@@ -187,7 +187,7 @@ def test_an_event_that_is_recorded_again_stands_for_the_new_work(gpu, streams):
     assert [arrow.producer.name for arrow in timeline.arrows] == ["b"]
 
 
-def test_no_watcher_hears_of_the_records_of_a_timeline(gpu, streams):
+def test_no_watcher_is_told_of_the_records_of_a_timeline(gpu, streams):
     a, b, _ = streams
     notes = Notes()
     with interop.Timeline() as timeline, interop.Timeline() as inner:
@@ -202,7 +202,7 @@ def test_no_watcher_hears_of_the_records_of_a_timeline(gpu, streams):
     assert not watchers.active
 
 
-def test_all_threads(gpu, streams):
+def test_waits_of_all_threads_become_arrows(gpu, streams):
     a, b, c = streams
     with interop.Timeline() as timeline:
 
@@ -265,7 +265,7 @@ def test_reading_a_simulation_waits_for_nothing_and_hides_no_race(gpu, streams):
     shut.open()
 
 
-def test_times(clock, streams):
+def test_positions_on_a_gpu_are_milliseconds(clock, streams):
     a, b, _ = streams
     with interop.Timeline() as timeline:
         with timeline.span("outer", a):
@@ -294,7 +294,7 @@ def test_times(clock, streams):
     ]
 
 
-def test_the_first_record_is_zero_even_if_its_stream_comes_to_it_late(clock, streams):
+def test_the_first_position_is_zero_even_if_its_stream_reaches_it_late(clock, streams):
     a, b, _ = streams
     with interop.Timeline() as timeline:
         with timeline.span("late", a):
@@ -340,7 +340,7 @@ def test_the_clocks_of_two_devices_are_compared_with_the_hosts(clock, gpu, monke
     assert len(gpu._machine.streams) == 2
 
 
-def test_nothing_waits_until_it_is_read(clock, gpu, streams):
+def test_the_host_waits_only_when_the_timeline_is_read(clock, gpu, streams):
     a, b, _ = streams
     asked = []
     for name in ("cudaStreamSynchronize", "cudaStreamQuery", "cudaEventQuery", "cudaDeviceSynchronize"):
@@ -381,7 +381,7 @@ def behind(clock, gpu):
     return runtime
 
 
-def test_two_threads_on_one_stream(behind, streams):
+def test_spans_of_two_threads_on_one_stream(behind, streams):
     record = behind.cudaEventRecord
 
     def work():
@@ -401,7 +401,7 @@ def test_two_threads_on_one_stream(behind, streams):
     assert [span.name for span in timeline.spans] == ["other", "one"]
 
 
-def test_a_span_that_is_left_while_the_timeline_is_read(behind, streams):
+def test_a_span_can_be_left_while_the_timeline_is_read(behind, streams):
     class Spans(list):
         def __iter__(self):
             if len(self) == 1:
@@ -416,7 +416,7 @@ def test_a_span_that_is_left_while_the_timeline_is_read(behind, streams):
         assert [span.name for span in timeline.spans] == ["one", "other"]
 
 
-def test_events_come_from_the_spare_ones(clock, gpu, streams):
+def test_a_timeline_reuses_the_events_of_earlier_ones(clock, gpu, streams):
     created = []
     create = gpu.runtime.cudaEventCreateWithFlags
     gpu.runtime.cudaEventCreateWithFlags = lambda flags: created.append(flags) or create(flags)
@@ -440,7 +440,7 @@ def test_events_come_from_the_spare_ones(clock, gpu, streams):
     assert len(kept.spans) == 100
 
 
-def test_more_spare_events_than_anybody_needs_are_destroyed(clock, gpu, streams, monkeypatch):
+def test_unused_events_above_a_limit_are_destroyed(clock, gpu, streams, monkeypatch):
     monkeypatch.setattr("interop.timeline.ticks._SPARE", 64)
     with interop.Timeline() as timeline:
         for _ in range(100):
@@ -450,13 +450,13 @@ def test_more_spare_events_than_anybody_needs_are_destroyed(clock, gpu, streams,
     assert len(gpu._machine.events) <= 64 + 64
 
 
-def test_a_span_outlives_an_error(gpu, streams):
+def test_a_span_is_recorded_although_its_block_raised(gpu, streams):
     with interop.Timeline() as timeline, pytest.raises(ZeroDivisionError), timeline.span("fails", streams[0]):
         raise ZeroDivisionError
     assert [span.name for span in timeline.spans] == ["fails"]
 
 
-def test_a_span_that_is_open_is_not_entered_again(gpu, streams):
+def test_a_span_that_is_open_cannot_be_entered_again(gpu, streams):
     with interop.Timeline() as timeline:
         span = timeline.span("work", streams[0])
         with span:
@@ -477,7 +477,7 @@ def test_a_span_on_the_stream_in_use(gpu, streams):
         timeline.span("work").__enter__()
 
 
-def test_a_timeline_that_is_still_open(gpu, streams):
+def test_a_timeline_can_be_read_while_it_is_open(gpu, streams):
     a, b, _ = streams
     with interop.Timeline() as timeline:
         with timeline.span("outer", a):
@@ -490,7 +490,7 @@ def test_a_timeline_that_is_still_open(gpu, streams):
     assert len(timeline.arrows) == 1
 
 
-def test_what_a_timeline_is_not_for(gpu, streams):
+def test_misuse_of_a_timeline_is_an_error(gpu, streams):
     timeline = interop.Timeline()
     assert timeline.spans == timeline.arrows == ()
     assert "not entered yet" in repr(timeline)
@@ -520,7 +520,7 @@ def test_a_timeline_belongs_to_one_simulation(gpu):
     assert timeline.arrows == ()
 
 
-def test_it_can_be_read_after_the_simulation():
+def test_a_timeline_can_be_read_after_the_simulation():
     with interop.sim.simulate() as gpu, interop.Timeline() as timeline, timeline.span("work", gpu.stream("one")):
         pass
     assert str(timeline.spans[0].lane) == "SIMULATED one, device 0"
@@ -566,7 +566,7 @@ def test_lanes_are_named_by_library_and_device(clock, gpu, acme, registry):
 # -- captures ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_captured_is_left_out_and_counted(gpu, streams):
+def test_spans_and_waits_of_captures_are_left_out_and_counted(gpu, streams):
     a, b, c = streams
     with interop.Timeline() as timeline:
         with timeline.span("around", a):
@@ -587,7 +587,7 @@ def test_what_is_captured_is_left_out_and_counted(gpu, streams):
     assert "3 spans and waits are not shown" in timeline.table().notes[1]
 
 
-def test_what_is_captured_takes_no_event(gpu, streams):
+def test_a_capture_uses_no_event_of_the_timeline(gpu, streams):
     from interop.timeline import ticks
 
     a = streams[0]
@@ -617,7 +617,7 @@ def test_a_capture_that_the_legacy_stream_would_break_goes_on(gpu):
     assert "1 span or wait is not shown" in timeline.table().notes[1]
 
 
-def test_a_wait_in_a_capture_does_not_lend_its_arrays_to_an_earlier_one(gpu, streams, monkeypatch):
+def test_the_arrays_of_a_captured_hand_over_are_not_added_to_an_earlier_wait(gpu, streams, monkeypatch):
     a, b, _ = streams
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
     from tests.test_arrays import Owner
@@ -656,7 +656,7 @@ def timeline(clock, streams):
     return timeline
 
 
-def test_the_table_draws_itself(timeline):
+def test_the_table_shows_itself(timeline):
     rows = timeline.table()
     assert isinstance(rows, list)
     assert rows[0]._fields == ("what", "name", "stream", "start", "end", "length")
@@ -684,7 +684,7 @@ def test_the_table_is_as_wide_as_the_terminal_and_cuts_nothing(gpu, width, monke
     assert f"{consumer.cuda_stream:#x}" in cells
 
 
-def test_counted(gpu):
+def test_plural(gpu):
     with interop.Timeline() as timeline:
         with timeline.span("work", interop.new_stream()):
             pass
@@ -731,7 +731,7 @@ def test_no_two_names_look_alike_even_in_greyscale(clock, streams):
         assert abs(one - other) > 0.08 or this[1] != that[1]
 
 
-def test_of_more_names_than_there_are_looks_the_rest_is_counted(clock, streams):
+def test_names_without_a_look_of_their_own_are_counted(clock, streams):
     with interop.Timeline() as timeline:
         for number in range(1000):
             with timeline.span(f"kernel {number}", streams[0]):
@@ -747,7 +747,7 @@ def test_of_more_names_than_there_are_looks_the_rest_is_counted(clock, streams):
 
 
 @pytest.mark.parametrize("spans", [[(0, 2), (1, 3)], [(0, 2), (1, 3), (2, 4)], [(0, 2), (1, 3), (1, 4), (1.5, 1.75)]])
-def test_of_spans_that_partly_overlap_each_is_seen(spans):
+def test_spans_that_partly_overlap_are_drawn_beside_each_other(spans):
     lane = Lane(0, "interop", "a", 0)
     reading = Reading("ms", (lane,), tuple(Span(str(i), lane, *span) for i, span in enumerate(spans)), (), 0, 0.0)
     from matplotlib.transforms import Bbox
@@ -791,7 +791,7 @@ FINE = [
 ]
 
 
-def test_what_no_file_can_take_is_replaced_in_names(gpu, streams, tmp_path):
+def test_characters_that_files_cannot_contain_are_replaced_in_names(gpu, streams, tmp_path):
     with interop.Timeline() as timeline:
         for name in ("half \ud800", "\x1b[31m\x00", *FINE):
             with timeline.span(name, streams[0]):
@@ -848,7 +848,7 @@ def test_files(timeline, tmp_path):
         timeline.save(str(tmp_path / "x.nonsense"))
 
 
-def test_pyplot_is_left_alone(timeline):
+def test_pyplot_does_not_know_of_the_figure(timeline):
     sys.modules.pop("matplotlib.pyplot", None)
     timeline._repr_png_()
     assert "matplotlib.pyplot" not in sys.modules
@@ -906,7 +906,7 @@ def test_the_trace_of_a_simulation_says_so(gpu, streams, tmp_path):
     assert "SIMULATED: the order, not the time" in text
 
 
-def test_it_is_loaded_on_demand(python):
+def test_the_timeline_is_loaded_on_demand(python):
     code = (
         "import json, sys, interop; before = 'interop.timeline' in sys.modules; interop.Timeline;"
         "print(json.dumps([before, 'interop.timeline' in sys.modules, 'matplotlib' in sys.modules]))"

@@ -59,7 +59,7 @@ def test_a_large_timeline_is_shown_in_seconds(large, show):
     assert time.process_time() - before < 3
 
 
-def test_all_of_a_large_timeline_is_drawn_or_said_to_be_left_out(large):
+def test_the_picture_says_what_of_a_large_timeline_is_left_out(large):
     figure = draw(large)
     axes = figure.axes[0]
     boxes = [patch for patch in axes.patches if patch.get_zorder() >= 2 and type(patch).__name__ == "Rectangle"]
@@ -118,13 +118,13 @@ def test_a_long_span_among_short_ones_is_drawn_as_it_is():
     ]
 
 
-def test_spans_of_several_names_that_are_drawn_together_have_the_look_of_none():
+def test_a_bar_of_spans_with_several_names_has_its_own_look():
     figure = draw(in_turn(1))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*(f"k{i}" for i in range(10)), "several, too short to see"]
 
 
-def test_a_large_table_draws_its_ends_and_keeps_all():
+def test_a_large_table_shows_its_ends_and_keeps_all_rows():
     table = Table(in_turn(1))
     assert len(table) == MANY
     text = str(table)

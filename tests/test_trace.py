@@ -277,13 +277,13 @@ def slices_in(events):
     return [event for event in events if event["ph"] == "X"]
 
 
-def test_every_nanosecond_is_read_as_it_is():
+def test_perfetto_reads_every_nanosecond_exactly():
     for nanoseconds in range(1, 10000):
         assert int(_microseconds(nanoseconds) * 1000.0) == nanoseconds
         assert round(_microseconds(nanoseconds) * 1000.0) == nanoseconds
 
 
-def test_no_device_and_no_stream_has_the_number_of_the_idle_one():
+def test_no_process_and_no_thread_of_a_trace_has_number_0():
     lane = Lane(0, "interop", "a", 0)
     events = check(trace_text(Reading("ms", (lane,), (Span("one", lane, 0.0, 2.0),), (), 0, 0.0)))
     assert {event["pid"] for event in events} == {1}
