@@ -1298,7 +1298,7 @@ def test_a_schedule_must_fit_the_program() -> None:
 
     with pytest.raises(InteropError, match="option 5, but there are only 2"):
         sim.replay(program, [5])
-    with pytest.raises(InteropError, match="3 choices, and the program came to 1 only"):
+    with pytest.raises(InteropError, match="3 choices, and the program made only 1"):
         sim.replay(program, [0, 0, 0])
 
 

@@ -1,6 +1,6 @@
-"""A simulated CUDA: streams, events, graph captures, and memory in NumPy; no GPU is needed, and no driver.
+"""A simulated CUDA: streams, events, graph captures, and memory in NumPy. It needs no GPU and no driver.
 
-For tests on machines without a GPU, and for finding a missing wait without luck::
+Use it to test on machines without a GPU, and to find a missing wait without luck::
 
     with interop.sim.simulate() as gpu:
         producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
@@ -8,12 +8,12 @@ For tests on machines without a GPU, and for finding a missing wait without luck
         gpu.launch(producer, fill, writes=[data])
         gpu.launch(consumer, double, reads=[data], writes=[result])  # RaceError: nothing orders them
 
-A race is found from one run whatever the schedule, because it is decided by what CUDA's rules order, and not by what
-happened to run first. :func:`explore` runs a small program under every schedule, and gives back the first that fails.
+One run finds a race, whatever the schedule: CUDA's rules of order decide, and not which kernel happens to run first.
+:func:`explore` runs a small program under every schedule, and returns the first schedule that fails.
 
-It is explicit: nothing falls back to it, and every object says SIMULATED. It has no clock, runs no real kernels,
-shares nothing with other processes, and launches no graphs. Each of its rules is one that a test runs on a real GPU
-too.
+A program has to ask for the simulator: nothing falls back to it, and every object says SIMULATED. The simulator has no
+clock, runs no real kernels, shares nothing with other processes, and launches no graphs. One suite of tests checks its
+rules against those of a real GPU.
 """
 
 from interop.errors import LibraryNotFoundError

@@ -47,17 +47,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What came of running a program under every schedule, or under as many as the limit allowed.
+    """The results of running a program under every schedule, or under as many as the limit allows.
 
-    As a truth value it is the verdict: no schedule failed, and none had a race.
+    Its truth value is the verdict: no schedule failed, and none had a race.
 
     Attributes:
         schedules: how many ran.
-        covered: how likely a schedule is among these, if at each point one of the things that could happen is taken
-            at random, all with the same probability. 1.0 if all ran.
-        complete: whether these were all.
+        covered: the probability that these include a schedule whose choices are made at random, each option of a choice
+            with the same probability. 1.0 if all schedules ran.
+        complete: whether all schedules ran.
         outcomes: the distinct values that the program returned; arrays and sequences as tuples.
-        races: the distinct races, under whatever schedule.
+        races: the distinct races, of all schedules.
     """
 
     schedules: int
@@ -94,7 +94,7 @@ class Exploration:
             message = (
                 f"no verdict: none of {self.schedules} schedules failed, but they are not all there are: they cover "
                 f"{_percent(self.covered)}. Make the program smaller, or give a higher limit. "
-                "What these found is in .outcomes and .races"
+                "Their results are in .outcomes and .races"
             )
             raise InteropError(message)
 
@@ -121,15 +121,16 @@ def explore(
 ) -> Exploration:
     """Run *program* under every schedule of its kernels.
 
-    A schedule says what has run at each point at which the program can tell: a query, a synchronise, an access by the
-    host. Schedules that differ in nothing it can see are tried once. Races are recorded and not raised, so that the
-    wrong value shows.
+    A schedule says which kernels have run at each point at which the program can tell: a query, a synchronise, an
+    access by the host. Schedules that the program cannot tell apart are tried once. Races are recorded and not raised,
+    so that the wrong value shows.
 
-    The schedules are taken in order: the last choices vary first. Where *limit* of them were not all, others are taken
-    at random, so that the first choices vary, too.
+    The schedules run in order: the last choices vary first. If there are more than *limit*, others are taken at random,
+    so that the first choices vary too.
 
-    The program is run from the start for each schedule. It must do the same each time but for what it observes; other
-    host threads are not scheduled, and should not be used. Kernels must touch nothing but their arrays.
+    Each schedule runs the program from its start. The program must do the same each time, except for what depends on
+    the GPU's answers. It should not use other host threads, which are not scheduled. Kernels must touch nothing but
+    their arrays.
 
     Example::
 
@@ -138,10 +139,10 @@ def explore(
     Args:
         program: called with the simulated GPU. It fails if it raises an :class:`Exception`.
         devices: how many devices to simulate.
-        limit: how many schedules to run in order, at most.
-        samples: how many to take at random if these were not all.
-        seed: of the random choices: the same ones are made for the same number.
-        polls: how many times the same pending work is reported as not done, after which it is; so that loops end.
+        limit: the greatest number of schedules to run in order.
+        samples: how many schedules to take at random if there are more.
+        seed: the seed of the random choices.
+        polls: how many times the same pending work is reported as not done before it is done, so that loops end.
 
     Raises:
         InteropError: the program is not deterministic.
@@ -157,7 +158,7 @@ def explore(
         if not made:
             break
     covered = _up_to(last) if last is not None else Fraction()
-    chance = random.Random(seed)  # noqa: S311  (nothing is to be kept secret)
+    chance = random.Random(seed)  # noqa: S311  (no secret depends on it)
     seen: set[tuple[int, ...]] = set()
     for _ in range(samples):
         if covered == 1:
@@ -179,7 +180,7 @@ def explore(
 
 
 class _Explorer:
-    """Runs a program again and again, and keeps what came of it."""
+    """Runs a program again and again, and keeps the results."""
 
     def __init__(self, program: Program[object], devices: int, polls: int) -> None:
         self._program, self._devices, self._polls = program, devices, polls
@@ -188,7 +189,7 @@ class _Explorer:
         self.failure: Failure | None = None
 
     def run(self, expected: list[Choice], chance: random.Random | None = None) -> list[Choice]:
-        """Run it with the choices *expected*, and then with the first ones, or by *chance*; all the choices made."""
+        """Run it with the choices *expected*, and after them the first options, or random ones; all choices made."""
         scheduler = Chosen([choice.taken for choice in expected], self._polls, chance)
         found: SimulatedGPU | None = None
         try:
@@ -238,7 +239,7 @@ def replay(program: Program[T], schedule: Schedule | Sequence[int], *, devices: 
     with simulation(devices, "record", scheduler) as gpu:
         result = program(gpu)
     if len(scheduler.made) < len(choices):
-        message = f"the schedule has {len(choices)} choices, and the program came to {len(scheduler.made)} only"
+        message = f"the schedule has {len(choices)} choices, and the program made only {len(scheduler.made)}"
         raise InteropError(message)
     return result
 
@@ -257,8 +258,8 @@ def _next(made: Sequence[Choice]) -> list[Choice]:
 def _check(expected: Sequence[Choice], made: Sequence[Choice]) -> None:
     if list(made[: len(expected)]) != list(expected):
         message = (
-            "the program is not deterministic: run again with the same choices, it came to other ones. It must do the "
-            "same each time but for what it observes of the GPU"
+            "the program is not deterministic: a second run with the same choices came to other choices. It must do "
+            "the same each time, except for what depends on the GPU's answers"
         )
         raise InteropError(message)
 

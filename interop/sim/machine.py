@@ -1,7 +1,7 @@
-"""The state of a simulated CUDA: contexts, streams, events, host threads, and the rules of each call on them.
+"""The state of a simulated CUDA: contexts, streams, events and host threads, and the rules of each call.
 
-The fake CUDA modules and the objects that users hold are thin layers over one :class:`Machine`. A call that CUDA would
-refuse raises :class:`Refused` with the code.
+The fake CUDA modules and the user's objects are thin layers over one :class:`Machine`. A call that CUDA would refuse
+raises :class:`Refused` with the status code.
 """
 
 import gc
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GREATEST_PRIORITY: Final = -5
 
-# Outside of what a 64-bit user space can map, so that no handle is ever the address of anything real.
+# A 64-bit user space cannot map these addresses, so no handle is the address of a real object.
 _CONTEXTS: Final = 0x5111_C000_0000_0000
 _STREAMS: Final = 0x5111_5000_0000_0000
 _EVENTS: Final = 0x5111_E000_0000_0000
@@ -35,7 +35,7 @@ _SPACING: Final = 0x100
 
 
 class _Addresses:
-    """Handles for one kind of object. Like CUDA's, they are reused: the last one freed first."""
+    """The handles of one kind of object. As in CUDA, they are reused: first the one that was freed last."""
 
     def __init__(self, start: int) -> None:
         self._fresh = itertools.count(start, _SPACING)
@@ -53,10 +53,10 @@ T = TypeVar("T")
 
 
 class Machine:
-    """A simulated CUDA. Every method but the constructor is to be called by :meth:`alone`."""
+    """A simulated CUDA. Call every method but the constructor through :meth:`alone`."""
 
     def __init__(self, devices: int, scheduler: Scheduler, *, raises: bool) -> None:
-        """Make the devices, with one context each, and no streams but the default ones."""
+        """Make the devices, each with one context and its default streams; *raises* says whether races are errors."""
         self._lock = forks.lock()
         self._is_busy = False
         self.ended = False
@@ -87,16 +87,16 @@ class Machine:
         forks.in_child(self, Machine._was_forked)
 
     def _was_forked(self) -> None:
-        """Go on in the child, unless another thread was in the middle of a step: nobody ends that in the child."""
+        """Go on in the child, unless another thread was inside a step: the child has no thread to finish the step."""
         if self._is_busy and not self._lock._is_owned():  # noqa: SLF001
             self._is_busy, self.ended = False, True
             gc.enable()
 
     def alone(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call *step* while no other thread is at it, and no finaliser.
+        """Call *step* while no other thread runs a step, and no finaliser runs.
 
-        Finalisers may make calls of their own, which would find things half done; and take locks, whose holders may be
-        waiting here. So the garbage collector rests meanwhile, and what has run is let go of afterwards.
+        A finaliser may call the simulator, which would find a step half done; or take a lock, whose holder may be
+        waiting here. So the garbage collector is off during the step, and finished work is freed after it.
         """
         gone: list[object] = []
         with self._lock:
@@ -130,7 +130,7 @@ class Machine:
             self.clocks.add_thread(thread)
             self._local.thread = thread
         for other in list(self._threads):
-            # The interpreter's end finds its own thread ended.
+            # At the interpreter's exit, the calling thread itself is no longer alive.
             if other is not thread and not other.thread.is_alive():
                 self._threads.remove(other)
                 self.clocks.end_thread(other)
@@ -152,14 +152,14 @@ class Machine:
         return self.contexts.index(thread.contexts[-1]) if thread.contexts else thread.device
 
     def context(self) -> int:
-        """The calling thread's current context; the one of its current device becomes current if there is none."""
+        """The calling thread's current context. If it has none, the context of its current device becomes current."""
         thread = self.thread()
         if not thread.contexts:
             thread.contexts.append(self.contexts[thread.device])
         return thread.contexts[-1]
 
     def set_device(self, device: int) -> None:
-        """Make the context of *device* current in place of the one that is."""
+        """Make the context of *device* current, in place of the current one."""
         if not 0 <= device < self.devices:
             raise Refused(INVALID_DEVICE)
         thread = self.thread()
@@ -193,7 +193,7 @@ class Machine:
         return handle
 
     def destroy_stream(self, handle: int) -> None:
-        """Destroy a stream; its pending work still runs, and its address is free for the next one."""
+        """Destroy a stream. Its pending work still runs, and the next stream may get its handle."""
         stream = self.streams.pop(handle, None)
         if stream is None:
             raise Refused(INVALID_HANDLE)
@@ -248,7 +248,7 @@ class Machine:
 
         Args:
             stream: where.
-            work: what; its epoch, clock and number are set here.
+            work: its epoch, clock and number are set here.
         """
         capture = self.captures.enter(stream)
         if capture:
@@ -313,7 +313,7 @@ class Machine:
         self.clocks.tell(self.thread(), target)
 
     def end(self) -> None:
-        """Run all that is left."""
+        """Run all pending work."""
         self.reach(self.clocks.of_everything(), "the end of the simulation")
 
     def _race(self, party: Party, known: Clock, reads: frozenset[Array], writes: frozenset[Array]) -> None:
@@ -327,7 +327,7 @@ class Machine:
             raise found[0].error(found[1:])
 
     def _explain(self, held: list[Work], waits_for: str) -> str:
-        lines = [f"the host ({self.thread().thread.name}) waits for {waits_for}, and what that needs can never run:"]
+        lines = [f"the host ({self.thread().thread.name}) waits for {waits_for}, which needs work that can never run:"]
         gates = [work for work in held if work.is_closed]
         lines += [
             f"- kernel {work.name!r} on {work.stream} ({work.where}) is held" for work in held if not work.is_gate
@@ -337,7 +337,7 @@ class Machine:
                 if any(clock.knows(gate.epoch) for gate in gates):
                     lines.append(f"- {stream.name} waits for {event.name}, recorded on {recorded}")
         lines += [f"- {gate.stream} is held by the closed {gate.name} ({gate.where})" for gate in gates]
-        lines.append("Open the gate before the host waits: here nobody else can.")
+        lines.append("Open the gate before the host waits: the simulator does not wait for another thread to open it.")
         return "\n".join(lines)
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ class Machine:
         return stream
 
     def _retire(self, stream: Stream) -> None:
-        """Forget a stream as soon as its work is done."""
+        """Forget a stream when its work is done."""
         stream.is_over = True
         if not self.queue.is_pending(self.clocks.line(stream)):
             self._drained(stream)

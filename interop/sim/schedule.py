@@ -1,8 +1,8 @@
 """Who decides which pending kernel of a simulation runs when.
 
-Kernels run only when something has to know: a query, a synchronise, an access by the host, the end of the simulation.
-:class:`InOrder` is the plain way. :class:`Chosen` follows a list of choices, one for each point at which more than one
-thing could happen, so that all of them can be tried.
+Kernels run only when their results are needed: at a query, a synchronise, an access by the host, or the end of the
+simulation. :class:`InOrder` is the default. :class:`Chosen` follows a list of choices, one for each point at which more
+than one thing could happen, so that all of them can be tried.
 """
 
 import random
@@ -16,10 +16,10 @@ from interop.sim.state import Array
 from interop.sim.work import Queue, Work
 
 PENDING: Final = 512
-"""So much work is left pending until something has to know. On a GPU a launch would wait sooner or later."""
+"""The greatest number of pending pieces of work. On a GPU too, a launch waits when too many are pending."""
 
 PATIENCE: Final = 1000
-"""How many times a program that is explored may ask for work that stands behind a closed gate."""
+"""How many times an explored program may query work behind a closed gate before that is a deadlock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Schedule:
 
 
 class Scheduler(Protocol):
-    """Runs pending work when something has to know."""
+    """Runs pending work when its results are needed."""
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -72,11 +72,11 @@ class InOrder:
     choices: tuple[int, ...] = ()
 
     def __init__(self) -> None:
-        """Let a fair amount of work be pending."""
+        """Allow :data:`PENDING` pieces of pending work."""
         self._room = PENDING
 
     def enqueued(self, queue: Queue) -> None:
-        """Run the older half of very much, as far as gates allow: memory must not grow with what nobody asks about."""
+        """If too much work is pending, run the older half, as far as gates allow, so that memory does not grow."""
         if len(queue) >= self._room:
             for work in queue.pending[: len(queue) // 2]:
                 if work.is_ready:
@@ -99,7 +99,7 @@ class InOrder:
                 queue.run(work)
 
     def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
-        """Run nothing: what the host has not waited for has not happened yet."""
+        """Run nothing: work for which the host has not waited has not run yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What a simulated CUDA keeps of each host thread, stream, event and capture.
 
-These are the things themselves and not their handles, which may come to mean another one.
+The objects stand for themselves; a handle may be reused for another one.
 """
 
 import enum
@@ -14,7 +14,7 @@ from interop.sim.races import Party
 
 
 class Mode(enum.IntEnum):
-    """What a thread may not do while a graph is captured: the numbers of ``cudaStreamCaptureMode``."""
+    """Which calls a capture forbids: the values of ``cudaStreamCaptureMode``."""
 
     GLOBAL = 0
     THREAD_LOCAL = 1
@@ -22,7 +22,7 @@ class Mode(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """Where a capture stands: the numbers of ``cudaStreamCaptureStatus``, and then that it is over."""
+    """The state of a capture: the values of ``cudaStreamCaptureStatus``, and OVER after its end."""
 
     ACTIVE = 1
     INVALIDATED = 2
@@ -31,12 +31,12 @@ class Status(enum.IntEnum):
 
 @dataclass(eq=False, slots=True)
 class Array:
-    """The memory of an array, without its values: who has accessed it.
+    """The accesses of an array; its values are elsewhere.
 
     Attributes:
         number: its place in the order in which arrays were made.
         name: what reports call it.
-        accesses: those that later ones can conflict with.
+        accesses: the accesses that a later one can conflict with.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Array:
 
 @dataclass(eq=False, slots=True)
 class Thread:
-    """A host thread: what is current in it, and its per-thread default streams, by context."""
+    """A host thread: its current device and contexts, and its per-thread default stream in each context."""
 
     thread: threading.Thread
     device: int = 0
@@ -65,17 +65,17 @@ class Stream:
     kind: StreamKind
     priority: int = 0
     capture: "Capture | None" = None
-    # Whether it was destroyed, or its thread has ended: then only its pending work is left of it.
+    # Whether the stream was destroyed, or its thread has ended. Its pending work still runs.
     is_over: bool = False
-    # What it still waits for, and on which stream that was recorded: for the message of a deadlock.
+    # The events that it waits for, the stream of each record, and the work recorded: for the message of a deadlock.
     waits: list[tuple["Event", str, Clock]] = field(default_factory=list)
-    # So many waits are kept until it is looked which of them are over.
+    # When there are this many waits, those whose work is done are dropped.
     room: int = 8
 
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """An event, the stream of its latest record, and the capture that this was part of, with the nodes before it."""
+    """An event, and its latest record: the stream, the capture if there was one, and the nodes before it."""
 
     name: str
     context: int
@@ -95,9 +95,9 @@ class Capture:
         number: its id, unique in the simulation.
         origin: the stream that it began on.
         thread: the thread that began it.
-        mode: how strict it is with unrelated calls.
+        mode: which unrelated calls it forbids.
         known: for each stream that takes part, the nodes that its next node would come after.
-        last: for each stream that has captured a kernel, the node of the latest.
+        last: for each stream that has captured a kernel, its latest node.
     """
 
     number: int
@@ -114,7 +114,7 @@ class Capture:
         return sum(node.number for node in self.last.values())
 
     def invalidate(self) -> None:
-        """Break it. It stays, and its streams in it, until it is ended."""
+        """Invalidate the capture. Its streams stay part of it until it is ended."""
         if self.status is Status.ACTIVE:
             self.status = Status.INVALIDATED
 
@@ -129,18 +129,18 @@ class Capture:
         self.last[stream] = self.known[stream].tick(line)
 
     def end(self) -> bool:
-        """Release its streams; whether every node was joined back to the origin."""
+        """End the capture; whether every node was joined to the origin."""
         self.status = Status.OVER
         for stream in self.known:
             stream.capture = None
         return all(map(self.known[self.origin].knows, self.last.values()))
 
     def forbids(self, thread: Thread) -> bool:
-        """Whether an unrelated query or synchronise by *thread*, in its present mode, breaks this capture."""
+        """Whether an unrelated query or synchronise by *thread*, in its current mode, breaks this capture."""
         if thread.mode is Mode.RELAXED or self.mode is Mode.RELAXED or self.status is not Status.ACTIVE:
             return False
         return self.thread is thread or (thread.mode is Mode.GLOBAL and self.mode is Mode.GLOBAL)
 
     def reaches(self, context: int, kind: StreamKind | None = None) -> bool:
-        """Whether a stream of *context*, of that *kind* if one is given, takes part."""
+        """Whether a stream of *context* takes part; with *kind*, only streams of that kind count."""
         return any(stream.context == context and kind in (None, stream.kind) for stream in self.known)

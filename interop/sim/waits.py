@@ -1,4 +1,4 @@
-"""Where the host of a simulation waits for pending work: what :func:`interop.testing.assert_host_free` asks."""
+"""Where the host of a simulation waits for pending work, for :func:`interop.testing.assert_host_free`."""
 
 import threading
 
@@ -10,17 +10,17 @@ from interop.sim.work import Work
 
 
 class HostWaits:
-    """Told by the machine, from when it is made, of all that host threads wait for and ask.
+    """Notes the waits of the host. The machine reports every wait and query to it.
 
-    Waits of the thread that made it count, and those of threads that have started since: the others do work of their
-    own. A query waits for nothing; but to ask until the answer is yes is to wait.
+    The waits of the thread that made it count, and those of threads that have started since; other threads do work of
+    their own. One query is no wait, but a loop of queries that ends when the work is done is one.
 
     Attributes:
-        seen: the waits, a line each: the line of the program, and what it waited for.
+        seen: one line for each wait: the line of the program, and what it waited for.
     """
 
     def __init__(self, streams: list[Stream]) -> None:
-        """Count waits for the work of *streams*, and of the blocking streams of a legacy one; by default of all."""
+        """Count the waits for *streams*, by default for all; a legacy stream includes the blocking ones."""
         self.seen: list[str] = []
         self._streams = streams
         self._thread = threading.current_thread()
@@ -28,14 +28,14 @@ class HostWaits:
         self._not_done: list[Work] = []
 
     def waits(self, held: list[Work], what: str) -> None:
-        """The calling thread waits for *what*, which needs *held* to run."""
+        """The calling thread waits for *what*, which comes after the pending work *held*."""
         thread = threading.current_thread()
         if thread not in self._others and any(map(self._counts, held)):
             by = "" if thread is self._thread else f", in {thread.name}"
             self.seen.append(f"{where()}: waited for {what}{by}")
 
     def asks(self, held: list[Work], target: Clock, what: str, *, done: bool) -> None:
-        """The calling thread has asked whether *what* is done, when *held* was not."""
+        """The calling thread has asked whether *what* is done, while the work *held* was pending."""
         if done:
             self.waits([*held, *(work for work in self._not_done if target.knows(work.epoch))], what)
             self._not_done = [work for work in self._not_done if not target.knows(work.epoch)]

@@ -31,16 +31,16 @@ class Work:
         number: its place in the order in which the program enqueued work.
         stream: the name of its stream.
         epoch: its own place on its stream.
-        clock: everything that it comes after, and itself.
+        clock: the work that it comes after, and itself.
         is_gate: whether it is a gate.
-        run: what a kernel does.
+        run: for a kernel, the function that it calls.
         reads: the arrays that it reads.
         writes: the arrays that it writes.
         is_open: for a gate, whether it lets later work pass.
         deadline: for a gate, when it opens itself, by ``time.monotonic``.
-        is_overdue: for a gate, whether it had to.
-        is_done: whether it has run; or, for a gate, has let pass.
-        blockers: what has to be done first. Of a stream only the last one counts: it runs in order.
+        is_overdue: for a gate, whether it had to open itself.
+        is_done: whether the kernel has run, or the gate has let later work pass.
+        blockers: the work that has to be done first: of each stream, only the last, since a stream runs in order.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Work:
 
     @property
     def waits(self) -> bool:
-        """Whether something has to be done first."""
+        """Whether other work has to be done first."""
         while self.blockers:
             if not self.blockers[-1].is_done:
                 return True
@@ -79,7 +79,7 @@ class Work:
         return self.is_gate and not self.is_open
 
     def comes_after(self, other: "Work") -> bool:
-        """Whether it may only run when *other* is done."""
+        """Whether it may run only after *other*."""
         return self is not other and self.clock.knows(other.epoch)
 
     def conflicts(self, other: "Work") -> bool:
@@ -101,7 +101,7 @@ class Trace:
         """How many lines there were."""
 
     def add(self, line: str, *, once: bool = False) -> None:
-        """Add a line; *once*, not if it is the last one already."""
+        """Add a line. With *once*, do not repeat the last line."""
         if not (once and self._lines and self._lines[-1] == line):
             self._lines.append(line)
             self.count += 1
@@ -114,10 +114,10 @@ class Trace:
 class Queue:
     """All pending work, of all streams.
 
-    The same clocks that decide what is a race say, when work is enqueued, which pending work it comes after. So the
-    simulator can never run things in an order that it does not also check for.
+    The clocks that decide what is a race also decide, when work is enqueued, which pending work it comes after. So the
+    simulator never runs work in an order that it does not check for races.
 
-    A signal handler may raise between any two lines. Done is what says so; the rest follows when it is asked for.
+    A signal handler may raise between any two lines. Work is done if ``is_done`` says so; the tables follow later.
     """
 
     def __init__(self, drained: Callable[[Hashable], None]) -> None:
@@ -128,14 +128,14 @@ class Queue:
         """
         self.trace = Trace()
         self.gone: list[object] = []
-        """What has run: to be let go of when no lock is held, since it takes the user's functions with it."""
+        """What finished work referred to. It is freed when no lock is held, since finalisers of the user's may run."""
         self._drained = drained
         self._works: dict[int, Work] = {}
         self._lines: dict[int, deque[Work]] = {}
         self._gates: dict[int, Work] = {}
 
     def __len__(self) -> int:
-        """How much is pending."""
+        """How many pieces of work are pending."""
         return len(self._works)
 
     @property
@@ -187,7 +187,7 @@ class Queue:
         return [gate for gate in self._gates.values() if not gate.is_open]
 
     def open_overdue(self) -> None:
-        """Open the gates whose time is over."""
+        """Open the gates whose deadline has passed."""
         now = time.monotonic()
         for gate in self.closed_gates():
             if gate.deadline < now:
@@ -196,12 +196,12 @@ class Queue:
                 self.open(gate)
 
     def open(self, gate: Work) -> None:
-        """Open a gate. It lets pass once everything before it is done."""
+        """Open a gate. It lets later work pass once all work before it is done."""
         gate.is_open = True
         self.settle()
 
     def settle(self) -> None:
-        """Let the open gates pass that everything before has reached."""
+        """Mark the open gates done before which no work is pending."""
         # Enqueue order is one of the orders that the clocks allow, so one pass finds them all.
         for gate in list(self._gates.values()):
             if gate.is_open and not gate.waits:
@@ -213,7 +213,7 @@ class Queue:
             message = f"{work.name} is a gate, and gates do not run"
             raise TypeError(message)
         self.trace.add(f"kernel {work.name!r} ran on {work.stream} (launched at {work.where})")
-        # First, so that a kernel that raises is not run again by the next one who wants to know.
+        # The kernel is done first: one that raises is not run again.
         run = work.run
         self._done(work)
         self.settle()
