@@ -2,26 +2,24 @@
 
 A map of the package:
 
-- ``stream``: :class:`ExternalStream`, :func:`as_stream`, :func:`new_stream`; borrow any library's stream, order it
-  against any other's, hand it on as any library's own type
+- ``stream``: :class:`ExternalStream`, :func:`as_stream`, :func:`new_stream`: borrow a stream of any library, make it
+  wait for any other, hand it on as any library's own type
 - ``event``: :class:`Event`, :func:`as_event`
-- ``current``: :func:`use`, :func:`current_stream`; one stream current in all libraries at once
-- ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`; arrays handed over in order, without a copy
-- ``adapters``: what each library needs, one small file each; :func:`register` adds one
+- ``current``: :func:`use`, :func:`current_stream`: make one stream current in all libraries
+- ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`: hand arrays over in order, without a copy
+- ``adapters``: what interop knows of each library, one small file for each; :func:`register` adds one
 - ``errors``: all errors, under one root
-- ``sim``: a simulated CUDA for machines without a GPU, and for finding a missing wait whatever the schedule
+- ``sim``: a simulated CUDA, for machines without a GPU, which also finds missing waits
 - ``testing``: proofs of order, gates, delays, poison, and the tests that an adapter inherits
-- ``pytest_plugin``: all that as marks and fixtures
-- ``ordering``: happens-before over streams and events; what the simulator decides races by; and
-  ``ordering.check()``, which watches a program, on a GPU too, and reports the waits that it forgot
-- ``ledger``: what ``ordering.check()`` gives
-- ``diagnosis``: what :func:`doctor` finds
-- ``timeline``: :class:`Timeline`, a picture of what ran when, and of who waited for whom
-- ``_order``: tells those who want to know of every record, wait and hand-over
-- ``_cuda``: the seam to CUDA, the only package that imports ``cuda.bindings``
+- ``pytest_plugin``: marks and fixtures for these
+- ``ordering``: ``check()``, which watches a program and reports missing waits; and the clocks that it decides by
+- ``ledger``: what ``ordering.check()`` returns
+- ``timeline``: :class:`Timeline`, a picture of what ran when, and which stream waited for which
+- ``diagnosis``: what :func:`doctor` returns
+- ``matrix``: hands arrays between all pairs of libraries, and measures which of them race
 
-Importing ``interop`` imports no GPU library and creates no context. Libraries are looked for among those that are
-imported already.
+Importing ``interop`` imports no GPU library and creates no context: interop looks for libraries among the imported
+modules.
 """
 
 import importlib
@@ -62,22 +60,22 @@ __version__ = "0.1.0"
 
 
 def doctor(*, probe: bool = False) -> "Diagnosis":
-    """Look at the machine, the libraries and their current streams, and say what to mend.
+    """Look at the machine, the libraries and their current streams, and say what to fix.
 
-    It looks, and touches nothing: it imports no library, creates no context, breaks no capture and does not block the
-    host. So a library that was not imported, or has not used the GPU yet, is not asked for its current stream. Current
-    streams are those of the calling thread, on the current device. (As any count of devices does, it starts the driver:
-    processes that are forked from this one afterwards cannot use CUDA.)
+    Without *probe*, it changes nothing: it imports no library, creates no context, breaks no capture and does not block
+    the host. A library that is not imported, or has not used the GPU yet, is not asked for its current stream. Current
+    streams are those of the calling thread, on the current device. Counting the devices initialises the driver:
+    processes that are forked from this one afterwards cannot use CUDA.
 
     Args:
-        probe: do more: import every library that is installed, create a context on the current device, let each
-            library set up what it needs, and hand each a stream and take it back.
+        probe: also import every installed library, create a context on the current device, let each library set up
+            what it needs, and hand each a stream and borrow it back.
 
     Returns:
-        The findings. They draw themselves at an interactive prompt (with rich, ``pip install rich``) and in a
-        notebook; ``to_dict()`` gives them as data, ``warnings`` what to mend.
+        The findings. They show themselves at an interactive prompt (with rich: ``pip install rich``) and in a notebook.
+        ``to_dict()`` returns them as data, and ``warnings`` has what to fix.
     """
-    from interop.diagnosis import examine  # noqa: PLC0415  (seldom needed, and not named `doctor`, which is taken)
+    from interop.diagnosis import examine  # noqa: PLC0415  (most programs do not need it)
 
     return examine(__version__, probe=probe)
 
@@ -87,7 +85,7 @@ _ON_DEMAND_NAMES = {"Timeline": "timeline"}
 
 
 def __getattr__(name: str) -> object:
-    """Import the parts that not every program needs when they are first named."""
+    """Import a module that not every program needs, when it is first named."""
     if name in _ON_DEMAND:
         return importlib.import_module(f"interop.{name}")
     if name in _ON_DEMAND_NAMES:
