@@ -24,7 +24,7 @@ def gpu():
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """Remembers the pauses of the poller, and the timers of its that are still set."""
+    """Keeps the pauses of the poller, and those of its timers that are still set."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Loop(asyncio.SelectorEventLoop):
         return self._told
 
     def call_at(self, when, callback, *args, **kwargs):
-        told = self._told  # what it counts from; not now, which may be later on a machine that is busy
+        told = self._told  # the time that the poller counts from; on a busy machine it is later by now
         handle = super().call_at(when, callback, *args, **kwargs)
         if getattr(callback, "__func__", None) is waiting._Poller._ask:
             self.paused_at = told
@@ -57,7 +57,7 @@ def run(coroutine):
 
 
 def in_a_loop(test):
-    """A coroutine function as a test."""
+    """Make a test of a coroutine function."""
 
     @functools.wraps(test)
     def synchronous(*args, **kwargs):
@@ -75,7 +75,7 @@ def write(x):
 
 
 @in_a_loop
-async def test_after_await_the_host_may_read(gpu):
+async def test_the_host_may_read_after_await(gpu):
     stream, x = interop.new_stream(), gpu.array([0])
     gpu.launch(stream, write, writes=[x])
     assert await stream is None
@@ -83,7 +83,7 @@ async def test_after_await_the_host_may_read(gpu):
 
 
 @in_a_loop
-async def test_control_without_await_it_is_a_race(gpu):
+async def test_control_without_await_there_is_a_race(gpu):
     stream, x = interop.new_stream(), gpu.array([0])
     gpu.launch(stream, write, writes=[x])
     with pytest.raises(RaceError):
@@ -106,7 +106,7 @@ async def test_an_idle_stream_does_not_go_through_the_loop(gpu):
 
 
 @in_a_loop
-async def test_waits_for_the_work_so_far_and_no_other(gpu):
+async def test_await_waits_only_for_the_work_so_far(gpu):
     stream, x = interop.new_stream(), gpu.array([0])
     first = gpu.gate(stream)
     gpu.launch(stream, write, writes=[x])
@@ -148,7 +148,7 @@ async def test_a_hundred_streams_in_one_loop_and_one_is_cancelled(gpu):
     while turns < 100:  # noqa: ASYNC110  (the loop is free, on whatever machine; or else the test runs out of time)
         await asyncio.sleep(0.01)
     assert not any(task.done() for task in tasks)
-    assert len(loop.set_timers()) <= 1  # and all share one timer
+    assert len(loop.set_timers()) <= 1  # all coroutines share one timer
     assert threading.active_count() == threads
 
     tasks[50].cancel()
@@ -168,7 +168,7 @@ async def test_a_hundred_streams_in_one_loop_and_one_is_cancelled(gpu):
 
 
 @in_a_loop
-async def test_cancelled_alone_it_leaves_nothing_behind(gpu):
+async def test_a_cancelled_wait_leaves_no_timer(gpu):
     stream = interop.new_stream()
     with gate(stream):
         event = stream.record_event()
@@ -202,8 +202,8 @@ def test_a_loop_that_is_closed_meanwhile_is_garbage(gpu):
 
 
 @in_a_loop
-async def test_pauses_grow_while_nothing_happens_and_are_short_for_who_comes_new(gpu, monkeypatch):
-    monkeypatch.setattr(waiting, "_REST", 0)  # the simulator's answers are slow
+async def test_pauses_grow_and_are_short_again_for_a_new_coroutine(gpu, monkeypatch):
+    monkeypatch.setattr(waiting, "_REST", 0)  # queries of the simulator are slow
     loop = asyncio.get_running_loop()
     old, new = interop.new_stream(), interop.new_stream()
     with gate(old), gate(new):
@@ -225,7 +225,7 @@ async def test_pauses_grow_while_nothing_happens_and_are_short_for_who_comes_new
 
 
 @in_a_loop
-async def test_slow_answers_are_asked_for_less_often(gpu, monkeypatch):
+async def test_slow_queries_are_made_less_often(gpu, monkeypatch):
     loop = asyncio.get_running_loop()
     stream = interop.new_stream()
     with gate(stream):
@@ -240,7 +240,7 @@ async def test_slow_answers_are_asked_for_less_often(gpu, monkeypatch):
 
 
 @in_a_loop
-async def test_those_who_keep_coming_do_not_put_the_others_off(gpu):
+async def test_a_steady_flow_of_new_coroutines_does_not_delay_the_others(gpu):
     streams = [interop.new_stream() for _ in range(200)]
     with gate(streams[0]) as first:
         gates = [gpu.gate(stream) for stream in streams[1:]]
@@ -263,7 +263,7 @@ async def test_those_who_keep_coming_do_not_put_the_others_off(gpu):
 
 
 @in_a_loop
-async def test_a_failure_reaches_everybody_who_waits_for_it_and_nobody_else(gpu, monkeypatch):
+async def test_a_failure_reaches_all_who_wait_for_that_stream_and_no_others(gpu, monkeypatch):
     good, bad = interop.new_stream(), interop.new_stream()
     shut, failing = gpu.gate(good), gpu.gate(bad)
     event = bad.record_event()
@@ -322,7 +322,7 @@ async def test_a_capturing_stream_is_refused_and_its_capture_goes_on(gpu):
 
 
 @in_a_loop
-async def test_an_event_that_nobody_recorded(gpu):
+async def test_an_event_that_was_never_recorded_cannot_be_awaited(gpu):
     with pytest.raises(UnrecordedEventError):
         await interop.Event()
 
@@ -352,7 +352,7 @@ async def test_a_callback_runs_in_the_loop_when_the_work_is_done(gpu, what):
         return "result"
 
     task = awaited.when_done(callback, 1, 2)
-    with gpu.gate(stream):  # work that came later is not waited for
+    with gpu.gate(stream):  # work that is submitted later is not waited for
         await asyncio.sleep(0.01)
         assert called == []
         shut.open()
@@ -368,7 +368,7 @@ async def test_a_callback_in_an_executor(gpu):
 
 
 @in_a_loop
-async def test_a_callback_that_is_taken_back(gpu):
+async def test_a_cancelled_callback_is_not_called(gpu):
     stream = interop.new_stream()
     called = []
     with gate(stream):
@@ -397,13 +397,13 @@ async def test_a_callback_is_not_called_when_the_work_failed(gpu, monkeypatch):
 
 
 @in_a_loop
-async def test_the_failure_of_a_callback_is_the_tasks(gpu):
+async def test_an_error_of_a_callback_is_the_error_of_its_task(gpu):
     with pytest.raises(ZeroDivisionError):
         await interop.new_stream().when_done(lambda: 1 / 0)
 
 
 @in_a_loop
-async def test_a_callback_needs_nobody_to_hold_it(gpu):
+async def test_the_loop_keeps_a_callback_alive(gpu):
     stream = interop.new_stream()
     called = []
     with gate(stream):
@@ -424,7 +424,7 @@ class Coroutine:
 
 
 @in_a_loop
-async def test_what_is_no_executor(gpu):
+async def test_an_object_that_is_no_executor_is_refused(gpu):
     with pytest.raises(TypeError, match="an executor is one of"):
         interop.new_stream().when_done(len, (), executor="no")
 
@@ -443,6 +443,6 @@ async def test_what_is_no_executor(gpu):
     ids=["None", "int", "function", "object", "method", "partial function", "partial object"],
 )
 @in_a_loop
-async def test_what_is_no_callback(gpu, callback):
+async def test_an_object_that_is_no_callback_is_refused(gpu, callback):
     with pytest.raises(TypeError, match="a callback is a plain function; got"):
         interop.new_stream().when_done(callback)

@@ -1,4 +1,4 @@
-"""What is wrong is refused at once, by an error that names it. No test here needs a driver; few would call CUDA."""
+"""Wrong arguments are refused at once, by an error that names them. No test here needs a driver; few call CUDA."""
 
 import copy
 import ctypes
@@ -53,7 +53,7 @@ NOT_HANDLES = {
     "object": (..., "got Ellipsis of type ellipsis"),
     "tuple": ((0, 1), "got (0, 1) of type tuple"),
 }
-# No process has memory there: in the first page, beyond the user's half, where no address lies, at the very end.
+# No process has memory there: the first page, the kernel's half, the addresses between the halves, the last bytes.
 NO_MEMORY = [3, 7, 8, 4095, 2**47, 2**63, 2**64 - 1]
 
 
@@ -126,7 +126,7 @@ def test_events_have_no_default_handles(handle):
 
 
 class Method:
-    """States whatever it was given."""
+    """Has a ``__cuda_stream__`` that returns what the test says."""
 
     def __init__(self, stated):
         self.stated = stated
@@ -136,21 +136,21 @@ class Method:
 
 
 class Attribute:
-    """The same, as an attribute."""
+    """The same as an attribute."""
 
     def __init__(self, stated):
         self.__cuda_stream__ = stated
 
 
 class Handle:
-    """As PyCUDA's streams do."""
+    """Has an int ``handle``, as PyCUDA's streams have."""
 
     def __init__(self, handle):
         self.handle = handle
 
 
 class Failing:
-    """All of it fails."""
+    """Has a method ``__cuda_stream__`` that raises."""
 
     def __cuda_stream__(self):
         message = "the context is gone"
@@ -160,13 +160,13 @@ class Failing:
 
 
 class FailingProperty:
-    """States it by a property, which fails."""
+    """Has a property ``__cuda_stream__`` that raises."""
 
     __cuda_stream__ = Failing.fails
 
 
 class MissingProperty:
-    """Fails as a missing attribute does."""
+    """Raises AttributeError, as a missing attribute does."""
 
     @property
     def __cuda_stream__(self):
@@ -224,7 +224,7 @@ def test_handle_of_an_object(handle):
 
 
 class ClassAttribute:
-    """A class with both, as a careless duck may have them."""
+    """A class with both attributes. The class itself is no stream, and no event."""
 
     __cuda_stream__ = (0, 1)
     handle = 1
@@ -385,13 +385,13 @@ STAND_INS = {
 
 @pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
 @pytest.mark.parametrize(("make", "text"), table(STAND_INS))
-def test_what_only_looks_like_a_stream_or_event(borrow, error, make, text, address):
+def test_an_object_that_only_looks_like_a_stream_or_event(borrow, error, make, text, address):
     with pytest.raises(error, match=text):
         borrow(make(address))
 
 
 @pytest.mark.parametrize(("make", "text"), table(STAND_INS))
-def test_what_only_looks_like_a_stream_cannot_be_waited_for(make, text, address):
+def test_an_object_that_only_looks_like_a_stream_cannot_be_waited_for(make, text, address):
     if not (text.startswith("an int") or "Event" in text):
         with pytest.raises(InvalidStreamError, match=text):
             as_stream(address).wait_stream(make(address))
@@ -402,13 +402,13 @@ def test_a_stream_of_a_class_that_cannot_be_hashed(address):
         assert as_stream(UnhashableClassStating(address)).cuda_stream == address
 
 
-def test_equality_asks_no_proxy_what_it_is(address):
+def test_equality_calls_no_code_of_a_proxy(address):
     assert as_stream(address) != Proxy(nothing)
     assert as_stream(address) != Mock(spec=ExternalStream)
 
 
 class Lying(int):
-    """An int that says that it is another one, whoever asks."""
+    """An int whose methods all say that it is another number."""
 
     __int__ = __index__ = __hash__ = lambda _: 4096
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = lambda *_: True
@@ -424,7 +424,7 @@ class Lying(int):
         (lambda handle: as_stream(Handle(handle)), InvalidStreamError),
     ],
 )
-def test_an_int_is_what_it_is_and_not_what_its_methods_say(use, error, value, address):
+def test_the_value_of_an_int_does_not_depend_on_its_methods(use, error, value, address):
     with pytest.raises(error, match=f"{value:#x}|{value}"):
         use(Lying(value))
     right = use(Lying(address))
@@ -433,7 +433,7 @@ def test_an_int_is_what_it_is_and_not_what_its_methods_say(use, error, value, ad
     assert int.__index__(handle) == address
 
 
-def test_adapters_that_give_ints_that_lie(acme, address):
+def test_adapters_that_give_ints_with_other_methods(acme, address):
     assert type(as_stream(acme.Stream(Lying(address))).cuda_stream) is int
     assert type(as_event(acme.Event(Lying(address))).cuda_event) is int
     with pytest.raises(InvalidStreamError, match="0x3"):
@@ -534,8 +534,8 @@ def test_device(function, device, address):
 
 
 @pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0, 2**31, 10**5000], ids=described)
-def test_device_is_the_callers_mistake_not_the_machines(device, address):
-    # `except NoDeviceError:` is how a program falls back to the CPU or to the simulator: a typo must not.
+def test_a_wrong_device_does_not_raise_no_device_error(device, address):
+    # A program that falls back to the CPU or the simulator does so by `except NoDeviceError:`. A typo must not do that.
     with pytest.raises(ValueError, match=says(described(device))):
         as_stream(address, device)
 
@@ -591,7 +591,7 @@ def test_a_library_is_installed_by_the_name_of_its_extra(library):
 
 
 @pytest.mark.usefixtures("registry")
-def test_other_library_that_is_not_installed_is_none_of_our_extras():
+def test_no_extra_is_named_for_a_library_without_one():
     class Absent(Adapter):
         library = "absent_streams"
 
@@ -683,7 +683,7 @@ class TestAdapterThatGives:
 
     def test_no_handle_of_an_event(self, acme, handle):
         if handle == 0:
-            return  # an event that was not created yet
+            return  # the CUDA event was not created yet
         with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} of type .* for .*Event"):
             as_event(acme.Event(handle))
 
@@ -730,7 +730,7 @@ def test_adapter_that_lacks_a_method(monkeypatch, address):
 
 
 @pytest.mark.parametrize("handle", [None, -1, 2**64, 4095], ids=repr)
-def test_adapter_that_gives_a_handle_of_nothing(acme, handle):
+def test_adapter_that_gives_an_address_without_memory(acme, handle):
     with pytest.raises(InvalidStreamError, match=f"{handle:#x}|{handle}" if handle else "Stream"):
         as_stream(acme.Stream(handle))
     with pytest.raises(InvalidEventError, match=f"{handle:#x}|{handle}" if handle else "Event"):
@@ -756,18 +756,18 @@ def test_event_with_an_unknown_argument_leaves_nothing_behind(monkeypatch):
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda function: function.__name__)
-def test_event_has_no_second_owner(again):
+def test_an_event_cannot_be_copied_or_pickled(again):
     # Both would destroy it.
     message = ""
     try:
         again(Event())
     except TypeError as error:
         message = str(error)
-    gc.collect()  # what an unfinished copy does when it goes, it does in this test
+    gc.collect()  # an unfinished copy is destroyed in this test, not later
     assert "Event" in message
 
 
-def test_stream_stays_in_its_process(address):
+def test_a_stream_cannot_be_copied_or_pickled(address):
     with pytest.raises(TypeError, match="ExternalStream"):
         pickle.dumps(as_stream(address))
 
@@ -789,7 +789,7 @@ def test_event_without_timing(address):
         Event().elapsed_time(address)
 
 
-def test_event_that_stays_in_its_process():
+def test_an_ipc_handle_of_an_event_without_interprocess():
     with pytest.raises(NotSupportedError, match=r"make it with Event\(interprocess=True\)"):
         Event().ipc_handle()
 
@@ -824,20 +824,20 @@ def test_timeout(timeout):
 @pytest.mark.needs("no_gpu")  # the address is no stream
 @pytest.mark.parametrize("timeout", TIMEOUTS, ids=repr)
 @pytest.mark.parametrize("borrow", [as_stream, as_event], ids=lambda function: function.__name__)
-def test_timeout_is_looked_at_first(borrow, timeout, address):
+def test_the_timeout_is_checked_first(borrow, timeout, address):
     with pytest.raises(ValueError, match=f"timeout is a number of seconds.*got {timeout!r}"):
         borrow(address).synchronize(timeout=timeout)
 
 
 @pytest.mark.parametrize("timeout", [10**5000, float("inf")], ids=described)
-def test_timeout_that_is_longer_than_clocks_count(timeout):
+def test_a_timeout_that_is_too_long_for_the_clock(timeout):
     answers = iter([False, True])
     check_timeout(timeout)
     poll(lambda: next(answers), timeout, "the stream")
 
 
 @pytest.mark.parametrize("timeout", [0, 0.001], ids=repr)
-def test_timeout_that_is_over(timeout):
+def test_a_timeout_that_expires(timeout):
     with pytest.raises(TimeoutError, match=f"it' was not done after {timeout} s; its work goes on"):
         poll(lambda: False, timeout, "it")
 
@@ -913,7 +913,7 @@ class TestNoDevice:
         assert (f"CUDA_VISIBLE_DEVICES is set to {visible!r}" in str(caught.value)) == (visible is not None)
 
 
-def test_way_out_works_as_it_is_written(python):
+def test_the_code_in_the_error_message_works(python):
     code = """
 import interop
 from interop._cuda import WAY_OUT

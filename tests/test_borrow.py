@@ -18,7 +18,7 @@ from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import InvalidEventError, InvalidStreamError, NotSupportedError, UnrecordedEventError
 
-# -- streams to borrow: functions of an address, and of what to do with the class first -----------------------------
+# -- streams to borrow: functions of an address, and of a function that derives a class -----------------------------
 
 
 class Method:
@@ -32,14 +32,14 @@ class Method:
 
 
 class Attribute:
-    """The protocol as some have it."""
+    """The protocol as an attribute, as some libraries have it."""
 
     def __init__(self, handle):
         self.__cuda_stream__ = (0, handle)
 
 
 class Property:
-    """Like the attribute, but of the class."""
+    """The same as a class attribute."""
 
     def __init__(self, handle):
         self.stated = (0, handle)
@@ -144,7 +144,7 @@ OF_NO_LIBRARY = {
 }
 OBJECTS = OF_LIBRARIES | OF_NO_LIBRARY
 FOLLOWS_THE_BINDINGS = {"int", "numba", "cuda.core", *OF_NO_LIBRARY}
-"""Where 0 means what it means to cuda.bindings; everywhere else it is the legacy stream."""
+"""Where 0 means the same as in cuda.bindings. Elsewhere it is the legacy stream."""
 
 
 def needs(library):
@@ -160,7 +160,7 @@ def params(table, *, without=()):
 
 
 def origin(table, make):
-    """How a repr says whose it is."""
+    """The part of a repr that names the library."""
     library = next(library for maker, library in table.values() if maker is make)
     return f" of {library}" if library else ""
 
@@ -234,7 +234,7 @@ def test_external_stream_of_an_address(address):
 
 @every_class
 def test_owner_lives_as_long_as_the_stream(make, address):
-    obj = make(address, subclass)  # a class of ours has weak references, not all of theirs do
+    obj = make(address, subclass)  # a subclass has weak references; not every library's class has
     alive = weakref.ref(obj)
     stream = as_stream(obj)
     del obj
@@ -258,7 +258,9 @@ def test_a_library_that_is_registered_while_another_thread_looks_for_it(monkeypa
         if not registers:
             registers.append(threading.Thread(target=interop.register, args=("acme", StaysTheSame())))
             registers[0].start()
-            registers[0].join(timeout=20 if looked_for == "by an object" else 1)  # it may have to wait for us
+            registers[0].join(
+                timeout=20 if looked_for == "by an object" else 1
+            )  # it may wait for this thread
         return answer
 
     monkeypatch.setattr(adapters, name, found_before_it_is_registered)
@@ -389,7 +391,7 @@ def test_per_thread_stream_stays_in_its_thread():
 
 
 @every_object
-def test_same_stream_is_equal_whoever_lent_it(make, address):
+def test_a_stream_is_equal_whichever_library_it_is_borrowed_from(make, address):
     ours, theirs = as_stream(address), as_stream(make(address))
     assert ours == theirs
     assert hash(ours) == hash(theirs)
@@ -409,7 +411,7 @@ def test_default_streams_are_equal_to_themselves_only(address):
     ]
 
 
-def test_no_stream_is_equal_to_what_is_no_stream(address):
+def test_a_stream_is_not_equal_to_other_objects(address):
     stream = as_stream(address)
     assert [stream == other for other in (address, (0, address), Method(address), None)] == [False] * 4
 
@@ -665,7 +667,7 @@ class StaysTheSame(Adapter):
         return stream.raw_stream
 
 
-def test_a_stream_that_is_known_is_refused_in_a_simulation_all_the_same(registry, monkeypatch, address):
+def test_a_stream_that_was_borrowed_before_is_refused_in_a_simulation(registry, monkeypatch, address):
     monkeypatch.setitem(sys.modules, "acme", types.ModuleType("acme"))
     interop.register("acme", StaysTheSame())
     theirs = type("Stream", (), {"__module__": "acme", "raw_stream": address})()

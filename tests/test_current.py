@@ -17,7 +17,7 @@ from interop.errors import AdapterError, InvalidStreamError, LibraryNotFoundErro
 
 
 class StandIn(Adapter):
-    """A library that keeps a current stream by thread, and breaks when it is told to."""
+    """A library with a current stream for each thread. A test can make its calls fail."""
 
     simulated = True
 
@@ -85,7 +85,7 @@ def test_with_stream_is_the_same(gpu, libraries):
     assert handles(libraries) == [None, None]
 
 
-def test_only_the_named(gpu, libraries):
+def test_only_named_libraries_are_switched(gpu, libraries):
     stream = interop.new_stream()
     with interop.use(stream, "beta"):
         assert handles(libraries) == [None, stream.cuda_stream]
@@ -107,11 +107,11 @@ def test_the_device_is_switched_with_it(gpu, libraries, device, current):
         assert gpu.runtime.cudaGetDevice()[1] == device
         gpu.runtime.cudaSetDevice(1 - device)
     assert gpu.runtime.cudaGetDevice()[1] == current
-    # The libraries keep their streams by device: they are switched, and switched back, on the stream's own.
+    # A library has a current stream for each device. It is switched on the stream's device, and switched back there.
     assert {place for _, _, place in libraries[0].log} == {device}
 
 
-def test_a_foreign_stream(gpu, libraries):
+def test_a_stream_of_another_library_is_made_current(gpu, libraries):
     native = gpu.stream()
     with interop.use(native):
         assert handles(libraries) == [native.__cuda_stream__()[1]] * 2
@@ -124,7 +124,7 @@ def test_restored_after_an_exception(gpu, libraries):
     assert [what for what, *_ in libraries[0].log] == ["enter", "enter", "leave", "leave"]
 
 
-def test_restored_in_reverse(gpu, libraries):
+def test_libraries_are_restored_in_reverse_order(gpu, libraries):
     with interop.use(interop.new_stream()):
         pass
     assert [(what, library) for what, library, _ in libraries[0].log] == [
@@ -160,7 +160,7 @@ def test_nested(gpu, libraries):
     assert handles(libraries) == [None, None]
 
 
-def test_a_stream_left_set_inside_is_undone(gpu, libraries):
+def test_a_stream_that_the_block_has_set_is_replaced_at_the_exit(gpu, libraries):
     with interop.use(interop.new_stream()):
         libraries[0].state.stream = types.SimpleNamespace(handle=1)
     assert handles(libraries) == [None, None]
@@ -200,7 +200,7 @@ def test_two_threads_at_once_with_one_manager(gpu, libraries):
 
 
 @pytest.mark.parametrize("by", ["use", "stream"])
-def test_left_in_the_wrong_order(gpu, libraries, by):
+def test_blocks_that_are_left_in_the_wrong_order(gpu, libraries, by):
     gpu.runtime.cudaSetDevice(1)
     streams = [interop.new_stream(0), interop.new_stream(1), interop.new_stream(0)]
     a, b, c = streams if by == "stream" else map(interop.use, streams)
@@ -245,12 +245,12 @@ def test_two_coroutines_in_blocks_at_once(gpu, libraries, streams, by):
         assert isinstance(error, NestingError)
         assert repr(first) in str(error)
         assert repr(second) in str(error)
-        assert current == [second.cuda_stream] * 2  # the last one to enter is the one that is current
+        assert current == [second.cuda_stream] * 2  # the stream of the block that was entered last is current
         assert handles(libraries) == [outer.cuda_stream] * 2
     assert handles(libraries) == [None, None]
 
 
-def test_the_control_two_coroutines_one_after_the_other(gpu, libraries):
+def test_control_two_coroutines_one_after_the_other(gpu, libraries):
     async def work(stream):
         with stream:
             return handles(libraries)
@@ -262,7 +262,7 @@ def test_the_control_two_coroutines_one_after_the_other(gpu, libraries):
     assert asyncio.run(both()) == [[stream.cuda_stream] * 2 for stream in streams]
 
 
-def test_a_block_whose_exit_never_comes_is_over_when_its_frame_is(gpu, libraries):
+def test_a_block_that_is_never_left_ends_with_its_frame(gpu, libraries):
     outer, stream = interop.new_stream(), interop.new_stream()
     with outer:
         exit_ = stream.__exit__
@@ -274,7 +274,7 @@ def test_a_block_whose_exit_never_comes_is_over_when_its_frame_is(gpu, libraries
 
 
 @pytest.mark.parametrize("by", ["use", "stream"])
-def test_blocks_on_a_stack_of_exits(gpu, libraries, by):
+def test_blocks_on_an_exit_stack(gpu, libraries, by):
     streams = [interop.new_stream(), interop.new_stream()]
     with contextlib.ExitStack() as stack:
         for stream in streams:
@@ -283,7 +283,7 @@ def test_blocks_on_a_stack_of_exits(gpu, libraries, by):
     assert handles(libraries) == [None, None]
 
 
-def test_a_subclass_that_does_more_at_its_exit(gpu, libraries):
+def test_a_subclass_that_overrides_exit(gpu, libraries):
     class Stream(interop.ExternalStream):
         def __enter__(self):
             return super().__enter__()
@@ -298,7 +298,7 @@ def test_a_subclass_that_does_more_at_its_exit(gpu, libraries):
     assert handles(libraries) == [None, None]
 
 
-def test_a_library_that_cannot_switch_back_stands_in_nobodys_way(gpu, libraries, monkeypatch):
+def test_if_one_library_cannot_switch_back_the_others_still_do(gpu, libraries, monkeypatch):
     gpu.runtime.cudaSetDevice(1)
     block = interop.use(interop.new_stream(0))
     block.__enter__()
@@ -308,10 +308,10 @@ def test_a_library_that_cannot_switch_back_stands_in_nobodys_way(gpu, libraries,
     assert handles(libraries)[0] is None
     assert gpu.runtime.cudaGetDevice()[1] == 1
     with pytest.raises(InvalidStreamError):
-        interop.Event().record()  # the block is over
+        interop.Event().record()  # the block has ended
 
 
-def test_a_context_pushed_inside_and_left_there(gpu, libraries):
+def test_a_context_that_the_block_has_pushed_is_replaced_at_the_exit(gpu, libraries):
     gpu.runtime.cudaSetDevice(1)
     with interop.use(interop.new_stream(0)):
         gpu.driver.cuCtxPushCurrent(gpu.cuda.primary_context(0))
@@ -348,7 +348,7 @@ def test_a_broken_adapter_of_a_loaded_library_is_left_out_with_a_warning(gpu, li
 
 
 class Everything:
-    """A stand-in in which every name is there, as in a mock."""
+    """A stand-in that has every attribute, as a mock has."""
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -359,9 +359,7 @@ class Everything:
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
 @pytest.mark.parametrize("stand_in", [types.ModuleType("empty"), Everything()], ids=["empty", "everything"])
 @pytest.mark.filterwarnings("error")
-def test_a_stand_in_that_a_test_puts_in_the_place_of_a_library_is_left_alone(
-    gpu, libraries, monkeypatch, library, stand_in
-):
+def test_a_mock_in_sys_modules_is_left_alone(gpu, libraries, monkeypatch, library, stand_in):
     monkeypatch.setitem(sys.modules, library, stand_in)
     stream = interop.new_stream()
     with interop.use(stream):
@@ -403,7 +401,7 @@ def test_the_default_stream_of_another_device(gpu, libraries, monkeypatch):
     assert legacy.to("alpha") is native
 
 
-def test_one_native_stream_a_library(gpu, libraries):
+def test_one_native_stream_for_each_library(gpu, libraries):
     stream = interop.new_stream()
     native = stream.to("alpha")
     assert stream.to("alpha") is native
@@ -421,7 +419,7 @@ def test_current_stream(gpu, libraries):
 
 @pytest.fixture
 def looked_up(monkeypatch):
-    """The names that an adapter was looked for by."""
+    """The library names for which an adapter was looked up."""
     names = []
     real = adapters.adapter_named
     monkeypatch.setattr(adapters, "adapter_named", lambda name: names.append(name) or real(name))
@@ -436,7 +434,7 @@ def test_a_named_library_is_looked_up_once(gpu, libraries, looked_up):
     assert looked_up == ["alpha"]
 
 
-def test_a_named_library_that_is_another_one_by_now_is_looked_up_again(gpu, libraries, looked_up, monkeypatch):
+def test_a_named_library_that_was_replaced_is_looked_up_again(gpu, libraries, looked_up, monkeypatch):
     stream = interop.new_stream()
     with interop.use(stream, "alpha"):
         pass

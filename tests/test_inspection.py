@@ -1,4 +1,4 @@
-"""How streams, events and handed-over memory show themselves; on the simulator."""
+"""The reprs of streams, events and handed-over memory, on the simulator."""
 
 import contextlib
 
@@ -19,7 +19,7 @@ def gpu():
 
 @contextlib.contextmanager
 def no_cuda(gpu):
-    """No call of CUDA's may be made in the block."""
+    """Fail the test if a CUDA call is made in the block."""
     called = []
     with pytest.MonkeyPatch.context() as patch:
         for module in (gpu.runtime, gpu.driver):
@@ -32,7 +32,7 @@ def no_cuda(gpu):
 
 
 class Capture:
-    """A capture on a stream, which must be whole at its end."""
+    """A capture on a stream, which must be valid at the end."""
 
     def __init__(self, gpu, stream, mode=0):
         self.gpu, self.stream = gpu, stream.cuda_stream
@@ -57,15 +57,15 @@ def test_repr_calls_no_cuda(gpu):
             assert "SIMULATED" in repr(thing)
 
 
-def test_repr_says_a_priority_that_is_known(gpu):
+def test_repr_shows_a_priority_that_is_known(gpu):
     assert repr(interop.new_stream(priority=-2)).endswith(", priority -2>")
-    assert repr(interop.new_stream(priority=-99)).endswith(", priority -5>")  # as CUDA has clamped it
+    assert repr(interop.new_stream(priority=-99)).endswith(", priority -5>")  # CUDA has clamped it
     assert "priority" not in repr(interop.new_stream())
     ours = interop.new_stream(priority=-3)
     assert "priority" not in repr(interop.ExternalStream(ours.cuda_stream))
 
 
-def test_repr_says_a_priority_once_it_was_asked(gpu):
+def test_repr_shows_a_priority_after_it_was_asked(gpu):
     ours = interop.new_stream(priority=-3)
     foreign = interop.ExternalStream(ours.cuda_stream, owner=ours)
     assert foreign.priority == -3
@@ -88,7 +88,7 @@ def test_a_stream_in_a_notebook(gpu):
     assert look_at(interop.new_stream(non_blocking=False)).blocking is True
 
 
-def test_looking_leaves_the_current_context_and_pending_work_alone(gpu):
+def test_inspection_leaves_the_current_context_and_pending_work_alone(gpu):
     stream = interop.new_stream(1)
     x = gpu.array([0])
     gpu.launch(stream, lambda x: x.fill(7), writes=[x])
@@ -99,7 +99,7 @@ def test_looking_leaves_the_current_context_and_pending_work_alone(gpu):
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
-def test_looking_breaks_no_capture(gpu, mode):
+def test_inspection_invalidates_no_capture(gpu, mode):
     stream = interop.new_stream(priority=-1)
     with Capture(gpu, stream, mode):
         facts = look_at(stream)
@@ -108,7 +108,7 @@ def test_looking_breaks_no_capture(gpu, mode):
     assert look_at(stream).capturing is False
 
 
-def test_looking_at_the_legacy_stream_breaks_no_capture_of_a_blocking_one(gpu):
+def test_inspection_of_the_legacy_stream_leaves_the_capture_of_a_blocking_stream_valid(gpu):
     legacy, blocking = interop.ExternalStream(1), interop.new_stream(non_blocking=False)
     with Capture(gpu, blocking):
         facts = look_at(legacy)
@@ -117,7 +117,7 @@ def test_looking_at_the_legacy_stream_breaks_no_capture_of_a_blocking_one(gpu):
     assert look_at(legacy).id == legacy.stream_id
 
 
-def test_a_broken_capture(gpu):
+def test_inspection_of_a_stream_whose_capture_is_invalidated(gpu):
     stream = interop.new_stream()
     assert not gpu.runtime.cudaStreamBeginCapture(stream.cuda_stream, 0)[0]
     gpu.runtime.cudaStreamQuery(stream.cuda_stream)
@@ -166,7 +166,7 @@ def test_without_a_driver(address):
     assert "NoDeviceError" in interop.ExternalStream(address, owner=object())._repr_html_()
 
 
-def test_what_is_shown_is_escaped(gpu):
+def test_html_is_escaped(gpu):
     from interop._show.html import grid, table
 
     for shown in (table("<x>", {"<y>": "<z>"}), grid(["<x>"], [["<y>", "<z>"]])):

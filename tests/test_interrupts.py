@@ -1,4 +1,4 @@
-"""What a signal handler that raises at a random time leaves behind: nothing."""
+"""A signal handler that raises at any time leaves nothing behind."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.test_current import StandIn, handles, libraries
 
 native_stubs = pytest.importorskip("tests.native_stubs")
 
-# An interrupt that comes in a finaliser is lost, as Python has it.
+# Python drops an exception that a signal handler raises in a finaliser.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 __all__ = ["StandIn", "libraries"]
@@ -68,8 +68,8 @@ PLAIN = {
 @pytest.mark.parametrize("way", ["C", "Python"])
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_calls(driver, way, name):
-    """The context, the capture mode, and the spare events are what they were."""
-    mode, current = 1, native_stubs.OWN + 1  # "thread local", and a context that no stream here is of
+    """The context, the capture mode and the spare events are the same as before."""
+    mode, current = 1, native_stubs.OWN + 1  # "thread local", and a context that has none of the streams
     watcher = watchers.Watcher()
     with native_stubs.bound(driver) as cuda:
         world = native_stubs.World(driver, cuda)
@@ -87,7 +87,7 @@ def test_plain_calls(driver, way, name):
                 found = native_stubs.spare(pool)
                 assert sorted([*found, *gone & {*events}]) == events
                 for event in gone & {*events}:
-                    pool.give(event)  # it is only a number here
+                    pool.give(event)  # here it is only a number
             driver.reset(mode)
 
         driver.reset(mode)
@@ -95,7 +95,7 @@ def test_plain_calls(driver, way, name):
         try:
             if way == "Python":
                 watchers.watch(watcher)
-            work()  # so that the capture mode has been seen
+            work()  # so that the capture mode was read once
             check()
             interrupt(work, check)
         finally:
@@ -126,7 +126,7 @@ def test_streams_of_another_device(gpu, libraries, call):
 
 @pytest.mark.parametrize("interrupted", ["before", "after"])
 def test_a_stream_is_not_destroyed_twice(gpu, monkeypatch, interrupted):
-    """cuda.bindings runs Python after the call itself, where a signal handler can raise."""
+    """cuda.bindings runs Python code after the call of CUDA, and a signal handler can raise there."""
     destroyed = []
     destroy = gpu.runtime.cudaStreamDestroy
 

@@ -1,4 +1,4 @@
-"""interop's streams and events on the simulator: every promise that needs no real GPU to be kept."""
+"""Streams and events on the simulator: all that can be tested without a GPU."""
 
 import ctypes
 import gc
@@ -78,7 +78,7 @@ def test_wait_stream_orders_and_leaves_the_device(gpu, producer, consumer, curre
     assert gpu.runtime.cudaGetDevice()[1] == current
 
 
-def test_control_without_it_there_is_a_race(gpu):
+def test_control_without_the_wait_there_is_a_race(gpu):
     p, c = gpu.stream("p"), gpu.stream("c")
     a, b = gpu.array([0]), gpu.array([0])
     write(gpu, p, a, 7)
@@ -106,7 +106,7 @@ def test_every_schedule_is_right_with_the_wait_and_one_is_wrong_without():
     assert set(sim.explore(lambda gpu: program(gpu, waits=False)).outcomes) == {0, 7}
 
 
-def test_several_at_once(gpu):
+def test_wait_stream_with_several_producers(gpu):
     producers = [gpu.stream(device=i % 2) for i in range(3)]
     arrays = [gpu.array([0]) for _ in producers]
     c, out = interop.new_stream(), gpu.array([0])
@@ -118,7 +118,7 @@ def test_several_at_once(gpu):
     assert gpu.read(out) == [3]
 
 
-def test_the_work_that_comes_after_is_not_waited_for(gpu):
+def test_work_submitted_after_the_wait_is_not_waited_for(gpu):
     p, c, a = gpu.stream(), interop.new_stream(), gpu.array([0])
     c.wait_stream(p)
     write(gpu, p, a, 1)
@@ -140,7 +140,7 @@ def test_events_order(gpu, recorded_on):
     mine.wait(c)
 
 
-def test_a_wait_keeps_the_record_it_saw(gpu):
+def test_a_wait_keeps_the_record_from_before_it(gpu):
     p, q, c, a = interop.new_stream(), interop.new_stream(), interop.new_stream(), gpu.array([0])
     event = interop.Event()
     write(gpu, p, a, 1)
@@ -201,7 +201,7 @@ def test_a_stream_need_not_wait_for_itself(gpu, calls):
     assert calls == []
 
 
-def test_0_is_1_and_need_not_wait_for_itself(gpu, calls):
+def test_handle_0_is_the_legacy_stream_and_need_not_wait_for_itself(gpu, calls):
     legacy = interop.ExternalStream(0)
     legacy.synchronize()
     calls.clear()
@@ -209,7 +209,7 @@ def test_0_is_1_and_need_not_wait_for_itself(gpu, calls):
     assert "cudaEventRecord" not in calls
 
 
-def test_the_steady_state_is_one_record_and_one_wait(gpu, calls):
+def test_a_repeated_wait_is_one_record_and_one_wait(gpu, calls):
     p, c = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     c.wait_stream(p)
     calls.clear()
@@ -249,8 +249,8 @@ def test_two_threads_never_share_a_scratch_event(gpu, monkeypatch):
     assert failures == []
 
 
-def test_a_wait_inside_a_wait(gpu, monkeypatch):
-    # As a finaliser or a signal handler does it: between the record and the wait of another one, in the same thread.
+def test_a_wait_between_the_record_and_the_wait_of_another_one(gpu, monkeypatch):
+    # As in a finaliser or a signal handler: in the same thread, between the record and the wait of another wait.
     p, q, c, a = interop.new_stream(), interop.new_stream(), interop.new_stream(), gpu.array([0])
     real = gpu.runtime.cudaEventRecord
     inside = []
@@ -262,7 +262,7 @@ def test_a_wait_inside_a_wait(gpu, monkeypatch):
             c.wait_stream(q)
         return result
 
-    c.wait_stream(q)  # so that there is a scratch event to be taken twice
+    c.wait_stream(q)  # so that the pool has an event that could be taken twice
     write(gpu, p, a, 1)
     monkeypatch.setattr(gpu.runtime, "cudaEventRecord", record, raising=False)
     c.wait_stream(p)
@@ -287,12 +287,12 @@ def test_plain_events_are_used_again(gpu, calls):
     assert "cudaEventDestroy" not in calls
 
 
-def test_a_wait_on_an_event_that_is_used_again_stays(gpu):
+def test_a_wait_stays_when_its_event_is_used_again(gpu):
     p, q, c, a = interop.new_stream(), interop.new_stream(), interop.new_stream(), gpu.array([0])
     write(gpu, p, a, 1)
     event = p.record_event()
     handle = event.cuda_event
-    event._handle_was_shared = False  # as if nobody had asked
+    event._handle_was_shared = False  # as if the handle had never been read
     c.wait_event(event)
     del event
     again = q.record_event()
@@ -312,14 +312,14 @@ def test_events_that_are_not_plain_are_destroyed(gpu, calls, kind):
     }[kind]()
     p.record_event(event)
     if kind == "exposed":
-        assert event.cuda_event  # somebody else may keep it, and record it later
+        assert event.cuda_event  # other code may keep the handle, and record the event later
     del event
     assert calls.count("cudaEventDestroy") == 1
     p.record_event()
     assert calls.count("cudaEventCreateWithFlags") == 2
 
 
-def test_a_pool_does_not_grow_for_ever(gpu, calls):
+def test_a_pool_has_a_limit(gpu, calls):
     p = interop.new_stream()
     events = [p.record_event() for _ in range(300)]
     events.clear()
@@ -335,7 +335,7 @@ def test_each_context_has_its_own_events(gpu, calls):
 
 
 @pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
-def test_a_failed_call_is_an_error_and_the_event_is_not_used_again(gpu, monkeypatch, calls, call):
+def test_a_failed_call_raises_and_its_event_is_destroyed(gpu, monkeypatch, calls, call):
     p, c, a = interop.new_stream(), interop.new_stream(), gpu.array([0])
     c.wait_stream(p)
     write(gpu, p, a, 1)
@@ -352,10 +352,10 @@ def test_a_failed_call_is_an_error_and_the_event_is_not_used_again(gpu, monkeypa
     write(gpu, c, a, 2)
 
 
-def test_a_record_that_failed_is_none(gpu, monkeypatch):
+def test_an_event_whose_record_failed_is_not_recorded(gpu, monkeypatch):
     p, event = interop.new_stream(), interop.Event()
     error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
-    for _ in range(2):  # the second time it has a handle
+    for _ in range(2):  # the second time the CUDA event exists
         with monkeypatch.context() as broken:
             broken.setattr(gpu.runtime, "cudaEventRecord", lambda *_: (error,), raising=False)
             with pytest.raises(CudaError, match="cudaEventRecord"):
@@ -418,7 +418,7 @@ def test_a_handle_given_away_may_have_been_recorded(gpu):
     assert event.query() is True
 
 
-def test_the_simulator_has_no_clock(gpu):
+def test_the_simulator_has_no_elapsed_time(gpu):
     stream = interop.new_stream()
     start, end = (interop.Event(enable_timing=True) for _ in range(2))
     start.record(stream)
@@ -437,7 +437,7 @@ def test_elapsed_time_needs_timing(gpu, which):
         events[0].elapsed_time(events[1])
 
 
-def test_leaving_the_process_needs_interprocess(gpu):
+def test_an_ipc_handle_needs_interprocess(gpu):
     with pytest.raises(NotSupportedError, match="interprocess=True"):
         interop.Event().ipc_handle()
 
@@ -477,7 +477,7 @@ def test_an_event_belongs_to_the_device_of_its_first_record(gpu):
 # -- lives ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_stream_goes_with_its_last_reference(gpu):
+def test_a_new_stream_is_destroyed_after_its_last_reference(gpu):
     stream = interop.new_stream()
     handle, number, owner = stream.cuda_stream, stream.stream_id, stream.owner
     del stream
@@ -485,13 +485,13 @@ def test_a_new_stream_goes_with_its_last_reference(gpu):
     del owner
     gc.collect()
     assert not gpu.runtime.cudaStreamQuery(handle)[0]
-    again = interop.new_stream()  # and before it is, the first one is destroyed
+    again = interop.new_stream()  # this call first destroys the stream from before
     assert again.stream_id != number
     assert again.cuda_stream == handle
 
 
 class User:
-    """Part of a cycle: its finaliser, and that of what it uses, run in either order, before anything is taken apart."""
+    """Part of a cycle. The finalisers of a cycle run in any order, and before any object of the cycle is cleared."""
 
     def __init__(self, used, use):
         self.me, self.used, self.use, self.raised = self, used, use, []
@@ -515,7 +515,7 @@ def test_a_stream_can_be_used_by_a_finaliser_of_the_same_cycle(gpu, first):
 
 
 def test_after_its_finaliser_a_stream_can_be_used_and_an_event_stands_for_nothing(gpu):
-    """Whichever of a cycle comes first."""
+    """Whichever finaliser of a cycle comes first."""
     p, q = interop.new_stream(), interop.new_stream()
     event, again = p.record_event(), p.record_event()
     event.__del__()
@@ -537,7 +537,7 @@ def test_a_stream_that_a_finaliser_of_the_same_cycle_keeps_is_kept(gpu):
     kept = []
     user = User(interop.new_stream(), kept.append)
     handle = user.used.cuda_stream
-    for _ in range(3):  # again and again
+    for _ in range(3):  # each time that a finaliser keeps it
         del user
         gc.collect()
         others = [interop.new_stream() for _ in range(3)]
@@ -570,7 +570,7 @@ def test_an_event_that_a_finaliser_of_the_same_cycle_uses_stands_for_nothing_or_
     assert [type(error) for error in raised] in ([], [interop.errors.UnrecordedEventError])
 
 
-def test_subclasses_may_take_what_they_like_when_they_are_made(gpu):
+def test_subclasses_may_have_other_arguments(gpu):
     class Stream(interop.ExternalStream):
         def __new__(cls, stream_ptr, *, name):
             made = super().__new__(cls, stream_ptr, name=name)
@@ -596,7 +596,7 @@ def test_subclasses_may_take_what_they_like_when_they_are_made(gpu):
     assert event.query()
 
 
-def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
+def test_a_new_stream_keeps_its_address_until_its_work_is_done(gpu):
     stream = interop.new_stream()
     handle = stream.cuda_stream
     with gate(handle):
@@ -609,7 +609,7 @@ def test_a_new_stream_with_work_left_keeps_its_address_until_that_is_done(gpu):
     assert gpu.runtime.cudaStreamQuery(handle)[0], "it is destroyed when the next one is made"
 
 
-def test_a_retired_stream_that_cannot_be_destroyed_is_nobody_elses_error(gpu, monkeypatch):
+def test_new_stream_does_not_raise_the_error_of_a_retired_stream(gpu, monkeypatch):
     stream = interop.new_stream()
     handle = stream.cuda_stream
     with gate(handle):
@@ -646,7 +646,7 @@ def test_two_threads_create_an_event_once(gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("call", ["cudaEventRecord", "cudaStreamWaitEvent"])
-def test_a_failed_wait_leaves_no_event_behind(gpu, monkeypatch, call):
+def test_a_failed_wait_leaks_no_event(gpu, monkeypatch, call):
     p, c, destroyed = interop.new_stream(), interop.new_stream(), []
     real = gpu.runtime.cudaEventDestroy
     error = gpu.runtime.cudaError_t.cudaErrorIllegalAddress
@@ -668,7 +668,7 @@ def test_finalisers_raise_nothing(gpu, monkeypatch):
     gc.collect()
 
 
-def test_a_borrowed_stream_stays(gpu):
+def test_a_borrowed_stream_is_not_destroyed(gpu):
     native = gpu.stream()
     handle = native.__cuda_stream__()[1]
     stream = interop.as_stream(handle)
@@ -678,7 +678,7 @@ def test_a_borrowed_stream_stays(gpu):
     assert not gpu.runtime.cudaStreamQuery(handle)[0]
 
 
-def test_events_go_with_their_last_reference(gpu):
+def test_events_are_destroyed_with_their_last_reference(gpu):
     event = interop.new_stream().record_event()
     handle = event.cuda_event
     borrowed = interop.as_event(handle)
@@ -738,7 +738,7 @@ def test_two_simulations_do_not_mix(gpu):
         mine.synchronize()
 
 
-def test_what_is_left_of_a_simulation_says_so():
+def test_streams_and_events_of_a_simulation_that_is_over_raise():
     with sim.simulate():
         stream = interop.new_stream()
         event = stream.record_event()
@@ -760,7 +760,7 @@ def test_elapsed_time_does_not_mix_either(gpu):
             mine.elapsed_time(theirs)
 
 
-def test_a_library_that_is_not_simulated_gets_into_no_simulation(gpu, interop_need):
+def test_a_stream_of_a_real_library_is_refused_in_a_simulation(gpu, interop_need):
     interop_need("cupy")
     import cupy
 
@@ -769,7 +769,7 @@ def test_a_library_that_is_not_simulated_gets_into_no_simulation(gpu, interop_ne
             borrow(cupy.cuda.Stream.null)
 
 
-def test_one_thread_simulates_at_a_time(gpu):
+def test_one_thread_at_a_time_can_simulate(gpu):
     failures = []
 
     def work():
@@ -822,7 +822,7 @@ def capture(request, gpu):
     return Capture(gpu, request.param)
 
 
-def test_capture_goes_on_through_what_is_legal(gpu, capture):
+def test_legal_calls_leave_a_capture_valid(gpu, capture):
     p, c, other = capture.stream, interop.new_stream(), interop.new_stream()
     assert p.is_capturing()
     assert not c.is_capturing()
@@ -852,7 +852,7 @@ def test_the_capture_mode_of_a_thread_stays(gpu, mode):
     exchange(before)
 
 
-def test_capture_goes_on_through_what_is_not(gpu, capture):
+def test_refused_calls_leave_a_capture_valid(gpu, capture):
     p, outside = capture.stream, interop.new_stream()
     uncaptured = outside.record_event()
     captured = p.record_event()
@@ -882,7 +882,7 @@ def test_capture_goes_on_through_what_is_not(gpu, capture):
     assert captured.query()
 
 
-def test_waiting_for_one_inside_and_one_outside_waits_for_none(gpu, capture):
+def test_if_one_producer_is_outside_the_capture_none_is_waited_for(gpu, capture):
     inside, outside = interop.new_stream(), interop.new_stream()
     inside.wait_stream(capture.stream)
     with pytest.raises(CaptureError) as caught:
@@ -893,7 +893,7 @@ def test_waiting_for_one_inside_and_one_outside_waits_for_none(gpu, capture):
     capture.end()
 
 
-def test_a_stream_outside_waits_for_streams_inside_and_outside(gpu, capture):
+def test_a_stream_outside_a_capture_waits_for_streams_inside_and_outside(gpu, capture):
     outside, consumer = interop.new_stream(), interop.new_stream()
     consumer.wait_stream(capture.stream, outside)
     assert consumer.is_capturing()
@@ -902,7 +902,7 @@ def test_a_stream_outside_waits_for_streams_inside_and_outside(gpu, capture):
     capture.end()
 
 
-def test_a_stream_outside_cannot_wait_for_two_captures(gpu, capture):
+def test_a_stream_cannot_wait_for_two_captures(gpu, capture):
     second, consumer = Capture(gpu, "Relaxed"), interop.new_stream()
     with pytest.raises(CaptureError, match="different graph captures"):
         consumer.wait_stream(capture.stream, second.stream)
@@ -941,7 +941,7 @@ def test_the_legacy_stream_while_a_blocking_stream_captures(gpu, mode):
     capture.end()
 
 
-def test_a_foreign_event_from_outside_breaks_the_capture_and_says_so(gpu, capture):
+def test_a_foreign_event_from_outside_invalidates_the_capture_and_the_error_says_so(gpu, capture):
     foreign = gpu.runtime.cudaEventCreateWithFlags(2)[1]
     gpu.runtime.cudaEventRecord(foreign, interop.new_stream().cuda_stream)
     with pytest.raises(CaptureError, match="CUDA has invalidated the capture"):
@@ -972,7 +972,7 @@ def test_proofs(gpu, devices):
     assert not interop.as_stream(c).is_capturing()
 
 
-def test_what_is_no_proof(gpu):
+def test_proofs_that_are_refused(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     with pytest.raises(NotSupportedError, match="gate"), assert_ordered(1, c):
         pass
@@ -1024,13 +1024,13 @@ def test_default_streams_of_two_devices_have_two_hashes(gpu):
     assert hash(stream) == hash(interop.as_stream(stream.cuda_stream))
 
 
-def test_a_legacy_stream_that_captures_as_that_of_a_green_context_can(gpu, monkeypatch, request):
+def test_a_legacy_stream_of_a_green_context_can_capture(gpu, monkeypatch, request):
     watcher = watchers.Watcher()
-    watchers.watch(watcher)  # the extension asks the driver itself, and leaves watched calls to Python
+    watchers.watch(watcher)  # so that the extension, which calls the real driver, falls back to Python
     request.addfinalizer(lambda: watchers.unwatch(watcher))
     legacy, other, outside = interop.ExternalStream(1), interop.new_stream(), interop.new_stream()
     inside, before = other.record_event(), outside.record_event()
-    inside._capture = 7  # as it is when it is recorded in the capture
+    inside._capture = 7  # as after a record in the capture
     captures = {1: 7, other.cuda_stream: 7}
     waits = []
     monkeypatch.setattr(gpu.cuda, "stream_capture", lambda handle, needs=0: captures.get(handle, 0))  # noqa: ARG005
@@ -1054,7 +1054,7 @@ def test_a_legacy_stream_that_captures_as_that_of_a_green_context_can(gpu, monke
     assert len(waits) == 3
 
 
-def test_nothing_is_active_afterwards():
+def test_no_simulation_is_active_afterwards():
     assert _cuda.active() is _cuda.GPU
 
 
