@@ -258,9 +258,7 @@ def test_a_library_that_is_registered_while_another_thread_looks_for_it(monkeypa
         if not registers:
             registers.append(threading.Thread(target=interop.register, args=("acme", StaysTheSame())))
             registers[0].start()
-            registers[0].join(
-                timeout=20 if looked_for == "by an object" else 1
-            )  # it may wait for this thread
+            registers[0].join(timeout=20 if looked_for == "by an object" else 1)  # it may wait for this thread
         return answer
 
     monkeypatch.setattr(adapters, name, found_before_it_is_registered)
