@@ -335,7 +335,7 @@ def test_whatever_has_a_handle_is_a_stream(gpu: SimulatedGPU) -> None:
 
 @pytest.mark.parametrize("nonsense", [None, "stream", 1.0, True, -1, object()])
 def test_nonsense_is_no_stream(gpu: SimulatedGPU, nonsense: object) -> None:
-    with pytest.raises(InvalidStreamError, match="a stream has __cuda_stream__"):
+    with pytest.raises(InvalidStreamError, match="a stream is an object with __cuda_stream__"):
         gpu.launch(nonsense, lambda: None)
 
 

@@ -100,14 +100,14 @@ def test_a_failure_that_saw_nothing_says_so(pair, by):
         c.wait_stream(p)
 
 
-def test_an_account_has_an_end(pair):
+def test_a_failure_lists_only_some_of_many_calls(pair):
     p, c = pair
     with pytest.raises(AssertionError, match=r"\.\.\. and 5 more"), assert_ordered(p, c):
         for _ in range(25):
             p.record_event()
 
 
-def test_nobody_looks_on_afterwards(pair):
+def test_no_watcher_is_left_after_a_proof(pair):
     from interop._order import watchers
 
     p, c = pair
@@ -120,7 +120,7 @@ def test_nobody_looks_on_afterwards(pair):
     assert watchers.active == ()
 
 
-def test_capture_says_where_it_cannot_serve(gpu, pair):
+def test_a_proof_by_capture_says_what_cannot_be_captured(gpu, pair):
     p, c = pair
     for both in ((1, c), (p, 1)):
         with pytest.raises(NotSupportedError, match='by="gate"'), assert_ordered(*both):
@@ -134,7 +134,7 @@ def test_capture_says_where_it_cannot_serve(gpu, pair):
         pass
 
 
-def test_the_gate_serves_the_legacy_stream(gpu):
+def test_by_gate_the_legacy_stream_can_be_proved(gpu):
     blocking, exempt = interop.new_stream(non_blocking=False), interop.new_stream()
     with assert_ordered(1, blocking, by="gate"):
         pass
@@ -147,7 +147,7 @@ def test_the_gate_serves_the_legacy_stream(gpu):
             interop.as_stream(pair[1]).wait_stream(pair[0])
 
 
-def test_the_gate_serves_code_that_synchronises(pair):
+def test_by_gate_code_that_synchronises_can_be_proved(pair):
     p, c = pair
     with assert_not_ordered(p, c, by="gate"):
         p.wait_stream(c)
@@ -159,7 +159,7 @@ def test_the_gate_serves_code_that_synchronises(pair):
         c.synchronize()
 
 
-def test_the_gate_lets_the_code_run(gpu, pair):
+def test_by_gate_the_code_runs(gpu, pair):
     p, c = pair
     data = gpu.array([0])
     with assert_ordered(p, c, by="gate"):
@@ -248,7 +248,7 @@ def test_by_gate_another_gate_makes_no_difference(gpu, pair, where):
 
 
 @by_both
-def test_what_asserts_can_be_used_again(pair, by):
+def test_an_assertion_can_be_used_again(pair, by):
     p, c = pair
     ordered, free = assert_ordered(p, c, by=by), assert_host_free(p)
     for _ in range(2):
@@ -323,7 +323,7 @@ def test_a_gate_that_is_forgotten_opens_and_warns(pair):
     stream.synchronize()
 
 
-def test_a_simulated_gate_opens_itself_for_who_polls_and_the_test_fails(gpu, pair):
+def test_a_simulated_gate_opens_itself_when_the_host_polls_and_the_test_fails(gpu, pair):
     p, c = pair
     ran = []
     with pytest.raises(AssertionError, match=r"had to open itself.*within 0.05 s"), gate(p, timeout=0.05):
@@ -350,7 +350,7 @@ def test_a_simulated_gate_whose_time_is_over_is_open(pair):
     shut.open()
 
 
-def test_a_gate_of_a_simulation_that_has_ended_is_what_it_was():
+def test_a_gate_stays_as_it_was_when_its_simulation_ends():
     with sim.simulate():
         late, early = (gate(interop.new_stream(), timeout) for timeout in (0.01, 10))
         time.sleep(0.02)
@@ -477,7 +477,7 @@ def test_the_keeper_opens_nothing_too_early(paper, keeper):
     assert late.is_open
 
 
-def test_what_raises_in_the_block_goes_on(paper, keeper):
+def test_an_exception_in_the_block_goes_on(paper, keeper):
     stream, _ = paper
     with pytest.raises(KeyError), gate(stream, 0.02) as shut:
         opened_by_now(shut)
@@ -495,7 +495,7 @@ def test_a_gate_that_cannot_be_shut_leaves_nothing_behind(paper, keeper, monkeyp
     assert len(keeper()._free) == free
 
 
-def test_there_is_an_end_to_gates(paper, keeper):
+def test_the_number_of_shut_gates_is_limited(paper, keeper):
     stream, _ = paper
     gates = [gate(stream) for _ in range(256)]
     with pytest.raises(NotSupportedError, match="256 gates are shut"):
@@ -505,7 +505,7 @@ def test_there_is_an_end_to_gates(paper, keeper):
     gate(stream).open()
 
 
-def test_no_gate_without_somebody_to_open_it(paper, keeper):
+def test_no_gate_without_the_keeper(paper, keeper):
     stream, _ = paper
     process = keeper()._process
     with gate(stream) as shut:
@@ -524,7 +524,7 @@ def test_no_gate_where_the_host_waits_for_every_kernel(paper, keeper, monkeypatc
     gate(paper[0]).open()
 
 
-def test_an_orphan_is_opened(paper, keeper):
+def test_the_keeper_opens_the_gates_of_a_process_that_has_ended(paper, keeper):
     stream, waits = paper
     with pytest.raises(AssertionError, match="open itself"), gate(stream):
         keeper()._process.stdin.close()  # as when this process is gone
@@ -634,7 +634,7 @@ def test_slow_loads_nothing_behind_a_gate(paper, launches, keeper):
 # -- poison --------------------------------------------------------------------------------------------------------
 
 
-def test_poison_is_seen_by_who_waits_and_races_with_who_does_not(gpu, pair):
+def test_a_reader_that_waits_sees_the_poison_and_one_that_does_not_races(gpu, pair):
     p, c = pair
     data, seen = gpu.array([1.0, 2.0]), gpu.array([0.0, 0.0])
 
@@ -804,7 +804,7 @@ def test_not_host_free(gpu, wait, named):
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_not_host_free_though_nobody_is_told(gpu, pair, wait):
+def test_not_host_free_by_a_wait_without_interop(gpu, pair, wait):
     stream = interop.new_stream(non_blocking=False)
     with pytest.raises(AssertionError, match="the host waited in the block"), assert_host_free(stream):
         gpu.launch(stream, lambda: None)
@@ -858,7 +858,7 @@ def test_not_host_free_though_no_gate_is_waited_for(gpu, wait, named):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_who_waits_for_what_is_done_or_asks_once_does_not_wait(gpu, named):
+def test_a_wait_for_finished_work_and_a_single_query_are_host_free(gpu, named):
     stream = interop.new_stream()
     gpu.launch(stream, lambda: None)
     event = stream.record_event()
@@ -871,7 +871,7 @@ def test_who_waits_for_what_is_done_or_asks_once_does_not_wait(gpu, named):
         in_a_thread(event.synchronize)
 
 
-def test_work_of_other_streams_counts_where_none_is_named(gpu, pair):
+def test_without_named_streams_all_streams_count(gpu, pair):
     stream, other = pair
     gpu.launch(other, lambda: None)
     with assert_host_free(stream):
@@ -909,7 +909,7 @@ def test_a_thread_that_was_there_before_may_wait(gpu, pair):
     thread.join()
 
 
-def test_what_is_current_is_held_by_default(gpu, registry, monkeypatch):
+def test_current_streams_are_held_by_default(gpu, registry, monkeypatch):
     import sys
     import types
 

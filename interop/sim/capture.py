@@ -1,4 +1,4 @@
-"""What CUDA forbids while graphs are captured, with which code, and what breaks a capture.
+"""The rules of capture: which calls CUDA forbids, with which status code, and which calls break a capture.
 
 All of it was measured on an H200 with driver 580.
 """
@@ -62,7 +62,7 @@ class Captures:
         return capture
 
     def abandon(self, stream: Stream) -> None:
-        """Break the capture of a stream that is being destroyed; the end of it if it began there."""
+        """Break the capture of a stream that is being destroyed, and end the capture if it began on that stream."""
         capture = stream.capture
         if capture:
             capture.invalidate()
@@ -84,7 +84,7 @@ class Captures:
         return stream.capture
 
     def wait(self, stream: Stream, event: Event) -> bool:
-        """Let *stream* wait for *event* inside a capture, and join it; False if both are outside of any."""
+        """Let *stream* join the capture of *event*; False if neither is part of a capture."""
         captured = event.capture
         if captured is None:
             entered = self.enter(stream)
@@ -103,23 +103,23 @@ class Captures:
         return True
 
     def refuse_stream(self, stream: Stream) -> None:
-        """Refuse what cannot be done with a stream that captures, or would have to; it breaks the capture."""
+        """Refuse a call that is illegal on a stream that captures; such a call breaks the capture."""
         self._break(self._implied(stream), CAPTURE_IMPLICIT)
         self._break([stream.capture], CAPTURE_UNSUPPORTED)
 
     def refuse_event(self, event: Event) -> None:
-        """Refuse to look at an event that was recorded in a capture; it breaks the capture."""
+        """Refuse a query or synchronise of an event that was recorded in a capture; it breaks the capture."""
         if event.capture:
             if event.capture.status is Status.OVER:
                 raise Refused(INVALID_VALUE)
             self._break([event.capture], CAPTURED_EVENT)
 
     def refuse_unsafe(self, thread: Thread) -> None:
-        """Refuse what could wait for a captured stream, and break the captures that forbid it to *thread*."""
+        """Refuse a query or synchronise if a capture forbids it to *thread*, and break these captures."""
         self._break([capture for capture in self._open if capture.forbids(thread)], CAPTURE_UNSUPPORTED)
 
     def refuse_context(self, context: int) -> None:
-        """Refuse, and break the captures, if any stream of *context* captures, however relaxed."""
+        """Refuse, and break the captures, if any stream of *context* captures, in whatever mode."""
         self._break([capture for capture in self._open if capture.reaches(context)], CAPTURE_UNSUPPORTED)
 
     def _implied(self, stream: Stream) -> list[Capture]:

@@ -1,6 +1,6 @@
-"""The simulated GPU as a program sees it: streams, arrays, kernels, gates."""
+"""The simulated GPU: what a program calls to make streams and arrays, and to launch kernels."""
 
-# ruff: noqa: SLF001  (the GPU alone may touch an array's memory; and the simulator is what `_cuda` is a seam for)
+# ruff: noqa: SLF001  (the GPU alone may touch an array's memory; `_cuda` is the seam for the simulator)
 
 import contextlib
 import itertools
@@ -33,15 +33,15 @@ from interop.sim.work import Work
 OnRace = Literal["raise", "record"]
 
 _running: list[int] = []
-"""The threads of the simulations that are running, the innermost last: nested in one thread, or none."""
+"""The thread of each simulation that is running, the innermost last. All are the same thread."""
 
 
 class SimulatedGPU:
     """One simulation. Made by :func:`simulate`; every call raises :class:`~interop.errors.InteropError` after its end.
 
-    Usable from several threads. What one thread has waited for another one knows only if it can be seen to come
-    later: a new thread knows what all the others know, and an ended one has been joined. For everything else, such as
-    a message through a queue, there is :meth:`hear`.
+    Several threads may use it. A thread does not know for what another thread has waited, with two exceptions: a new
+    thread knows what all others know, and all threads know what a thread that has ended knew. For all else, such as a
+    message through a queue, call :meth:`hear`.
 
     Attributes:
         cuda: the simulated CUDA, as interop calls it.
@@ -71,7 +71,7 @@ class SimulatedGPU:
 
     @property
     def races(self) -> list[Race]:
-        """The races found so far, in the order in which their later parties came."""
+        """The races found so far, in the order in which the later accesses were enqueued."""
         return list(self._machine.races)
 
     @property
@@ -82,7 +82,7 @@ class SimulatedGPU:
         return Schedule(self._machine.scheduler.choices, lines, trace.count - len(lines))
 
     def __repr__(self) -> str:
-        """How many devices, and whether it is over."""
+        """The number of devices, and whether the simulation has ended."""
         state = ", ended" if self._machine.ended else ""
         return f"<SIMULATED GPU, {self._machine.devices} device(s){state}>"
 
@@ -93,9 +93,9 @@ class SimulatedGPU:
         """Make a stream that looks like a foreign library's.
 
         Args:
-            name: what reports call it; a name that is also the variable's makes their advice code.
-            device: ordinal of its device. What is current stays so.
-            non_blocking: whether it is exempt from the legacy stream's rules.
+            name: its name in reports. If it is the name of the variable, the advice in reports is valid code.
+            device: ordinal of its device. The current device stays the same.
+            non_blocking: whether the stream is exempt from the legacy stream's rules.
 
         Raises:
             NoDeviceError: no such device is simulated.
@@ -109,7 +109,7 @@ class SimulatedGPU:
         return SimulatedStream(machine, handle, machine.streams[handle].name, device)
 
     def array(self, values: ArrayLike, name: str | None = None) -> SimulatedArray:
-        """Make an array with a copy of *values*, which are there before anything else happens."""
+        """Make an array with a copy of *values*, which it has from the start."""
         self._machine.check()
         number = next(self._arrays)
         return SimulatedArray(np.array(values), Array(number, name or f"array {number}"))
@@ -129,17 +129,17 @@ class SimulatedGPU:
 
         Args:
             stream: anything with ``__cuda_stream__``, an object with an int ``cuda_stream``, or a handle.
-            function: called when the kernel runs, with the NumPy arrays of *reads* and then of *writes*. Those of
-                *reads* cannot be written to. On a stream that captures it is never called.
+            function: called when the kernel runs, with the NumPy arrays of *reads* and then of *writes*. The arrays of
+                *reads* are read-only. On a stream that captures, *function* is never called.
             reads: the arrays that the kernel reads.
             writes: the arrays that it writes, or reads and writes.
             name: what reports call the kernel; by default the function's name.
 
         Raises:
-            RaceError: it touches an array that earlier work touches too, one of them writes, and nothing orders them.
-                Nothing was enqueued. Only with ``on_race="raise"``.
+            RaceError: earlier work uses one of the arrays too, one of the two writes, and nothing orders them. Nothing
+                was enqueued. Only with ``on_race="raise"``.
             CudaError: the stream is not one of this simulation, or a capture forbids it.
-            InvalidStreamError: *stream* is no stream.
+            InvalidStreamError: *stream* is not a stream.
             InvalidArrayError: one of *reads* or *writes* was not made by :meth:`array`.
         """
         read_only = [_memory_of(array).view() for array in reads]
@@ -160,8 +160,7 @@ class SimulatedGPU:
 
         Args:
             stream: as for :meth:`launch`.
-            timeout: seconds after which the gate opens itself, as soon as the host asks for something that is done, or
-                waits for it.
+            timeout: seconds after which the gate opens itself, at the next query or synchronise by the host.
 
         Raises:
             NotSupportedError: the stream captures.
@@ -205,7 +204,7 @@ class SimulatedGPU:
 
     @step
     def steps(self, event: int) -> int:
-        """How many kernels, at least, run one after the other before an event is reached: the nearest thing to a time.
+        """The least number of kernels that run one after the other before an event: the nearest thing to a time.
 
         Args:
             event: the handle of an event that was recorded outside of captures.
@@ -229,7 +228,7 @@ class SimulatedGPU:
 
     @step
     def comes_after(self, event: int, gate: Gate) -> bool:
-        """Whether an event is reached only after *gate*, be it open or closed. Nothing runs, and nobody waits.
+        """Whether an event comes after *gate*, which may be open or closed. Nothing runs, and the host does not wait.
 
         Args:
             event: the handle of an event that was recorded outside of captures.
@@ -239,14 +238,14 @@ class SimulatedGPU:
 
     @contextlib.contextmanager
     def host_waits(self, *streams: object) -> Iterator[list[str]]:
-        """Note every time that the host waits for pending work, while the block runs.
+        """Note each wait of the host for pending work, during the block.
 
         Args:
-            streams: those whose work counts, as for :meth:`launch`; with the legacy stream, that of the blocking
-                streams of its device. By default all.
+            streams: the streams whose work counts, as for :meth:`launch`. The legacy stream includes the blocking
+                streams of its device. By default, all streams count.
 
         Yields:
-            A list that fills: the line of the program, and what it waited for.
+            A list that fills with strings: the line of the program, and for what it waited.
         """
         waits = self._watch(list(map(_place_of, streams)))
         try:
@@ -256,10 +255,10 @@ class SimulatedGPU:
 
     @step
     def hear(self, thread: threading.Thread) -> None:
-        """Say that *thread* has told the calling one that it is done so far.
+        """Order the calling thread after what *thread* has done so far.
 
-        The simulator cannot see what passes between threads, through a queue or a ``threading.Event``, and takes the
-        host accesses and synchronisations of the other thread for unordered without this.
+        Call this after a message from *thread*, through a queue or a ``threading.Event``. The simulator cannot see such
+        messages. Without this call, the other thread's accesses and synchronisations are unordered.
         """
         self._machine.hear(thread)
 
@@ -303,11 +302,11 @@ def _memory_of(array: SimulatedArray) -> NDArray[Any]:
 
 
 def _place_of(stream: object) -> tuple[int, object]:
-    """The handle of a stream, and its device, if it says which: the default streams of all devices have one handle."""
+    """The handle of a stream, and its device if it has one: default streams of all devices share a handle."""
     protocol = getattr(stream, "__cuda_stream__", None)
     handle = protocol()[1] if callable(protocol) else getattr(stream, "cuda_stream", stream)
     if isinstance(handle, bool) or not isinstance(handle, int) or handle < 0:
-        message = f"a stream has __cuda_stream__ or cuda_stream, or is its handle, an int; got {stream!r}"
+        message = f"a stream is an object with __cuda_stream__ or cuda_stream, or a handle, an int; got {stream!r}"
         raise InvalidStreamError(message)
     return handle, getattr(stream, "device", None)
 
@@ -323,7 +322,7 @@ def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[
         raise ValueError(message)
     thread = threading.get_ident()
     if _running and _running[-1] != thread:
-        message = "another thread simulates: what is simulated holds for the whole process; end that simulation first"
+        message = "another thread runs a simulation, which holds for the whole process: end that simulation first"
         raise NotSupportedError(message)
     machine = Machine(devices, scheduler, raises=on_race == "raise")
     gpu = SimulatedGPU(machine)
@@ -342,12 +341,12 @@ def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[
 def simulate(devices: int = 1, on_race: OnRace = "raise") -> Iterator[SimulatedGPU]:
     """Simulate CUDA for as long as the ``with`` block runs.
 
-    Inside, interop's streams and events are made under the simulation. On exit all pending work runs, and what was
-    active before is active again. From then on every call of this simulation raises
+    Inside, interop makes its streams and events in the simulation. On exit all pending work runs, and the CUDA that was
+    active before is active again. After that, every call of this simulation raises
     :class:`~interop.errors.InteropError`, except that its streams and events can still be destroyed.
 
-    Kernels run when something has to know: a query, a synchronise, the end. The schedule is deterministic; a query says
-    False while work is pending, and lets the next kernel run.
+    Kernels run when their results are needed: at a query, a synchronise, or the end. The schedule is deterministic. A
+    query returns False while work is pending, and then runs the next kernel.
 
     Simulations may be nested in one thread. All threads of the process see the innermost one.
 
@@ -358,8 +357,8 @@ def simulate(devices: int = 1, on_race: OnRace = "raise") -> Iterator[SimulatedG
 
     Raises:
         NotSupportedError: another thread simulates.
-        DeadlockError: on exit, if a gate is still closed and work stands behind it.
-        ImportError: cuda-bindings is not installed; its enums are used. No driver is needed.
+        DeadlockError: on exit, a gate is still closed, and work is pending behind it.
+        ImportError: cuda-bindings is not installed. The simulator uses its enums, and needs no driver.
     """
     with simulation(devices, on_race, InOrder()) as gpu:
         yield gpu

@@ -1,4 +1,4 @@
-"""What a program holds of a simulation: streams, arrays and gates."""
+"""The objects of a simulation that a program holds: streams, arrays and gates."""
 
 import functools
 import weakref
@@ -35,12 +35,12 @@ def step(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, 
 
 
 class SimulatedStream:
-    """A stream of a simulation, as some other library might have made it.
+    """A stream of a simulation, as another library might have made it.
 
-    Offers ``__cuda_stream__`` and nothing else. Destroyed with its last reference; its pending work still runs.
+    It has ``__cuda_stream__`` and no other method. The last reference destroys it; its pending work still runs.
 
     Attributes:
-        name: what reports call it.
+        name: its name in reports.
         device: ordinal of its simulated device.
     """
 
@@ -69,13 +69,13 @@ class SimulatedArray:
     """An array in simulated device memory, which only kernels, ``gpu.read`` and ``gpu.write`` touch.
 
     Attributes:
-        name: what reports call it.
+        name: its name in reports.
         shape: as NumPy's.
         dtype: as NumPy's.
     """
 
     def __init__(self, memory: NDArray[Any], array: Array) -> None:
-        """Take *memory* as the device's."""
+        """Use *memory* as the device memory."""
         self.name = array.name
         self.shape = memory.shape
         self.dtype = memory.dtype
@@ -88,9 +88,9 @@ class SimulatedArray:
 
 
 class Gate:
-    """Holds the later work of a stream until it is opened. As a context manager, it is opened on exit.
+    """Holds the later work of a stream until the gate is opened. As a context manager, it opens on exit.
 
-    Nothing in a simulation blocks: a host thread that would have to wait for a closed gate gets a
+    Nothing in a simulation blocks: a host thread that waits for a closed gate gets a
     :class:`~interop.errors.DeadlockError` at once, even if another thread is about to open it.
     """
 
@@ -101,33 +101,33 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened, or has opened itself."""
+        """Whether the gate was opened, or has opened itself."""
         if not self._machine.ended:
             self._machine.alone(self._machine.queue.open_overdue)
         return self._work.is_open
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it had to open itself."""
+        """Whether the gate had to open itself."""
         return self.is_open and self._work.is_overdue
 
     @step
     def open(self) -> None:
-        """Let the stream go on, once everything before the gate is done. Opening it again changes nothing."""
+        """Let the stream go on when all work before the gate is done. To open it again changes nothing."""
         if not self.is_open:
             self._machine.queue.trace.add(f"the host opens the {self._work.name} on {self._work.stream}")
             self._machine.queue.open(self._work)
 
     def __enter__(self) -> Self:
-        """Return the gate, closed as it is."""
+        """Return the gate, which is closed."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Open it."""
+        """Open the gate."""
         self.open()
 
     def __repr__(self) -> str:
-        """Where, and whether it is open."""
+        """The stream, and whether the gate is open."""
         return f"<SIMULATED {'open' if self.is_open else 'closed'} gate on {self._work.stream}>"

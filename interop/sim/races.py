@@ -1,4 +1,4 @@
-"""What the simulator reports when two accesses of one array are not ordered."""
+"""The report of two accesses of one array that nothing orders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from interop.errors import RaceError
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Who accesses an array.
+    """A kernel or a host thread that accesses an array.
 
     Attributes:
         name: the kernel's name, or "host".
@@ -40,8 +40,8 @@ class Race:
     """Two accesses of one array, at least one of them a write, that nothing orders. The schedule does not matter.
 
     Attributes:
-        earlier: the one that was enqueued first.
-        later: the one that was enqueued second, and should have been ordered after it.
+        earlier: the access that was enqueued first.
+        later: the access that was enqueued second, and should have been ordered after the first.
         array: the array's name.
         earlier_writes: whether the earlier one writes.
         later_writes: whether the later one writes.
@@ -55,7 +55,7 @@ class Race:
 
     @property
     def fix(self) -> str:
-        """The line that would order the two, to be put before the later one; in words where a stream has no name."""
+        """The line that orders the two, if it stands before the later access."""
         earlier, later = self.earlier.stream, self.later.stream
         if self.earlier.on_host:
             hear = _line("gpu.hear({thread})", thread=earlier)
@@ -80,7 +80,7 @@ class Race:
 
 
 def _line(code: str, **names: str) -> str:
-    """*code* with the names filled in, if they can be variables; else with a word for each, and what it stands for."""
+    """*code* with the names filled in, if all can be variables; else with a placeholder for each, and its meaning."""
     if all(map(str.isidentifier, names.values())):
         return code.format(**names)
     meant = " and ".join(f"{word} is {name}" for word, name in names.items())
