@@ -8,6 +8,8 @@ from docs.imports import MODULES
 from interop._show import callsite
 from interop.adapters.base import Adapter
 from interop.adapters.table import TABLE, may_have_current_stream
+from tests.default_streams import DEFAULT_STREAMS
+from tests.gpu.lab import STREAMS
 
 NOT_ADAPTERS = {"interop.adapters.base", "interop.adapters.dlpack", "interop.adapters.table", "interop.adapters.tensor"}
 
@@ -16,6 +18,11 @@ def test_every_adapter_has_a_row():
     there = {module for module in MODULES if module.startswith("interop.adapters.")}
     assert {row.adapter for row in TABLE.values()} == there - NOT_ADAPTERS
     assert list(TABLE) == sorted(TABLE)
+
+
+def test_the_tests_know_the_streams_of_every_library():
+    with_streams = {row.name for row in TABLE.values() if row.null is not None}
+    assert with_streams == set(DEFAULT_STREAMS) == set(STREAMS) - {"int"}
 
 
 @pytest.mark.parametrize("row", TABLE.values(), ids=list(TABLE))

@@ -1,7 +1,8 @@
-"""The suite that third parties inherit, on all of our own libraries that have streams."""
+"""The suite that third parties inherit, on every library of the table that has streams."""
 
 import pytest
 
+from interop.adapters.table import TABLE
 from interop.testing.conformance import AdapterConformance
 from tests.default_streams import DEFAULT_STREAMS
 from tests.gpu.lab import STREAMS
@@ -30,26 +31,12 @@ class Real(AdapterConformance):
         return address_of(array)
 
 
-class TestCupy(Real):
-    library = "cupy"
+SWITCH_ALL_THREADS = {"warp"}
 
 
-class TestTorch(Real):
-    library = "torch"
+def suite(library: str) -> type[Real]:
+    members = {"library": library, "switches_all_threads": library in SWITCH_ALL_THREADS, "__module__": __name__}
+    return type(f"Test{library.title().replace('.', '')}", (Real,), members)
 
 
-class TestNumba(Real):
-    library = "numba"
-
-
-class TestCudaCore(Real):
-    library = "cuda.core"
-
-
-class TestRmm(Real):
-    library = "rmm"
-
-
-class TestWarp(Real):
-    library = "warp"
-    switches_all_threads = True
+globals().update((made.__name__, made) for made in map(suite, STREAMS) if made.library in TABLE)
