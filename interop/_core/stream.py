@@ -59,7 +59,7 @@ class ExternalStream(Waitable, StreamIdentity):
         if handle > _cuda.PER_THREAD and device is None and not _cuda.CHECK:
             return  # the common case: the rest is found out when it is needed
         if handle == 0:
-            self._handle = _cuda.PER_THREAD if _cuda.per_thread_by_default() else _cuda.LEGACY
+            self._handle = _cuda.null_handle()
         if self._handle == _cuda.PER_THREAD:
             self._thread = thread_token()
         declared = None if device is None else check_device(device)

@@ -30,7 +30,7 @@ from interop._cuda.codes import (
     LEGACY,
     PER_THREAD,
     WAY_OUT,
-    per_thread_by_default,
+    null_handle,
 )
 from interop._cuda.operations import Cuda
 from interop._native import native
@@ -56,7 +56,7 @@ __all__ = [
     "active",
     "load_bindings",
     "noted",
-    "per_thread_by_default",
+    "null_handle",
 ]
 
 

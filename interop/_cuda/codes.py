@@ -56,10 +56,11 @@ The checks are made in Python, so the extension in C is not used then.
 """
 
 
-def per_thread_by_default() -> bool:
-    """Whether cuda.bindings takes the null handle as the per-thread default stream in this process."""
+def null_handle() -> int:
+    """The handle, :data:`LEGACY` or :data:`PER_THREAD`, of the default stream that 0 means to cuda.bindings."""
     # cuda.bindings reads the variable in the same way, and cannot be imported if the value is not a number.
-    return bool(int(os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0")))
+    per_thread = int(os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0"))
+    return PER_THREAD if per_thread else LEGACY
 
 
 def checked(result: Sequence[Any], call: str, runtime: Any) -> Any:  # noqa: ANN401  (cuda.bindings has no types)

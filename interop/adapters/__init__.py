@@ -1,10 +1,10 @@
-"""The libraries that interop knows, and how it finds the adapter of an object or a name.
+"""How interop finds the adapter of an object or of a name.
 
-The table below is complete and sorted; an adapter's file is imported only when an object of its library turns up, or
-when the library is named. Other packages add their own library in one of two ways:
+interop's own libraries are in :data:`~interop.adapters.table.TABLE`. An adapter is imported when an object of its
+library is borrowed, or when a call names the library. Other packages add a library in one of two ways:
 
-- an entry point in the group ``interop.adapters``, named after the library's import path, whose value is a subclass
-  of :class:`~interop.adapters.base.Adapter`. It is loaded only when an object of that library turns up;
+- an entry point in the group ``interop.adapters``, named after the library's import path. Its value is a subclass of
+  :class:`~interop.adapters.base.Adapter`, which is loaded when it is needed;
 - :func:`register`, at run time.
 """
 
@@ -33,23 +33,23 @@ _GROUP: Final = "interop.adapters"
 
 _registered: dict[str, Adapter] = {}
 by_type: Final[dict[type, tuple[Adapter, ...]]] = {}
-"""What :func:`adapters_of` has found. For the extension in C."""
+"""The results of :func:`adapters_of`. The extension in C reads them too."""
 _with_stream: tuple[str, ...] | None = None
-"""The names of the libraries that may have a current stream, if they were looked for."""
+"""The names of the libraries that may have a current stream; None before they are looked up."""
 _registrations = 0
-"""How often :func:`register` was called: what was looked for before is not remembered after it."""
+"""The number of calls of :func:`register`. A result that was looked up before a call is not kept after it."""
 _lock = forks.lock()
 
 
 def register(library: str, adapter: Adapter) -> None:
-    """Make *adapter* the one for *library*, for the rest of the process.
+    """Use *adapter* for *library*, for the rest of the process.
 
     Args:
         library: the import path of the library whose objects it understands.
         adapter: an instance of a subclass of :class:`interop.adapters.base.Adapter`.
 
     Raises:
-        AdapterError: *library* has an adapter already, or *adapter* is not one for it. Nothing is changed.
+        AdapterError: *library* has an adapter already, or *adapter* is not for *library*. Nothing is changed.
     """
     if not isinstance(library, str) or not library:
         message = f"an adapter is registered for a library's import path, such as 'cuda.core'; got {library!r}"
@@ -70,17 +70,17 @@ def register(library: str, adapter: Adapter) -> None:
 
 
 def known() -> list[str]:
-    """The names of all libraries with an adapter, sorted, installed or not. Imports none of them."""
+    """The sorted names of all libraries with an adapter, also of those not installed. Imports no library."""
     return sorted({*TABLE, *_registered, *_plugins()})
 
 
 def how_to_install(*libraries: str, cuda: str) -> str:
-    """The command that installs libraries of the table, for a major version of CUDA."""
+    """The command that installs libraries of the table for the major version *cuda*."""
     return f"pip install {' '.join(TABLE[library].packages.format(cuda=cuda) for library in libraries)}"
 
 
 def _cuda_major() -> str:
-    """The major version of CUDA that cuda-bindings are for; the latest one if no package says that they are there."""
+    """The major version of CUDA that the installed cuda-bindings are for; the latest one if none are installed."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  (only for the message)
 
     try:
@@ -90,17 +90,17 @@ def _cuda_major() -> str:
 
 
 def is_loaded(library: str) -> bool:
-    """Whether this process has imported *library*, and is done with that."""
+    """Whether this process has imported *library* completely."""
     module = sys.modules.get(library)
     spec = getattr(module, "__spec__", None)
     if module is None or (spec is None and library in TABLE):
-        return False  # without a specification it was not imported: tests put such stand-ins there
-    # A library that is being imported right now is not loaded yet, and may be what called us.
+        return False  # a module without a spec was not imported: it is a stand-in of some test
+    # A library that is still being imported may have called interop.
     return not getattr(spec, "_initializing", False)
 
 
 def origin(library: str) -> str:
-    """Where the adapter of *library*, a known name, comes from, in words. Loads nothing."""
+    """Where the adapter of *library*, which must be a known name, comes from, for a report. Loads nothing."""
     if library in TABLE:
         return TABLE[library].adapter
     if points := _plugins().get(library):
@@ -112,14 +112,14 @@ def origin(library: str) -> str:
 
 
 def adapters_of(obj: object) -> tuple[Adapter, ...]:
-    """The adapters of the libraries that the classes of *obj* come from, the most derived class first.
+    """The adapters of the libraries that define the class of *obj* and its bases, the most derived class first.
 
-    A user's subclass of a library's stream is found through its bases.
+    So an object of a user's subclass of a library's stream is found by the base.
     """
     cls = type(obj)
     try:
         found = by_type.get(cls)
-    except TypeError:  # its metaclass makes no hashable classes: it is looked for each time
+    except TypeError:  # the class is not hashable, and is looked up each time
         return _find_adapters(cls)
     if found is None:
         before = _registrations
@@ -136,11 +136,11 @@ def _find_adapters(cls: type) -> tuple[Adapter, ...]:
 
 
 def adapter_named(library: str) -> Adapter:
-    """The adapter of *library*, which is imported if it was not yet.
+    """The adapter of *library*. Imports the library.
 
     Raises:
-        LibraryNotFoundError: interop does not know the name, or the library is not installed. If it is installed but
-            its import fails, that failure is raised as it is.
+        LibraryNotFoundError: interop does not know the name, or the library is not installed. If the library is
+            installed but its import fails, the error of the import is raised unchanged.
     """
     if not isinstance(library, str):
         message = f"a library is named by its import path, such as 'cupy' or 'cuda.core'; got {library!r}"
@@ -160,7 +160,7 @@ def adapter_named(library: str) -> Adapter:
         importlib.import_module(library)
         return _adapter(library)
     except ModuleNotFoundError as error:
-        # Only if it is the library itself that is missing: anything else is a broken installation, and must show.
+        # Only if the library itself is missing: a library that lacks another module is broken, and its error must show.
         if error.name is None or (error.name != library and not library.startswith(f"{error.name}.")):
             raise
         message = f"{library} is not installed"
@@ -170,7 +170,7 @@ def adapter_named(library: str) -> Adapter:
 
 
 def with_current_stream(*, simulated: bool) -> list[Adapter]:
-    """The adapters of all *loaded* libraries that have a current stream and can be used, on the GPU or *simulated*."""
+    """The adapters of all *loaded* and usable libraries with a current stream: real ones, or *simulated* ones."""
     adapters = []
     for library in _candidates():
         module = sys.modules.get(library)
@@ -194,7 +194,7 @@ def _candidates() -> tuple[str, ...]:
 
 
 _switched: dict[str, tuple[ModuleType, Adapter | None]] = {}
-"""The module of each library that was found to be loaded, and its adapter if it has a current stream, and a GPU."""
+"""The module of each loaded library; and its adapter, if the library has a current stream and can use a GPU."""
 
 
 def _find_switched(library: str, module: ModuleType) -> Adapter | None:
@@ -203,7 +203,7 @@ def _find_switched(library: str, module: ModuleType) -> Adapter | None:
     try:
         adapter = next(_usable_adapters([library]), None)
     except (AdapterError, ImportError) as error:
-        # Nobody has named it, so it need not stand in the way of the others.
+        # The user has not named this library, so it does not stop the others.
         warnings.warn(f"{library} is left out, its adapter cannot be loaded: {error}", RuntimeWarning, stacklevel=5)
         return None
     if adapter is not None and not (adapter.has_current_stream and adapter.usable()):
@@ -216,8 +216,8 @@ def current_stream_adapter(library: str) -> Adapter:
     """The adapter of *library*, which must have a current stream.
 
     Raises:
-        NotSupportedError: it has none; the message says what to do instead.
-        LibraryNotFoundError: as :func:`adapter_named`.
+        NotSupportedError: the library has no current stream. The message says what to do instead.
+        LibraryNotFoundError: as for :func:`adapter_named`.
     """
     module, adapter = _switched.get(library, (None, None)) if isinstance(library, str) else (None, None)
     if adapter is not None and module is sys.modules.get(library):
@@ -232,7 +232,7 @@ def current_stream_adapter(library: str) -> Adapter:
 
 
 def _library_of(cls: type) -> str | None:
-    """The longest known import path that the module of *cls* lies in."""
+    """The name of the library in which the class is defined: the longest known prefix of its module's path."""
     path = cls.__module__
     while path and isinstance(path, str):
         if path in TABLE or path in _registered or path in _plugins():
@@ -242,7 +242,7 @@ def _library_of(cls: type) -> str | None:
 
 
 def _usable_adapters(libraries: Iterable[str]) -> Iterator[Adapter]:
-    """Their adapters, without those that find that a module of the user's only has the library's name."""
+    """The adapters of *libraries*, without those which find that the module only has the name of their library."""
     for library in libraries:
         with contextlib.suppress(LibraryNotFoundError):
             yield _adapter(library)
@@ -251,7 +251,7 @@ def _usable_adapters(libraries: Iterable[str]) -> Iterator[Adapter]:
 def _adapter(library: str) -> Adapter:
     adapter = _registered.get(library)
     if adapter is None:
-        # Not under the lock: this imports, and a thread that imports the same library may be about to come here.
+        # Not under the lock, because this imports: a thread that is importing the same library may call this function.
         loaded = _load(library)
         with _lock:
             adapter = _registered.setdefault(library, loaded)
@@ -300,7 +300,7 @@ def _must_be_for(library: str, adapter: Adapter) -> None:
 
 @functools.cache
 def _plugins() -> Mapping[str, "list[EntryPoint]"]:
-    """The entry points by library. Read once, when the first object or name has to be looked up; none is loaded."""
+    """The entry points by library. Read once, at the first look-up of an object or name. Loads none of them."""
     from importlib.metadata import distributions  # noqa: PLC0415  (slow to import, and seldom needed)
 
     plugins: dict[str, list[EntryPoint]] = {}

@@ -1,15 +1,16 @@
-"""What interop has to know about a library: the contract of an adapter.
+"""The contract of an adapter, which tells interop what it must know about a library.
 
-An adapter is a subclass of :class:`Adapter` with a few short methods that turn the library's own streams and events
-into integers, and an integer into the library's own stream. It never sees interop's own classes: only ints, the
-library's objects, and a :class:`Source`.
+An adapter is a subclass of :class:`Adapter`. Its methods turn the library's own streams and events into integers, an
+integer into the library's own stream, and arrays into a :class:`Tensor` and back. An adapter never sees interop's
+streams and events.
 
-Override what the library has. What is left alone makes interop say, clearly, that the library has no such thing.
+Override the methods for what the library has. For a method that is not overridden, interop raises an error which says
+that the library has no such thing.
 """
 
 from typing import Any, NamedTuple
 
-from interop._cuda import LEGACY, PER_THREAD, per_thread_by_default
+from interop._cuda import LEGACY, PER_THREAD, null_handle
 from interop._safety.forks import lock
 from interop.adapters.dlpack import CAPSULES, capsule
 from interop.adapters.tensor import (
@@ -54,14 +55,14 @@ __all__ = [
     "keep",
     "life_of",
     "lock",
-    "per_thread_by_default",
+    "null_handle",
 ]
 
 
 class Source:
-    """A stream that a library shall wrap, with all that a library may want to know about it.
+    """A stream for a library to wrap, with what the library may need to know about it.
 
-    It speaks ``__cuda_stream__`` and holds the stream's owner: who keeps the source alive keeps the stream alive.
+    It has ``__cuda_stream__``, and holds the owner of the stream: while the source lives, the stream lives.
 
     Attributes:
         handle: the address of the ``cudaStream_t``, or :data:`LEGACY` or :data:`PER_THREAD`; never 0.
@@ -72,29 +73,31 @@ class Source:
     __slots__ = ("__weakref__", "device", "handle", "owner")
 
     def __init__(self, handle: int, device: int, owner: object) -> None:
-        """Hold the parts."""
+        """Hold the three values."""
         self.handle = handle
         self.device = device
         self.owner = owner
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        """Version 0 of the protocol, and the handle."""
+        """The version of the protocol, 0, and the handle."""
         return (0, self.handle)
 
 
 class Takes(NamedTuple):
-    """Which arrays a library can take. What it cannot is refused before the library is asked: some abort the process.
+    """Which arrays a library can take.
+
+    interop refuses all others before it calls the library, because some libraries abort the process.
 
     Attributes:
         negative_strides: arrays that run backwards in a dimension.
-        zero_strides: arrays that repeat their elements in a dimension, as after a broadcast.
-        overlapping: arrays whose elements lie in each other's way, such as windows that slide by one element.
-        gaps: arrays with space between their elements. Without gaps and overlaps, dimensions in any order remain.
-        unaligned: arrays whose address is no multiple of their elements' size; a kernel that reads one fails.
-        dimensions: the fewest and the most.
+        zero_strides: arrays that repeat their elements in a dimension, for example after a broadcast.
+        overlapping: arrays whose elements overlap, such as windows that slide by one element.
+        gaps: arrays with space between their elements. If False, the dimensions can still be in any order.
+        unaligned: arrays whose address is not a multiple of the size of an element. A kernel that reads one fails.
+        dimensions: the smallest and the largest number of dimensions.
         largest_stride: in bytes.
-        read_only: whether its arrays can be read-only, or are never written to.
-        types: those that it has; None if there is no table of them, and it is asked.
+        read_only: read-only arrays, because the library's arrays can be read-only or are never written to.
+        types: the types of elements; None if the adapter has no table of them, and the library decides.
     """
 
     negative_strides: bool = True
@@ -109,49 +112,49 @@ class Takes(NamedTuple):
 
 
 class Adapter:
-    """One library's streams and events, in terms of ints and the library's own objects.
+    """The streams, events and arrays of one library, as ints, tensors and the library's own objects.
 
     Attributes:
-        library: the library's import path, such as ``"cuda.core"``; also its name in interop's calls.
-        has_current_stream: whether the library has a current stream that new work goes to. If so, override
-            :meth:`current_stream`, :meth:`enter` and :meth:`leave`, and, if need be, :meth:`before`.
-        instead: for a library without one, what its users do instead.
-        streams_stay_the_same: whether a stream object has one handle for all its life; see :meth:`life`.
-        streams_close: whether a stream object can be closed, and says by ``__cuda_stream__`` whether it is.
-        default_streams_have_devices: whether its default streams know their device, and do not mean the current one's.
-        makes_arrays: whether the library can make an array over foreign memory. If so, override :meth:`make_array`.
-        takes: which arrays it can take; see :class:`Takes`.
-        needs_device: whether :meth:`make_array` has to find the memory's device current.
-        needs_extension: whether it makes them by DLPack capsules only, which interop's extension in C makes.
+        library: the import path of the library, such as ``"cuda.core"``, by which calls of interop name it.
+        instead: for a library without a current stream, what its users do instead.
+        streams_stay_the_same: whether a stream object has one handle for its whole life; see :meth:`life`.
+        streams_close: whether a stream object can be closed. Its ``__cuda_stream__`` then tells whether it is.
+        takes: which arrays the library can take; see :class:`Takes`.
+        needs_device: whether the device of the memory must be current when :meth:`make_array` is called.
+        needs_extension: whether :meth:`make_array` works with DLPack capsules only, which need the extension in C.
         immutable: whether the library never writes to an array that it has made.
-        orders_itself: whether its arrays order the consumer's stream themselves when they are asked, by DLPack.
-        simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go to such
-            libraries only, and streams of a GPU to the others only.
+        orders_itself: whether ``__dlpack__`` of the library's arrays orders the consumer's stream.
+        simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go only to
+            such libraries, and streams of a GPU only to the others.
+        has_current_stream: set by interop: whether :meth:`current_stream` is overridden. If it is, override
+            :meth:`enter` and :meth:`leave` too.
+        default_streams_have_devices: set by interop: whether :meth:`stream_device` is overridden.
+        makes_arrays: set by interop: whether :meth:`make_array` is overridden.
     """
 
     library: str = ""
-    has_current_stream: bool = False
     instead: str = ""
     streams_stay_the_same: bool = False
     streams_close: bool = False
-    default_streams_have_devices: bool = False
-    makes_arrays: bool = False
     takes: Takes = Takes()
     needs_device: bool = True
     needs_extension: bool = False
     immutable: bool = False
     orders_itself: bool = False
     simulated: bool = False
+    has_current_stream: bool = False
+    default_streams_have_devices: bool = False
+    makes_arrays: bool = False
 
     def __init_subclass__(cls) -> None:
-        """Tell from the methods that the class overrides what the library has."""
+        """Find out from the overridden methods what the library has."""
         super().__init_subclass__()
         cls.has_current_stream = cls.current_stream is not Adapter.current_stream
         cls.default_streams_have_devices = cls.stream_device is not Adapter.stream_device
         cls.makes_arrays = cls.make_array is not Adapter.make_array
 
     def _lacks(self, method: str) -> NotSupportedError:
-        """The error for what is asked of the library, and needs a method that its adapter has not overridden."""
+        """Make the error for a call that needs a method which the adapter has not overridden."""
         return NotSupportedError(
             f"interop cannot do this with {self.library}: its adapter, {type(self).__qualname__}, has no {method}()"
         )
@@ -159,54 +162,54 @@ class Adapter:
     # -- streams in ----------------------------------------------------------------------------------------------
 
     def stream_handle(self, stream: object) -> int | None:  # noqa: ARG002
-        """The handle of one of the library's streams, or None if *stream* is not one.
+        """The handle of *stream*, or None if *stream* is not one of the library's streams.
 
-        The null handle means different streams in different libraries: return :data:`LEGACY` or :data:`PER_THREAD`,
-        whichever it means in this one, and never 0.
+        Never return 0: the null handle means different streams in different libraries. Return :data:`LEGACY` or
+        :data:`PER_THREAD` instead, whichever the null handle means in this library.
         """
         raise self._lacks("stream_handle")
 
     def stream_device(self, stream: object) -> int | None:  # noqa: ARG002
-        """The ordinal of the device that a *default* stream belongs to; None for the current device.
+        """The ordinal of the device of a *default* stream; None for the current device.
 
-        Asked only for :data:`LEGACY` and :data:`PER_THREAD`: CUDA knows the device of every other stream.
+        interop calls this only for :data:`LEGACY` and :data:`PER_THREAD`: CUDA knows the device of any other stream.
         """
         return None
 
     def keeps_alive(self, stream: object) -> bool:  # noqa: ARG002
-        """Whether the CUDA stream lives for as long as *stream*, the library's own object, does.
+        """Whether the CUDA stream lives as long as *stream*, the library's own object.
 
-        False for an object that holds only the address of a stream that somebody else made.
+        False for an object that holds only the address of a stream which other code has created.
         """
         return True
 
     def life(self, stream: object) -> object | None:
-        """What lives as long as *stream*, and whose weak references are cleared at its end; None if nothing does.
+        """An object that lives as long as *stream* and allows weak references; None if there is none.
 
-        *stream* itself or, where weak references to it fail, what :func:`life_of` gives for it.
+        By default *stream* itself. If weak references to *stream* do not work, return ``life_of(stream)``.
         """
         return stream
 
     # -- streams out ---------------------------------------------------------------------------------------------
 
     def make_stream(self, source: Source) -> object:  # noqa: ARG002
-        """Wrap *source* as one of the library's streams, which keeps *source* alive.
+        """Make a stream of the library for *source*. The stream must keep *source* alive.
 
-        Called with the stream's context current.
+        The context of the stream is current.
 
         Raises:
-            interop.errors.NotSupportedError: the library cannot take a foreign stream; the message says what to do.
+            interop.errors.NotSupportedError: the library cannot take a foreign stream. Say in the message what to do.
         """
         raise self._lacks("make_stream")
 
     # -- events --------------------------------------------------------------------------------------------------
 
     def event_handle(self, event: object) -> int | None:  # noqa: ARG002
-        """The handle of one of the library's events, 0 if it has none before its first record, None if no event."""
+        """The handle of *event*; 0 if the library creates it at the first record; None if it is not an event."""
         return None
 
     def record(self, event: object, stream: object) -> None:  # noqa: ARG002
-        """Record an event whose handle is still 0 on *stream*, both the library's own, by the library's own means."""
+        """Record *event*, whose handle is still 0, on *stream*. Both are objects of the library."""
         raise self._lacks("record")
 
     # -- arrays --------------------------------------------------------------------------------------------------
@@ -216,115 +219,118 @@ class Adapter:
         return False
 
     def problem(self, array: object) -> str:  # noqa: ARG002
-        """Why this one of the library's arrays cannot be handed over, and what to do; empty if it can."""
+        """Why *array* cannot be handed over, and what to do; an empty string if it can."""
         return ""
 
     def array_stream(self, array: object) -> object | None:  # noqa: ARG002
-        """The stream that new work on *array* goes to by default, the library's own; None if nothing says."""
+        """The library's stream that new work on *array* goes to by default; None if that is not known."""
         return None
 
     def read(self, array: object) -> Tensor | None:  # noqa: ARG002
-        """Where the memory of one of the library's arrays is, from the array's own attributes; None for all else.
+        """Describe the memory of *array* from the array's own attributes; None if they do not tell.
 
-        Not from ``__cuda_array_interface__`` or DLPack, which interop reads itself if this is None: what libraries say
-        there can be wrong. The ordinal of the device may be -1, then CUDA is asked. The tensor's owner keeps the memory
-        alive: *array*, or, if that can be given other memory, something that cannot.
+        Do not use ``__cuda_array_interface__`` or DLPack, because what libraries state there can be wrong; interop
+        reads those itself if this is None. If the ordinal of the device is -1, interop asks CUDA for it. The owner of
+        the tensor keeps the memory alive: *array*, or another object if *array* can be given other memory.
         """
         return None
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401, ARG002
-        """The *holder* that :meth:`make_array` was given for this array, or for one that it is a part of; else None."""
+        """The *holder* from which :meth:`make_array` made *array*, or an array of which it is a part; else None."""
         return None
 
     def mark_of(self, array: Any) -> int:  # noqa: ANN401, ARG002
-        """For a library whose arrays do not tell their holder: a number of *array* and its parts only; else 0."""
+        """A number that only *array* and its parts have, if the library's arrays do not tell their holder; else 0."""
         return 0
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401, ARG002
-        """Make an array of the library over foreign memory; copy nothing, and wait for nothing: the order is made.
+        """Make an array of the library over foreign memory, without a copy and without waiting.
 
-        The array must keep *holder* alive. When the holder goes, the memory is given back.
+        interop has ordered the streams already. The array must keep *holder* alive: when *holder* is destroyed, the
+        memory goes back to its owner.
 
         Args:
-            tensor: the memory; its owner is no business of the library's.
+            tensor: the memory. The library must not hold its owner.
             holder: has ``__cuda_array_interface__``, which states no stream, and ``__dlpack__``, which makes the stream
-                that it is asked for wait for the consumer's: see :class:`Ordered`. :func:`capsule` makes a capsule.
+                that it is given wait for the consumer's stream; to avoid that wait, pass ``Ordered(holder)``.
+                :func:`capsule` makes a capsule without a call of ``__dlpack__``.
         """
         raise self._lacks("make_array")
 
     # -- the current stream --------------------------------------------------------------------------------------
 
     def usable(self) -> bool:
-        """Whether the library, as installed, can use a GPU at all. A CPU build has no stream to switch."""
+        """Whether the library, as installed, can use a GPU. A CPU build has no current stream."""
         return True
 
     def is_set_up(self, device: int) -> bool:  # noqa: ARG002
-        """Whether asking for the current stream on *device*, whose context is there, sets up nothing more there."""
+        """Whether :meth:`current_stream` on *device*, whose context exists, would initialise nothing more."""
         return True
 
     def current_stream(self) -> object:
-        """The library's current stream on the current device, for the calling thread."""
+        """The library's current stream for the calling thread on the current device."""
         raise self._lacks("current_stream")
 
     def before(self, stream: object) -> object:  # noqa: ARG002
-        """What :meth:`leave` needs to put back what is current now, before :meth:`enter` of *stream*. Changes nothing.
+        """What :meth:`leave` needs to restore the present state, before :meth:`enter` of *stream*. Changes nothing.
 
-        The device of *stream* is current. By default this is the current stream.
+        By default, the current stream. The device of *stream* is current.
         """
         return self.current_stream()
 
     def enter(self, stream: object, before: object) -> None:  # noqa: ARG002
-        """Make *stream*, the library's own, current on its device, which is current.
+        """Make *stream*, an object of the library, current on its device. That device is current.
 
-        The library's own ``with stream:`` blocks, entered and left meanwhile, must come back to *stream*. A signal
-        handler may raise in the middle: :meth:`leave` comes all the same.
+        After a ``with`` block of the library inside, *stream* must be current again. A signal handler may raise at any
+        point of this method; interop then calls :meth:`leave` all the same.
 
         Args:
-            stream: what :meth:`make_stream` returned, or a stream of the library's own.
-            before: what :meth:`before` has just returned for it.
+            stream: what :meth:`make_stream` has returned, or a stream that the library has created.
+            before: what :meth:`before` has just returned.
         """
         raise self._lacks("enter")
 
     def leave(self, before: object) -> None:  # noqa: ARG002
-        """Put back exactly what was current when :meth:`before` returned *before*.
+        """Restore exactly what was current when :meth:`before` returned *before*.
 
-        It must be possible to do this twice, also when :meth:`enter` was interrupted or has not been called: so set
-        what was, and do not count.
+        A second call must do no harm, nor a call after an interrupted :meth:`enter` or without one. So set the previous
+        state; do not count.
         """
         raise self._lacks("leave")
 
 
 class Ordered:
-    """Memory by DLPack, for a library that asks for its current stream to be ordered, which need not be the consumer.
+    """A holder whose ``__dlpack__`` orders nothing.
 
-    Nothing is left to be ordered.
+    For a library that passes its current stream to ``__dlpack__``: that stream need not be the consumer, which interop
+    has ordered already.
     """
 
     def __init__(self, holder: Any) -> None:  # noqa: ANN401
-        """Hold the holder that :meth:`Adapter.make_array` was given."""
+        """Wrap the holder that was given to :meth:`Adapter.make_array`."""
         self._memory = holder
 
     def __dlpack__(self, *, stream: int | None = None, **how: Any) -> object:  # noqa: ANN401
-        """The same, whatever stream is asked for."""
+        """Make a capsule, whatever *stream* is."""
         return self._memory.__dlpack__(stream=-1, **how)
 
     def __dlpack_device__(self) -> Any:  # noqa: ANN401
-        """The same."""
+        """The device of the memory."""
         return self._memory.__dlpack_device__()
 
 
 def byte_strides_to_elements(strides: tuple[int, ...], shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
-    """Strides in elements of *size* bytes; None if they are those of a C-contiguous array.
+    """Convert strides in bytes to strides in elements of *size* bytes; None if the array is C-contiguous.
 
     Raises:
-        ValueError: a stride that counts is no multiple of the size.
+        ValueError: a stride is not a multiple of *size*, in a dimension with more than one element.
     """
     expected, is_contiguous = size, True
     for stride, count in zip(reversed(strides), reversed(shape), strict=True):
         if count != 1:
             if stride != expected:
                 if stride % size and count > 1:
-                    message = f"a stride of {stride} bytes is no multiple of {size}"
+                    message = f"a stride of {stride} bytes is not a multiple of {size}"
                     raise ValueError(message)
                 is_contiguous = False
             expected *= count
@@ -332,24 +338,24 @@ def byte_strides_to_elements(strides: tuple[int, ...], shape: tuple[int, ...], s
 
 
 def keep(native: object, source: object) -> object:
-    """Tie the life of *source* to *native*, for a library whose objects take attributes but no owner."""
+    """Keep *source* alive as long as *native*, for a library whose objects take attributes but no owner."""
     native._interop_source = source  # type: ignore[attr-defined]  # noqa: SLF001  (an attribute of our own)
     return native
 
 
 def is_kept(native: object) -> bool:
-    """Whether something was tied to *native* by :func:`keep`."""
+    """Whether :func:`keep` has been called for *native*."""
     return hasattr(native, "_interop_source")
 
 
 class _Life:
-    """Comes and goes with the object that has it as an attribute."""
+    """Lives as long as the object that has it as an attribute."""
 
 
 def life_of(native: object) -> object | None:
-    """An attribute of *native* to which weak references can be had, where those to itself fail; None if it takes none.
+    """An object that lives as long as *native* and allows weak references; None if *native* takes no attributes.
 
-    The same each time.
+    For objects to which weak references do not work. The same object each time.
     """
     attributes = getattr(native, "__dict__", None)
     return None if attributes is None else attributes.setdefault("_interop_life", _Life())

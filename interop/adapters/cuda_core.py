@@ -1,4 +1,4 @@
-"""cuda.core: its streams accept any protocol object and keep it alive; no current stream, no foreign events."""
+"""cuda.core: streams that wrap any object with ``__cuda_stream__`` and keep it alive; no current stream."""
 
 from typing import Any
 
@@ -9,8 +9,6 @@ from cuda.core.utils import StridedMemoryView
 from interop.adapters.base import (
     CUDA,
     INT,
-    LEGACY,
-    PER_THREAD,
     TYPES,
     Adapter,
     DataType,
@@ -18,11 +16,11 @@ from interop.adapters.base import (
     Source,
     Takes,
     Tensor,
-    per_thread_by_default,
+    null_handle,
 )
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
-_BYTE = DataType(INT, 8, 1)  # as Buffer's DLPack has it
+_BYTE = DataType(INT, 8, 1)  # as in the DLPack of a Buffer
 
 
 class CudaCoreAdapter(Adapter):
@@ -34,28 +32,28 @@ class CudaCoreAdapter(Adapter):
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 
     def stream_handle(self, stream: object) -> int | None:
-        """Its default streams are spelled 1 and 2; a 0 means what it means to cuda.bindings."""
+        """The default streams have the handles 1 and 2; 0 means what it means to cuda.bindings."""
         if not isinstance(stream, Stream):
             return None
-        return int(stream.__cuda_stream__()[1]) or (PER_THREAD if per_thread_by_default() else LEGACY)
+        return int(stream.__cuda_stream__()[1]) or null_handle()
 
     def make_stream(self, source: Source) -> object:
-        """Through the device: ``Stream.from_handle`` would keep nothing alive."""
+        """By the device, because ``Stream.from_handle`` would keep nothing alive."""
         device = Device(source.device)
-        # cuda.core refuses a device that it has not made current itself, though its context is current already.
+        # cuda.core refuses a device that it has not made current itself, even if its context is current already.
         device.set_current()
         return device.create_stream(source)
 
     def event_handle(self, event: object) -> int | None:
-        """cuda.core events are created when they are made."""
+        """The handle exists from the start."""
         return int(event.handle) if isinstance(event, Event) else None
 
     def is_array(self, array: object) -> bool:
-        """A StridedMemoryView, or a buffer."""
+        """A StridedMemoryView or a Buffer."""
         return isinstance(array, StridedMemoryView | Buffer)
 
     def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
-        """A view without a type is left to DLPack."""
+        """None for a view without a type, which DLPack can tell."""
         if isinstance(array, StridedMemoryView):
             dtype = None if array.dtype is None else _TYPES.get(array.dtype)
             if dtype is None or not array.is_device_accessible or array.device_id < 0:
@@ -67,11 +65,11 @@ class CudaCoreAdapter(Adapter):
         return None
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
-        """What a view was made of."""
+        """The object from which a view was made."""
         return getattr(array, "exporting_obj", None)
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401, ARG002
-        """-1 is cuda.core's word for "no order"."""
+        """The stream pointer -1 means "no order" to cuda.core."""
         if hasattr(holder, "__cuda_array_interface__"):
             return StridedMemoryView.from_cuda_array_interface(holder, stream_ptr=-1)
         return StridedMemoryView.from_dlpack(Ordered(holder), stream_ptr=-1)

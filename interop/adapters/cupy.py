@@ -1,4 +1,4 @@
-"""CuPy: a current stream a thread and device, kept on a stack by ``with`` and beside it by ``use()``."""
+"""CuPy: a current stream per thread and device, which ``with`` keeps on a stack and ``use()`` sets beside it."""
 
 from itertools import starmap
 from math import prod
@@ -37,28 +37,28 @@ class CupyAdapter(Adapter):
     takes = Takes(types=frozenset({*TYPES.values(), BFLOAT16}))
 
     def stream_handle(self, stream: object) -> int | None:
-        """Stream.null is 0 and always the legacy stream: CUPY_CUDA_PER_THREAD_DEFAULT_STREAM only picks the default."""
+        """0 is always the legacy stream: CUPY_CUDA_PER_THREAD_DEFAULT_STREAM only sets the first current stream."""
         return int(stream.ptr) or LEGACY if isinstance(stream, _STREAM_TYPES) else None
 
     def keeps_alive(self, stream: object) -> bool:
-        """Not the deprecated ExternalStream."""
+        """False for the deprecated ExternalStream."""
         return isinstance(stream, cupy.cuda.Stream)
 
     def make_stream(self, source: Source) -> object:
-        """``from_external`` neither warns nor destroys the stream, and keeps *source* alive."""
+        """By ``from_external``, which does not warn, does not destroy the stream, and keeps *source* alive."""
         if source.handle == LEGACY:
             return cupy.cuda.Stream.null
         stream = cupy.cuda.Stream.from_external(source)
-        # -1, which from_external leaves, is "whichever device is current" to CuPy: a stream has one device.
+        # from_external leaves -1 here, which means the current device to CuPy; but a stream belongs to one device.
         stream.device_id = source.device
         return stream
 
     def event_handle(self, event: object) -> int | None:
-        """CuPy events are created when they are made."""
+        """The handle exists from the start."""
         return int(event.ptr) if isinstance(event, cupy.cuda.Event) else None
 
     def is_array(self, array: object) -> bool:
-        """Any cupy.ndarray."""
+        """A cupy.ndarray."""
         return isinstance(array, cupy.ndarray)
 
     def array_stream(self, array: object) -> object | None:
@@ -66,7 +66,7 @@ class CupyAdapter(Adapter):
         return cupy.cuda.get_current_stream(array.data.device_id)  # type: ignore[attr-defined, no-any-return]
 
     def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
-        """Records, and other types of more than a number, are left to the array interface."""
+        """None for records and other types that are not numbers, which the array interface can tell."""
         if not isinstance(array, cupy.ndarray):
             return None
         dtype = _TYPES.get(array.dtype)
@@ -81,11 +81,11 @@ class CupyAdapter(Adapter):
         return Tensor(memory.ptr, shape, strides, dtype, CUDA, memory.device_id, False, array)  # noqa: FBT003
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
-        """The owner of memory that CuPy did not allocate."""
+        """The owner of memory that CuPy has not allocated."""
         return getattr(array.data.mem, "_owner", None)
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
-        """Over memory that begins at the lowest byte: an array that runs backwards begins at its highest."""
+        """Over memory from the lowest byte on: an array with a negative stride starts at a higher one."""
         address, shape, strides, dtype, _, device, _, _ = tensor
         numbers = _DTYPES.get(dtype)
         if numbers is None:
@@ -101,24 +101,24 @@ class CupyAdapter(Adapter):
         )
 
     def usable(self) -> bool:
-        """Asked of CUDA by CuPy itself."""
+        """Whether CuPy finds a GPU."""
         return bool(cupy.cuda.is_available())
 
     def current_stream(self) -> object:
-        """Of the calling thread, on the current device."""
+        """The stream of the calling thread and the current device."""
         return cupy.cuda.get_current_stream()
 
     def before(self, stream: object) -> object:
-        """The current stream, which ``use()`` may have set beside the stack."""
+        """The current stream, which may be one that ``use()`` has set beside the stack."""
         return _Entry(stream, cupy.cuda.get_current_stream())
 
     def enter(self, stream: Any, before: object) -> None:  # noqa: ANN401
-        """Push, so that a ``with`` inside comes back to *stream*."""
-        # In one step of C, also the note that it was done: no signal handler can come in between.
+        """Push *stream*, so that it is current again after a ``with`` block inside."""
+        # One step of C pushes and notes it, so no signal handler can raise between the two.
         cast("_Entry", before).pushed.extend(starmap(stream.__enter__, ((),)))
 
     def leave(self, before: object) -> None:
-        """Pop, if it was pushed; and where ``use()`` had set a stream that is not on the stack, set it again."""
+        """Pop *stream* if it was pushed. If ``use()`` had set a stream that is not on the stack, set that again."""
         entry: Any = before
         if entry.pushed and not entry.popped:
             entry.popped.extend(starmap(entry.stream.__exit__, ((None, None, None),)))
@@ -127,7 +127,7 @@ class CupyAdapter(Adapter):
 
 
 class _Entry:
-    """One block: its stream, the one before it, and whether it was pushed and popped."""
+    """The stream of one block, the current stream before it, and whether the stream was pushed and popped."""
 
     __slots__ = ("popped", "previous", "pushed", "stream")
 

@@ -7,7 +7,7 @@ from interop.adapters.tensor import Tensor, c_contiguous
 from interop.errors import NotSupportedError
 
 CAPSULES: Final = native is not None
-"""Whether capsules can be made."""
+"""Whether :func:`capsule` can make capsules."""
 
 
 def capsule(tensor: Tensor, owner: object, *, versioned: bool) -> object:

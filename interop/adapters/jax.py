@@ -1,16 +1,16 @@
-"""JAX: XLA owns its streams. It offers none and takes none; its arrays come and go by DLPack."""
+"""JAX: its streams belong to XLA, which neither offers nor takes any; its arrays come and go by DLPack."""
 
 from typing import Any
 
 from interop.adapters.base import Adapter, Source, Takes, Tensor, capsule
 from interop.errors import NotSupportedError
 
-_WHY = "JAX takes no stream from outside: XLA makes its own, and gives none away"
+_WHY = "JAX takes no stream: XLA creates its own streams, and offers none"
 _INSTEAD = 'hand it arrays with interop.handoff(array, stream, into="jax"), which orders JAX\'s stream after that one'
 
 
 class _Immutable:
-    """Memory by the kind of capsule that JAX takes, which cannot say "read-only": JAX writes to no array."""
+    """Offers memory by the unversioned capsule that JAX takes. It cannot say "read-only"; JAX writes to no array."""
 
     def __init__(self, tensor: Tensor, holder: Any) -> None:  # noqa: ANN401
         self._tensor = tensor
@@ -25,7 +25,7 @@ class _Immutable:
 
 
 class JaxAdapter(Adapter):
-    """No stream type, no event type."""
+    """Arrays only: JAX has no type of stream or event."""
 
     library = "jax"
     instead = _INSTEAD
@@ -35,22 +35,22 @@ class JaxAdapter(Adapter):
     orders_itself = True
 
     def stream_handle(self, stream: object) -> int | None:  # noqa: ARG002
-        """JAX has no stream objects."""
+        """No object is a stream of JAX."""
         return None
 
     def make_stream(self, source: Source) -> object:  # noqa: ARG002
-        """Say why not, and what to do."""
+        """Raise the error that says why not, and what to do."""
         message = f"{_WHY}; {_INSTEAD}"
         raise NotSupportedError(message)
 
     def is_array(self, array: object) -> bool:
-        """Any concrete array."""
-        import jax  # noqa: PLC0415  (half a second, and only its arrays need it)
+        """A concrete jax.Array."""
+        import jax  # noqa: PLC0415  (takes half a second; only arrays need it)
 
         return isinstance(array, jax.Array)
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
-        """JAX asks for a stream of its own to be ordered."""
+        """By DLPack, which JAX asks to order one of JAX's own streams."""
         import jax  # noqa: PLC0415
 
         return jax.dlpack.from_dlpack(_Immutable(tensor, holder), copy=False)

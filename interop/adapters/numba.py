@@ -1,4 +1,4 @@
-"""Numba: launches and copies take Numba's own stream type only, and there is no current stream."""
+"""Numba: launches and copies take only Numba's own type of stream; no current stream."""
 
 from typing import Any
 
@@ -9,8 +9,6 @@ from numba.cuda.cudadrv.driver import Event, MemoryPointer, Stream, binding
 
 from interop.adapters.base import (
     CUDA,
-    LEGACY,
-    PER_THREAD,
     TYPES,
     Adapter,
     Source,
@@ -19,7 +17,7 @@ from interop.adapters.base import (
     byte_strides_to_elements,
     is_kept,
     keep,
-    per_thread_by_default,
+    null_handle,
 )
 from interop.errors import NotSupportedError
 
@@ -28,7 +26,7 @@ _DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 
 
 class NumbaAdapter(Adapter):
-    """The objects of numba.cuda.stream(), external_stream(), default_stream() and event()."""
+    """Objects made by numba.cuda.stream(), external_stream(), default_stream() and event()."""
 
     library = "numba"
     streams_stay_the_same = True
@@ -37,46 +35,46 @@ class NumbaAdapter(Adapter):
     instead = "pass `stream.to('numba')` at the launch, `kernel[grid, block, stream.to('numba')](...)`, and to copies"
 
     def stream_handle(self, stream: object) -> int | None:
-        """default_stream() is 0, which Numba hands to cuda.bindings: it means there what it means to them."""
+        """default_stream() is 0, which Numba passes to cuda.bindings: it means what it means to them."""
         if not isinstance(stream, Stream):
             return None
-        return int(stream.handle) or (PER_THREAD if per_thread_by_default() else LEGACY)
+        return int(stream.handle) or null_handle()
 
     def keeps_alive(self, stream: object) -> bool:
-        """Not an external stream, unless it was made by :meth:`make_stream`."""
+        """False for an external stream that :meth:`make_stream` has not made."""
         return not stream.external or is_kept(stream)  # type: ignore[attr-defined]
 
     def make_stream(self, source: Source) -> object:
-        """An external stream holds only a number, so the source is tied to it; 1 and 2 are Numba's spelling too."""
+        """An external stream keeps nothing alive, so the source is tied to it. 1 and 2 mean the same to Numba."""
         try:
             stream = cuda.external_stream(source.handle)
         except RuntimeError as error:
             if "non-primary" not in str(error):
                 raise
             message = (
-                f"Numba works in the primary context of a device only, and stream {source.handle:#x} is of another "
-                "one, such as a green context. Give Numba a stream of the primary context, interop.new_stream(device), "
-                "and order the two with wait_stream()"
+                f"Numba works only in the primary context of a device, and stream {source.handle:#x} belongs to "
+                "another one, such as a green context. Give Numba a stream of the primary context, "
+                "interop.new_stream(device), and order the two with wait_stream()"
             )
             raise NotSupportedError(message) from error
         return keep(stream, source)
 
     def event_handle(self, event: object) -> int | None:
-        """Numba events are created when they are made."""
+        """The handle exists from the start."""
         return int(event.handle) if isinstance(event, Event) else None
 
     def is_array(self, array: object) -> bool:
-        """Any device array."""
+        """A device array."""
         return isinstance(array, DeviceNDArray)
 
     def array_stream(self, array: object) -> object | None:
-        """The stream that the array is bound to; 0 is none, and says nothing."""
+        """The stream to which the array is bound; 0 means none."""
         return array.stream or None  # type: ignore[attr-defined]
 
     def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
-        """From its strides: the array interface says None for those of a broadcast array, which are 0.
+        """By the array's strides: its array interface states None for a broadcast array, whose strides are 0.
 
-        Numba does not know the device of memory that somebody else has allocated.
+        Numba does not know the device of memory that other code has allocated.
         """
         dtype = _TYPES.get(array.dtype) if isinstance(array, DeviceNDArray) else None
         if dtype is None:
@@ -90,15 +88,15 @@ class NumbaAdapter(Adapter):
         return Tensor(memory.device_pointer_value or 0, shape, strides, dtype, CUDA, device, False, array)  # noqa: FBT003
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
-        """The owner of its memory, which parts of an array have too."""
+        """The owner of the memory, which parts of the array share."""
         owner: object = array.gpu_data.owner
         return owner
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
-        """What ``as_cuda_array`` makes, without asking for the current context, which may be another device's."""
+        """As ``as_cuda_array`` does, but on the device of the memory instead of the current one."""
         address, shape, _, dtype, _, device, _, _ = tensor
         numbers = _DTYPES[dtype]
-        if 0 in shape:  # Numba makes such arrays over a null pointer of the current device
+        if 0 in shape:  # Numba makes an empty array over a null pointer of the current device
             with cuda.gpus[device]:
                 return cuda.as_cuda_array(holder, sync=False)
         start, stop = tensor.extent()

@@ -1,4 +1,4 @@
-"""RMM: a stream type that wraps any protocol object and keeps it alive; no current stream, no events."""
+"""RMM: streams that wrap any object with ``__cuda_stream__`` and keep it alive; no current stream, no events."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ class RmmAdapter(Adapter):
     instead = "pass `stream.to('rmm')` to the buffer or the copy"
 
     def stream_handle(self, stream: object) -> int | None:
-        """DEFAULT_STREAM is 0: the legacy stream, as RMM's wheels are built."""
+        """0 is DEFAULT_STREAM: the legacy stream, in the way in which RMM's wheels are built."""
         return int(stream.__cuda_stream__()[1]) or LEGACY if isinstance(stream, Stream) else None
 
     def make_stream(self, source: Source) -> object:
-        """RMM tells its default streams by their own objects."""
+        """RMM has its own objects for the default streams."""
         return _DEFAULT_STREAMS.get(source.handle) or Stream(source)
 
     def is_array(self, array: object) -> bool:
-        """A buffer of bytes. It does not say which stream it was written on."""
+        """A DeviceBuffer, which does not tell the stream on which it was written."""
         return isinstance(array, DeviceBuffer)
 
     def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
-        """Bytes; on which device, CUDA knows."""
+        """The bytes of the buffer, which does not tell its device."""
         if not isinstance(array, DeviceBuffer):
             return None
         return Tensor(array.ptr, (array.size,), None, TYPES["|u1"], CUDA, -1, False, array)  # noqa: FBT003

@@ -1,4 +1,4 @@
-"""What an array is, apart from any library: a :class:`Tensor`, and the types of its elements."""
+"""Arrays without any library: the :class:`Tensor`, and the types of elements."""
 
 import math
 from typing import Final, NamedTuple
@@ -28,34 +28,34 @@ _NAMES: Final = {INT: "int", UINT: "uint", BFLOAT: "bfloat", COMPLEX: "complex"}
 CUDA: Final = 2
 CUDA_HOST: Final = 3
 CUDA_MANAGED: Final = 13
-"""DLPack's device types for memory that a GPU can use: a device's, pinned host memory, and managed memory."""
+"""DLPack's device types for memory that a GPU can use: device memory, pinned host memory and managed memory."""
 
 
 class DataType(NamedTuple):
-    """The type of an element, in native byte order: its code, its bits, and how many of them make one element."""
+    """The type of an element, in native byte order: its code, the bits of a lane, and the number of lanes."""
 
     code: int
     bits: int
     lanes: int
 
     def __str__(self) -> str:
-        """As NumPy would call it, such as ``"float32"``; of more than one lane, ``"float32x4"``."""
+        """NumPy's name, such as ``"float32"``; with more than one lane ``"float32x4"``."""
         name = {BOOL: "bool", OPAQUE: "opaque"}.get(self.code, f"{_NAMES.get(self.code, 'float')}{self.bits}")
         return name if self.lanes == 1 else f"{name}x{self.lanes}"
 
 
 class Tensor(NamedTuple):
-    """Elements in memory, and what keeps the memory alive.
+    """Elements in memory, and the owner of the memory.
 
     Attributes:
-        address: of the first element, in bytes. May be 0 if there are no elements.
-        shape: how many elements, by dimension.
-        strides: from one element to the next by dimension, in elements, not bytes; None if C-contiguous.
+        address: the address of the first element. May be 0 if there are no elements.
+        shape: the number of elements in each dimension.
+        strides: the distance to the next element in each dimension, in elements, not bytes; None if C-contiguous.
         dtype: the type of the elements.
-        device_type: ``DLDeviceType``: 1 is the CPU, 2 CUDA, 3 pinned host memory of CUDA, 13 its managed memory.
+        device_type: ``DLDeviceType``: 1 is the CPU, 2 CUDA, 3 pinned host memory, 13 managed memory.
         device_id: the ordinal of the device.
         read_only: whether the memory must not be written.
-        owner: the memory is there for as long as this object is.
+        owner: the memory lives as long as this object.
     """
 
     address: int
@@ -68,10 +68,10 @@ class Tensor(NamedTuple):
     owner: object
 
     def offsets(self) -> tuple[int, int]:
-        """The first bit, and the one after the last bit, from the address on; twice 0 if there are no elements."""
+        """The offsets in bits of the first bit and of the end, from the address; both 0 if there are no elements."""
         if 0 in self.shape:
             return (0, 0)
-        bits = self.dtype.bits * self.dtype.lanes  # which may be less than a byte's
+        bits = self.dtype.bits * self.dtype.lanes  # may be fewer than 8
         if self.strides is None:
             return (0, math.prod(self.shape) * bits)
         steps = [stride * (count - 1) for count, stride in zip(self.shape, self.strides, strict=True)]
@@ -79,7 +79,7 @@ class Tensor(NamedTuple):
         return (first * bits, (last + 1) * bits)
 
     def extent(self) -> tuple[int, int]:
-        """The address of the first byte, and the one after the last byte; twice the same if there are no elements."""
+        """The addresses of the first byte and of the end; equal if there are no elements."""
         first, stop = self.offsets()
         return (self.address + first // 8, self.address - (-stop // 8))
 
@@ -89,12 +89,12 @@ class Tensor(NamedTuple):
         return None if self.strides is None else tuple(size * stride for stride in self.strides)
 
     def contiguous_byte_strides(self) -> tuple[int, ...]:
-        """The strides in bytes that a C-contiguous array of that shape has."""
+        """The strides in bytes of a C-contiguous array of this shape."""
         size = self.dtype.bits * self.dtype.lanes // 8
         return tuple(size * stride for stride in c_contiguous(self.shape))
 
     def is_dense(self) -> bool:
-        """Whether the elements fill one block of memory, in whatever order and direction."""
+        """Whether the elements fill one block of memory, in any order and direction."""
         if self.strides is None or 0 in self.shape:
             return True
         expected = 1
@@ -122,16 +122,16 @@ TYPES: Final = {
     "<c8": DataType(COMPLEX, 64, 1),
     "<c16": DataType(COMPLEX, 128, 1),
 }
-"""The types of the array interface, by their typestr."""
+"""The types of the array interface by their typestrs."""
 
 BFLOAT16: Final = DataType(BFLOAT, 16, 1)
 
 TYPESTRS: Final = {dtype: typestr for typestr, dtype in TYPES.items()}
-"""The typestr of each type that the array interface has a name for: not bfloat16, float8, or vectors."""
+"""The typestrs by type. The array interface has none for bfloat16, float8 and vectors."""
 
 
 def c_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a C-contiguous array of that shape."""
+    """The strides, in elements, of a C-contiguous array of *shape*."""
     strides, stride = [], 1
     for size in reversed(shape):
         strides.append(stride)

@@ -1,4 +1,4 @@
-"""PyTorch: a current stream a thread and device, its own stream and event types, device by device."""
+"""PyTorch: a current stream per thread and device, and default streams that know their device."""
 
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from interop.adapters.base import (
     life_of,
 )
 
-# What torch.cuda.default_stream() and get_stream_from_external() spell the legacy stream.
+# The legacy stream, to torch.cuda.default_stream() and get_stream_from_external().
 _LEGACY = 0
 
 _NAMES = {
@@ -55,14 +55,14 @@ _OTHERS = {
     "float8_e5m2fnuz": DataType(FLOAT8_E5M2FNUZ, 8, 1),
     "float8_e8m0fnu": DataType(FLOAT8_E8M0FNU, 8, 1),
 }
-_TYPES = {  # those that this version of PyTorch has
+_TYPES = {  # the types that this version of PyTorch has
     getattr(torch, name): dtype
     for name, dtype in [*((_NAMES[typestr], dtype) for typestr, dtype in TYPES.items()), *_OTHERS.items()]
     if hasattr(torch, name)
 }
 
 _pool_streams: dict[tuple[int, int], torch.cuda.Stream] = {}
-"""By device and id, the streams of PyTorch's own pool that were current: they are never destroyed."""
+"""The streams of PyTorch's pool that have been current, by device and id. PyTorch never destroys them."""
 
 
 class TorchAdapter(Adapter):
@@ -74,7 +74,7 @@ class TorchAdapter(Adapter):
     takes = Takes(negative_strides=False, types=frozenset(_TYPES.values()))
 
     def stream_handle(self, stream: object) -> int | None:
-        """The default stream is 0, and the legacy stream: torch is built without per-thread default streams."""
+        """0 is the legacy stream: PyTorch is built without per-thread default streams."""
         if isinstance(stream, torch.cuda.Stream):
             return int(stream.cuda_stream) or LEGACY
         if isinstance(stream, torch.Stream) and stream.device.type == "cuda":
@@ -82,28 +82,28 @@ class TorchAdapter(Adapter):
         return None
 
     def keeps_alive(self, stream: object) -> bool:
-        """PyTorch's own streams are never destroyed; for one from outside, the id is its address, and nothing else."""
+        """True for a stream of PyTorch's pool, which lives for ever; the id of a foreign stream is its address."""
         return stream.stream_id != stream.cuda_stream or is_kept(stream)  # type: ignore[attr-defined]
 
     def life(self, stream: object) -> object | None:
-        """An attribute, which torch.Stream itself cannot have.
+        """An attribute of a torch.cuda.Stream; a torch.Stream can have none.
 
-        Before PyTorch 2.13, weak references to a torch.cuda.Stream are left dangling when it goes, and the next object
-        at its address would be taken for it. https://github.com/pytorch/pytorch/pull/183403
+        Before PyTorch 2.13, a weak reference to a torch.cuda.Stream dangles after the stream is destroyed, and returns
+        the next object at that address. https://github.com/pytorch/pytorch/pull/183403
         """
         return life_of(stream)
 
     def stream_device(self, stream: object) -> int | None:
-        """Each device has its own default stream."""
+        """Each device has a default stream of its own."""
         return int(stream.device_index)  # type: ignore[attr-defined]
 
     def make_stream(self, source: Source) -> object:
-        """Not ``ExternalStream``: it makes a *new* stream of 0 (torch <= 2.12) and refuses 1."""
+        """Not by ``ExternalStream``, which creates a *new* stream for 0 (torch <= 2.12) and refuses 1."""
         handle = _LEGACY if source.handle == LEGACY else source.handle
         return keep(torch.cuda.get_stream_from_external(handle, torch.device("cuda", source.device)), source)
 
     def event_handle(self, event: object) -> int | None:
-        """A torch event has no handle before it is first recorded; it says 0 then."""
+        """0 before the first record, in which PyTorch creates the event."""
         if isinstance(event, torch.cuda.Event):
             return int(event.cuda_event)
         if isinstance(event, torch.Event) and event.device.type == "cuda":
@@ -111,7 +111,7 @@ class TorchAdapter(Adapter):
         return None
 
     def record(self, event: object, stream: object) -> None:
-        """Torch creates the event, on the stream's device."""
+        """PyTorch creates the event on the device of the stream."""
         event.record(stream)  # type: ignore[attr-defined]
 
     def is_array(self, array: object) -> bool:
@@ -119,7 +119,7 @@ class TorchAdapter(Adapter):
         return isinstance(array, torch.Tensor) and array.is_cuda
 
     def problem(self, array: object) -> str:
-        """The array interface does not mention bits that say how the memory is meant."""
+        """For tensors whose state the array interface cannot express."""
         tensor = cast("torch.Tensor", array)
         if tensor.requires_grad:
             return "it requires grad, which would be lost: hand over tensor.detach()"
@@ -128,63 +128,63 @@ class TorchAdapter(Adapter):
         return ""
 
     def array_stream(self, array: Any) -> object | None:  # noqa: ANN401
-        """PyTorch's current stream on the tensor's device: of PyTorch's pool, one object for each, made once."""
+        """PyTorch's current stream on the tensor's device. Each stream of the pool is one object, made once."""
         number, device, kind = torch._C._cuda_getCurrentStream(array.get_device())  # noqa: SLF001
         known = _pool_streams.get((device, number))
         if known is None:
             known = torch.cuda.Stream(  # type: ignore[no-untyped-call]
                 stream_id=number, device_index=device, device_type=kind
             )
-            if known.stream_id != known.cuda_stream:  # else it is one from outside, and its id an address
+            if known.stream_id != known.cuda_stream:  # else it is a foreign stream, whose id is its address
                 _pool_streams[device, number] = known
         return known
 
     def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
-        """Of plain tensors. The owner is an alias: ``tensor.data = other`` gives the tensor itself other memory."""
+        """For plain tensors. The owner is an alias, because ``tensor.data = other`` gives a tensor other memory."""
         if type(array) is not torch.Tensor or not array.is_cuda or self.problem(array):
             return None
         return described(array)
 
     def mark_of(self, array: Any) -> int:  # noqa: ANN401
-        """The storage, which parts of a tensor share. Not an attribute of the tensor: it would be copied and saved."""
+        """The address of the storage, which parts share. An attribute of the tensor would be copied and saved."""
         return int(array.untyped_storage()._cdata)  # noqa: SLF001
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
-        """By a capsule of the kind that every version takes. ``as_tensor`` of an interface leaks its numbers."""
+        """By an unversioned capsule, which every version takes. ``as_tensor`` of an interface leaks its numbers."""
         if CAPSULES:
             return torch.utils.dlpack.from_dlpack(capsule(tensor, holder, versioned=False))
         return torch.as_tensor(holder, device=torch.device("cuda", tensor.device_id))
 
     def usable(self) -> bool:
-        """False for a CPU build, and where torch finds no GPU."""
+        """Whether PyTorch finds a GPU; False for a CPU build."""
         return torch.cuda.is_available()
 
     def is_set_up(self, device: int) -> bool:  # noqa: ARG002
-        """Torch starts CUDA at the first question about streams."""
+        """PyTorch initialises CUDA at the first question about streams."""
         return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
     def current_stream(self) -> object:
-        """Of the calling thread, on the current device."""
+        """The stream of the calling thread and the current device."""
         return torch.cuda.current_stream()
 
     def before(self, stream: object) -> object:
-        """The number, device and kind of the current stream."""
-        # As in `enter`, what torch.cuda.current_stream() and set_stream() do, without the objects that they make: 5 us
-        # of them. CUDA has been started by who made *stream*.
+        """The id, device and type of the current stream."""
+        # As torch.cuda.current_stream() does, but without making an object, which takes 5 us; likewise in `enter`. CUDA
+        # is initialised: *stream* exists.
         return torch._C._cuda_getCurrentStream(cast("torch.cuda.Stream", stream).device_index)  # noqa: SLF001
 
     def enter(self, stream: object, before: object) -> None:  # noqa: ARG002
-        """Set it; torch keeps no stack."""
+        """Set *stream*; PyTorch has no stack."""
         native = cast("torch.cuda.Stream", stream)
         _set(native.stream_id, native.device_index, native.device_type)
 
     def leave(self, before: object) -> None:
-        """Set the previous one."""
+        """Set the previous stream."""
         _set(*cast("tuple[int, int, int]", before))
 
 
 def described(array: torch.Tensor) -> Tensor | None:
-    """A strided tensor; None for a type that only PyTorch has."""
+    """Describe a strided tensor; None for a type that only PyTorch has, and for other layouts."""
     dtype = _TYPES.get(array.dtype)
     if dtype is None or array.layout is not torch.strided:
         return None

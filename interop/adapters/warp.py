@@ -1,4 +1,4 @@
-"""Warp: a current stream a device, the same for all threads; one ``wp.Stream`` a handle, never two."""
+"""Warp: a current stream per device, shared by all threads; only one ``wp.Stream`` per handle."""
 
 import sys
 import weakref
@@ -41,14 +41,14 @@ _NAMES = {
 _TYPES = {getattr(warp, name): TYPES[typestr] for typestr, name in _NAMES.items()}
 _DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 
-# Warp's own map of streams has one entry a handle, and the first of two wrappers to go would take it away: so a
-# second request for a handle gets the wrapper that is there, be it ours or the user's.
+# Warp's own map of streams has one entry per handle. If there were two wrappers, the first one to be destroyed would
+# remove that entry. So a second request for a handle gets the existing wrapper, whether interop or the user made it.
 _wrappers: "weakref.WeakValueDictionary[tuple[int, int], warp.Stream]" = weakref.WeakValueDictionary()
 _lock = lock()
 
 
 class _Entry:
-    """One `use` block: what was current before it, on the stream's device, and as Warp's default device."""
+    """A `use` block: the stream that was current on its device before it, and Warp's default device before it."""
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401
         self.on = stream.device
@@ -56,7 +56,7 @@ class _Entry:
         self.device: Any = None
 
 
-# Both are Warp's for the whole process, and threads enter and leave in any order.
+# The open blocks of all threads: both settings are global to the process, and threads leave in any order.
 _entries: list[_Entry] = []
 
 
@@ -68,7 +68,7 @@ class WarpAdapter(Adapter):
     takes = Takes(dimensions=(1, 4), largest_stride=2**31 - 1, types=frozenset(_TYPES.values()))
 
     def stream_handle(self, stream: object) -> int | None:
-        """The null stream of a device holds None: the legacy stream."""
+        """The null stream of a device has None for a handle: it is the legacy stream."""
         if not isinstance(stream, warp.Stream):
             return None
         handle = int(stream.cuda_stream or 0)
@@ -78,15 +78,15 @@ class WarpAdapter(Adapter):
         return handle
 
     def keeps_alive(self, stream: object) -> bool:
-        """Not a stream from outside, unless it was made by :meth:`make_stream`."""
+        """False for a foreign stream that :meth:`make_stream` has not wrapped."""
         return stream.owner or hasattr(stream, "_interop_sources")  # type: ignore[attr-defined]
 
     def stream_device(self, stream: object) -> int | None:
-        """Each device has its own null stream."""
+        """Each device has a null stream of its own."""
         return int(stream.device.ordinal)  # type: ignore[attr-defined]
 
     def make_stream(self, source: Source) -> object:
-        """The device's own stream objects where they are the same stream, else one wrapper a handle."""
+        """The device's own object if it is the same stream, else the one wrapper of the handle."""
         device = warp.get_device(f"cuda:{source.device}")
         if source.handle == LEGACY:
             return device.null_stream
@@ -97,16 +97,16 @@ class WarpAdapter(Adapter):
             wrapper = _wrappers.get(key)
             if wrapper is None:
                 wrapper = _wrappers[key] = warp.Stream(device, cuda_stream=source.handle)
-            # It may serve several borrowers, each with an owner of its own.
+            # Several borrowers may share it, each with an owner of its own.
             wrapper.__dict__.setdefault("_interop_sources", {})[id(source.owner)] = source
         return wrapper
 
     def event_handle(self, event: object) -> int | None:
-        """Warp events are created when they are made."""
+        """The handle exists from the start."""
         return int(event.cuda_event) if isinstance(event, warp.Event) else None
 
     def is_array(self, array: object) -> bool:
-        """An array on a GPU."""
+        """A warp.array on a GPU."""
         return isinstance(array, warp.array) and array.device.is_cuda
 
     def array_stream(self, array: object) -> object | None:
@@ -114,7 +114,7 @@ class WarpAdapter(Adapter):
         return array.device.stream  # type: ignore[attr-defined, no-any-return]
 
     def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
-        """Vectors and structures are left to the array interface."""
+        """None for vectors and structures, which the array interface can tell."""
         dtype = _TYPES.get(array.dtype) if type(array) is warp.array and array.device.is_cuda else None
         if dtype is None:
             return None
@@ -125,11 +125,11 @@ class WarpAdapter(Adapter):
         return Tensor(array.ptr or 0, array.shape, strides, dtype, CUDA, array.device.ordinal, False, array)  # noqa: FBT003
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
-        """An attribute of the array that was made, which parts of it do not have."""
+        """An attribute of the array; parts of the array do not have it."""
         return getattr(array, "_interop_source", None)
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
-        """By address: Warp's arrays hold on to nothing themselves."""
+        """By address; a Warp array keeps nothing alive, so the holder is tied to it."""
         array = warp.array(
             ptr=tensor.address,
             dtype=_DTYPES[tensor.dtype],
@@ -140,24 +140,24 @@ class WarpAdapter(Adapter):
         return keep(array, holder)
 
     def usable(self) -> bool:
-        """Whether Warp found a GPU."""
+        """Whether Warp finds a GPU."""
         return bool(warp.is_cuda_available())
 
     def is_set_up(self, device: int) -> bool:
-        """Warp starts at the first question about anything, and makes the stream of a device at the first about it."""
+        """Warp initialises itself at the first call, and creates the stream of a device when it is first asked for."""
         runtime = getattr(sys.modules.get("warp._src.context"), "runtime", None)
         return runtime is not None and bool(runtime.cuda_devices[device].has_stream)
 
     def current_stream(self) -> object:
-        """Of Warp's device for the current context."""
+        """The current stream of Warp's device for the current context."""
         return warp.get_stream("cuda")
 
     def before(self, stream: object) -> object:
-        """An entry for the list, which :meth:`enter` fills: other threads may come before that."""
+        """An entry that :meth:`enter` fills in, because other threads may enter before it."""
         return _Entry(stream)
 
     def enter(self, stream: object, before: Any) -> None:  # noqa: ANN401
-        """Set it, and its device as Warp's default, without Warp's own synchronisation: ``use`` orders nothing."""
+        """Set *stream*, and its device as Warp's default. Without Warp's synchronisation: ``use`` orders nothing."""
         with _lock:
             before.stream, before.device = before.on.stream, warp.get_device()
             _entries.append(before)
@@ -165,7 +165,7 @@ class WarpAdapter(Adapter):
             before.on.set_stream(stream, sync=False)
 
     def leave(self, before: Any) -> None:  # noqa: ANN401
-        """Set the previous ones; or, if another thread has entered after this one, leave that to it."""
+        """Set the previous stream and device. If another thread has entered since, let its block restore them."""
         with _lock:
             if before not in _entries:
                 return
@@ -179,7 +179,7 @@ class WarpAdapter(Adapter):
                 later[0].device = before.device
             else:
                 warp.set_device(before.device)
-            _entries.remove(before)  # at the end: whatever is interrupted before it is done again
+            _entries.remove(before)  # last, so that after an interrupt everything is done again
 
 
 ADAPTER = WarpAdapter()

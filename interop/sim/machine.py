@@ -171,7 +171,7 @@ class Machine:
     def stream(self, handle: int) -> Stream:
         """The stream that *handle* means in the calling thread and its current context."""
         if handle == 0:
-            handle = _cuda.PER_THREAD if _cuda.per_thread_by_default() else _cuda.LEGACY
+            handle = _cuda.null_handle()
         if handle == _cuda.LEGACY:
             return self._legacy[self.context()]
         if handle == _cuda.PER_THREAD:

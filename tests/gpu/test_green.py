@@ -143,7 +143,7 @@ def test_numba_says_that_it_takes_none(stream, interop_need):
     thread = threading.Thread(target=in_a_thread_that_has_not_used_numba)
     thread.start()
     thread.join(timeout=60)
-    assert "primary context of a device only" in raised[0]
+    assert "only in the primary context of a device" in raised[0]
 
 
 @pytest.mark.usefixtures("current")
