@@ -60,7 +60,7 @@ def test_a_race_names_both_places_both_streams_the_array_and_the_fix(gpu):
     assert str(ledger).startswith("1 race and 0 unknown in 2 accesses\n")
 
 
-def test_the_fix_is_one(gpu):
+def test_the_suggested_fix_orders_the_accesses(gpu):
     producer, consumer = gpu.stream(), gpu.stream()
     x = gpu.array([0.0])
     with check() as ledger:
@@ -71,7 +71,7 @@ def test_the_fix_is_one(gpu):
     assert str(ledger) == "0 races and 0 unknown in 2 accesses"
 
 
-def test_a_stream_without_a_name_is_told_by_its_address(gpu):
+def test_the_fix_names_a_stream_without_a_variable_by_its_address(gpu):
     streams = [gpu.stream("p"), gpu.stream("c"), 1]
     x, y = gpu.array([0.0]), gpu.array([0.0])
     with check(raises=False) as ledger:
@@ -93,7 +93,7 @@ def test_a_stream_without_a_name_is_told_by_its_address(gpu):
             ledger.reads(read, streams[1])
 
 
-def test_the_per_thread_stream_of_another_thread_can_only_be_told_in_words(gpu):
+def test_the_fix_names_another_threads_per_thread_stream_in_words(gpu):
     c = gpu.stream("c")
     x = gpu.array([0.0])
     with check(raises=False) as ledger:
@@ -131,7 +131,7 @@ def test_the_end_of_the_block_raises(gpu):
     assert not watchers.active
 
 
-def test_a_ledger_is_not_true(gpu):
+def test_a_ledger_has_no_truth_value(gpu):
     with check() as ledger:
         pass
     for truth in (lambda: bool(ledger), lambda: not ledger):
@@ -175,7 +175,7 @@ def test_a_loop_is_reported_once(gpu):
     assert "Seen 5 times" in str(ledger)
 
 
-def test_nonsense_is_refused(gpu):
+def test_an_invalid_array_or_stream_is_refused(gpu):
     with check() as ledger:
         with pytest.raises(InvalidArrayError, match="expected an array"):
             ledger.reads([1.0], gpu.stream())
@@ -210,7 +210,7 @@ def test_a_reused_event_address_is_another_event(gpu):
         del event
         gc.collect()
         other = interop.Event()
-        assert other.cuda_event == address  # exposed: from here on nobody can tell that it was never recorded
+        assert other.cuda_event == address  # the handle was read: from here on, somebody else may have recorded it
         b.wait_event(other)
         ledger.reads(x, b)
     assert not ledger.races
@@ -218,12 +218,12 @@ def test_a_reused_event_address_is_another_event(gpu):
 
 
 class TakesNoWeakReference:
-    """As torch.cuda.Event should before PyTorch 2.13, where it takes those that nobody clears."""
+    """As torch.cuda.Event before PyTorch 2.13, which leaves weak references dangling."""
 
     __slots__ = ("__dict__",)
 
 
-def test_an_event_that_takes_no_weak_reference_is_known_for_as_long_as_it_lives():
+def test_an_event_without_weak_references_keeps_its_token():
     events = Events(lambda number, reference, _token: events.remove(number, reference))
     one, other = (types.SimpleNamespace(owner=TakesNoWeakReference(), _owned=False, _handle=16) for _ in range(2))
     token = events.recorded(one, 16)
@@ -271,7 +271,7 @@ def test_an_event_that_was_recorded_before_the_block_may_tell_the_host_anything_
     assert "the host has waited for an event" in ledger.unknown[0].uncertainty
 
 
-def test_the_host_can_know(gpu):
+def test_work_after_a_wait_of_the_host_is_ordered(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     with check() as ledger:
@@ -285,7 +285,7 @@ def test_the_host_can_know(gpu):
     assert not ledger.races
 
 
-def test_what_another_thread_has_waited_for_is_unknown_until_it_is_heard(gpu):
+def test_a_wait_of_another_thread_is_unknown_until_hear(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     done, end = threading.Event(), threading.Event()
@@ -297,7 +297,7 @@ def test_what_another_thread_has_waited_for_is_unknown_until_it_is_heard(gpu):
 
     with check() as ledger:
         ledger.writes(x, a)
-        b.record_event()  # so that this thread is known before the other one
+        b.record_event()  # so that the ledger knows this thread before the other one
         thread = threading.Thread(target=wait, daemon=True)  # also if this test fails
         thread.start()
         done.wait()
@@ -310,7 +310,7 @@ def test_what_another_thread_has_waited_for_is_unknown_until_it_is_heard(gpu):
         thread.join()
 
 
-def test_a_thread_that_has_ended_was_heard(gpu):
+def test_the_waits_of_an_ended_thread_count(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     with check() as ledger:
@@ -322,7 +322,7 @@ def test_a_thread_that_has_ended_was_heard(gpu):
     assert not ledger.unknown
 
 
-def test_the_legacy_stream_and_the_kinds_of_streams(gpu):
+def test_the_legacy_stream_waits_for_blocking_streams_only(gpu):
     x, y = gpu.array([0.0]), gpu.array([0.0])
     blocking, exempt = gpu.stream("blocking", non_blocking=False), gpu.stream("exempt")
     with check(raises=False) as ledger:
@@ -395,7 +395,7 @@ def test_each_thread_has_its_own_per_thread_stream(gpu):
     assert len(ledger.races) == 1
 
 
-def test_a_capture_is_left_out_and_left_whole(gpu):
+def test_calls_in_a_capture_are_left_out_and_do_not_break_it(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     fresh = interop.as_stream(gpu.stream())
@@ -407,13 +407,13 @@ def test_a_capture_is_left_out_and_left_whole(gpu):
         ledger.writes(x, fresh)
         a.wait_stream(fresh)
         a.record_event(event)
-        device.capture_end(a._cuda, a.cuda_stream)  # CUDA says here if the capture was broken
+        device.capture_end(a._cuda, a.cuda_stream)  # raises if the capture was broken
         ledger.writes(x, b)
     assert ledger.captured == 5
     assert "left out: 5 calls on streams that captured" in str(ledger)
 
 
-def test_an_event_of_a_capture_stands_for_no_work(gpu):
+def test_an_event_recorded_in_a_capture_orders_nothing(gpu):
     x = gpu.array([0.0])
     a, b, c = (interop.as_stream(gpu.stream()) for _ in range(3))
     with check(raises=False) as ledger:
@@ -453,7 +453,7 @@ def memory(gpu, monkeypatch):
     return 1 << 40
 
 
-def test_what_was_handed_over_is_in_use_until_the_way_back(gpu, memory):
+def test_a_borrowed_array_is_in_use_until_it_is_given_back(gpu, memory):
     x, p, c = Interface(memory), gpu.stream("p"), gpu.stream("c")
     with check(raises=False) as ledger:
         with interop.borrow(x, consumer=c, producer=p):
@@ -463,7 +463,7 @@ def test_what_was_handed_over_is_in_use_until_the_way_back(gpu, memory):
     assert len(ledger.races) == 1
 
 
-def test_the_producer_wrote_what_nothing_else_is_known_of(gpu, memory):
+def test_the_producer_of_unknown_memory_has_written_it(gpu, memory):
     x, p, c, other = Interface(memory), gpu.stream("p"), gpu.stream("c"), gpu.stream("other")
     with check(raises=False) as ledger:
         view = interop.handoff(x, c, producer=p)
@@ -474,7 +474,7 @@ def test_the_producer_wrote_what_nothing_else_is_known_of(gpu, memory):
         del view
 
 
-def test_the_wrong_producer(gpu, memory):
+def test_a_handoff_from_the_wrong_producer_is_a_race(gpu, memory):
     x, p, c, other = Interface(memory), gpu.stream("p"), gpu.stream("c"), gpu.stream("other")
     with check(raises=False) as ledger:
         ledger.writes(x, p)
@@ -483,7 +483,7 @@ def test_the_wrong_producer(gpu, memory):
         del view
 
 
-def test_a_producer_that_is_known_not_to_have_written_has_not(gpu, memory):
+def test_the_producer_of_known_memory_need_not_have_written_it(gpu, memory):
     x, c, r = Interface(memory), gpu.stream("c"), gpu.stream("r")
     writer, p = gpu.stream("writer"), gpu.stream("p")
     with check() as ledger:
@@ -496,7 +496,7 @@ def test_a_producer_that_is_known_not_to_have_written_has_not(gpu, memory):
         del view
 
 
-def test_two_readers_of_one_array(gpu, memory):
+def test_two_consumers_of_one_array_do_not_conflict(gpu, memory):
     x, p = Interface(memory), gpu.stream("p")
     with check() as ledger:
         views = [interop.handoff(x, gpu.stream(), producer=p) for _ in range(2)]
@@ -507,7 +507,7 @@ def test_two_readers_of_one_array(gpu, memory):
 # -- memory ------------------------------------------------------------------------------------------------------
 
 
-def test_views_of_one_allocation(gpu):
+def test_views_conflict_only_if_they_overlap(gpu):
     a, b = gpu.stream(), gpu.stream()
     base = 1 << 40
     left, right = Interface(base, (4,)), Interface(base + 32, (4,))
@@ -519,7 +519,7 @@ def test_views_of_one_allocation(gpu):
     assert [race.earlier.where for race in ledger.races] == [ledger.races[0].earlier.where]
 
 
-def test_strided_views_by_their_bytes(gpu):
+def test_strided_views_conflict_only_if_they_share_a_byte(gpu):
     a, b = gpu.stream(), gpu.stream()
     base = 1 << 40
     even, odd = Interface(base, (4,), (16,)), Interface(base + 8, (4,), (16,))
@@ -532,7 +532,7 @@ def test_strided_views_by_their_bytes(gpu):
     assert len(ledger.races) == 1
 
 
-def test_memory_that_one_stream_has_left(gpu):
+def test_a_pool_that_waited_for_one_stream_has_not_waited_for_others(gpu):
     a, b, c = gpu.stream("a"), gpu.stream("b"), gpu.stream("c")
     x = Interface(1 << 40)
     with check(raises=False) as ledger:
@@ -560,7 +560,7 @@ def test_elements_of_less_than_a_byte_take_their_bits():
     assert share(even, odd) is None
 
 
-def test_what_is_too_hard_to_say_is_unknown(gpu, monkeypatch):
+def test_an_overlap_that_is_too_hard_to_decide_is_unknown(gpu, monkeypatch):
     monkeypatch.setattr("interop.ledger.layout._EFFORT", 1)
     a, b = gpu.stream(), gpu.stream()
     base = 1 << 40
@@ -594,7 +594,7 @@ def touch(kind, layout, epoch):
 
 @st.composite
 def layouts(draw):
-    """Layouts inside a few bytes, so that they meet."""
+    """Layouts inside a few bytes, so that many overlap; each with the set of its bytes."""
     array = np.arange(BYTES, dtype=np.uint8)
     size = draw(st.integers(1, 2))
     start = size * draw(st.integers(0, (BYTES - 1) // size))
@@ -644,7 +644,7 @@ def test_memory_against_a_list_of_everything(program):
             if not covered.isdisjoint(theirs) and not known.knows(old.epoch) and max(old.party.kind, kind) > Kind.READ
         }
         found = set(memory.conflicts(layout, kind, known))
-        # Some may be left out, for others that come after them; but none is missed as a whole, and none is made up.
+        # A conflict may stand for earlier ones. But no access is reported without one, and none goes without a report.
         assert found <= expected
         assert bool(found) == bool(expected)
         assert any(sure for _, sure in found) == any(sure for _, sure in expected)
@@ -653,7 +653,7 @@ def test_memory_against_a_list_of_everything(program):
         everything.append((new, covered))
 
 
-def test_what_is_cut_keeps_its_accesses():
+def test_memory_that_is_cut_keeps_its_accesses():
     memory, clock = Memory(), Clock()
     memory.add(touch(Kind.WRITE, block(64, 16), clock.tick(A)), Clock())
     memory.add(touch(Kind.WRITE, block(68, 4), clock.tick(A)), clock)
@@ -661,7 +661,7 @@ def test_what_is_cut_keeps_its_accesses():
         assert len(list(memory.conflicts(block(64 + start, 1), Kind.READ, Clock()))) == count
 
 
-def test_a_strided_write_leaves_those_between_it():
+def test_a_strided_write_keeps_the_accesses_between_its_elements():
     memory, clock = Memory(), Clock()
     whole = touch(Kind.WRITE, block(64, 16), clock.tick(A))
     even = touch(Kind.WRITE, of_tensor(tensor(64, (8,), (2,), 1)), clock.tick(A))
@@ -670,7 +670,7 @@ def test_a_strided_write_leaves_those_between_it():
     assert list(memory.conflicts(of_tensor(tensor(65, (7,), (2,), 1)), Kind.READ, Clock())) == [(whole, True)]
 
 
-def test_forgotten_bytes():
+def test_memory_from_the_driver_has_no_accesses():
     memory, clock = Memory(), Clock()
     for start in (0, 8, 16):
         memory.add(touch(Kind.WRITE, block(start, 8), clock.tick(A)), Clock())
@@ -764,7 +764,7 @@ def test_the_ledger_agrees_with_the_simulator(program):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.booleans(), steps()), max_size=20))
 def test_the_ledger_agrees_with_the_simulator_on_two_threads(program):
-    # What the other thread waited for, it may have told this one: so the ledger says "unknown" for some of the races.
+    # The other thread may have told this one what it waited for. So the ledger says "unknown" for some of the races.
     with interop.sim.simulate(on_race="record") as gpu, check(raises=False) as ledger:
         runner = Program(gpu)
         runner.ledger = ledger
@@ -861,7 +861,7 @@ def test_the_ledger_agrees_with_pytorchs_sanitizer(program):
             ours.step(*step)
             assert bool(errors) == bool(ledger.races)
             if errors:
-                return  # from here on PyTorch's knows of fewer accesses than ours
+                return  # from here on, PyTorch's sanitizer knows fewer accesses than the ledger
 
 
 # -- the ledger itself -------------------------------------------------------------------------------------------
@@ -875,7 +875,7 @@ def test_a_finaliser_in_the_middle_of_a_step(gpu):
         work = history.work
 
         def with_finaliser(*arguments):
-            ledger.joined(b, a)  # as the last array that was handed over would have it
+            ledger.joined(b, a)  # as the finaliser of a hand-over does
             assert not ledger._history._seen.before_next(reader, threading.current_thread())._seen
             work(*arguments)
 
@@ -888,7 +888,7 @@ def test_a_finaliser_in_the_middle_of_a_step(gpu):
     assert not ledger.races
 
 
-def test_one_who_is_in_a_step_holds_up_nobody_who_need_not_wait_for_it(gpu):
+def test_a_call_does_not_wait_for_a_step_of_another_thread(gpu):
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     with check() as ledger:
         ledger._steps.lock.acquire()  # another thread is in the middle of a step
@@ -902,7 +902,7 @@ def test_one_who_is_in_a_step_holds_up_nobody_who_need_not_wait_for_it(gpu):
         assert not ledger._steps.pending
 
 
-def test_what_may_have_happened_out_of_sight_counts_for_streams_that_come_later(gpu):
+def test_order_out_of_sight_counts_for_later_streams(gpu):
     x = gpu.array([0.0])
     with check() as ledger:
         ledger.writes(x, gpu.stream())
@@ -928,7 +928,7 @@ def test_the_ledger_keeps_no_stream_and_no_event_alive(gpu):
         assert not ledger._events
 
 
-def test_what_the_program_deletes_is_gone(gpu):
+def test_a_report_keeps_no_variable_of_the_program_alive(gpu):
     class Big:
         pass
 
@@ -946,7 +946,7 @@ def test_what_the_program_deletes_is_gone(gpu):
     assert "wait_stream(a)" in ledger.races[0].fix
 
 
-def test_what_locals_has_given_is_left_alone(gpu):
+def test_a_report_leaves_the_result_of_locals_alone(gpu):
     def program():
         a, b = gpu.stream(), gpu.stream()
         seen = locals()
@@ -960,7 +960,7 @@ def test_what_locals_has_given_is_left_alone(gpu):
     assert "wait_stream(a)" in ledger.races[0].fix
 
 
-def test_a_closed_ledger_leaves_nothing_behind(gpu):
+def test_a_closed_ledger_watches_nothing(gpu):
     with check(), check():
         assert len(watchers.active) == 2
     assert not watchers.active

@@ -1,7 +1,8 @@
 """Twelve bugs as they occur in the wild, and their corrected twins, on the simulator. tests/gpu/bugs.py has the same
-ones with real libraries.
+bugs with real libraries.
 
-Each ends with what somebody sees: the wrong value in the bug, which the gate makes certain, the right one in the twin.
+Each program ends with the value that its reader sees: the wrong one in the bug, because of a gate; the right one in the
+twin.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ STALE, RIGHT, NEXT = 1.0, 7.0, 9.0
 
 
 class World:
-    """A simulated GPU on which every kernel is declared to a ledger, too."""
+    """A simulated GPU on which every kernel is also declared to a ledger."""
 
     def __init__(self, gpu, ledger, *, fixed):
         self.gpu = gpu

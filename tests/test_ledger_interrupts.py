@@ -27,7 +27,7 @@ TIMES = 2_000
 
 @pytest.fixture
 def interrupt():
-    """Call a function so many times, each time until a signal handler raises in it, or until it returns."""
+    """Call a function many times. Each call ends when a signal handler raises in it, or when it returns."""
 
     def raise_it(*_):
         raise KeyboardInterrupt
@@ -66,7 +66,7 @@ def everything_of(*owners):
     return {(owner, name): value for owner in owners for name, value in vars(owner).items()}
 
 
-def test_nothing_of_the_libraries_stays_replaced(interrupt, interop_need):
+def test_an_interrupt_leaves_no_library_patched(interrupt, interop_need):
     for library in ("torch", "cupy", "numba"):
         interop_need(library)
     import cupy
@@ -103,7 +103,7 @@ def test_nothing_of_the_libraries_stays_replaced(interrupt, interop_need):
     interrupt(call, is_as_before)
 
 
-def test_a_ledger_that_others_have_open_goes_on(interrupt):
+def test_an_interrupt_leaves_another_ledger_open(interrupt):
     with interop.sim.simulate(), check() as ledger:
 
         def call():
@@ -116,7 +116,7 @@ def test_a_ledger_that_others_have_open_goes_on(interrupt):
         interrupt(call, is_as_before)
 
 
-def test_no_timeline_goes_on_recording(interrupt):
+def test_an_interrupt_leaves_no_timeline_recording(interrupt):
     with interop.sim.simulate():
 
         def call():
@@ -130,8 +130,7 @@ def test_no_timeline_goes_on_recording(interrupt):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_the_books_of_a_ledger_stay_whole(ordered, interrupt):
-    """Each step is taken as a whole, once, whatever is raised in it; and no other thread finds the ledger locked."""
+def test_an_interrupted_call_is_entered_once_or_not_at_all(ordered, interrupt):
     with interop.sim.simulate() as gpu, check(raises=False) as ledger:
         x = gpu.array([0.0])
         a, b = interop.new_stream(), interop.new_stream()
@@ -170,12 +169,12 @@ def test_the_books_of_a_ledger_stay_whole(ordered, interrupt):
 
 
 BETWEEN = ("_take_all", "_take")
-"""Functions of the ledger in which no signal handler comes between some of the lines."""
+"""Functions of the ledger with lines between which no signal handler runs."""
 
 
 @contextlib.contextmanager
 def raised_at(moment, error):
-    """Raise *error* at one of the lines of the ledger's books, as a signal handler may; gives what is left to count."""
+    """Raise *error* at the *moment*-th line of the ledger's code, as a signal handler may. Yields the lines left."""
     left = [moment]
 
     def count(frame, event, _argument):
@@ -205,7 +204,7 @@ BOOKS += tuple(str(Path("_order", f"{name}.py")) for name in ("accesses", "clock
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_a_step_that_is_interrupted_at_any_line_is_done_later(ordered, error):
+def test_a_step_that_is_interrupted_at_any_line_is_repeated(ordered, error):
     for moment in range(1, 2000):
         with interop.sim.simulate() as gpu, check(raises=False) as ledger:
             x = gpu.array([0.0])
@@ -227,7 +226,7 @@ def test_a_step_that_is_interrupted_at_any_line_is_done_later(ordered, error):
     assert 50 < moment < 1999
 
 
-def test_a_step_that_was_interrupted_is_taken_before_the_next_one():
+def test_an_interrupted_step_is_repeated_before_the_next_one():
     taken = []
 
     def step():
@@ -244,7 +243,7 @@ def test_a_step_that_was_interrupted_is_taken_before_the_next_one():
     assert taken == ["interrupted", "interrupted", "next"]
 
 
-def test_a_step_that_fails_by_itself_fails_no_other_for_ever():
+def test_a_step_that_raises_twice_is_dropped():
     def step():
         raise ZeroDivisionError
 

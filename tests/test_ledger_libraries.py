@@ -27,7 +27,7 @@ from interop.stream import ExternalStream
 
 
 class Notes:
-    """In place of a ledger."""
+    """Stands in for a ledger, and keeps the calls that it gets."""
 
     def __init__(self):
         self.calls = []
@@ -47,7 +47,7 @@ def notes():
 
 @contextlib.contextmanager
 def patched(*makers):
-    """What each of *makers* changes, until the end of the block."""
+    """Let each of *makers* patch something until the end of the block."""
     patches = Patches()
     try:
         for make in makers:
@@ -74,7 +74,7 @@ def nothing(*_args, **_kwargs):
 
 @pytest.fixture
 def torch(monkeypatch, interop_need):
-    """PyTorch on two simulated streams, with host memory for the device's."""
+    """PyTorch on two simulated streams, with host memory in place of device memory."""
     interop_need("torch")
     import torch
 
@@ -156,14 +156,14 @@ def test_torch_waits_that_are_seen_order(torch):
 
 @pytest.fixture
 def host(torch, monkeypatch):
-    """A tensor of the host; all others are the device's."""
+    """A tensor on the host. All other tensors count as the device's."""
     host = torch.torch.zeros(4)
     monkeypatch.setattr(torch.library, "on_gpu", lambda tensor: tensor.data_ptr() != host.data_ptr())
     return host
 
 
 def waits(torch, act):
-    """Whether *act*, on stream a, is known to wait for what was done there before."""
+    """Whether the ledger knows that *act*, on stream a, waits for the earlier work there."""
     x = torch.torch.zeros(4)
     torch.streams.now = torch.streams.a
     with operators(torch) as ledger:
@@ -189,13 +189,13 @@ def test_torch_indexing_waits_for_masks_of_the_device_and_copies_of_the_host(tor
     assert not waits(torch, lambda: x[host.view(torch.torch.bool)[:4]])  # it was counted without the device
 
 
-def test_torch_operators_that_are_told_the_size_of_what_comes_of_them_need_not_wait(torch):
+def test_torch_operators_with_a_given_output_size_do_not_wait(torch):
     counts = torch.torch.tensor([1, 1])
     assert waits(torch, lambda: torch.torch.repeat_interleave(counts))
     assert not waits(torch, lambda: torch.torch.repeat_interleave(counts, output_size=2))
 
 
-def test_torch_operators_that_look_at_data(torch):
+def test_torch_operators_whose_result_depends_on_data_wait(torch):
     x = torch.torch.eye(3)
     for act in (torch.torch.nonzero, torch.torch.unique, torch.torch.linalg.inv, lambda x: torch.torch.equal(x, x)):
         assert waits(torch, lambda act=act: act(x)), act
@@ -203,7 +203,7 @@ def test_torch_operators_that_look_at_data(torch):
         assert not waits(torch, lambda act=act: act(x)), act
 
 
-def test_torch_copies_from_the_host_wait_unless_they_are_asked_not_to(torch, host):
+def test_torch_copies_from_the_host_wait_unless_non_blocking(torch, host):
     x = torch.torch.zeros(4)
     assert waits(torch, lambda: x.copy_(host))
     assert not waits(torch, lambda: x.copy_(host, non_blocking=True))
@@ -235,7 +235,7 @@ def test_torch_views_in_place_touch_nothing(torch, act):
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_torch_memory_that_was_recorded_on_a_stream_is_given_again_when_that_is_done(torch, monkeypatch, recorded):
+def test_torch_reuses_memory_recorded_on_a_stream_after_that_stream(torch, monkeypatch, recorded):
     block = np.zeros(8, dtype=np.float32)
     empty = torch.torch.library.Library("interop_test", "DEF")
     empty.define("again() -> Tensor")
@@ -268,7 +268,7 @@ def test_torch_memory_that_was_recorded_on_a_stream_is_given_again_when_that_is_
     record._destroy()
 
 
-def test_torch_operators_that_call_functions_run_and_are_unknown(torch):
+def test_torch_operators_that_call_functions_are_unknown(torch):
     x, yes = torch.torch.zeros(2), torch.torch.ones(()).bool()
     with operators(torch) as ledger:
         x.add_(1)
@@ -304,7 +304,7 @@ def test_which_tensors_of_torch_are_seen(interop_need):
     assert not any(map(library.on_gpu, (plain, mine, fake)))
 
 
-def test_torch_tensors_that_wrap_others_are_seen_by_what_they_do_to_these(torch, monkeypatch):
+def test_the_operators_on_wrapped_torch_tensors_are_seen(torch, monkeypatch):
     from torch.testing._internal.two_tensor import TwoTensor
 
     monkeypatch.setattr(torch.library, "on_gpu", lambda tensor: torch.library._is_plain(type(tensor)))
@@ -322,7 +322,7 @@ def test_torch_nested_tensors_are_left_out(torch, monkeypatch):
     assert not torch.library.on_gpu(types.SimpleNamespace(is_cuda=True, is_nested=True))
 
 
-def test_torch_copies_to_the_host_wait_unless_they_are_asked_not_to(torch, host):
+def test_torch_copies_to_the_host_wait_unless_non_blocking(torch, host):
     x, y = torch.torch.zeros(4), torch.torch.zeros(4)
     for non_blocking in (False, True):
         torch.streams.now = torch.streams.a
@@ -389,7 +389,7 @@ def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
     assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
 
 
-def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
+def test_torch_calls_with_keyword_arguments(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
@@ -424,7 +424,7 @@ def test_torchs_calls_by_name(notes, monkeypatch, address, interop_need):
     assert notes.calls[2][2] == 11
 
 
-def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
+def test_torch_events_of_other_devices_are_left_out(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
@@ -467,7 +467,7 @@ def test_torchs_events_of_any_device(notes, monkeypatch, address, interop_need):
     assert all(call[1].owner is SEEN for call in notes.calls[:2])
 
 
-def test_a_mode_of_the_users_that_outlasts_the_ledger_stays(torch):
+def test_a_torch_mode_that_outlasts_the_ledger_stays(torch):
     from torch.utils import _python_dispatch as modes
 
     class Mode(modes.TorchDispatchMode):
@@ -487,7 +487,7 @@ def test_a_mode_of_the_users_that_outlasts_the_ledger_stays(torch):
     assert not modes.is_in_torch_dispatch_mode()
 
 
-def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):
+def test_a_ledger_does_not_change_what_torch_compiles(torch):
     compiled = []
 
     def backend(module, _inputs):
@@ -501,7 +501,7 @@ def test_code_is_compiled_as_it_would_be_without_a_ledger(torch):
     assert ledger.accesses
 
 
-def test_torchs_waits_of_streams_come_by_its_events(notes, monkeypatch, interop_need):
+def test_the_waits_of_torch_streams_are_seen_through_their_events(notes, monkeypatch, interop_need):
     interop_need("torch")
     import torch
 
@@ -592,7 +592,7 @@ def test_cupy_streams_and_events(cupy, notes, address):
     event.ptr = 0  # there is nothing to be destroyed
 
 
-def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
+def test_cupy_runtime_calls(cupy, notes, monkeypatch, address):
     library = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
     with observing(library, notes):
@@ -609,7 +609,7 @@ def test_cupys_calls_with_addresses(cupy, notes, monkeypatch, address):
     assert all(call[1].owner is SEEN for call in notes.calls[:3])
 
 
-def test_cupys_calls_by_name(cupy, notes, monkeypatch, address):
+def test_cupy_calls_with_keyword_arguments(cupy, notes, monkeypatch, address):
     library = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
     monkeypatch.setattr(cupy.ndarray, "get", nothing, raising=False)
@@ -668,9 +668,8 @@ def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
     assert [call[1] for call in notes.calls] == ["current", interop.as_stream(stream)]
 
 
-def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
-    # item(), float() and asnumpy() are compiled: that they end up in `get` of the class, where it is seen, is CuPy's
-    # affair. What can be told here is that `get` is found on the class, and taken off again.
+def test_cupy_get_is_patched_only_in_the_block(cupy, notes):
+    # item(), float() and asnumpy() are compiled, and call `get` of the class. Without a GPU, only the patch is tested.
     library = importlib.import_module("interop.ledger.libraries.cupy")
     assert "get" not in vars(cupy.ndarray)
     with observing(library, notes):
@@ -678,7 +677,7 @@ def test_cupy_copies_to_the_host_come_by_get(cupy, notes):
     assert "get" not in vars(cupy.ndarray)
 
 
-def test_cupys_pool(cupy, notes, monkeypatch):
+def test_cupy_pool_allocations(cupy, notes, monkeypatch):
     library = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(library, "_current", lambda: "current")
     with observing(library, notes):
@@ -695,7 +694,7 @@ def _has_hooks(cupy):
     return hasattr(cupy.cuda.memory_hook, "_get_memory_hooks")
 
 
-def test_memory_that_is_given_again():
+def test_memory_that_a_pool_gives_again_is_unknown():
     with interop.sim.simulate() as gpu, check() as ledger:
         old = types.SimpleNamespace(
             __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "|u1", "data": (1 << 40, False)}
@@ -802,7 +801,7 @@ def test_numba_copies(numba, notes, address):
     ]
 
 
-def test_numbas_calls_by_name(numba, notes, monkeypatch, address):
+def test_numba_calls_with_keyword_arguments(numba, notes, monkeypatch, address):
     driver = numba.driver
     for owner, name in (
         (driver.Context, "memalloc"),
@@ -832,7 +831,7 @@ def test_numbas_calls_by_name(numba, notes, monkeypatch, address):
     assert all(call[1].ptr == address for call in notes.calls[4:])
 
 
-def test_a_stream_of_cuda_core_that_numba_is_given_is_one_whose_waits_cannot_be_seen(numba, notes, address):
+def test_a_cuda_core_stream_given_to_numba_is_uncertain(numba, notes, address):
     from cuda.core import Stream
 
     told = numba.library._Observer(notes).configured
@@ -846,32 +845,32 @@ def test_a_stream_of_cuda_core_that_numba_is_given_is_one_whose_waits_cannot_be_
 
 
 @pytest.fixture
-def unwatched(monkeypatch):
-    """A simulation whose streams are not all trusted, as on a GPU."""
+def uncertain(monkeypatch):
+    """A simulation with streams whose waits may be out of sight, as on a GPU; and their handles."""
     with interop.sim.simulate() as gpu:
-        doubted = set()
+        handles = set()
         monkeypatch.setattr(
             interop.ledger.Ledger,
             "_uncertainty_about",
-            lambda _ledger, stream: "its waits cannot be seen" if stream.cuda_stream in doubted else "",
+            lambda _ledger, stream: "its waits cannot be seen" if stream.cuda_stream in handles else "",
         )
-        yield gpu, doubted
+        yield gpu, handles
 
 
-def test_a_stream_whose_waits_cannot_be_seen_is_unknown(unwatched):
-    gpu, doubted = unwatched
+def test_an_access_on_an_uncertain_stream_is_unknown(uncertain):
+    gpu, handles = uncertain
     x, a, b = gpu.array([0.0]), gpu.stream("a"), gpu.stream("b")
-    doubted.add(b.__cuda_stream__()[1])
+    handles.add(b.__cuda_stream__()[1])
     with check() as ledger:
         ledger.writes(x, a)
         ledger.reads(x, b)
     assert [unknown.uncertainty for unknown in ledger.unknown] == ["its waits cannot be seen"]
 
 
-def test_what_waits_for_such_a_stream_is_unknown_too(unwatched):
-    gpu, doubted = unwatched
+def test_an_access_after_a_wait_for_an_uncertain_stream_is_unknown(uncertain):
+    gpu, handles = uncertain
     x, a, b, c = gpu.array([0.0]), gpu.stream("a"), gpu.stream("b"), gpu.stream("c")
-    doubted.add(b.__cuda_stream__()[1])
+    handles.add(b.__cuda_stream__()[1])
     with check(raises=False) as ledger:
         ledger.writes(x, a)
         ledger.reads(x, c)
@@ -882,10 +881,10 @@ def test_what_waits_for_such_a_stream_is_unknown_too(unwatched):
     assert len(ledger.unknown) == 1
 
 
-def test_the_host_may_have_waited_for_a_stream_whose_waits_cannot_be_seen(unwatched):
-    gpu, doubted = unwatched
+def test_the_host_may_have_waited_for_an_uncertain_stream(uncertain):
+    gpu, handles = uncertain
     x, a, b = gpu.array([0.0]), gpu.stream("a"), gpu.stream("b")
-    doubted.add(a.__cuda_stream__()[1])
+    handles.add(a.__cuda_stream__()[1])
     with check() as ledger:
         ledger.writes(x, a)
         ledger.reads(x, b)
@@ -964,7 +963,7 @@ DRIVERS = {"stream": "hStream", "event": "hEvent", "flags": "flags"}
 
 
 @pytest.mark.parametrize("module", CALLS)
-def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module):
+def test_calls_through_cuda_bindings_with_keyword_arguments(notes, monkeypatch, address, module):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
     library = importlib.import_module("interop.ledger.libraries.bindings")
     values = {"stream": address, "event": address + 16, "flags": 0}
@@ -990,7 +989,7 @@ def test_calls_through_cuda_bindings_by_name(notes, monkeypatch, address, module
     assert [call[1].ptr for call in notes.calls[10:]] == [address + 16] * 4
 
 
-def test_of_cuda_bindings_nothing_else_is_seen(notes):
+def test_no_other_function_of_cuda_bindings_is_patched(notes):
     from cuda.bindings import driver, runtime
 
     before = everything_of(driver, runtime)
@@ -999,7 +998,7 @@ def test_of_cuda_bindings_nothing_else_is_seen(notes):
     assert replaced == {*CALLS["runtime"], *CALLS["driver"]}
 
 
-def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypatch, address):
+def test_interops_own_calls_of_cuda_bindings_are_not_observed(notes, monkeypatch, address):
     from cuda.bindings import driver, runtime
 
     for name in CALLS["runtime"]:
@@ -1017,7 +1016,7 @@ def test_interops_own_calls_of_cuda_bindings_are_not_told_twice(notes, monkeypat
     assert notes.names == ["recorded"]
 
 
-def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
+def test_calls_inside_an_observed_call_are_not_observed(notes):
     class Driver:
         def wait(self):
             pass
@@ -1035,7 +1034,7 @@ def test_a_call_that_is_told_of_hides_those_that_it_makes(notes):
     assert notes.names == ["outer", "inner"]
 
 
-def test_what_outlives_the_block_tells_nothing(notes):
+def test_a_method_kept_beyond_the_block_is_not_observed(notes):
     class Device:
         def synchronize(self):
             return "done"
@@ -1057,7 +1056,7 @@ def test_what_outlives_the_block_tells_nothing(notes):
     assert notes.names == ["device_done", "waited"]
 
 
-def test_a_class_that_is_derived_in_the_block_has_instances_of_its_own(notes):
+def test_a_class_derived_in_the_block_has_its_own_instances(notes):
     class Device:
         def synchronize(self):
             pass
@@ -1078,7 +1077,7 @@ def test_a_class_that_is_derived_in_the_block_has_instances_of_its_own(notes):
     assert not isinstance(old, Derived)
 
 
-def test_a_method_that_is_called_by_its_class(notes):
+def test_a_method_called_through_its_class(notes):
     class Stream:
         def synchronize(self, timeout):
             return timeout
@@ -1093,7 +1092,7 @@ def test_a_method_that_is_called_by_its_class(notes):
     assert notes.calls == [("outer", 3, stream, 3)]
 
 
-def test_cuda_cores_wait_for_a_device(notes, monkeypatch, interop_need):
+def test_cuda_core_device_sync(notes, monkeypatch, interop_need):
     interop_need("cuda.core")
     from cuda.core import Device
 
@@ -1107,7 +1106,7 @@ def test_cuda_cores_wait_for_a_device(notes, monkeypatch, interop_need):
     assert notes.calls == [("context_finished", cuda, 15)]
 
 
-def test_warps_waits_of_the_host(notes, monkeypatch):
+def test_warp_host_waits(notes, monkeypatch):
     class Stream:
         pass
 
@@ -1164,7 +1163,7 @@ def test_a_wait_below_the_libraries_is_not_seen(through_interop):
     assert bool(ledger.races) is not through_interop
 
 
-def test_whom_to_doubt(address, interop_need):
+def test_which_streams_are_uncertain(address, interop_need):
     interop_need("cuda.core")
     from cuda.core import Stream
 
@@ -1213,7 +1212,7 @@ def test_ledgers_are_closed_in_any_order(interop_need):
         assert not _get_current_dispatch_mode_stack()
 
 
-def test_one_thread_at_a_time_replaces_methods():
+def test_only_one_thread_at_a_time_opens_ledgers():
     opened, close = threading.Event(), threading.Event()
 
     def other():

@@ -17,7 +17,7 @@ from interop.ordering import check
 
 
 class Program:
-    """What is done again and again; each method is one kind, named by what is short-lived in it."""
+    """Each method does one thing that a program may do again and again, and is named by what is short-lived in it."""
 
     def __init__(self, gpu, ledger):
         self.gpu, self.ledger = gpu, ledger
@@ -95,7 +95,7 @@ TIMES = 400
 
 @pytest.fixture
 def again():
-    """A function that does one kind of thing again and again."""
+    """A function that calls a method of :class:`Program` again and again."""
     with interop.sim.simulate(on_race="record") as gpu, check(raises=False) as ledger:
         program = Program(gpu, ledger)
 
@@ -110,7 +110,7 @@ def again():
 
 
 def kept_by(ledger):
-    """The bytes of all objects of the ledger's own that it holds, and of the containers, names and numbers in them."""
+    """The size in bytes of all objects of the ledger's own classes, with the containers and strings in them."""
     plain = (dict, list, tuple, set, deque, str, int, weakref.ref, weakref.WeakKeyDictionary, MappingProxyType)
     todo, seen = [ledger], {}
     while todo:
@@ -125,7 +125,7 @@ OURS = ("interop.ledger", "interop.ordering", "interop._order")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_ledger_keeps_does_not_grow(kind, again):
+def test_the_memory_of_a_ledger_does_not_grow(kind, again):
     def most():
         kept = []
         for _ in range(16):
@@ -139,7 +139,7 @@ def test_what_a_ledger_keeps_does_not_grow(kind, again):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_call_costs_does_not_grow(kind, again):
+def test_the_time_of_a_call_does_not_grow(kind, again):
     def cost():
         costs = []
         for _ in range(5):

@@ -134,7 +134,7 @@ def test_legacy_answers_for_blocking_streams(clocks: Clocks) -> None:
     clocks.synchronize_stream("legacy", MAIN)
     assert clocks.is_known(blocking, MAIN)
     assert not clocks.is_known(exempt, MAIN)
-    # It was only asked, and is no work: the two blocking streams stay unordered for a thread that did not ask.
+    # To synchronize is not work: for another thread, the two blocking streams stay unordered.
     assert not clocks.happens_before(blocking, "b", OTHER)
 
 
@@ -187,7 +187,7 @@ def test_the_work_of_a_destroyed_stream_belongs_to_its_context(clocks: Clocks) -
 
 
 @pytest.mark.parametrize(("stream", "waits"), [("a", True), ("x", False)])
-def test_legacy_waits_for_a_blocking_stream_that_is_gone(clocks: Clocks, stream: str, *, waits: bool) -> None:
+def test_legacy_waits_for_a_destroyed_blocking_stream(clocks: Clocks, stream: str, *, waits: bool) -> None:
     work = clocks.enqueue(stream, MAIN)
     clocks.remove_stream(stream)
     assert clocks.of_stream("legacy").knows(work) is waits
@@ -213,7 +213,7 @@ def test_streams_are_added_once_and_before_they_are_used(clocks: Clocks) -> None
         clocks.enqueue("second", MAIN)
 
 
-def test_asking_changes_nothing(clocks: Clocks) -> None:
+def test_questions_change_nothing(clocks: Clocks) -> None:
     work = clocks.enqueue("a", MAIN)
     for stream in KINDS:
         clocks.before_next(stream, MAIN)
@@ -466,7 +466,7 @@ def test_no_access_is_dropped_that_a_later_one_could_conflict_with(program: list
         conflicting = [
             access for access in everything if (access.writes or writes[number]) and not known.knows(access.epoch)
         ]
-        # Some may be left out, for others that come after them; but a race is never missed, and never made up.
+        # A conflict may stand for earlier ones. But no race is missed, and none is reported that is not there.
         assert set(reported) <= set(conflicting)
         assert bool(reported) == bool(conflicting)
         access = Access(number, clocks.enqueue(arguments[0], arguments[1]), writes[number])
@@ -474,7 +474,7 @@ def test_no_access_is_dropped_that_a_later_one_could_conflict_with(program: list
         everything.append(access)
 
 
-# -- what has gone -------------------------------------------------------------------------------------------------
+# -- what has ended ------------------------------------------------------------------------------------------------
 
 
 class Life:
@@ -578,13 +578,13 @@ class Life:
 
 
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tidy at once whatever ends."""
+    """Forget at once whatever has ended."""
     for module in (accesses, ended):
         monkeypatch.setattr(module, "_ROOM", 1 - 1000)
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_what_has_gone_is_forgotten_and_nothing_else(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_has_ended_is_forgotten(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     no_room(monkeypatch)
     life = Life(seed)
     life.clocks._ended_lines._room = 0
@@ -593,8 +593,8 @@ def test_what_has_gone_is_forgotten_and_nothing_else(seed: int, monkeypatch: pyt
         life.check()
 
 
-def test_the_clocks_beside_others_are_asked_for_their_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The two learn one after the other that a stream is gone; what one of them tells apart, both do.
+def test_clocks_beside_others_know_their_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The two are told one after the other that a stream has ended. If one tells two streams apart, both do.
     no_room(monkeypatch)
     strict = Clocks()
     lenient = Clocks(beside=strict)
@@ -642,7 +642,7 @@ def test_the_clocks_stay_small_while_streams_events_and_threads_come_and_go(orde
         hosts, others = clocks._parts()
         sizes.append(sum(map(len, (*hosts, *others))) + len(clocks._ended_lines._lines) + len(weights._live))
     assert max(sizes) < 2000
-    # And the race is still there, or not.
+    # The race is still found, unless the work was ordered.
     clocks.add_stream("new", context="here", kind=kind)
     for stream, ordered in (("new", order == "host"), ("main", order != "nobody")):
         assert bool(weights.conflicts(clocks.before_next(stream, MAIN), writes=True)) is not ordered
