@@ -1,15 +1,14 @@
 """The line of the user's code that called interop, for reports of races and of blocked hosts."""
 
 import contextlib
-import inspect
 import os
-from pathlib import Path
+import sys
 from types import FrameType
 from typing import Final
 
-_PACKAGE: Final = Path(__file__).parents[1]
-_OURS: Final = str(_PACKAGE) + os.sep
-_PROGRAMS: Final = (str(_PACKAGE / "demo.py"), str(_PACKAGE / "matrix") + os.sep)
+# pathlib and inspect would take a sixth of the time of `import interop`.
+_OURS: Final = __file__.removesuffix(os.path.join("_show", "callsite.py"))  # noqa: PTH118
+_PROGRAMS: Final = (_OURS + "demo.py", _OURS + "matrix" + os.sep)
 """Files of this package that count as user code: they are programs."""
 BETWEEN: Final[set[str]] = set()
 """The top-level modules whose code may lie between the user's code and interop's. ``interop.adapters`` fills it."""
@@ -17,7 +16,7 @@ BETWEEN: Final[set[str]] = set()
 
 def user_frame() -> FrameType | None:
     """The innermost frame of user code: not of interop, of ``contextlib``, or of a library in between."""
-    frame = inspect.currentframe()
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  (inspect.currentframe is the same)
     while frame is not None and _is_machinery(frame):
         frame = frame.f_back
     return frame
