@@ -1,8 +1,8 @@
-"""interop for pytest: what a test needs, streams and libraries as fixtures, gates that no test can forget.
+"""interop's plugin for pytest: marks for what a test needs, and fixtures for streams, libraries and gates.
 
-pytest loads this by its entry point when interop is installed. A run that uses none of it is as it was: no CUDA is
-called, no library is imported, and nothing is reported. The name of each fixture begins with ``interop_``. The marks
-``gpu`` and ``needs`` are interop's, unless the project or another plugin has registered a mark of that name.
+pytest loads the plugin by its entry point when interop is installed. In a run that does not use it, the plugin calls no
+CUDA, imports no library, and reports nothing. The name of each fixture begins with ``interop_``. The marks ``gpu`` and
+``needs`` are interop's, unless the project or another plugin has registered a mark of that name.
 """
 
 import difflib
@@ -36,7 +36,7 @@ _MARKS: Final = {
     "is missing, failed where --interop-require names it",
 }
 _WITHOUT_STREAMS: Final = frozenset({"jax"})
-"""Libraries that take no stream from outside: there is nothing to make of them."""
+"""Libraries that take no stream from outside, so no test can have a stream of theirs."""
 
 _SIMULATION: Final = "interop_simulated_gpu"
 
@@ -54,10 +54,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks that the project has not registered for itself.
+    """Register the marks that the project has not registered itself.
 
     Raises:
-        pytest.UsageError: ``--interop-require`` names what nobody knows, or what is no library that is installed.
+        pytest.UsageError: ``--interop-require`` has a name that is neither known nor installed.
     """
     for name, line in _MARKS.items():
         if not _is_theirs(name, config):
@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip or fail a test whose marks name what is missing."""
+    """Skip or fail a test that needs something that is missing."""
     # Asked now, and not when the run begins: the conftest of a sub-folder may register marks while tests are collected.
     names: list[str] = []
     if not _is_theirs("gpu", item.config):
@@ -84,7 +84,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown() -> Iterator[None]:
-    """Fail a test at whose end a gate is found that had to open itself, and that somebody keeps."""
+    """Fail the test if, at its end, a gate that is still referenced has had to open itself."""
     yield
     if gates := sys.modules.get("interop.testing.gate"):  # else there are none, and a run pays for nothing
         late = gates.forgotten()
@@ -94,7 +94,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each library that is installed or required, or for each ordered pair of them.
+    """Make one test for each library that is installed or required, or for each ordered pair.
 
     A test may name its libraries: ``@pytest.mark.parametrize("interop_library", ["cupy"], indirect=True)``.
     """
@@ -105,7 +105,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what is required, if anything is."""
+    """Report what ``--interop-require`` names."""
     names = sorted(_required(config))
     return [f"interop {interop.__version__}: requires {', '.join(names)}"] if names else []
 
@@ -194,7 +194,7 @@ def interop_simulated_gpu() -> "Iterator[SimulatedGPU]":
 
 @pytest.fixture
 def interop_gpu_lock() -> Iterator[None]:
-    """The GPUs of this machine for this test alone, among all processes of this user that ask for it, as xdist's do."""
+    """Hold a lock on this machine's GPUs: one test at a time, among all processes of this user, as xdist's."""
     import fcntl  # noqa: PLC0415  (not on every platform)
 
     path = Path(tempfile.gettempdir()) / f"interop-gpu-{os.getuid()}.lock"
@@ -208,7 +208,7 @@ def interop_gpu_lock() -> Iterator[None]:
 
 
 def _simulate_first(request: pytest.FixtureRequest) -> None:
-    """Begin the simulation that the test asks for, if it does, wherever it stands among the arguments."""
+    """If the test asks for a simulation, begin it, wherever the fixture stands among the arguments."""
     if _SIMULATION in request.fixturenames:
         request.getfixturevalue(_SIMULATION)
 
@@ -234,7 +234,7 @@ def _demand(config: pytest.Config, names: Iterable[str]) -> None:
 
 
 def _skip(reason: str) -> NoReturn:
-    """Skip the test, and say where *it* is, and not where this is."""
+    """Skip the test, and report the location of the test, not of this function."""
     raise pytest.skip.Exception(reason, _use_item_location=True)
 
 
@@ -249,7 +249,7 @@ def _required(config: pytest.Config) -> set[str]:
 
 
 def _demanded_by(name: str, required: set[str]) -> str | None:
-    """Which of *required* says that *name* must be there: who requires two devices requires one."""
+    """The name among *required* that requires *name*: to require two devices is to require one."""
     count = _devices(name)
     if count is None:
         return name if name in required else None
@@ -298,7 +298,7 @@ def _names(given: tuple[object, ...], named: Mapping[str, object]) -> list[str]:
 
 
 def _refuse_misspelt(name: str) -> None:
-    """Refuse a name that is nearly one that interop knows: a test that needs it would be skipped for ever."""
+    """Refuse a name close to one that interop knows: a test that needs it would always be skipped."""
     known = adapters.known()
     meant = difflib.get_close_matches(name.lower(), ["gpu", "no_gpu", *known], n=1, cutoff=0.8)
     if meant and not name.startswith(tuple(known)):  # cupyx is a package of its own
@@ -312,7 +312,7 @@ def _is_known(name: str) -> bool:
 
 @functools.cache
 def _missing(name: str) -> str:
-    """Why *name* is not here, or nothing. A library that is installed but broken raises what it raises."""
+    """Why *name* is missing; empty if it is there. If a library is broken, the error of its import goes on."""
     count = _devices(name)
     if count is not None:
         there = _device_count()
@@ -345,7 +345,7 @@ def _is_installed(library: str) -> bool:
 
 
 def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
-    """Whether a test says itself what its *fixture* is."""
+    """Whether the test parametrizes *fixture* itself."""
     for mark in metafunc.definition.iter_markers("parametrize"):
         names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
         if fixture in (re.split(r"[,\s]+", names) if isinstance(names, str) else names):
