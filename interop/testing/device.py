@@ -7,19 +7,13 @@ from interop._cuda import Cuda
 
 def capture_begin(cuda: Cuda, handle: int, needs: int = 0) -> None:
     """Begin to capture the stream, in relaxed mode."""
-    if needs:
-        return cuda.within(needs, capture_begin, cuda, handle)
     modes = cuda.runtime().cudaStreamCaptureMode
-    cuda.call("cudaStreamBeginCapture", handle, modes.cudaStreamCaptureModeRelaxed)
-    return None
+    cuda.within(needs, cuda.call, "cudaStreamBeginCapture", handle, modes.cudaStreamCaptureModeRelaxed)
 
 
 def capture_end(cuda: Cuda, handle: int, needs: int = 0) -> None:
     """End the capture, and throw the graph away."""
-    if needs:
-        return cuda.within(needs, capture_end, cuda, handle)
-    cuda.call("cudaGraphDestroy", cuda.call("cudaStreamEndCapture", handle))
-    return None
+    cuda.call("cudaGraphDestroy", cuda.within(needs, cuda.call, "cudaStreamEndCapture", handle))
 
 
 def host_register(cuda: Cuda, address: int, size: int) -> int:
@@ -31,11 +25,8 @@ def host_register(cuda: Cuda, address: int, size: int) -> int:
 
 def stream_wait_value(cuda: Cuda, handle: int, address: int, value: int, needs: int = 0) -> None:
     """Make the stream's future work wait until the 32-bit word at *address* is at least *value*."""
-    if needs:
-        return cuda.within(needs, stream_wait_value, cuda, handle, address, value)
     at_least = 0  # CU_STREAM_WAIT_VALUE_GEQ
-    cuda.drive("cuStreamWaitValue32", handle, address, value, at_least)
-    return None
+    cuda.within(needs, cuda.drive, "cuStreamWaitValue32", handle, address, value, at_least)
 
 
 def memset(cuda: Cuda, address: int, value: int, size: int, handle: int, context: int) -> None:
