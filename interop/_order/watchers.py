@@ -1,6 +1,6 @@
-"""Who is told of what interop does to streams and events: the ledger, the timeline.
+"""Watchers are told of everything that interop does to streams and events. The ledger and the timeline are watchers.
 
-While nobody watches, a call pays for one look at :data:`active`, which is empty then.
+Without a watcher, a call only tests whether :data:`active` is empty.
 """
 
 from typing import Any
@@ -11,27 +11,27 @@ from interop._safety import forks
 
 
 class Watcher:
-    """Told of each call after CUDA has accepted it, in the thread that made it. Override what is of interest.
+    """Told of each call after CUDA has accepted it, in the thread that made it. Subclasses override what they need.
 
     Streams are :class:`interop.ExternalStream`, events :class:`interop.Event`; this module knows neither class.
     """
 
     def recorded(self, stream: Any, event: Any) -> None:
-        """*event* stands for the work that *stream* was given so far."""
+        """*event* was recorded on *stream*: it stands for the stream's work so far."""
 
     def waited(self, stream: Any, event: Any) -> None:
-        """The later work of *stream* comes after what *event* stands for."""
+        """*stream* waits for *event*: its later work comes after what the event stands for."""
 
     def joined(self, consumer: Any, producer: Any) -> None:
-        """The later work of *consumer* comes after what *producer* was given so far."""
+        """The later work of *consumer* comes after the work of *producer* so far."""
 
     def finished(self, what: Any) -> None:
-        """The host knows that a stream's work so far, or what an event stands for, is done: it waited, or asked."""
+        """The host has waited for a stream or an event, or has asked and heard that it is done."""
 
     def handed_over(self, array: object, tensor: Any, producer: Any, consumer: Any) -> None:
-        """*array*, which is the memory *tensor*, was handed to *consumer*, which waits for *producer* already.
+        """*array*, with the memory *tensor*, was handed to *consumer*, which waits for *producer* already.
 
-        Without a *producer*, the array has ordered the consumer itself.
+        *producer* is None if the array itself has ordered the consumer.
         """
 
 
@@ -41,22 +41,22 @@ _lock = forks.lock()
 
 
 def watch(watcher: Watcher) -> None:
-    """Tell *watcher* from now on, for all threads."""
-    global active  # noqa: PLW0603  (rebound, never changed: whoever is telling has a whole one)
+    """Tell *watcher* of all calls from now on, in all threads."""
+    global active  # noqa: PLW0603  (the tuple is replaced: a call that is iterating over it keeps the old one)
     with _lock:
         active = (*active, watcher)
         _tell_the_extension()
 
 
 def unwatch(watcher: Watcher) -> None:
-    """Tell *watcher* no longer."""
-    global active  # noqa: PLW0603  (rebound, never changed: whoever is telling has a whole one)
+    """Stop telling *watcher*."""
+    global active  # noqa: PLW0603  (the tuple is replaced: a call that is iterating over it keeps the old one)
     with _lock:
         active = tuple(other for other in active if other is not watcher)
         _tell_the_extension()
 
 
 def _tell_the_extension() -> None:
-    """Its fast calls tell nobody, and give way to those that do."""
+    """Let the extension fall back to Python, whose calls tell the watchers."""
     if native is not None:
         native.watch(bool(active) or _cuda.GPU.was_forked)
