@@ -35,7 +35,7 @@ sanitize: $(venv)/test.done
 	cd $(sanitized) && export PYTHONPATH=. PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" && \
 		INTEROP_NATIVE=1 "$(CURDIR)/$(bin)/python" -c "import interop" && \
-		"$(CURDIR)/$(bin)/python" -m pytest -q -n 2 tests/test_native.py tests/test_native_stubs.py
+		"$(CURDIR)/$(bin)/python" -m pytest -q -n 2 tests/native/test_native.py tests/native/test_native_stubs.py
 
 lint: $(venv)/dev.done
 	$(bin)/ruff check .
@@ -78,7 +78,7 @@ wheel: $(venv)/dev.done
 
 # The core and the simulator, with the oldest cuda-python that is allowed and no GPU library at all.
 oldest: $(venv)/oldest.done
-	$(venv)/oldest/bin/python -m pytest tests/test_streams.py tests/test_sim.py tests/test_sim_rules.py tests/test_errors.py
+	$(venv)/oldest/bin/python -m pytest tests/core/test_streams.py tests/sim/test_sim.py tests/sim/test_sim_rules.py tests/core/test_errors.py
 
 $(venv)/oldest.done: $(built_from)
 	$(PYTHON) -m venv $(venv)/oldest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.test_readme import PROGRAMS, SIMULATED, execute
+from tests.tools.test_readme import PROGRAMS, SIMULATED, execute
 
 
 @pytest.mark.needs("cupy", "numba", "torch", "jax")

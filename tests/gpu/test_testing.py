@@ -421,7 +421,7 @@ def test_arrays_of_every_library(kind, interop_need):
 
 
 def test_the_programs_of_the_page(memory):
-    from tests.test_docs_testing import PAGE, blocks
+    from tests.testing.test_docs_testing import PAGE, blocks
 
     names = {}
     for block in blocks():

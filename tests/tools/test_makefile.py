@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-MAKEFILE = Path(__file__).parents[1] / "Makefile"
+MAKEFILE = Path(__file__).parents[2] / "Makefile"
 
 # `-c CODE` checks the version; `-m venv FOLDER` does what Debian's Python does without, and then with, the package.
 PYTHON = """#!/bin/sh

@@ -913,7 +913,7 @@ def test_current_streams_are_held_by_default(gpu, registry, monkeypatch):
     import sys
     import types
 
-    from tests.test_current import StandIn
+    from tests.core.test_current import StandIn
 
     monkeypatch.setitem(sys.modules, "alpha", types.ModuleType("alpha"))
     library = StandIn("alpha", [])

@@ -10,8 +10,8 @@ import interop
 from interop._arrays import handover, holder
 from interop._arrays.keepalive import keepalive
 from interop._order import watchers
+from tests.arrays.test_exchange import Array, Library
 from tests.interrupts import interrupt
-from tests.test_exchange import Array, Library
 
 native_stubs = pytest.importorskip("tests.native_stubs")
 

@@ -458,7 +458,7 @@ def failed(tmp_path_factory, run_tests):
     classes = [f"class Test{fault}(Whole):\n    kind = Wrong.{fault}\n" for fault in FAULTS]
     said = run_tests(
         tmp_path_factory.mktemp("wrong"),
-        "\n\n".join(["from tests.test_conformance import Whole, Wrong", *classes]),
+        "\n\n".join(["from tests.testing.test_conformance import Whole, Wrong", *classes]),
         *["-p", "tests.conftest", "--import-mode=importlib", "-rf"],
         *["-k", " or ".join(f"(Test{fault} and {test})" for fault, test in FAULTS.items())],
     )

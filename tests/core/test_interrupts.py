@@ -6,8 +6,8 @@ import interop
 from interop import sim
 from interop._core import switching
 from interop._order import watchers
+from tests.core.test_current import StandIn, handles, libraries
 from tests.interrupts import interrupt
-from tests.test_current import StandIn, handles, libraries
 
 native_stubs = pytest.importorskip("tests.native_stubs")
 

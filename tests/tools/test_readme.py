@@ -20,7 +20,7 @@ from interop import sim
 from interop.errors import RaceError
 from tests.gpu import record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 BLOCKS = re.findall(r"(<!-- gpu -->\n)?```python\n(.*?)```", README.read_text(), re.DOTALL)
 PROGRAMS = [program for _, program in BLOCKS]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from interop.matrix import report
 
-ROWS = json.loads((Path(__file__).parent / "gpu/matrix.json").read_text())["rows"]
+ROWS = json.loads((Path(__file__).parents[1] / "gpu/matrix.json").read_text())["rows"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

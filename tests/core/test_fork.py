@@ -191,7 +191,7 @@ print(children(1, body, 20)[0][0] >> 8, hasattr(owner, "is_told"))
 def test_children_of_a_process_whose_threads_are_busy_end_at_once(run):
     code = """
 import types
-from tests.test_exchange import Array, Library
+from tests.arrays.test_exchange import Array, Library
 class OnTheGpu(Library):
     simulated = False
 sys.modules["standin"] = types.ModuleType("standin")

@@ -17,7 +17,7 @@ from interop._native import native
 from interop.adapters.base import Adapter, Takes
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
 from interop.errors import NotSupportedError
-from tests.test_arrays import Library, Owner
+from tests.arrays.test_arrays import Library, Owner
 
 F4 = TYPES["<f4"]
 

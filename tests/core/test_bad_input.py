@@ -582,7 +582,7 @@ def test_library_that_is_not_installed(ask, library, monkeypatch):
 
 @pytest.mark.parametrize("library", TABLE)
 def test_a_library_is_installed_by_the_name_of_its_extra(library):
-    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     extra = pyproject["project"]["optional-dependencies"][library.replace(".", "-")]
     packages = [name if "<" in name else name.partition(">=")[0] for name in extra]
     quoted = [f'"{name}"' if set(name) & set("[<") else name for name in packages]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import interop
 from interop.timeline.reading import Lane, Reading, Span
 from interop.timeline.trace import _microseconds, trace_text
-from tests.test_timeline import Clock, nothing
+from tests.timeline.test_timeline import Clock, nothing
 
 # The fields of each phase: those that must be there, and those that may.
 COMMON = {"name": str, "ph": str, "pid": int, "tid": int}

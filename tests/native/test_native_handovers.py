@@ -16,8 +16,8 @@ from interop._arrays import handover, holder, keepalive
 from interop._native import native, why_not
 from interop._order import watchers
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
+from tests.native.test_native_stubs import OWN, C, P, run_while_it_is_held
 from tests.native_stubs import KINDS, bound, spare
-from tests.test_native_stubs import OWN, C, P, run_while_it_is_held
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 CALLS = ("cuEventRecord", "cuStreamWaitEvent", "cuEventQuery")

@@ -1,4 +1,4 @@
-"""interop's fixtures and marks for pytest, in a pytest of their own without a GPU; tests/test_needs.py has the rest."""
+"""interop's fixtures and marks for pytest, in a pytest of their own without a GPU; test_needs.py has the rest."""
 
 import re
 
@@ -153,7 +153,7 @@ def test_it(request, name, interop_simulated_gpu):
 LIBRARIES = """
 import sys, types
 import interop
-from tests.test_current import StandIn
+from tests.core.test_current import StandIn
 
 for name in ("alpha", "beta"):
     module = types.ModuleType(name)

@@ -19,6 +19,7 @@ from interop._core import borrowing
 from interop._cuda.addresses import readable
 from interop._native import native, why_not
 from interop.adapters.base import Adapter, life_of
+from tests.native.test_native import assert_nothing_is_left_of_thousands
 from tests.native_stubs import (
     ELSEWHERE,
     KINDS,
@@ -34,7 +35,6 @@ from tests.native_stubs import (
     bound,
     spare,
 )
-from tests.test_native import assert_nothing_is_left_of_thousands
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 
@@ -206,7 +206,7 @@ def everything(path):
 @pytest.fixture(scope="module")
 def plainly(driver, python):
     """The outcomes in a process without the extension."""
-    code = "import json; from tests.test_native_stubs import everything; print(json.dumps(everything(%r)))"
+    code = "import json; from tests.native.test_native_stubs import everything; print(json.dumps(everything(%r)))"
     return python(code % driver.library._name, INTEROP_NATIVE="0")
 
 

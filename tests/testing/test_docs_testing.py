@@ -1,6 +1,6 @@
 """docs/testing.md: its programs run, and its reports are what a new project with our wheel prints.
 
-``python tests/test_docs_testing.py`` writes the reports anew.
+``python tests/testing/test_docs_testing.py`` writes the reports anew.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from interop import sim
 from interop.errors import CaptureError, DeadlockError
 from interop.testing import assert_ordered
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "testing.md"
 ACME = ROOT / "tests" / "plugin" / "test_acme_streams.py"
 BLOCK = re.compile(r"(?:<!-- (?P<what>.*?) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)

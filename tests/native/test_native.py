@@ -18,9 +18,9 @@ from interop._cuda.calls import HOT_CALLS
 from interop._native import native, why_not
 from interop._order import watchers
 from interop.errors import InvalidStreamError
-from tests import test_streams
+from tests.core import test_streams
+from tests.core.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
 from tests.native_stubs import spare
-from tests.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 

@@ -17,7 +17,7 @@ from interop import _cuda
 from interop._order import watchers
 from interop.errors import InteropError, InvalidStreamError, LibraryNotFoundError, NotSupportedError
 from interop.timeline.reading import Lane, Reading, Span
-from tests.test_watch import Notes
+from tests.core.test_watch import Notes
 
 RELAXED = 2
 
@@ -119,7 +119,7 @@ def test_an_arrow_for_every_wait_that_interop_makes_and_no_other(steps):
 def test_the_kind_of_an_arrow_says_how_the_wait_was_made(gpu, streams, monkeypatch):
     a, b, c = streams
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
-    from tests.test_arrays import Owner
+    from tests.arrays.test_arrays import Owner
 
     with interop.Timeline() as timeline:
         b.wait_stream(a)
@@ -135,7 +135,7 @@ def test_the_kind_of_an_arrow_says_how_the_wait_was_made(gpu, streams, monkeypat
 def test_the_way_back_of_a_borrowed_array_is_an_arrow(gpu, streams, monkeypatch):
     a, b, _ = streams
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
-    from tests.test_arrays import Owner
+    from tests.arrays.test_arrays import Owner
 
     with interop.Timeline() as timeline:
         with interop.borrow(Owner(), Owner(), consumer=b, producer=a) as views:
@@ -620,7 +620,7 @@ def test_a_capture_that_the_legacy_stream_would_break_goes_on(gpu):
 def test_the_arrays_of_a_captured_hand_over_are_not_added_to_an_earlier_wait(gpu, streams, monkeypatch):
     a, b, _ = streams
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
-    from tests.test_arrays import Owner
+    from tests.arrays.test_arrays import Owner
 
     with interop.Timeline() as timeline:
         b.wait_stream(a)

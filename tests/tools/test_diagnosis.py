@@ -541,7 +541,7 @@ def test_the_extension(why, pair, monkeypatch):
 
 
 def test_no_extra_installs_what_the_doctor_warns_of():
-    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     extras = pyproject["project"]["optional-dependencies"].values()
     with_numba_cuda = [extra for extra in extras if any(name.startswith("numba-cuda") for name in extra)]
     assert len(with_numba_cuda) == 2

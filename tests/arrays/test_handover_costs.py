@@ -14,7 +14,7 @@ from interop._native import native, why_not
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter
 from interop.adapters.tensor import CUDA, TYPES, Tensor
-from tests.test_exchange import Array, Library
+from tests.arrays.test_exchange import Array, Library
 
 native_stubs = pytest.importorskip("tests.native_stubs")
 

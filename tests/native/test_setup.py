@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 GOOD = """
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
