@@ -1,8 +1,9 @@
 /* The holder of a hand-over, and the way back. holder.py has the same in Python.
  *
  * A holder goes with the last array over the memory: in any thread, in the middle of any call, with an exception in
- * flight, or in a collection. No line of Python runs then, in which a signal handler could raise. What the holder owns is
- * unknown to the collector: so nothing of that can have been cleared before.
+ * flight, or in a collection. No line of Python runs then, in which a signal handler could raise; except of a stream that
+ * can be closed, which is asked whether it was, if its class is Python. What the holder owns is unknown to the collector:
+ * so nothing of that can have been cleared before.
  */
 
 #include "native.h"
@@ -14,6 +15,44 @@ static int is_over;         /* whether the interpreter ends: nothing is let go o
 
 /* -- the way back ----------------------------------------------------------------------------------------------------- */
 
+/* Whether a stream's library can close it; -1 with an exception. */
+static int
+can_close(PyObject *stream)
+{
+    PyObject *adapter = ((Stream *)stream)->adapter, *closes;
+    int answer;
+
+    if (adapter == NULL || adapter == Py_None || ((Stream *)stream)->handle <= PER_THREAD) {
+        return 0;
+    }
+    closes = PyObject_GetAttrString(adapter, "streams_close");
+    answer = closes == NULL ? -1 : PyObject_IsTrue(closes);
+    Py_XDECREF(closes);
+    return answer;
+}
+
+/* Whether a stream was not closed; 0 also if its object does not say so: Python asks again. */
+static int
+is_open(PyObject *stream)
+{
+    PyObject *owner = ((Stream *)stream)->owner, *stated;
+    unsigned long long handle = 0;
+    int version = 1, known = can_close(stream);
+
+    if (known == 0) {
+        return 1;
+    }
+    stated = known < 0 || owner == NULL ? NULL : PyObject_CallMethod(owner, "__cuda_stream__", NULL);
+    if (stated == NULL || !PyTuple_Check(stated) || !PyArg_ParseTuple(stated, "iK", &version, &handle)) {
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) {
+            PyErr_WriteUnraisable(stream); /* such as Ctrl-C, where the object is of Python */
+        }
+        PyErr_Clear();
+    }
+    Py_XDECREF(stated);
+    return version == 0 && handle == ((Stream *)stream)->handle;
+}
+
 /* Let the producer wait for the consumer's work, and keep *memory* until that is done: what PendingRelease does where
  * nothing is in the way. 0 if Python has to do it. */
 static int
@@ -21,7 +60,8 @@ go_back(Holder *holder, PyObject *memory)
 {
     Stream *consumer = (Stream *)holder->consumer, *producer = NULL;
 
-    if (holder->closes || bound == NULL) {
+    if (bound == NULL || (holder->closes && !(is_open(holder->consumer) &&
+                                              (holder->producer == Py_None || is_open(holder->producer))))) {
         return 0;
     }
     if (holder->returned != NULL) {
@@ -97,22 +137,6 @@ holder_dealloc(PyObject *self)
 }
 
 /* -- HandoverFields --------------------------------------------------------------------------------------------------- */
-
-/* Whether a stream's library can close it; -1 with an exception. */
-static int
-can_close(PyObject *stream)
-{
-    PyObject *adapter = ((Stream *)stream)->adapter, *closes;
-    int answer;
-
-    if (adapter == NULL || adapter == Py_None || ((Stream *)stream)->handle <= PER_THREAD) {
-        return 0;
-    }
-    closes = PyObject_GetAttrString(adapter, "streams_close");
-    answer = closes == NULL ? -1 : PyObject_IsTrue(closes);
-    Py_XDECREF(closes);
-    return answer;
-}
 
 static PyObject *
 holder_new(PyTypeObject *type, PyObject *arguments, PyObject *named)

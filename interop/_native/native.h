@@ -201,7 +201,7 @@ struct Holder {
     unsigned long long start, stop, number;
     unsigned long long mark; /* what the array that was made, and its parts, are known by; 0: nothing */
     char states;
-    char closes; /* whether a stream can be closed: Python asks before it uses the handle */
+    char closes; /* whether a stream can be closed: it is asked before its handle is used */
 };
 
 extern PyTypeObject *link_type;

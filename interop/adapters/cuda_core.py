@@ -7,12 +7,12 @@ from cuda.core import Buffer, Device, Event, Stream
 from cuda.core.utils import StridedMemoryView
 
 from interop.adapters.base import (
+    CAPSULES,
     CUDA,
     INT,
     TYPES,
     Adapter,
     DataType,
-    Ordered,
     Source,
     Takes,
     Tensor,
@@ -28,6 +28,7 @@ class CudaCoreAdapter(Adapter):
 
     library = "cuda.core"
     streams_close = True
+    needs_device = not CAPSULES
     takes = Takes(unaligned=True, read_only=True)
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 
@@ -69,10 +70,10 @@ class CudaCoreAdapter(Adapter):
         return getattr(array, "exporting_obj", None)
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401, ARG002
-        """The stream pointer -1 means "no order" to cuda.core."""
-        if hasattr(holder, "__cuda_array_interface__"):
-            return StridedMemoryView.from_cuda_array_interface(holder, stream_ptr=-1)
-        return StridedMemoryView.from_dlpack(Ordered(holder), stream_ptr=-1)
+        """-1 means "no order". By the array interface, cuda.core asks CUDA for the device of the memory."""
+        if CAPSULES:
+            return StridedMemoryView.from_dlpack(holder, stream_ptr=-1)
+        return StridedMemoryView.from_cuda_array_interface(holder, stream_ptr=-1)
 
 
 ADAPTER = CudaCoreAdapter()

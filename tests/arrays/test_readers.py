@@ -7,6 +7,7 @@ import pytest
 
 from interop.adapters import adapter_named
 from interop.adapters.base import byte_strides_to_elements
+from interop.adapters.dlpack import CAPSULES, capsule
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor, c_contiguous
 
 NUMPY = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
@@ -113,6 +114,38 @@ def test_cupy_makes_empty_arrays_over_a_null_pointer():
     tensor = Tensor(0, (0, 3), None, TYPES["<f4"], CUDA, 0, read_only=False, owner=None)
     array = adapter_named("cupy").make_array(tensor, Holder())
     assert (array.shape, array.dtype) == ((0, 3), np.float32)
+
+
+# -- cuda.core, whose views can be made over any memory ---------------------------------------------------------------
+
+
+class ByDlpack:
+    """Stands in for the holder of a hand-over."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+        self.asked = []
+
+    def __dlpack_device__(self):
+        return (self.tensor.device_type, self.tensor.device_id)
+
+    def __dlpack__(self, *, stream, max_version):
+        self.asked.append(stream)
+        return capsule(self.tensor, self, versioned=max_version >= (1, 0))
+
+
+@pytest.mark.skipif(not CAPSULES, reason="views are made of capsules")
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("layout", [layout for layout in CASES if layout != "33-d"])
+def test_cuda_core_makes(layout, read_only):
+    pytest.importorskip("cuda.core")
+    adapter, values = adapter_named("cuda.core"), numpy_view(layout)
+    holder = ByDlpack(described(values)._replace(read_only=read_only))
+    view = adapter.make_array(holder.tensor, holder)
+    assert_same(adapter.read(view)._replace(read_only=False), values)
+    assert view.readonly is read_only
+    assert holder.asked == [-1]
+    assert adapter.holder_of(view) is holder
 
 
 # -- Numba -----------------------------------------------------------------------------------------------------------

@@ -263,6 +263,34 @@ def test_a_stream_that_can_be_closed_is_asked_by_python(world, monkeypatch):
     assert world.c in asked
 
 
+@pytest.mark.filterwarnings("ignore:.*was closed:ResourceWarning")
+@pytest.mark.parametrize("closing", ["p", "c"])
+@pytest.mark.parametrize("says", ["open", "closed", "another handle", "nonsense", "Ctrl-C"])
+def test_a_stream_that_can_be_closed_is_asked_before_its_handle_is_used(world, closing, says, monkeypatch):
+    class Closing(interop.adapters.base.Adapter):
+        library = "closing"
+        streams_close = True
+
+    class Closable:
+        def __cuda_stream__(self):
+            if says == "closed" or (says == "Ctrl-C" and not seen):
+                raise RuntimeError if says == "closed" else KeyboardInterrupt
+            return {"another handle": (0, 1), "nonsense": (1, 2, 3)}.get(says, (0, stream._handle))
+
+    seen, left = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(unraisable.exc_type))
+    stream = getattr(world, closing)
+    stream._adapter, stream.owner = Closing(), Closable()
+    put = keepalive.KeepAlive.put
+    monkeypatch.setattr(keepalive.KeepAlive, "put", lambda self, pending: left.append(pending) or put(self, pending))
+    made = world.handover()
+    del made
+    assert bool(left) is (says != "open")
+    assert seen == ([KeyboardInterrupt] if says == "Ctrl-C" else [])
+    assert bool(world.driver.made("cuEventRecord")) is (closing == "p" or says in ("open", "Ctrl-C"))
+    assert bool(world.driver.made("cuStreamWaitEvent")) is (says in ("open", "Ctrl-C"))
+
+
 def test_an_interrupt_of_what_python_does_is_told_and_nothing_is_lost(world, monkeypatch):
     thing = Thing()
     alive = weakref.ref(thing)
