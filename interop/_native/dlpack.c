@@ -113,7 +113,7 @@ PyDoc_STRVAR(dlpack_capsule_doc,
 "    versioned: whether the capsule is of version 1.0, or of the form from before versions.\n"
 "    read_only: whether the capsule says that the memory is read-only; only version 1.0 can say it.\n"
 "    address: of the first element.\n"
-"    shape, strides: tuples of the same length, in elements.\n"
+"    shape, strides: tuples of the same length, in elements; no strides, None, if C-contiguous.\n"
 "    dtype: DLPack's code, bits and lanes.\n"
 "    device: DLPack's type and number of the device.");
 
@@ -127,8 +127,8 @@ dlpack_capsule(PyObject *module, PyObject *arguments)
     unsigned long long address;
 
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OppKO!O!(bbH)(ii):dlpack_capsule", &owner, &versioned, &read_only, &address,
-                          &PyTuple_Type, &shape, &PyTuple_Type, &strides, &code, &bits, &lanes, &device_type,
+    if (!PyArg_ParseTuple(arguments, "OppKO!O(bbH)(ii):dlpack_capsule", &owner, &versioned, &read_only, &address,
+                          &PyTuple_Type, &shape, &strides, &code, &bits, &lanes, &device_type,
                           &device_id)) {
         return NULL;
     }
@@ -150,9 +150,14 @@ dlpack_capsule(PyObject *module, PyObject *arguments)
     tensor->lanes = lanes;
     tensor->shape = numbers;
     tensor->strides = numbers + ndim;
-    if (read_numbers(shape, ndim, tensor->shape) || read_numbers(strides, ndim, tensor->strides)) {
+    if (read_numbers(shape, ndim, tensor->shape) ||
+        (strides != Py_None && read_numbers(strides, ndim, tensor->strides))) {
         free(memory);
         return NULL;
+    }
+    for (int64_t i = ndim - 1, step = 1; strides == Py_None && i >= 0; i--) {
+        tensor->strides[i] = step;
+        step *= tensor->shape[i] ? tensor->shape[i] : 1;
     }
     if (versioned) {
         DLManagedTensorVersioned *managed = (DLManagedTensorVersioned *)memory;

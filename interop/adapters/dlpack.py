@@ -3,7 +3,7 @@
 from typing import Final
 
 from interop._native import native, why_not
-from interop.adapters.tensor import Tensor, c_contiguous
+from interop.adapters.tensor import Tensor
 from interop.errors import NotSupportedError
 
 CAPSULES: Final = native is not None
@@ -25,7 +25,5 @@ def capsule(tensor: Tensor, owner: object, *, versioned: bool) -> object:
         message = f"to give arrays away by DLPack, interop needs its extension in C, which is missing: {why_not}"
         raise NotSupportedError(message)
     address, shape, strides, dtype, device_type, device_id, read_only, _ = tensor
-    if strides is None:
-        strides = c_contiguous(shape)
     device = (device_type, device_id)
     return native.dlpack_capsule(owner, versioned, versioned and read_only, address, shape, strides, dtype, device)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 from numba.cuda.cudadrv.devicearray import DeviceNDArray
-from numba.cuda.cudadrv.driver import Event, MemoryPointer, Stream, binding
+from numba.cuda.cudadrv.driver import Event, MemoryPointer, Stream, binding, memory_size_from_info
 
 from interop.adapters.base import (
     CUDA,
@@ -19,6 +19,7 @@ from interop.adapters.base import (
     keep,
     null_handle,
 )
+from interop.adapters.tensor import c_contiguous
 from interop.errors import NotSupportedError
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
@@ -99,10 +100,10 @@ class NumbaAdapter(Adapter):
         if 0 in shape:  # Numba makes an empty array over a null pointer of the current device
             with cuda.gpus[device]:
                 return cuda.as_cuda_array(holder, sync=False)
-        start, stop = tensor.extent()
+        strides = tensor.byte_strides() or c_contiguous(shape, numbers.itemsize)
         context = cuda.gpus[device].get_primary_context()
-        memory = MemoryPointer(context, binding.CUdeviceptr(address), stop - start, owner=holder)
-        strides = tensor.byte_strides() or tensor.contiguous_byte_strides()
+        size = memory_size_from_info(shape, strides, numbers.itemsize)
+        memory = MemoryPointer(context, binding.CUdeviceptr(address), size, owner=holder)
         return DeviceNDArray(shape, strides, numbers, gpu_data=memory)
 
 

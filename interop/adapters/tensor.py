@@ -88,11 +88,6 @@ class Tensor(NamedTuple):
         size = self.dtype.bits * self.dtype.lanes // 8
         return None if self.strides is None else tuple(size * stride for stride in self.strides)
 
-    def contiguous_byte_strides(self) -> tuple[int, ...]:
-        """The strides in bytes of a C-contiguous array of this shape."""
-        size = self.dtype.bits * self.dtype.lanes // 8
-        return tuple(size * stride for stride in c_contiguous(self.shape))
-
     def is_dense(self) -> bool:
         """Whether the elements fill one block of memory, in any order and direction."""
         if self.strides is None or 0 in self.shape:
@@ -130,10 +125,10 @@ TYPESTRS: Final = {dtype: typestr for typestr, dtype in TYPES.items()}
 """The typestrs by type. The array interface has none for bfloat16, float8 and vectors."""
 
 
-def c_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a C-contiguous array of *shape*."""
-    strides, stride = [], 1
+def c_contiguous(shape: tuple[int, ...], step: int = 1) -> tuple[int, ...]:
+    """The strides of a C-contiguous array of *shape* whose elements are *step* apart."""
+    strides = []
     for size in reversed(shape):
-        strides.append(stride)
-        stride *= max(size, 1)
+        strides.append(step)
+        step *= size or 1
     return tuple(reversed(strides))

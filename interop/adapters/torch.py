@@ -152,7 +152,7 @@ class TorchAdapter(Adapter):
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
         """By an unversioned capsule, which every version takes. ``as_tensor`` of an interface leaks its numbers."""
         if CAPSULES:
-            return torch.utils.dlpack.from_dlpack(capsule(tensor, holder, versioned=False))
+            return torch._C._from_dlpack(capsule(tensor, holder, versioned=False))  # noqa: SLF001
         return torch.as_tensor(holder, device=torch.device("cuda", tensor.device_id))
 
     def usable(self) -> bool:
