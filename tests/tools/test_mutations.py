@@ -1,11 +1,12 @@
 """Each change of a mutation does what it says. That each is caught is what ``make mutants`` finds out."""
 
 import shutil
+import tomllib
 
 import pytest
 
 from interop._native import native, why_not
-from tests.mutants import ROOT, DoesNotApplyError, mutated, survives
+from tests.mutants import ROOT, TABLE, DoesNotApplyError, mutated, survives
 
 PYTHON = """
 class Cuda:
@@ -77,6 +78,16 @@ def test_c_is_changed_in_its_function():
     assert "return code ? 0 : code;" in changed
     assert "\n#ifdef WAIT\n" in changed
     assert "return code == SUCCESS;" in changed
+
+
+def test_the_table_names_functions_and_tests_that_are_there():
+    """After a rename, the mutations are told here, and not only by ``make mutants``, which takes minutes."""
+    tests = "".join(path.read_text() for path in ROOT.glob("tests/**/*.py"))
+    for row in tomllib.loads(TABLE.read_text())["mutation"]:
+        mutated((ROOT / row["function"].partition("::")[0]).read_text(), row)
+        file, *_, name = row["test"].partition("[")[0].split("::")
+        assert (ROOT / file).exists(), row["name"]
+        assert f"def {name}(" in tests, row["name"]
 
 
 @pytest.mark.skipif(native is None, reason=why_not)
