@@ -30,10 +30,11 @@ def remember(obj: object, anchor: object, stream: StreamFields) -> None:
     if anchor is not obj:
         stream.owner = weakref.ref(anchor)  # for `find_borrowed`
 
-    def forget(reference: object) -> None:
-        if lifetimes.get(identity) is reference:
-            borrowed_by_id.pop(identity, None)
-            del lifetimes[identity]
+    # At the exit of the interpreter, the names of this module mean None before the last objects go.
+    def forget(reference: object, streams: dict[int, Any] = borrowed_by_id, lives: dict[int, Any] = lifetimes) -> None:
+        if lives.get(identity) is reference:
+            streams.pop(identity, None)
+            del lives[identity]
 
     lifetimes[identity] = weakref.ref(anchor, forget)
     borrowed_by_id[identity] = stream

@@ -4,11 +4,14 @@ The subprocess below loads this file too, so it uses nothing of ``conftest.py`` 
 """
 
 import inspect
+import os
+import subprocess
 import sys
 import threading
 import types
 import warnings
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -672,3 +675,35 @@ def test_a_stream_that_was_borrowed_before_is_refused_in_a_simulation(registry, 
     assert interop.as_stream(theirs) == interop.as_stream(theirs)
     with sim.simulate(), pytest.raises(NotSupportedError, match="one of the two is simulated"):
         interop.as_stream(theirs)
+
+
+AT_EXIT = """
+import interop
+from interop import adapters
+from interop._core import borrowing
+from interop.adapters.base import Adapter
+
+class Stream:
+    pass
+
+class Library(Adapter):
+    library = "later"
+    streams_stay_the_same = True
+    def stream_handle(self, stream):
+        return id(stream)
+
+adapters.by_type[Stream] = (Library(),)
+stream = Stream()
+interop.as_stream(stream)
+borrowing.borrowed_by_id[id(stream)]._natives = {"kept": stream}  # so that it goes with that dict
+del stream
+"""
+
+
+@pytest.mark.parametrize("native", ["", "0"])
+def test_a_stream_that_goes_at_the_exit_of_the_interpreter_is_forgotten_in_silence(native):
+    environment = {**os.environ, "PYTHONPATH": str(Path(interop.__file__).parents[1]), "INTEROP_NATIVE": native}
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == ""
