@@ -155,7 +155,10 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
         producer = None if options.producer is None else as_stream(options.producer)
         sources = [resolve(array, consumer, producer, options) for array in self._arrays]
         refuse_to_borrow(sources)
-        producers = list(dict.fromkeys(source.producer for source in sources if source.producer is not None))
+        if producer is None:
+            producers = list(dict.fromkeys(source.producer for source in sources if source.producer is not None))
+        else:
+            producers = [producer]
         consumer.wait_stream(*producers)
         self._producers = producers
         results = []
@@ -171,24 +174,24 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
         """Order the ways back."""
         holders, producers = self._holders, self._producers
         self._holders, self._producers = [], []
-        ordered: set[ExternalStream | None] = {None}
+        left = producers.copy()
         try:
-            _order_back(producers, self._consumer, ordered)
+            _order_back(producers, self._consumer, left)
         finally:
             # What is left is to keep the memory until the consumer is done. Those whose producer does not wait yet try
             # again when they go.
             done = self._consumer.record_event()
             if not done._capture:
                 for holder in holders:
-                    if holder._producer in ordered:
+                    if holder._producer not in left:
                         holder._returned(done)
 
 
-def _order_back(producers: list[ExternalStream], consumer: ExternalStream, ordered: set[ExternalStream | None]) -> None:
-    """Let each of the producers wait for the consumer, also if one cannot."""
+def _order_back(producers: list[ExternalStream], consumer: ExternalStream, left: list[ExternalStream]) -> None:
+    """Let each of the producers wait for the consumer, also if one cannot; those that do are taken out of *left*."""
     if producers:
         try:
             producers[0].wait_stream(consumer)
-            ordered.add(producers[0])
+            left.remove(producers[0])
         finally:
-            _order_back(producers[1:], consumer, ordered)
+            _order_back(producers[1:], consumer, left)
