@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import deque
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from interop._native import native
 from interop._safety import forks
@@ -291,9 +291,22 @@ class KeepAlive:
             native.end_handovers()
 
 
+class _Same:
+    """Equal to one object only. An array would compare its elements, and show them where it is not found."""
+
+    __slots__ = ("_one",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, one: object) -> None:
+        self._one = one
+
+    def __eq__(self, other: object) -> bool:
+        return other is self._one
+
+
 def _remove(queue: deque[T], one: T) -> None:
     with contextlib.suppress(ValueError, IndexError):  # another thread was faster
-        queue.remove(one)
+        queue.remove(cast("T", _Same(one)))
 
 
 _never_let_go: Final[list[object]] = []

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 
 import numpy as np
 import pytest
@@ -167,17 +168,38 @@ def test_one_look_takes_the_gil_once_for_all_that_is_done(world):
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_while_one_thread_looks_no_other_does(world, everything):
+def test_what_one_thread_asks_about_no_other_takes_out_and_all_else_goes_on(world, everything):
     world.handover()
     world.driver.reset()
 
     def meanwhile():
         world.handover(producer="c", consumer="p")
-        assert native.release_kept(everything) == 2
-        assert len(world.driver.made("cuEventQuery")) == 1
+        assert native.release_kept(everything) == 1
+        assert len(world.driver.made("cuEventQuery")) == 2
 
     run_while_it_is_held(world.driver, "cuEventQuery", lambda: native.release_kept(True), meanwhile)  # noqa: FBT003
     assert native.release_kept(everything) == 0
+
+
+class Elementwise:
+    """Compares and shows itself by work on the device, as arrays do."""
+
+    def __eq__(self, other):
+        pytest.fail("it was compared")
+
+    def __repr__(self):
+        pytest.fail("it was shown")
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_what_is_put_down_is_neither_compared_nor_shown(found):
+    first, second = (1, Elementwise()), (1, Elementwise())
+    queue = deque([first, second] if found else [first])
+    keepalive._remove(queue, second)
+    assert len(queue) == 1
+    assert queue[0] is first
 
 
 def other_thread(work):
