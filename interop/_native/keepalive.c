@@ -18,6 +18,7 @@ typedef struct Queue {
     struct Queue *previous, *next;
     unsigned long long handle, context_id;
     Kept *first, *last;
+    int is_busy; /* a thread asks about its events, and has released the GIL: nobody else takes any of them out */
 } Queue;
 
 enum { QUEUES = 8, EVENTS = 32 }; /* what is looked at in passing, at most */
@@ -33,7 +34,6 @@ typedef struct {
 
 static Queue *oldest, *newest; /* a list; what was looked at goes to its end */
 static Py_ssize_t kept_count, queue_count;
-static int is_looking; /* a thread asks about events, and has released the GIL: no other thread takes anything out */
 static PyObject *put_again; /* puts what CUDA cannot tell any more into a queue of Python's */
 
 /* -- queues ----------------------------------------------------------------------------------------------------------- */
@@ -253,31 +253,40 @@ take_done(Kept **gone, int *taken)
         Queue *queue = oldest;
         unlink_queue(queue);
         link_queue(queue);
+        queues++;
+        if (queue->is_busy) {
+            continue;
+        }
+        queue->is_busy = 1;
         for (Kept *kept = queue->first; kept != NULL && count < EVENTS; kept = kept->next) {
             looks[count++] = (Look){queue, kept, kept->event, NOT_READY};
         }
-        queues++;
+    }
+    *taken = 0;
+    if (count == 0) {
+        return queues;
     }
     Py_BEGIN_ALLOW_THREADS
     ask_all(looks, count);
     Py_END_ALLOW_THREADS
-    *taken = 0;
     for (int i = 0; i < count; i++) {
         Queue *queue = looks[i].queue;
         Kept *kept = looks[i].kept;
-        if (queue->first != kept || !is_over(&looks[i])) {
-            continue; /* the one before it is not done */
+        if (queue->first == kept && is_over(&looks[i])) { /* else the one before it is not done */
+            *taken = 1;
+            take_first(queue);
+            if (kept->pool != NULL && !pool_give(kept->pool, kept->event)) {
+                destroy_event(kept->event);
+            }
+            kept->next = *gone;
+            *gone = kept;
         }
-        *taken = 1;
-        take_first(queue);
-        if (kept->pool != NULL && !pool_give(kept->pool, kept->event)) {
-            destroy_event(kept->event);
-        }
-        kept->next = *gone;
-        *gone = kept;
-        if (queue->first == NULL) {
-            unlink_queue(queue);
-            free(queue);
+        if (i + 1 == count || looks[i + 1].queue != queue) { /* that was all of this queue */
+            queue->is_busy = 0;
+            if (queue->first == NULL) {
+                unlink_queue(queue);
+                free(queue);
+            }
         }
     }
     return queues;
@@ -291,15 +300,10 @@ let_go(int all)
     Py_ssize_t queues, idle = 0; /* queues that were looked at since something was done */
     int taken;
 
-    if (is_looking) {
-        return;
-    }
-    is_looking = 1;
     do {
         queues = take_done(&gone, &taken);
         idle = taken ? 0 : idle + queues;
     } while (all && queues && idle < queue_count);
-    is_looking = 0;
     while (gone != NULL) { /* at last: what that sets off may come here again */
         Kept *kept = gone;
         gone = kept->next;
@@ -352,7 +356,7 @@ function_forget(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     oldest = newest = NULL;
-    kept_count = queue_count = is_looking = 0;
+    kept_count = queue_count = 0;
     Py_RETURN_NONE;
 }
 
