@@ -158,7 +158,7 @@ def _into_adapter(options: Options, from_adapter: Adapter | None) -> Adapter | N
 
 def _ask(array: Any, adapter: Adapter | None, stream: ExternalStream) -> tuple[Tensor, object, bool]:  # noqa: ANN401
     """The memory of an array that no adapter reads; the stream that it states; whether it has ordered *stream*."""
-    if isinstance(array, Handover):
+    if issubclass(type(array), Handover):  # `isinstance` would ask a lazy proxy for what it stands for
         address, shape, strides, dtype, kind, device, read_only, _ = array._tensor
         return Tensor(address, shape, strides, dtype, kind, device, read_only, array), None, False
     if adapter is not None and (problem := adapter.problem(array)):

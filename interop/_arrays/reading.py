@@ -66,7 +66,7 @@ def by_interface(
         InvalidArrayError: what it says cannot be, or is not about memory that a GPU can use.
         NotSupportedError: it has a type, a mask or strides that no other library understands.
     """
-    has_dlpack = hasattr(array, "__dlpack__")
+    has_dlpack = _has_dlpack(array)
     try:
         interface = array.__cuda_array_interface__
     except AttributeError:
@@ -178,7 +178,7 @@ def by_dlpack(
             can use.
         NotSupportedError: its version or type of DLPack is unknown.
     """
-    if not hasattr(array, "__dlpack__"):
+    if not _has_dlpack(array):
         message = (
             "expected an array on a GPU: one of CuPy, Numba, PyTorch, JAX or Warp, or an object with "
             f"__cuda_array_interface__ or __dlpack__; got {described(array)}"
@@ -209,9 +209,18 @@ def by_dlpack(
         said = ", ".join(f"{name} {value}" for name, value in zip(tensor._fields[:6], tensor, strict=False))
         return InvalidArrayError(f"what {described(array)} says of itself by DLPack cannot be: {said}")
 
-    if tensor.device_type not in ON_GPU or tensor.device_id < 0:
+    # CUDA knows the device of memory; without elements there is none to ask about.
+    if tensor.device_type not in ON_GPU or tensor.device_id < 0 or (0 in tensor.shape and tensor.device_id != device):
         raise impossible()
     return checked(tensor, array, cuda, impossible)
+
+
+def _has_dlpack(array: object) -> bool:
+    """Whether an object has DLPack; False if the question makes it raise an error."""
+    try:
+        return hasattr(array, "__dlpack__")
+    except Exception:  # noqa: BLE001  (an object may raise any error when it is asked for an attribute)
+        return False
 
 
 def _capsule_of(array: Any, cuda: _cuda.Cuda | None, device: int, stream: int) -> object:  # noqa: ANN401

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from interop._safety import forks
 from interop._show import callsite
+from interop._show.text import described
 from interop.adapters.base import Adapter
 from interop.adapters.table import TABLE, may_have_current_stream
 from interop.errors import AdapterError, LibraryNotFoundError, NotSupportedError
@@ -52,10 +53,10 @@ def register(library: str, adapter: Adapter) -> None:
         AdapterError: *library* has an adapter already, or *adapter* is not for *library*. Nothing is changed.
     """
     if not isinstance(library, str) or not library:
-        message = f"an adapter is registered for a library's import path, such as 'cuda.core'; got {library!r}"
+        message = f"an adapter is registered for a library's import path, such as 'cuda.core'; got {described(library)}"
         raise AdapterError(message)
     if not isinstance(adapter, Adapter):
-        message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {adapter!r}"
+        message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {described(adapter)}"
         raise AdapterError(message)
     global _registrations, _with_stream  # noqa: PLW0603  (both are changed under the lock)
     with _lock:
@@ -143,7 +144,7 @@ def adapter_named(library: str) -> Adapter:
             installed but its import fails, the error of the import is raised unchanged.
     """
     if not isinstance(library, str):
-        message = f"a library is named by its import path, such as 'cupy' or 'cuda.core'; got {library!r}"
+        message = f"a library is named by its import path, such as 'cupy' or 'cuda.core'; got {described(library)}"
         raise LibraryNotFoundError(message)
     adapter = _registered.get(library)
     if adapter is not None and is_loaded(library):

@@ -84,6 +84,7 @@ FALSE = {
     "a beginning before all, by the interface": Interface(shape=(2**40,), strides=(-(2**22),)),
     "negative dimensions": Capsule(ndim=-1),
     "dimensions without end": Capsule(ndim=2**31 - 1),
+    "no elements, on another device than it says first": Capsule(shape=(0,), device_id=7),
 }
 
 
@@ -94,6 +95,26 @@ def test_what_cannot_be_is_refused(streams, case, into, monkeypatch):
     monkeypatch.setattr(c._cuda, "order", lambda *_: pytest.fail("ordered"))
     with pytest.raises(InvalidArrayError):
         interop.handoff(FALSE[case], c, producer=p, into=into)
+
+
+class FailingAttributes:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+class FailingProxy:
+    """A lazy proxy that stands for nothing yet."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("unbound")
+
+
+@pytest.mark.parametrize("stranger", [FailingAttributes, FailingProxy])
+def test_an_object_that_fails_when_it_is_asked_is_no_array(streams, stranger):
+    p, c = streams
+    with pytest.raises(InvalidArrayError):
+        interop.handoff(stranger(), c, producer=p)
 
 
 @pytest.mark.parametrize(

@@ -571,6 +571,17 @@ def test_unknown_library(ask, library, text):
 
 
 @by_name
+@pytest.mark.parametrize("name", [10**5000, NoRepr()], ids=["a long int", "no repr"])
+def test_a_name_that_cannot_be_printed(ask, name):
+    with pytest.raises(LibraryNotFoundError, match="named by its import path"):
+        ask(name)
+    with pytest.raises(AdapterError, match="registered for a library's import path"):
+        interop.register(name, Adapter())
+    with pytest.raises(AdapterError, match="must be an instance"):
+        interop.register("nowhere", name)
+
+
+@by_name
 @pytest.mark.parametrize("library", TABLE)
 @pytest.mark.usefixtures("registry")
 def test_library_that_is_not_installed(ask, library, monkeypatch):
