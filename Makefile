@@ -19,7 +19,7 @@ demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
 
 test: $(venv)/test.done
-	$(bin)/python -m pytest --interop-require=cupy,numba,torch,cuda.core,rmm,acme_streams,numpy
+	$(bin)/python -m pytest -n 2 --interop-require=cupy,numba,torch,cuda.core,rmm,acme_streams,numpy
 
 # The extension, built to stop at the first wrong address and the first undefined operation, over a driver in C. Python's
 # own allocator would hide what is used after its end. That the process leaks at its end is Python's way.
