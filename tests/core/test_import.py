@@ -59,7 +59,7 @@ def test_no_file_imports_an_adapter(module):
 
 @pytest.mark.parametrize("module", sorted(ADAPTERS))
 def test_adapters_know_the_contract_only(module):
-    allowed = {"", "interop.adapters.base", "interop.errors"}
+    allowed = {"", "interop.adapters.base", "interop.adapters.tensor", "interop.errors"}
     known = {target(name) for name, _ in imports(MODULES[module])}
     assert "interop.adapters.base" in known
     assert known <= allowed
