@@ -10,6 +10,8 @@ from interop.adapters.base import Adapter
 from interop.adapters.table import TABLE, may_have_current_stream
 from tests.default_streams import DEFAULT_STREAMS
 from tests.gpu.lab import STREAMS
+from tests.gpu.test_arrays import CONSUMERS, PRODUCERS
+from tests.gpu.test_events import EVENTS
 
 NOT_ADAPTERS = {"interop.adapters.base", "interop.adapters.dlpack", "interop.adapters.table", "interop.adapters.tensor"}
 
@@ -20,17 +22,34 @@ def test_every_adapter_has_a_row():
     assert list(TABLE) == sorted(TABLE)
 
 
-def test_the_tests_know_the_streams_of_every_library():
-    with_streams = {row.name for row in TABLE.values() if row.null is not None}
-    assert with_streams == set(DEFAULT_STREAMS) == set(STREAMS) - {"int"}
+def adapter_of(row):
+    """The class of the adapter and its methods, by the text of the adapter, since most machines lack some library."""
+    code = ast.parse(MODULES[row.adapter].read_text())
+    (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
+    return adapter, {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE.values() if row.null is not None], ids=lambda row: row.name)
+def test_the_tests_can_make_what_a_library_has(row):
+    """JAX, which has no streams, has tests of its own."""
+    _, methods = adapter_of(row)
+    needed = {
+        "a class in interop/matrix/libraries.py, which makes a stream": STREAMS,
+        "its default streams in tests/default_streams.py": DEFAULT_STREAMS,
+    }
+    if "event_handle" in methods:
+        needed["how it makes an event, in EVENTS of tests/gpu/test_events.py"] = EVENTS
+    if "read" in methods:
+        needed["how it makes an array, in PRODUCERS of tests/gpu/test_arrays.py"] = PRODUCERS
+    if "make_array" in methods:
+        needed["how it reads and writes an array, in CONSUMERS of tests/gpu/test_arrays.py"] = CONSUMERS
+    missing = [what for what, table in needed.items() if row.name not in table]
+    assert not missing, f"for {row.name}, add " + "; ".join(missing)
 
 
 @pytest.mark.parametrize("row", TABLE.values(), ids=list(TABLE))
 def test_a_row_agrees_with_its_adapter(row):
-    """By the text of the adapter, since most machines lack some library."""
-    code = ast.parse(MODULES[row.adapter].read_text())
-    (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
-    methods = {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
+    adapter, methods = adapter_of(row)
     names = [
         node.value.value for node in adapter.body if isinstance(node, ast.Assign) and node.targets[0].id == "library"
     ]

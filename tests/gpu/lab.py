@@ -71,7 +71,7 @@ def pair(producer: str, consumer: str, devices: tuple[int, int] = (0, 0)) -> tup
     return native_stream(producer, devices[0], 0), native_stream(consumer, devices[1], 1)
 
 
-def wrap_foreign_pointer(stream: object) -> int:
+def handle_of(stream: object) -> int:
     """The handle of any library's stream, found without interop."""
     if isinstance(stream, int):
         return stream
@@ -106,7 +106,7 @@ class Cell:
 
     def write(self, stream: object, value: int) -> None:
         with on_device(self.device):
-            call(runtime.cudaMemsetAsync(self.address, value, 1, wrap_foreign_pointer(stream)))
+            call(runtime.cudaMemsetAsync(self.address, value, 1, handle_of(stream)))
 
     def copy_from(self, source: "Cell", stream: object) -> None:
         if source.device != self.device:
@@ -114,7 +114,7 @@ class Cell:
             _peer_access(source.device, self.device)
         kind = runtime.cudaMemcpyKind.cudaMemcpyDefault
         with on_device(self.device):
-            call(runtime.cudaMemcpyAsync(self.address, source.address, 1, kind, wrap_foreign_pointer(stream)))
+            call(runtime.cudaMemcpyAsync(self.address, source.address, 1, kind, handle_of(stream)))
 
     def value(self) -> int:
         """What is in it, when everything is done."""
@@ -147,5 +147,5 @@ def race(producer: object, consumer: object, devices: tuple[int, int], order: Ca
         assert not shut.is_open, "the host was blocked until the gate opened itself"
         if order is None:
             # Nothing holds the consumer: it is done before the producer may begin.
-            call(runtime.cudaStreamSynchronize(wrap_foreign_pointer(consumer)))
+            call(runtime.cudaStreamSynchronize(handle_of(consumer)))
     return target.value()

@@ -8,7 +8,7 @@ import pytest
 
 import interop
 from interop.errors import NotSupportedError
-from tests.gpu.lab import call, on_device, runtime, wrap_foreign_pointer
+from tests.gpu.lab import call, handle_of, on_device, runtime
 
 LEGACY, PER_THREAD = 1, 2
 
@@ -96,7 +96,7 @@ def test_in(name, interop_need):
 def test_out(library, handle, interop_need):
     interop_need(library)
     native = interop.ExternalStream(handle).to(library)
-    assert identity(wrap_foreign_pointer(native)) == identity(handle)
+    assert identity(handle_of(native)) == identity(handle)
     assert interop.as_stream(native) == interop.ExternalStream(handle)
 
 
@@ -116,7 +116,7 @@ def test_out_of_the_other_device(library, handle, interop_need):
                     other.to(library)
             with other:
                 native = other.to(library)
-                assert identity(wrap_foreign_pointer(native)) == other.stream_id
+                assert identity(handle_of(native)) == other.stream_id
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])

@@ -11,7 +11,7 @@ import pytest
 
 import interop
 from interop.testing import assert_not_ordered, assert_ordered
-from tests.gpu.lab import STREAMS, call, native_stream, on_device, runtime, wrap_foreign_pointer
+from tests.gpu.lab import STREAMS, call, handle_of, native_stream, on_device, runtime
 from tests.gpu.record import measured
 
 SIZE = 1 << 28
@@ -36,14 +36,14 @@ def busy(stream, count):
     block = _block(device)
     with on_device(device):
         for _ in range(count):
-            call(runtime.cudaMemsetAsync(block, 1, SIZE, wrap_foreign_pointer(stream)))
+            call(runtime.cudaMemsetAsync(block, 1, SIZE, handle_of(stream)))
 
 
 class Plain:
     """The time of a block by two events of the runtime, without interop."""
 
     def __init__(self, stream):
-        self.handle = wrap_foreign_pointer(stream)
+        self.handle = handle_of(stream)
         self.events = [call(runtime.cudaEventCreateWithFlags(0)) for _ in range(2)]
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ import interop
 from interop.errors import NotSupportedError
 from tests.gpu.lab import STREAMS, call, device_count, native_stream, on_device, pair, runtime
 
-LIBRARIES = ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"]
+LIBRARIES = [library for library in STREAMS if library != "int"]
 
 
 @pytest.fixture
