@@ -86,7 +86,13 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
         )
         raise AdapterError(message)
     if adapter.simulated is (_cuda.active().simulation is None):
-        message = f"{described(obj)} of {adapter.library} is no stream here: one of the two is simulated"
+        if adapter.simulated:
+            message = f"{described(obj)} is simulated: use it inside `with interop.sim.simulate():`"
+        else:
+            message = (
+                f"{described(obj)} of {adapter.library} is a stream of a GPU, and a simulation runs: take one of the "
+                "simulation's streams, or leave its `with` block"
+            )
         raise NotSupportedError(message)
     if number <= _cuda.PER_THREAD:
         place = adapter.stream_device(obj)

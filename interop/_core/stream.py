@@ -313,7 +313,8 @@ class ExternalStream(Waitable, StreamIdentity):
             adapter = adapter_named(library)
             self._require_current_context(adapter)
             if adapter.simulated is (self._cuda.simulation is None):
-                message = f"{library} cannot use {self!r}: one of the two is simulated, and the other is not"
+                places = ("is simulated", "on a GPU") if adapter.simulated else ("works on a GPU", "simulated")
+                message = f"{library} cannot use {self!r}: {library} {places[0]}, and the stream is {places[1]}"
                 raise NotSupportedError(message)
             if adapter is self._adapter:
                 native = self.owner

@@ -27,7 +27,7 @@ def poison(array: object, stream: object) -> None:
 
     Raises:
         InvalidArrayError: *array* is not an array on a GPU, is read-only, or has gaps between its elements.
-        NotSupportedError: one of the two is simulated, and the other is not.
+        NotSupportedError: *stream* is simulated, and *array* is not an array of its simulation.
     """
     stream = as_stream(stream)
     if stream._cuda.simulation is not None:
@@ -52,7 +52,7 @@ def is_poisoned(array: object, stream: object) -> bool:
     Raises:
         AssertionError: some elements are poisoned, and others are not.
         InvalidArrayError: *array* is not an array on a GPU, has gaps between its elements, or has no elements.
-        NotSupportedError: one of the two is simulated, and the other is not.
+        NotSupportedError: *stream* is simulated, and *array* is not an array of its simulation.
     """
     stream = as_stream(stream)
     if stream._cuda.simulation is not None:

@@ -673,7 +673,7 @@ def test_a_stream_that_was_borrowed_before_is_refused_in_a_simulation(registry, 
     interop.register("acme", StaysTheSame())
     theirs = type("Stream", (), {"__module__": "acme", "raw_stream": address})()
     assert interop.as_stream(theirs) == interop.as_stream(theirs)
-    with sim.simulate(), pytest.raises(NotSupportedError, match="one of the two is simulated"):
+    with sim.simulate(), pytest.raises(NotSupportedError, match="of acme is a stream of a GPU, and a simulation runs"):
         interop.as_stream(theirs)
 
 
