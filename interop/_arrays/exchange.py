@@ -112,7 +112,8 @@ def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
     parent = find(tensor.address, producer) if source.link is None else source.link
     kept = _kept_alive(producer)
     if kept is None and parent is not None and parent.consumer == producer:
-        # That is there for as long as what came of the hand-over to it, which is kept here.
+        # The producer was the consumer of the parent. Its user keeps it alive as long as the array of the parent lives,
+        # and that array lives as long as this holder.
         kept = None if parent.consumer._handle == _cuda.PER_THREAD else parent.consumer
     holder = Handover(tensor, kept, stream, parent, states=adapter is None)
     result: Any = holder

@@ -265,6 +265,7 @@ class ExternalStream(Waitable, StreamIdentity):
             producer._usable_context()
             self._require_same_cuda(producer)
         capture = captures.capture_of(self)
+        # One producer that captures takes a consumer that does not into its capture: there is nothing to check then.
         if capture or len(producers) > 1 or _cuda.LEGACY in (self._handle, producers[0]._handle):
             producers = captures.order_of_waits(self, capture, producers)
         for producer in producers:

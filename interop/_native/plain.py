@@ -6,7 +6,7 @@ How C and Python share a class is explained in ``methods.c``.
 from itertools import starmap
 from typing import Any, Final, Self
 
-_MOST_SPARE: Final = 256
+_MOST_SPARE: Final = 256  # as MOST_SPARE in native.h
 
 
 class Pool:
