@@ -1,4 +1,4 @@
-"""What the tests share: memory to borrow, a library that does not exist, other interpreters."""
+"""Fixtures that several test files use: an address to borrow, an invented library, other processes."""
 
 import ctypes
 import json
@@ -17,13 +17,13 @@ from interop.adapters.base import Adapter
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The GPU suite runs when it is named, and not with the rest."""
+    """Collect the GPU suite only when the command line names it."""
     gpu = Path(__file__).with_name("gpu")
     named = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
     return True if collection_path == gpu and not any(path.resolve().is_relative_to(gpu) for path in named) else None
 
 
-# What changes how pytest and rich print, in this process and in those that tests start; no test sees it.
+# These variables change what pytest and rich print. They are unset, also for the processes that tests start.
 OUTPUT = ["CI", "BUILD_NUMBER", "PYTEST_ADDOPTS", "PY_COLORS", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"]
 _environment = pytest.MonkeyPatch()
 
@@ -40,7 +40,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture
 def address() -> Iterator[int]:
-    """The address of live, readable memory that is no stream: good for all that does not reach CUDA."""
+    """The address of readable memory that is no stream. It can be borrowed, but must not reach CUDA."""
     memory = ctypes.create_string_buffer(1024)
     yield (ctypes.addressof(memory) + 15) & ~15
     del memory
@@ -48,7 +48,7 @@ def address() -> Iterator[int]:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The adapters as after ``import interop``, none loaded yet; put back afterwards."""
+    """No adapter is loaded, as after ``import interop``. The loaded ones come back after the test."""
     monkeypatch.setattr(adapters, "_registered", {})
     monkeypatch.setattr(adapters, "_switched", {})
     found = dict(adapters.by_type)
@@ -60,7 +60,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class AcmeAdapter(Adapter):
-    """Takes what an object of the library says of itself for a handle, whatever it is."""
+    """Returns an object's raw attribute as its handle, whatever that is."""
 
     library = "acme"
 
@@ -73,7 +73,7 @@ class AcmeAdapter(Adapter):
 
 @pytest.fixture
 def acme(registry: None, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A library ``acme``, loaded and registered: ``Stream(raw)`` and ``Event(raw)`` hold their handle."""
+    """An invented library ``acme``, imported and registered. ``Stream(raw)`` and ``Event(raw)`` hold their handle."""
     module = types.ModuleType("acme")
     for name in ("stream", "event"):
         cls = type(name.capitalize(), (), {"__module__": "acme", "__init__": _holder(f"raw_{name}")})
@@ -92,15 +92,15 @@ def _holder(attribute: str) -> Callable[[object, object], None]:
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """A driver in C, for the extension to call."""
-    from tests.native_stubs import Driver, compiled  # it imports cuda.bindings
+    """The stubs of the driver, compiled."""
+    from tests.native_stubs import Driver, compiled  # imports cuda.bindings
 
     return Driver(compiled(tmp_path_factory.mktemp("driver")))
 
 
 @pytest.fixture(scope="session")
 def python() -> Callable[..., object]:
-    """Run code in a new interpreter, with the variables given; what it printed, as JSON."""
+    """A function that runs code in a new process with environment variables, and returns the JSON that it prints."""
     path = os.pathsep.join([str(Path(interop.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
     def run(code: str, **variables: str) -> object:
@@ -116,7 +116,7 @@ def python() -> Callable[..., object]:
 
 @pytest.fixture(scope="session")
 def run_tests() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run one file of tests in a folder, by a pytest of its own with our plugin, and no GPU in sight."""
+    """A function that runs code as a test file, by pytest in a new process, with interop's plugin and without a GPU."""
 
     def run(folder: Path, code: str, *options: str) -> subprocess.CompletedProcess[str]:
         (folder / "test_it.py").write_text(code)

@@ -1,4 +1,4 @@
-"""Signal handlers that raise at random times, for the tests of what is left over then."""
+"""A signal handler that raises at random times, to test that nothing is left over then."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 INTERRUPTS = int(os.environ.get("INTERRUPTS", "1000"))
-"""How many a test wants; the more, the more places they hit."""
+"""How many interrupts a test needs. More of them hit more places of the code."""
 
 
 class Interrupted(BaseException):
@@ -16,7 +16,10 @@ class Interrupted(BaseException):
 
 
 def interrupt(work: Callable[[], object], check: Callable[[], object], count: int = INTERRUPTS) -> int:
-    """Interrupt *work* at random times, *count* times in all, and call *check* after each; how often work was done."""
+    """Run *work* until *count* runs were interrupted, at random times, and *check* after each run.
+
+    Returns how many runs were not interrupted.
+    """
     is_armed, seed = False, random.Random(0)
 
     def handle(*_arguments: object) -> None:

@@ -1,12 +1,12 @@
-/* Stand-ins for the driver's entry points that the extension in C calls: each notes the call down, with whether the GIL
- * was held, waits if the test says so, and answers what the test says. */
+/* Stubs of the driver's entry points that the extension calls. Each stub writes down its call, and whether the caller
+ * held the GIL; blocks, if the test says so; and returns the code that the test says. */
 
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* In the order in which the extension takes them. */
+/* In the order of the addresses that the extension is bound to. */
 enum {
     RECORD, EVENT_QUERY, EVENT_SYNCHRONIZE, EVENT_DESTROY, WAIT, QUERY, SYNCHRONIZE, IS_CAPTURING, EXCHANGE,
     GET_CONTEXT, SET_CONTEXT, CREATE, GET_STREAM_CONTEXT, GET_ID, KINDS
@@ -22,9 +22,9 @@ struct call {
 int (*gil_held)(void); /* PyGILState_Check */
 struct call calls[NOTED];
 int called;
-int answers[KINDS][ANSWERS]; /* to the first call, the second, ...; to all later ones the last */
-uint64_t only; /* if there is one, the stream whose calls are answered so; the others succeed */
-int busy; /* the kind that does not return before it is let go */
+int answers[KINDS][ANSWERS]; /* of the first call, the second, ...; the last one also of all later calls */
+uint64_t only; /* 0, or the stream to whose calls `answers` applies; calls on other streams succeed */
+int busy; /* the kind of call that blocks until `let_go`, or for PATIENCE milliseconds; -1 for none */
 volatile int entered, let_go, gave_up;
 uint64_t capturing; /* the stream that captures */
 uint64_t last_event = 0xe00000;
@@ -122,6 +122,6 @@ __attribute__((constructor)) static void map_stated(void) {
     mmap((void *)0x30000000, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 }
 
-/* What only Python calls, in the fallback, and what cannot fail here. */
+/* Only the fallback in Python calls these two. They cannot fail. */
 int cuCtxPushCurrent(uint64_t context) { return contexts[++depth] = context, 0; }
 int cuCtxPopCurrent(void) { return depth--, 0; }

@@ -1,6 +1,7 @@
-"""A driver in C, for tests: what the extension is bound to, and what stands for cuda.bindings in the fallback.
+"""A CUDA driver that is a stub, written in C (``native_stubs.c``). A test says what each of its functions returns.
 
-Both ways end at the same functions, of native_stubs.c, which note every call down and answer as a test says.
+The extension calls the stubs directly. The fallback in Python calls them through :class:`Bindings`, in the place of
+cuda.bindings. So both can be compared, call by call.
 """
 
 # ruff: noqa: N802, N815  (CUDA's names)
@@ -23,10 +24,10 @@ from interop.adapters.base import Adapter
 SOURCE = Path(__file__).with_suffix(".c")
 KINDS = HOT_CALLS
 OWN = 1
-"""The context of the streams below, except ELSEWHERE; the context of a stream is its handle >> 16."""
+"""The context of P, Q and C. The context of each stream is ``handle >> 16``; that of ELSEWHERE is another one."""
 P, Q, C, ELSEWHERE = 0x10010, 0x10020, 0x10030, 0x20010
 STATED = 0x30000010
-"""A stream that :class:`Stating` states; there is memory, which the others' addresses are not."""
+"""The stream that :class:`Stating` states. Only this handle is the address of readable memory."""
 
 
 def compiled(folder: Path) -> str:
@@ -49,7 +50,7 @@ class Call(ctypes.Structure):
 
 
 class Driver:
-    """The library: what it is to answer, and what it was asked."""
+    """The stubs: sets what they return, and reads which calls they got."""
 
     def __init__(self, path: str) -> None:
         self.library = library = ctypes.CDLL(path)
@@ -59,10 +60,10 @@ class Driver:
         ctypes.c_void_p.in_dll(library, "gil_held").value = held.value
         self.addresses = tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in KINDS)
         self.plain: list[str] = []
-        """What Python called, in the fallback."""
+        """The functions that the fallback called, through :class:`Bindings`."""
 
     def reset(self, mode: int = 0) -> None:
-        """All succeeds from now on, and nothing was called; this thread's capture mode is *mode*."""
+        """Forget the calls, let every call succeed, and set this thread's capture mode to *mode*."""
         self.library.reset(mode)
         self.plain.clear()
 
@@ -70,16 +71,16 @@ class Driver:
         return ctypes.c_int.in_dll(self.library, name)
 
     def fail(self, kind: str, *codes: int) -> None:
-        """Answer *codes* to the next calls, and the last of them to all later ones."""
+        """Return *codes* from the next calls of *kind*, one each, and the last code from all later calls."""
         self._answers[KINDS.index(kind)][:] = [*codes, *codes[-1:] * (4 - len(codes))]
 
     def fail_events(self, code: int) -> None:
-        """Answer *code* to all that is done with events, as after a fault of the device."""
+        """Return *code* from every call with an event, as after a fault of the device."""
         for kind in ("cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy"):
             self.fail(kind, code)
 
     def fail_for(self, stream: int, kind: str, code: int) -> None:
-        """Answer *code*, but only to calls on one stream."""
+        """Return *code* from calls of *kind* on *stream*; other streams work."""
         ctypes.c_uint64.in_dll(self.library, "only").value = stream
         self.fail(kind, code)
 
@@ -87,7 +88,7 @@ class Driver:
         ctypes.c_uint64.in_dll(self.library, "capturing").value = stream
 
     def current(self) -> int:
-        """The context that is current in this thread; not noted down."""
+        """The context that is current in this thread. This is no call that :attr:`calls` contains."""
         return self.library.current()
 
     def bind(self, context: int) -> None:
@@ -103,7 +104,7 @@ class Driver:
 
 
 class Bindings:
-    """cuda.bindings' two modules, as far as interop asks them here."""
+    """Stands for both modules of cuda.bindings, with the functions that interop calls in these tests."""
 
     cudaError_t = runtime.cudaError_t
     cudaStreamCaptureMode = runtime.cudaStreamCaptureMode
@@ -168,7 +169,7 @@ class Bindings:
 
 @contextmanager
 def bound(driver: Driver) -> Iterator[_cuda.Cuda]:
-    """Take the driver for the real GPU."""
+    """Let interop use the stubs as the driver of the GPU."""
     bindings = Bindings(driver)
     cuda = _cuda.Cuda(lambda: (bindings, bindings), lambda _address: True)
     before = _cuda.activate(cuda)
@@ -183,7 +184,7 @@ def bound(driver: Driver) -> Iterator[_cuda.Cuda]:
 
 
 def spare(pool) -> list[int]:
-    """The events in a pool; the pool is as it was."""
+    """The events in a pool, newest first. The pool stays as it is."""
     events = []
     while event := pool.take():
         events.append(event)
@@ -193,14 +194,14 @@ def spare(pool) -> list[int]:
 
 
 class Stating:
-    """Speaks the protocol, and is of no library that an adapter is for."""
+    """An object with ``__cuda_stream__`` that no adapter knows."""
 
     def __cuda_stream__(self):
         return (0, STATED)
 
 
 class Foreign:
-    """An event of a library that an adapter is for."""
+    """An event of another library, which has an adapter."""
 
     def __init__(self, handle):
         self.handle = handle
@@ -214,7 +215,7 @@ class ForeignAdapter(Adapter):
 
 
 class World:
-    """Streams and events that were used before, so that all is ready for the fast calls; and spare events."""
+    """Streams and events that were used before, so that the fast path can take them, and spare events."""
 
     def __init__(self, driver: Driver, cuda: _cuda.Cuda) -> None:
         self.p, self.q, self.c, self.elsewhere = map(interop.ExternalStream, (P, Q, C, ELSEWHERE))
@@ -239,11 +240,11 @@ class World:
         self.aside: list[int] = []
         driver.fail("cuEventRecord", 400)
         with pytest.raises(interop.errors.DeviceMismatchError):
-            self.p.record_event(self.fresh)  # it has a handle now, and was never recorded
+            self.p.record_event(self.fresh)  # the event gets a handle, but its record fails
         driver.reset()
 
     def emptied(self, left: int = 0) -> "World":
-        """Without spare events, but for so many."""
+        """Take spare events out of the pool until *left* of them are left."""
         while len(spare(self.pool)) > left:
             self.aside.append(self.pool.take())
         return self

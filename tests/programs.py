@@ -1,4 +1,4 @@
-"""Programs of records and waits over three streams: what they order by the clocks, and how they are replayed."""
+"""Random programs of records and waits over three streams: what the clocks say that they order, and how to run them."""
 
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ steps = st.one_of(
 
 
 def runnable(program):
-    """Without the waits for events that nobody has recorded, which interop refuses."""
+    """*program* without its waits for unrecorded events, which interop refuses."""
     recorded, kept = set(), []
     for step in program:
         if step[0] == "record":
@@ -30,7 +30,7 @@ programs = st.lists(steps, max_size=12).map(runnable)
 
 
 def expected(program, producer, consumer):
-    """Whether the clocks say that *consumer*'s later work comes after what *producer* was given before the program."""
+    """Whether, by the clocks, work on *producer* before the program comes before work on *consumer* after it."""
     clocks = Clocks()
     for stream in STREAMS:
         clocks.add_stream(stream, context="here", kind=StreamKind.NON_BLOCKING)
@@ -41,7 +41,7 @@ def expected(program, producer, consumer):
 
 
 def replay(program, streams):
-    """Run it on real streams, or the simulator's."""
+    """Run *program* on *streams*, of a GPU or of the simulator."""
     events = {name: interop.Event() for name in EVENTS}
     for kind, *names in program:
         if kind == "record":

@@ -1,11 +1,11 @@
-"""The rules of CUDA streams, events and captures that the simulator relies on, one test each.
+"""The rules of CUDA streams, events and captures that the simulator follows, one test each.
 
-The same tests run against the simulator, everywhere, and against a real GPU: a rule enters the simulator only with a
-test here. They see CUDA through a :class:`Lab`, which both sides build.
+The same tests run on the simulator and on a GPU. A rule enters the simulator only with a test here. The tests use CUDA
+through a :class:`Lab`: ``tests/sim`` builds one on the simulator, ``tests/gpu`` one on a GPU.
 
-An ordering rule is proved with a gate, which holds one stream. The consumer's copy must not become done while the gate
-is closed, and must have copied the right value afterwards. Its control is the same without the rule: there the copy is
-done while the gate is closed, and has copied stale data.
+A test of order closes a gate on the producer. While the gate is closed, the consumer's copy must stay pending; after
+it opens, the copy must have read the new value. Where a rule says that nothing is ordered, the copy must become done
+while the gate is closed, with the old value. These tests are also the controls of the others.
 """
 
 import contextlib
@@ -51,17 +51,17 @@ FRESH = 7
 
 
 class Gate(Protocol):
-    """Holds the later work of a stream."""
+    """Holds back the work that is put on a stream after it."""
 
     def open(self) -> None:
-        """Let it go."""
+        """Let the stream run."""
 
 
 class Lab(Protocol):
-    """A CUDA to experiment on.
+    """CUDA, with what a test of order needs.
 
-    Streams, events and cells are made before the first gate is closed: on a real GPU making one may wait for the
-    device. Gates that a test leaves closed are opened after it, and captures that it leaves open are ended.
+    A test makes its streams, events and cells before it closes the first gate, because on a GPU making one may wait for
+    the device. After the test, the fixture opens all gates and ends all captures.
     """
 
     runtime: Any
@@ -69,7 +69,7 @@ class Lab(Protocol):
     devices: int
 
     def need_two_devices(self) -> None:
-        """Skip the test if there is only one."""
+        """Skip the test if there is only one device."""
 
     def stream(self, *, non_blocking: bool = True, device: int = 0) -> int:
         """A new stream. Device 0 is current before and after."""
@@ -93,14 +93,14 @@ class Lab(Protocol):
         """The value of a cell, once everything is done. All gates must be open."""
 
     def becomes_done(self, query: Callable[[], tuple[Any, ...]]) -> bool:
-        """Whether a query says so, now or soon: for what is expected to be done."""
+        """Whether *query* returns success, now or soon. For what a test expects to be done."""
 
     def stays_pending(self, query: Callable[[], tuple[Any, ...]]) -> bool:
-        """Whether a query says so, now and for a while: for what is expected to be held."""
+        """Whether *query* returns "not ready", now and for a while. For what a test expects to be held back."""
 
 
 def value(result: tuple[Any, ...]) -> Any:
-    """What a call returned, which must have succeeded."""
+    """What a call returned. Fails if the call did."""
     assert result[0] == SUCCESS, result
     return result[1] if len(result) > 1 else None
 
@@ -128,7 +128,7 @@ def wait(lab: Lab, stream: int, event: int) -> None:
 
 
 def assert_ordered(lab: Lab, producer: int, consumer: int, order: Callable[[], None] = lambda: None) -> None:
-    """With *order* in between, the consumer sees what the gated producer wrote."""
+    """The consumer's copy, after *order*, waits for what the gated producer writes."""
     source, target = lab.cell(), lab.cell()
     gate = lab.gate(producer)
     lab.put(producer, source, FRESH)
@@ -140,14 +140,14 @@ def assert_ordered(lab: Lab, producer: int, consumer: int, order: Callable[[], N
 
 
 def assert_unordered(lab: Lab, producer: int, consumer: int, order: Callable[[], None] = lambda: None) -> None:
-    """With *order* in between, the consumer goes on while the producer is gated, and sees stale data."""
+    """The consumer's copy, after *order*, is done while the producer is gated, and copies the old value."""
     source, target = lab.cell(), lab.cell()
     copied = lab.event()
     gate = lab.gate(producer)
     lab.put(producer, source, FRESH)
     order()
     lab.copy(consumer, source, target)
-    # Of the copy itself, and not of the stream: the legacy stream answers for all blocking ones.
+    # The event is of the copy alone: a query of the legacy stream would also ask about all blocking streams.
     record(lab, copied, consumer)
     assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(copied))
     gate.open()
@@ -156,7 +156,7 @@ def assert_unordered(lab: Lab, producer: int, consumer: int, order: Callable[[],
 
 
 def assert_held_only_if(lab: Lab, event: int, *, held: bool) -> None:
-    """An event is held up by a closed gate, or is not."""
+    """*event* is pending behind a closed gate if *held*, else it is done."""
 
     def query() -> tuple[Any, ...]:
         answer: tuple[Any, ...] = lab.runtime.cudaEventQuery(event)
@@ -179,7 +179,7 @@ def end(lab: Lab, stream: int) -> int:
 
 @contextlib.contextmanager
 def capturing(lab: Lab, stream: int, mode: int = GLOBAL) -> Iterator[None]:
-    """Capture on *stream*, whatever comes of it."""
+    """Capture on *stream*, and end the capture with whatever code."""
     begin(lab, stream, mode)
     try:
         yield
@@ -189,7 +189,7 @@ def capturing(lab: Lab, stream: int, mode: int = GLOBAL) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exchanged(lab: Lab, mode: int) -> Iterator[int]:
-    """Another capture mode in this thread; the one before."""
+    """Set another capture mode in this thread; yields the mode before."""
     runtime = lab.runtime
     previous = value(runtime.cudaThreadExchangeStreamCaptureMode(runtime.cudaStreamCaptureMode(mode)))
     try:
@@ -199,7 +199,7 @@ def exchanged(lab: Lab, mode: int) -> Iterator[int]:
 
 
 class Bench:
-    """What the calls in the tables below are made with: a stream that captures, and others that do not."""
+    """The streams and events of the calls in the tables below: one stream captures, the others do not."""
 
     def __init__(self, lab: Lab, *, non_blocking: bool) -> None:
         self.lab = lab
@@ -220,7 +220,7 @@ class Bench:
 
 Call = Callable[[Bench], tuple[Any, ...]]
 
-# What the call answers while a non-blocking stream captures, and whether that breaks the capture, in every mode.
+# What each call returns while a non-blocking stream captures, and whether it invalidates the capture; in every mode.
 RELATED: dict[str, tuple[Call, int, bool]] = {
     "query the stream": (lambda b: b.runtime.cudaStreamQuery(b.captured), UNSUPPORTED, True),
     "synchronize the stream": (lambda b: b.runtime.cudaStreamSynchronize(b.captured), UNSUPPORTED, True),
@@ -269,7 +269,7 @@ RELATED: dict[str, tuple[Call, int, bool]] = {
     "current device": (lambda b: b.runtime.cudaGetDevice(), SUCCESS, False),
 }
 
-# What has nothing to do with the capture, but could wait for it as far as CUDA knows.
+# These calls are not about the capture, but CUDA takes them for unsafe during one.
 UNRELATED: dict[str, Call] = {
     "query a stream": lambda b: b.runtime.cudaStreamQuery(b.other),
     "synchronize a stream": lambda b: b.runtime.cudaStreamSynchronize(b.other),
@@ -279,7 +279,8 @@ UNRELATED: dict[str, Call] = {
     "synchronize per-thread": lambda b: b.runtime.cudaStreamSynchronize(PER_THREAD),
 }
 
-# What the legacy stream answers while a *blocking* stream of its context captures, and whether that breaks it.
+# What each call returns on the legacy stream while a *blocking* stream of its context captures, and whether the call
+# invalidates the capture.
 ON_LEGACY: dict[str, tuple[Call, int, bool]] = {
     "is it capturing": (lambda b: b.runtime.cudaStreamIsCapturing(LEGACY), IMPLICIT, False),
     "capture info": (lambda b: b.runtime.cudaStreamGetCaptureInfo(LEGACY), IMPLICIT, False),
@@ -295,7 +296,7 @@ MODES = pytest.mark.parametrize("mode", [GLOBAL, THREAD_LOCAL, RELAXED], ids=["g
 
 
 def assert_answer(bench: Bench, call: Call, mode: int, code: int, *, breaks: bool) -> None:
-    """Make a call while a stream captures; what it answers, and what becomes of the capture."""
+    """Make *call* while a stream captures: it returns *code*, and invalidates the capture if it *breaks* it."""
     lab = bench.lab
     with capturing(lab, bench.captured, mode):
         assert call(bench)[0] == code
@@ -329,7 +330,7 @@ class CudaRules:
         producer, consumer, event = lab.stream(), lab.stream(), lab.event()
         assert_unordered(lab, producer, consumer, lambda: record(lab, event, producer))
 
-    def test_the_wrong_way_round_orders_nothing(self, lab: Lab) -> None:
+    def test_a_wait_the_wrong_way_round_orders_nothing(self, lab: Lab) -> None:
         producer, consumer, event = lab.stream(), lab.stream(), lab.event()
 
         def order() -> None:
@@ -338,7 +339,7 @@ class CudaRules:
 
         assert_unordered(lab, producer, consumer, order)
 
-    def test_waits_chain(self, lab: Lab) -> None:
+    def test_a_chain_of_waits_orders(self, lab: Lab) -> None:
         producer, middle, consumer = lab.stream(), lab.stream(), lab.stream()
         first, second = lab.event(), lab.event()
 
@@ -350,7 +351,7 @@ class CudaRules:
 
         assert_ordered(lab, producer, consumer, order)
 
-    def test_a_chain_in_the_wrong_order_breaks(self, lab: Lab) -> None:
+    def test_a_chain_of_waits_in_the_wrong_order_orders_nothing(self, lab: Lab) -> None:
         producer, middle, consumer = lab.stream(), lab.stream(), lab.stream()
         first, second = lab.event(), lab.event()
 
@@ -362,14 +363,14 @@ class CudaRules:
 
         assert_unordered(lab, producer, consumer, order)
 
-    def test_a_wait_binds_when_it_is_called(self, lab: Lab) -> None:
+    def test_a_wait_is_for_the_record_before_it(self, lab: Lab) -> None:
         producer, consumer, event = lab.stream(), lab.stream(), lab.event()
         record(lab, event, producer)
         wait(lab, consumer, event)
-        # The wait above is for the record above, and not for this one.
+        # The wait above is for the record above, not for the record below.
         assert_unordered(lab, producer, consumer, lambda: record(lab, event, producer))
 
-    def test_a_wait_keeps_what_it_was_bound_to(self, lab: Lab) -> None:
+    def test_a_later_record_does_not_change_a_wait(self, lab: Lab) -> None:
         producer, consumer, event = lab.stream(), lab.stream(), lab.event()
 
         def order() -> None:
@@ -379,7 +380,7 @@ class CudaRules:
 
         assert_ordered(lab, producer, consumer, order)
 
-    def test_recording_again_replaces(self, lab: Lab) -> None:
+    def test_a_second_record_replaces_the_first(self, lab: Lab) -> None:
         producer, idle, consumer, event = lab.stream(), lab.stream(), lab.stream(), lab.event()
 
         def order() -> None:
@@ -391,13 +392,13 @@ class CudaRules:
 
         assert_unordered(lab, producer, consumer, order)
 
-    def test_an_event_that_was_never_recorded_orders_nothing(self, lab: Lab) -> None:
+    def test_an_unrecorded_event_orders_nothing(self, lab: Lab) -> None:
         producer, consumer, event = lab.stream(), lab.stream(), lab.event()
         assert lab.runtime.cudaEventQuery(event)[0] == SUCCESS
         assert lab.runtime.cudaEventSynchronize(event)[0] == SUCCESS
         assert_unordered(lab, producer, consumer, lambda: wait(lab, consumer, event))
 
-    def test_a_wait_stays_when_its_event_is_destroyed(self, lab: Lab) -> None:
+    def test_a_wait_outlives_its_event(self, lab: Lab) -> None:
         producer, consumer = lab.stream(), lab.stream()
         event = int(value(lab.runtime.cudaEventCreateWithFlags(2)))
 
@@ -408,7 +409,7 @@ class CudaRules:
 
         assert_ordered(lab, producer, consumer, order)
 
-    def test_query_says_what_is_pending(self, lab: Lab) -> None:
+    def test_query_says_whether_work_is_pending(self, lab: Lab) -> None:
         stream, other, event = lab.stream(), lab.stream(), lab.event()
         assert done(lab, stream)
         gate = lab.gate(stream)
@@ -443,7 +444,7 @@ class CudaRules:
         producer, consumer, event = lab.stream(non_blocking=False), lab.stream(non_blocking=False), lab.event()
         assert_ordered(lab, producer, consumer, lambda: record(lab, event, LEGACY))
 
-    def test_a_record_on_legacy_stands_for_all_blocking_streams(self, lab: Lab) -> None:
+    def test_a_record_on_legacy_covers_all_blocking_streams(self, lab: Lab) -> None:
         producer, consumer, event = lab.stream(non_blocking=False), lab.stream(), lab.event()
 
         def order() -> None:
@@ -452,7 +453,7 @@ class CudaRules:
 
         assert_ordered(lab, producer, consumer, order)
 
-    def test_a_record_on_legacy_leaves_a_non_blocking_stream_alone(self, lab: Lab) -> None:
+    def test_a_record_on_legacy_does_not_cover_non_blocking_streams(self, lab: Lab) -> None:
         producer, consumer, event = lab.stream(non_blocking=False), lab.stream(), lab.event()
         assert_unordered(lab, producer, consumer, lambda: record(lab, event, LEGACY))
 
@@ -465,7 +466,7 @@ class CudaRules:
 
         assert_ordered(lab, producer, consumer, order)
 
-    def test_a_wait_on_legacy_leaves_a_non_blocking_stream_alone(self, lab: Lab) -> None:
+    def test_a_wait_on_legacy_does_not_hold_up_non_blocking_streams(self, lab: Lab) -> None:
         producer, consumer, event = lab.stream(), lab.stream(), lab.event()
 
         def order() -> None:
@@ -489,7 +490,7 @@ class CudaRules:
         gate.open()
         assert lab.read(target) == FRESH
 
-    def test_a_wait_on_legacy_for_what_is_done_orders_two_blocking_streams(self, lab: Lab) -> None:
+    def test_a_wait_on_legacy_for_a_done_event_orders_two_blocking_streams(self, lab: Lab) -> None:
         producer, consumer = lab.stream(non_blocking=False), lab.stream(non_blocking=False)
         third, event = lab.stream(), lab.event()
         record(lab, event, third)
@@ -505,7 +506,7 @@ class CudaRules:
 
         assert_ordered(lab, producer, LEGACY, order)
 
-    def test_an_event_on_a_blocking_stream_stands_for_legacy_too(self, lab: Lab) -> None:
+    def test_a_record_on_a_blocking_stream_covers_legacy_too(self, lab: Lab) -> None:
         consumer, blocking, event = lab.stream(), lab.stream(non_blocking=False), lab.event()
 
         def order() -> None:
@@ -514,7 +515,7 @@ class CudaRules:
 
         assert_ordered(lab, LEGACY, consumer, order)
 
-    def test_an_event_on_a_blocking_stream_does_not_make_the_stream_pending(self, lab: Lab) -> None:
+    def test_a_record_on_a_blocking_stream_does_not_make_it_pending(self, lab: Lab) -> None:
         blocking, event = lab.stream(non_blocking=False), lab.event()
         gate = lab.gate(LEGACY)
         record(lab, event, blocking)
@@ -523,7 +524,7 @@ class CudaRules:
         gate.open()
         assert lab.runtime.cudaEventSynchronize(event)[0] == SUCCESS
 
-    def test_legacy_answers_for_blocking_streams(self, lab: Lab) -> None:
+    def test_a_query_of_legacy_covers_blocking_streams(self, lab: Lab) -> None:
         blocking = lab.stream(non_blocking=False)
         other = lab.stream(non_blocking=False)
         gate = lab.gate(blocking)
@@ -534,7 +535,7 @@ class CudaRules:
         assert lab.runtime.cudaStreamSynchronize(LEGACY)[0] == SUCCESS
         assert lab.runtime.cudaStreamQuery(blocking)[0] == SUCCESS
 
-    def test_legacy_does_not_answer_for_non_blocking_streams(self, lab: Lab) -> None:
+    def test_a_query_of_legacy_does_not_cover_non_blocking_streams(self, lab: Lab) -> None:
         stream = lab.stream()
         gate = lab.gate(stream)
         assert done(lab, LEGACY)
@@ -542,7 +543,7 @@ class CudaRules:
 
     @pytest.mark.parametrize("non_blocking", [False, True], ids=["blocking", "non-blocking"])
     def test_legacy_waits_for_a_blocking_stream_that_was_destroyed(self, lab: Lab, *, non_blocking: bool) -> None:
-        # The second is the control.
+        # The non-blocking stream is the control.
         stream = int(value(lab.runtime.cudaStreamCreateWithFlags(1 if non_blocking else 0)))
         source, target, copied = lab.cell(), lab.cell(), lab.event()
         gate = lab.gate(stream)
@@ -557,7 +558,7 @@ class CudaRules:
 
     @pytest.mark.parametrize("non_blocking", [False, True], ids=["blocking", "non-blocking"])
     def test_a_blocking_stream_that_is_made_later_waits_for_legacy(self, lab: Lab, *, non_blocking: bool) -> None:
-        # The second is the control.
+        # The non-blocking stream is the control.
         source, target, copied = lab.cell(), lab.cell(), lab.event()
         gate = lab.gate(LEGACY)
         lab.put(LEGACY, source, FRESH)
@@ -569,21 +570,21 @@ class CudaRules:
         assert lab.read(target) == (STALE if non_blocking else FRESH)
         assert lab.read(source) == FRESH
 
-    def test_a_wait_for_what_is_done_does_not_make_a_blocking_stream_pending(self, lab: Lab) -> None:
+    def test_a_wait_for_a_done_event_does_not_make_a_blocking_stream_pending(self, lab: Lab) -> None:
         blocking, other, before, after = lab.stream(non_blocking=False), lab.stream(), lab.event(), lab.event()
         record(lab, before, other)
         value(lab.runtime.cudaEventSynchronize(before))
         gate = lab.gate(LEGACY)
         wait(lab, blocking, before)
         assert done(lab, blocking)
-        # The control: what is recorded next waits for the legacy stream.
+        # The control: an event that is recorded next waits for the legacy stream.
         record(lab, after, blocking)
         assert_held_only_if(lab, after, held=True)
         gate.open()
         assert lab.runtime.cudaEventSynchronize(after)[0] == SUCCESS
 
-    def test_a_blocking_stream_that_waits_is_done_with_what_it_waited_for(self, lab: Lab) -> None:
-        # Whatever the legacy stream still has to do, which the stream's next work would wait for.
+    def test_a_waiting_blocking_stream_is_done_as_soon_as_its_event(self, lab: Lab) -> None:
+        # The legacy stream still has work, but only the next work of the blocking stream would wait for that.
         blocking, producer, event = lab.stream(non_blocking=False), lab.stream(), lab.event()
         gate, first = lab.gate(LEGACY), lab.gate(producer)
         record(lab, event, producer)
@@ -614,7 +615,7 @@ class CudaRules:
         closed, ready, seconds = threading.Event(), threading.Event(), 30
 
         def consume() -> bool:
-            # Its first use makes the stream, which may wait for the device: so before the gate.
+            # The first use creates the stream, which may wait for the device. So this comes before the gate.
             value(lab.runtime.cudaStreamSynchronize(PER_THREAD))
             ready.set()
             assert closed.wait(seconds)
@@ -641,7 +642,7 @@ class CudaRules:
         here, there = lab.event(), lab.event(device=1)
         gate = lab.gate(first)
         record(lab, there, second)
-        # The control.
+        # The control: without a wait, the second stream is done.
         assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(there))
         record(lab, here, first)
         wait(lab, second, here)
@@ -654,7 +655,7 @@ class CudaRules:
         lab.need_two_devices()
         there, event = lab.stream(device=1), lab.event()
         assert lab.runtime.cudaEventRecord(event, there)[0] == INVALID_HANDLE
-        # It is as if nothing had been recorded: the wait succeeds, and orders nothing.
+        # The event counts as never recorded: the wait succeeds, and orders nothing.
         assert lab.runtime.cudaStreamWaitEvent(lab.stream(), event, 0)[0] == SUCCESS
 
     def test_legacy_is_of_the_current_device(self, lab: Lab) -> None:
@@ -678,7 +679,7 @@ class CudaRules:
         assert lab.becomes_done(lambda: lab.runtime.cudaEventQuery(event))
         gate.open()
 
-    def test_no_other_current_device_is_needed(self, lab: Lab) -> None:
+    def test_streams_work_whichever_device_is_current(self, lab: Lab) -> None:
         lab.need_two_devices()
         there, event = lab.stream(device=1), lab.event(device=1)
         record(lab, event, there)
@@ -688,7 +689,7 @@ class CudaRules:
         assert value(lab.runtime.cudaStreamGetDevice(there)) == 1
         assert value(lab.runtime.cudaGetDevice()) == 0
 
-    def test_what_makes_a_context_current(self, lab: Lab) -> None:
+    def test_some_calls_make_a_context_current(self, lab: Lab) -> None:
         stream = lab.stream()
         context = int(value(lab.driver.cuStreamGetCtx(stream)))
 
@@ -709,7 +710,7 @@ class CudaRules:
 
         assert in_thread(look) == [0, 0, context]
 
-    def test_popping_leaves_what_was_before(self, lab: Lab) -> None:
+    def test_pop_restores_the_context_before(self, lab: Lab) -> None:
         context = int(value(lab.driver.cuStreamGetCtx(lab.stream())))
 
         def look() -> list[int]:
@@ -719,17 +720,17 @@ class CudaRules:
 
         assert in_thread(look) == [context, 0]
 
-    def test_there_is_no_such_device(self, lab: Lab) -> None:
+    def test_a_device_that_is_not_there_is_refused(self, lab: Lab) -> None:
         assert lab.runtime.cudaSetDevice(99)[0] == INVALID_DEVICE
         assert lab.driver.cuDevicePrimaryCtxRetain(99)[0] == INVALID_DEVICE
         assert lab.driver.cuDevicePrimaryCtxGetState(99)[0] == INVALID_DEVICE
         assert value(lab.runtime.cudaGetDeviceCount()) == lab.devices
 
-    def test_the_primary_context_is_the_streams(self, lab: Lab) -> None:
+    def test_a_stream_is_of_the_primary_context(self, lab: Lab) -> None:
         primary = int(value(lab.driver.cuDevicePrimaryCtxRetain(0)))
         assert int(value(lab.driver.cuStreamGetCtx(lab.stream()))) == primary
 
-    def test_the_primary_context_of_a_stream_is_there(self, lab: Lab) -> None:
+    def test_the_primary_context_of_a_stream_is_active(self, lab: Lab) -> None:
         lab.stream()
         code, _, active = lab.driver.cuDevicePrimaryCtxGetState(0)
         assert (int(code), int(active)) == (SUCCESS, 1)
@@ -744,7 +745,7 @@ class CudaRules:
             value(lab.runtime.cudaStreamDestroy(stream))
         assert len(set(ids)) == len(ids)
 
-    def test_flags(self, lab: Lab) -> None:
+    def test_flags_of_streams(self, lab: Lab) -> None:
         runtime = lab.runtime
         flags = [lab.stream(), lab.stream(non_blocking=False), LEGACY, PER_THREAD]
         assert [value(runtime.cudaStreamGetFlags(stream)) for stream in flags] == [1, 0, 0, 0]
@@ -768,20 +769,20 @@ class CudaRules:
 
     @MODES
     @pytest.mark.parametrize("name", RELATED)
-    def test_what_a_capture_answers(self, lab: Lab, name: str, mode: int) -> None:
+    def test_calls_about_the_capture(self, lab: Lab, name: str, mode: int) -> None:
         call, code, breaks = RELATED[name]
         assert_answer(Bench(lab, non_blocking=True), call, mode, code, breaks=breaks)
 
     @MODES
     @pytest.mark.parametrize("name", UNRELATED)
-    def test_what_an_unrelated_call_does_to_a_capture(self, lab: Lab, name: str, mode: int) -> None:
+    def test_unrelated_calls_during_a_capture(self, lab: Lab, name: str, mode: int) -> None:
         strict = mode != RELAXED
         code = UNSUPPORTED if strict else SUCCESS
         assert_answer(Bench(lab, non_blocking=True), UNRELATED[name], mode, code, breaks=strict)
 
     @MODES
     @pytest.mark.parametrize("name", UNRELATED)
-    def test_a_relaxed_thread_may_ask_what_is_unrelated(self, lab: Lab, name: str, mode: int) -> None:
+    def test_a_relaxed_thread_may_make_unrelated_calls(self, lab: Lab, name: str, mode: int) -> None:
         bench = Bench(lab, non_blocking=True)
         with capturing(lab, bench.captured, mode):
             with exchanged(lab, RELAXED) as previous:
@@ -791,7 +792,7 @@ class CudaRules:
             assert end(lab, bench.captured) == SUCCESS
 
     @pytest.mark.parametrize("name", ["id of the stream", "device of the stream", "query the stream"])
-    def test_a_relaxed_thread_may_not_ask_what_is_related(self, lab: Lab, name: str) -> None:
+    def test_a_relaxed_thread_may_not_ask_about_the_capture(self, lab: Lab, name: str) -> None:
         bench = Bench(lab, non_blocking=True)
         with capturing(lab, bench.captured):
             with exchanged(lab, RELAXED):
@@ -799,7 +800,7 @@ class CudaRules:
             assert status(lab, bench.captured) == BROKEN
 
     @MODES
-    def test_what_another_thread_does_to_a_capture(self, lab: Lab, mode: int) -> None:
+    def test_unrelated_calls_of_another_thread_during_a_capture(self, lab: Lab, mode: int) -> None:
         bench = Bench(lab, non_blocking=True)
         with capturing(lab, bench.captured, mode):
             code = in_thread(lambda: lab.runtime.cudaStreamQuery(bench.other))[0]
@@ -808,7 +809,7 @@ class CudaRules:
 
     @MODES
     @pytest.mark.parametrize("name", ON_LEGACY)
-    def test_what_legacy_answers_while_a_blocking_stream_captures(self, lab: Lab, name: str, mode: int) -> None:
+    def test_calls_on_legacy_while_a_blocking_stream_captures(self, lab: Lab, name: str, mode: int) -> None:
         call, code, breaks = ON_LEGACY[name]
         assert_answer(Bench(lab, non_blocking=False), call, mode, code, breaks=breaks)
 
@@ -822,7 +823,7 @@ class CudaRules:
             assert end(lab, PER_THREAD) == SUCCESS
         assert status(lab, PER_THREAD) == NONE
 
-    def test_exchanging_the_mode_gives_the_old_one(self, lab: Lab) -> None:
+    def test_exchanging_the_mode_returns_the_old_one(self, lab: Lab) -> None:
         with exchanged(lab, RELAXED) as first, exchanged(lab, THREAD_LOCAL) as second:
             assert (first, second) == (GLOBAL, RELAXED)
 
@@ -903,7 +904,7 @@ class CudaRules:
             assert [status(lab, stream) for stream in (first, second)] == [BROKEN, BROKEN]
             assert [end(lab, stream) for stream in (first, second)] == [INVALIDATED, INVALIDATED]
 
-    def test_the_event_of_a_capture_that_is_over_is_no_good(self, lab: Lab) -> None:
+    def test_an_event_of_an_ended_capture_is_invalid(self, lab: Lab) -> None:
         first, second, event = lab.stream(), lab.stream(), lab.event()
         with capturing(lab, first, RELAXED):
             record(lab, event, first)

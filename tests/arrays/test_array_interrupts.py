@@ -1,4 +1,4 @@
-"""A signal handler that raises in a hand-over, or while one ends: nothing is lost, kept, or let go of early."""
+"""A signal handler raises during a hand-over or its end: nothing leaks, and nothing is released early."""
 
 import sys
 import types
@@ -15,19 +15,19 @@ from tests.interrupts import interrupt
 
 native_stubs = pytest.importorskip("tests.native_stubs")
 
-# An interrupt that comes in a finaliser is told, and lost, as Python has it.
+# Python only reports an exception that a signal handler raises in a finaliser.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class PythonHandover(holder.HandoverFields):
-    """What there is without the extension."""
+    """The handover that interop uses without the extension."""
 
     __slots__ = ()
 
 
 @pytest.fixture(params=["C", "Python", "Python's holder"])
 def world(request, driver, registry, monkeypatch):
-    """The stub driver; with a watcher every call is Python's; with its holder, so is the end of a hand-over."""
+    """The stub driver. A watcher makes each call fall back to Python; Python's holder makes the end do so too."""
     monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
     library = Library()
     library.simulated = False
@@ -36,7 +36,7 @@ def world(request, driver, registry, monkeypatch):
     if request.param == "Python's holder":
         monkeypatch.setattr("interop._arrays.exchange.find", holder.find)
         monkeypatch.setattr("interop._arrays.exchange.Handover", PythonHandover)
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest's keeps the error, and so what its frames had
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest's hook would keep the frames alive
     with native_stubs.bound(driver) as cuda:
         world = native_stubs.World(driver, cuda)
         world.driver = driver
@@ -52,8 +52,8 @@ def world(request, driver, registry, monkeypatch):
             pass
 
 
-def nothing_is_left(sources, world):
-    """After the device is done, and one more call, all is let go of."""
+def check_that_nothing_is_left(sources, world):
+    """A check that everything is released, once the device is done and one more call was made."""
     world.driver.reset()
     before = handover.count_open() + holder.count_open()
 
@@ -71,7 +71,7 @@ def nothing_is_left(sources, world):
     return check
 
 
-def test_hold(world):
+def test_an_interrupted_hold_leaks_nothing(world):
     sources = weakref.WeakSet()
 
     def work():
@@ -79,10 +79,10 @@ def test_hold(world):
         sources.add(thing)
         interop.hold(world.c, thing)
 
-    interrupt(work, nothing_is_left(sources, world))
+    interrupt(work, check_that_nothing_is_left(sources, world))
 
 
-def test_handoff_that_is_dropped(world):
+def test_an_interrupted_handoff_leaks_nothing(world):
     sources = weakref.WeakSet()
 
     def work():
@@ -90,10 +90,10 @@ def test_handoff_that_is_dropped(world):
         sources.add(source)
         interop.handoff(source, world.c, producer=world.p)
 
-    interrupt(work, nothing_is_left(sources, world))
+    interrupt(work, check_that_nothing_is_left(sources, world))
 
 
-def test_a_chain(world):
+def test_an_interrupted_chain_leaks_nothing(world):
     sources = weakref.WeakSet()
 
     def work():
@@ -102,10 +102,10 @@ def test_a_chain(world):
         view = interop.handoff(source, world.c, producer=world.p)
         interop.handoff(view, world.q)
 
-    interrupt(work, nothing_is_left(sources, world))
+    interrupt(work, check_that_nothing_is_left(sources, world))
 
 
-def test_borrow(world):
+def test_an_interrupted_borrow_leaks_nothing(world):
     sources = weakref.WeakSet()
 
     def work():
@@ -114,10 +114,10 @@ def test_borrow(world):
         with interop.borrow(source, other, consumer=world.c, producer=world.p):
             pass
 
-    interrupt(work, nothing_is_left(sources, world))
+    interrupt(work, check_that_nothing_is_left(sources, world))
 
 
-def test_release(world):
+def test_an_interrupted_release_leaks_nothing(world):
     sources = weakref.WeakSet()
     world.driver.fail("cuEventQuery", 600)
 
@@ -129,11 +129,11 @@ def test_release(world):
         world.driver.reset()
         interop.release()
 
-    interrupt(work, nothing_is_left(sources, world))
+    interrupt(work, check_that_nothing_is_left(sources, world))
 
 
-def test_the_end_of_a_hand_over_places_the_way_back(world):
-    """Whenever the interrupt comes: the producer waits for the consumer at the latest after the next call."""
+def test_an_interrupted_end_orders_the_way_back(world):
+    """Whenever the interrupt comes, the producer waits for the consumer at the latest after the next call."""
     views, made = [], []
 
     def work():
@@ -155,8 +155,8 @@ def test_the_end_of_a_hand_over_places_the_way_back(world):
     interrupt(work, check)
 
 
-def test_memory_is_not_let_go_early(world):
-    """While the device is not done, nothing that was handed over goes, wherever the interrupts come."""
+def test_an_interrupt_releases_no_source_early(world):
+    """Wherever the interrupts come, the sources live while the device is busy."""
     kept, views = [], []
 
     def work():
@@ -169,7 +169,7 @@ def test_memory_is_not_let_go_early(world):
 
     def check():
         gone = [one for one in kept if one() is None]
-        # Not handed over at all, if the interrupt came before; else it is there still.
+        # A source may only be gone if the interrupt came before its hand-over.
         assert len(gone) <= 1
         assert not gone or not views
         world.driver.reset()

@@ -1,4 +1,4 @@
-"""Handing arrays over, as far as that needs no GPU: holders, ways back, and what is refused."""
+"""handoff, borrow and hold on the simulator: the order there and back, what is kept alive, what is refused."""
 
 import contextlib
 import gc
@@ -31,7 +31,7 @@ needs_native = pytest.mark.skipif(native is None, reason=why_not)
 
 
 class Owner:
-    """Some memory, which NumPy stands in for, under the array interface."""
+    """A source with ``__cuda_array_interface__``, over NumPy's memory. The arguments replace parts of the interface."""
 
     def __init__(self, values=None, **said):
         self.values = np.arange(12, dtype="<f4").reshape(3, 4) if values is None else values
@@ -45,7 +45,7 @@ class Owner:
 
 
 class Array:
-    """What the stand-in library makes of a holder."""
+    """An array of the invented library, made over a holder."""
 
     def __init__(self, holder):
         self.holder = holder
@@ -81,7 +81,7 @@ class Library(Adapter):
 @pytest.fixture
 def gpu(monkeypatch):
     with sim.simulate(devices=2) as gpu:
-        # The simulator has no memory of its own at real addresses; all of it is on device 0, out of device 1's reach.
+        # The simulator knows no real addresses. Here, all memory is on device 0, and device 1 cannot access it.
         monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
         monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: False)
         yield gpu
@@ -106,7 +106,7 @@ def touch(gpu, stream, array):
 # -- the order -----------------------------------------------------------------------------------------------------
 
 
-def test_the_consumer_waits_for_the_producer(gpu, streams, library):
+def test_handoff_makes_the_consumer_wait_for_the_producer(gpu, streams, library):
     p, c = streams
     memory = gpu.array([0])
     touch(gpu, p, memory)
@@ -115,7 +115,7 @@ def test_the_consumer_waits_for_the_producer(gpu, streams, library):
     assert isinstance(view, Array)
 
 
-def test_control_another_stream_does_not(gpu, streams, library):
+def test_control_handoff_orders_no_other_stream(gpu, streams, library):
     p, c = streams
     memory = gpu.array([0])
     touch(gpu, p, memory)
@@ -135,8 +135,8 @@ def test_the_last_view_orders_the_way_back(gpu, streams, library):
     touch(gpu, p, memory)
 
 
-def test_borrow_goes_back_from_the_stream_it_went_to(gpu, library):
-    # A default stream is another one when another device is current.
+def test_borrow_orders_the_way_back_whichever_device_is_current(gpu, library):
+    # The handle of a default stream means another stream while another device is current.
     p, memory = interop.new_stream(0), gpu.array([0])
     with interop.borrow(Owner(), consumer=1, producer=p, into="standin"):
         touch(gpu, interop.ExternalStream(1, 0), memory)
@@ -144,7 +144,7 @@ def test_borrow_goes_back_from_the_stream_it_went_to(gpu, library):
     touch(gpu, p, memory)
 
 
-def test_every_producer_waits_though_one_cannot(gpu, streams, library, monkeypatch):
+def test_the_way_back_is_ordered_although_another_one_fails(gpu, streams, library, monkeypatch):
     p, c = streams
     q, memory = interop.new_stream(), gpu.array([0])
     real = gpu.cuda.order
@@ -178,7 +178,7 @@ def test_borrow_orders_the_way_back_on_exit(gpu, streams, library, fails):
     touch(gpu, p, memory)
 
 
-def test_one_wait_for_each_distinct_producer(gpu, streams, library, monkeypatch):
+def test_borrow_makes_one_wait_for_each_distinct_producer(gpu, streams, library, monkeypatch):
     p, c = streams
     q, waits = interop.new_stream(), []
     real = gpu.cuda.order
@@ -190,7 +190,7 @@ def test_one_wait_for_each_distinct_producer(gpu, streams, library, monkeypatch)
     assert len(waits) == 4
 
 
-def test_no_call_waits_for_the_device(gpu, streams, library):
+def test_no_call_blocks_the_host(gpu, streams, library):
     p, c = streams
     with gate(p), gate(c):
         with interop.borrow(Owner(), consumer=c, producer=p, into="standin"):
@@ -199,7 +199,7 @@ def test_no_call_waits_for_the_device(gpu, streams, library):
         assert interop.release() >= 1
 
 
-# -- chains: what came of a hand-over is handed on ------------------------------------------------------------------
+# -- chains: a consumer's array is handed on -------------------------------------------------------------------------
 
 
 def assert_let_go(alive, *streams):
@@ -216,7 +216,7 @@ def handed_on(array, consumer, producer):
 @pytest.mark.parametrize("first_to_go", ["the first", "the last"])
 @pytest.mark.parametrize("what", [lambda view: view, Part], ids=["all", "a part"])
 @pytest.mark.parametrize("into", ["standin", None])
-def test_the_ways_back_of_a_chain(gpu, streams, library, first_to_go, what, into):
+def test_the_first_producer_of_a_chain_waits_for_all_consumers(gpu, streams, library, first_to_go, what, into):
     p, c = streams
     d, e, memory = interop.new_stream(), interop.new_stream(), gpu.array([0])
     touch(gpu, p, memory)
@@ -237,7 +237,7 @@ def test_the_ways_back_of_a_chain(gpu, streams, library, first_to_go, what, into
     touch(gpu, p, memory)
 
 
-def test_the_ways_back_of_a_chain_do_not_queue_up(gpu, streams, library):
+def test_the_way_back_of_a_chain_is_ordered_at_once(gpu, streams, library):
     p, c = streams
     d, memory = interop.new_stream(), gpu.array([0])
     with gate(d):
@@ -263,8 +263,8 @@ def test_the_source_of_a_chain_is_kept_until_its_last_consumer_is_done(gpu, stre
     assert_let_go(alive, d, c)
 
 
-def test_two_hand_overs_of_one_array_are_no_chain(gpu, streams, library):
-    # The second is from where the first went; but of the array itself, and the first is over before it.
+def test_two_handovers_of_one_source_are_no_chain(gpu, streams, library):
+    # The producer of the second is the consumer of the first, but it hands over the source itself.
     p, c = streams
     d, source = interop.new_stream(), Owner()
     alive = weakref.ref(source)
@@ -277,8 +277,8 @@ def test_two_hand_overs_of_one_array_are_no_chain(gpu, streams, library):
     assert_let_go(alive, d)
 
 
-def test_another_array_of_the_same_memory_keeps_nothing_for_this_one(gpu, streams, library):
-    # As a bare pointer, which owns nothing, handed over to where this one comes from; and over before it.
+def test_arrays_over_the_same_memory_are_kept_alive_separately(gpu, streams, library):
+    # A second array, which owns nothing, is handed to this one's producer, and ends first.
     p, c = streams
     d, source = interop.new_stream(), Owner()
     alive = weakref.ref(source)
@@ -293,7 +293,7 @@ def test_another_array_of_the_same_memory_keeps_nothing_for_this_one(gpu, stream
 
 
 @pytest.mark.parametrize("how", ["an empty part", "from another stream", "from an address"])
-def test_the_way_back_of_a_chain_does_not_wait_for_its_consumer(gpu, streams, library, how):
+def test_a_handover_that_is_no_chain_holds_up_no_other_way_back(gpu, streams, library, how):
     p, c = streams
     d, x, memory = interop.new_stream(), interop.new_stream(), gpu.array([0])
     view = handed_on(Owner(), c, p)
@@ -317,7 +317,7 @@ def test_the_way_back_of_a_chain_does_not_wait_for_its_consumer(gpu, streams, li
         touch(gpu, p, memory)
 
 
-def test_a_borrow_that_could_not_be_given_back_keeps_the_source(gpu, streams, library, monkeypatch):
+def test_a_borrow_whose_end_failed_keeps_the_source(gpu, streams, library, monkeypatch):
     p, c = streams
     d, source = interop.new_stream(), Owner()
     alive = weakref.ref(source)
@@ -361,7 +361,7 @@ def test_a_chain_that_ends_in_a_capture_keeps_the_source(gpu, streams, library):
     assert_let_go(alive, d)
 
 
-def test_a_way_back_that_was_late_does_not_wait_behind_others(gpu, library):
+def test_a_delayed_way_back_waits_for_its_own_work_only(gpu, library):
     p, q, c = (interop.new_stream() for _ in range(3))
     memories = {stream: gpu.array([0]) for stream in (p, q)}
     mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
@@ -377,7 +377,7 @@ def test_a_way_back_that_was_late_does_not_wait_behind_others(gpu, library):
             touch(gpu, stream, memory)
 
 
-def test_memory_of_less_than_a_byte_an_element():
+def test_the_extent_of_elements_smaller_than_a_byte():
     tensor = Tensor(1000, (512,), None, DataType(2, 4, 1), 2, 0, read_only=False, owner=None)
     assert tensor.extent() == (1000, 1256)
     assert tensor._replace(shape=(3,)).extent() == (1000, 1002)
@@ -386,7 +386,7 @@ def test_memory_of_less_than_a_byte_an_element():
     assert tensor._replace(shape=()).extent() == (1000, 1001)
 
 
-def test_an_interrupt_before_anything_is_ordered_holds_up_nobody(gpu, streams, monkeypatch):
+def test_an_interrupted_hold_keeps_nothing(gpu, streams, monkeypatch):
     _, c = streams
 
     def interrupted(_):
@@ -401,10 +401,10 @@ def test_an_interrupt_before_anything_is_ordered_holds_up_nobody(gpu, streams, m
     assert interop.release() == 0
 
 
-def test_hand_overs_that_overlap_keep_none_of_those_before_them(gpu, streams, library):
+def test_overlapping_handovers_do_not_keep_earlier_sources(gpu, streams, library):
     p, c = streams
     d, values = interop.new_stream(), np.zeros(4, "f4")
-    handed_on_first = handed_on(Owner(values), c, p)  # what the memory is from, as far as anybody knows
+    handed_on_first = handed_on(Owner(values), c, p)  # the memory is found in this hand-over first
     source = Owner(values)
     alive = weakref.ref(source)
     view = handed_on(source, d, c)
@@ -420,7 +420,7 @@ def test_hand_overs_that_overlap_keep_none_of_those_before_them(gpu, streams, li
     assert alive() is None
 
 
-def test_what_was_lent_keeps_nothing_after_its_block(gpu, streams, library):
+def test_a_borrowed_view_keeps_nothing_after_its_block(gpu, streams, library):
     p, c = streams
     d, source = interop.new_stream(), Owner()
     alive = weakref.ref(source)
@@ -448,7 +448,7 @@ def test_default_streams_of_two_devices_are_no_chain(gpu, library, monkeypatch):
     assert_let_go(alive, d)
 
 
-def test_there_and_on_to_where_it_came_from_is_no_chain(gpu, streams, library):
+def test_a_handover_back_to_the_producer_keeps_the_source(gpu, streams, library):
     p, c = streams
     source = Owner()
     alive = weakref.ref(source)
@@ -461,7 +461,7 @@ def test_there_and_on_to_where_it_came_from_is_no_chain(gpu, streams, library):
     assert_let_go(alive, p, c)
 
 
-# -- lives ---------------------------------------------------------------------------------------------------------
+# -- lifetimes -----------------------------------------------------------------------------------------------------
 
 
 def test_the_source_lives_as_long_as_any_view(gpu, streams, library):
@@ -480,7 +480,7 @@ def test_the_source_lives_as_long_as_any_view(gpu, streams, library):
     assert alive() is None
 
 
-def test_a_cycle_of_garbage_with_its_own_streams(gpu, library):
+def test_a_garbage_cycle_may_contain_a_view_and_its_streams(gpu, library):
     p, c = interop.new_stream(), interop.new_stream()
     handles = p.cuda_stream, c.cuda_stream
     bag = [p, c, interop.handoff(Owner(), c, producer=p, into="standin")]
@@ -492,7 +492,7 @@ def test_a_cycle_of_garbage_with_its_own_streams(gpu, library):
     assert all(gpu.runtime.cudaStreamQuery(handle)[0] for handle in handles if handle != again.cuda_stream)
 
 
-def test_a_bare_address_is_not_used_when_the_last_view_goes(gpu, library):
+def test_a_producer_known_by_address_only_is_not_made_to_wait(gpu, library):
     p, c = interop.new_stream(), interop.new_stream()
     source = Owner(stream=p.cuda_stream)
     alive = weakref.ref(source)
@@ -500,18 +500,18 @@ def test_a_bare_address_is_not_used_when_the_last_view_goes(gpu, library):
     address = p.cuda_stream
     del p
     other = interop.new_stream()
-    assert other.cuda_stream == address, "it is another stream's now"
+    assert other.cuda_stream == address, "a new stream has the old address"
     with gate(c):
         del source, view
         interop.release()
-        assert other.query(), "it was not made to wait"
+        assert other.query(), "the new stream was not made to wait"
         assert alive() is not None, "the consumer may still be at work"
     c.synchronize()
     interop.release()
     assert alive() is None
 
 
-def test_a_stream_in_use_is_known_by_more_than_its_address(gpu, streams, library):
+def test_the_address_of_a_stream_in_use_is_kept_alive_by_its_owner(gpu, streams, library):
     p, c = streams
     memory = gpu.array([0])
     with p:
@@ -523,7 +523,7 @@ def test_a_stream_in_use_is_known_by_more_than_its_address(gpu, streams, library
     touch(gpu, p, memory)
 
 
-def test_the_legacy_stream_needs_nobody_to_keep_it_alive(gpu, library):
+def test_the_legacy_stream_is_made_to_wait_without_an_owner(gpu, library):
     c, memory = interop.new_stream(), gpu.array([0])
     view = interop.handoff(Owner(stream=1), c, into="standin")
     touch(gpu, c, memory)
@@ -544,7 +544,7 @@ def test_a_per_thread_stream_is_not_asked_to_wait_in_another_thread(gpu, library
     assert alive() is None
 
 
-def test_while_a_stream_captures_the_source_is_kept(gpu, streams, library):
+def test_the_source_is_kept_while_the_consumer_captures(gpu, streams, library):
     p, c = streams
     source = Owner()
     alive = weakref.ref(source)
@@ -560,7 +560,7 @@ def test_while_a_stream_captures_the_source_is_kept(gpu, streams, library):
     assert alive() is None
 
 
-def test_hold(gpu, streams):
+def test_hold_keeps_an_object_until_the_stream_is_done(gpu, streams):
     _, c = streams
     thing = Owner()
     alive = weakref.ref(thing)
@@ -574,14 +574,14 @@ def test_hold(gpu, streams):
     assert alive() is None
 
 
-def test_hold_waits_for_what_was_there_and_not_for_more(gpu, streams):
+def test_hold_does_not_wait_for_later_work(gpu, streams):
     _, c = streams
     interop.hold(c, object())
     with gate(c):
         assert interop.release() == 0
 
 
-def test_from_many_threads_nothing_is_left(gpu, library):
+def test_many_threads_may_hand_over_at_once(gpu, library):
     failures = []
 
     def work():
@@ -603,8 +603,8 @@ def test_from_many_threads_nothing_is_left(gpu, library):
     assert interop.release() == 0
 
 
-def test_allocated_on_a_third_stream_the_source_is_kept_until_the_consumer_is_done(gpu, streams, library):
-    # As a pool does it: the block goes back to the stream that it was allocated on, which nobody here knows.
+def test_the_source_is_kept_until_the_consumer_is_done(gpu, streams, library):
+    # A memory pool returns the block to the stream that it was allocated on, which interop does not know.
     p, c = streams
     source = Owner()
     alive = weakref.ref(source)
@@ -618,7 +618,7 @@ def test_allocated_on_a_third_stream_the_source_is_kept_until_the_consumer_is_do
     assert alive() is None
 
 
-def test_in_one_capture_the_way_back_is_captured(gpu, streams, library):
+def test_the_way_back_is_captured_with_its_handover(gpu, streams, library):
     p, c = streams
     mode = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
     gpu.runtime.cudaStreamBeginCapture(p.cuda_stream, mode)
@@ -629,7 +629,7 @@ def test_in_one_capture_the_way_back_is_captured(gpu, streams, library):
     interop.release()
 
 
-def test_polling_looks_at_the_oldest_only(gpu, streams, monkeypatch):
+def test_a_poll_queries_the_oldest_event_only(gpu, streams, monkeypatch):
     _, c = streams
     queries = []
     real = gpu.cuda.event_query
@@ -642,7 +642,7 @@ def test_polling_looks_at_the_oldest_only(gpu, streams, monkeypatch):
     assert interop.release() == 0
 
 
-def test_a_failure_of_one_entry_is_nobody_elses(gpu, streams, library, monkeypatch):
+def test_an_error_of_one_pending_release_does_not_fail_another_call(gpu, streams, library, monkeypatch):
     p, c = streams
     with gate(c):
         interop.hold(c, object())
@@ -652,7 +652,7 @@ def test_a_failure_of_one_entry_is_nobody_elses(gpu, streams, library, monkeypat
             interop.handoff(Owner(), interop.new_stream(), producer=p, into="standin")
 
 
-def test_what_an_ended_simulation_left_is_let_go_of():
+def test_objects_held_in_an_ended_simulation_are_released():
     with sim.simulate() as gpu:
         c = interop.new_stream()
         gpu.launch(c, lambda: None)
@@ -660,16 +660,16 @@ def test_what_an_ended_simulation_left_is_let_go_of():
     assert interop.release() == 0
 
 
-def test_a_finaliser_in_the_middle_of_making_an_event(gpu, streams, library, monkeypatch):
+def test_a_view_may_go_while_an_event_is_created(gpu, streams, library, monkeypatch):
     p, c = streams
     views = [interop.handoff(Owner(stream=p.cuda_stream), c, into="standin")]
     real = gpu.cuda.event_create
     monkeypatch.setattr(gpu.cuda, "event_create", lambda *a: views.clear() or real(*a))
-    interop.new_stream().record_event(interop.Event(enable_timing=True))  # not one from the pool
+    interop.new_stream().record_event(interop.Event(enable_timing=True))  # is created: the pool has none with timing
     assert views == []
 
 
-def test_a_finaliser_in_the_middle_of_letting_go(gpu, streams, monkeypatch):
+def test_release_may_be_called_during_a_release(gpu, streams, monkeypatch):
     _, c = streams
     done, pending = Owner(), Owner()
     alive = weakref.ref(pending)
@@ -705,8 +705,8 @@ def finished(work):
     return not thread.is_alive()
 
 
-# Garbage is collected anywhere, also where a thread has a lock. A finaliser that waited for another thread, which may
-# want that lock, would be waited for by that one.
+# A finaliser can run anywhere, also in a thread that holds a lock. If it waited for another thread that wants the lock,
+# both would wait for ever.
 
 
 def test_a_finaliser_does_not_wait_for_a_thread_that_makes_an_event(gpu, monkeypatch):
@@ -731,7 +731,7 @@ def test_a_finaliser_does_not_wait_for_a_thread_that_makes_an_event(gpu, monkeyp
         thread.join()
 
 
-def test_what_comes_while_another_thread_lets_go_is_not_forgotten(gpu, streams, monkeypatch):
+def test_a_hold_during_another_threads_release_is_released(gpu, streams, monkeypatch):
     _, c = streams
     looking, go_on = threading.Event(), threading.Event()
     is_done, things = keepalive.PendingRelease.is_done, [Owner(), Owner()]
@@ -749,7 +749,7 @@ def test_what_comes_while_another_thread_lets_go_is_not_forgotten(gpu, streams, 
         monkeypatch.setattr(keepalive.PendingRelease, "is_done", looked)
         other.start()
         assert looking.wait(10)
-        assert finished(lambda: interop.hold(c, things.pop()))  # as a finaliser does; it waits for no thread
+        assert finished(lambda: interop.hold(c, things.pop()))  # as in a finaliser: it waits for no thread
     c.synchronize()
     go_on.set()
     other.join(10)
@@ -757,7 +757,7 @@ def test_what_comes_while_another_thread_lets_go_is_not_forgotten(gpu, streams, 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupt_lets_go_of_nothing(gpu, streams, library, monkeypatch, error):
+def test_an_interrupted_hold_keeps_the_object(gpu, streams, library, monkeypatch, error):
     _, c = streams
     thing = Owner()
     alive = weakref.ref(thing)
@@ -779,11 +779,11 @@ def test_an_interrupt_lets_go_of_nothing(gpu, streams, library, monkeypatch, err
 
 
 @pytest.mark.parametrize("call", ["cudaEventCreateWithFlags", "cudaStreamWaitEvent"])
-def test_out_of_memory_lets_go_of_nothing_and_orders_it_later(gpu, streams, library, monkeypatch, call):
+def test_the_way_back_is_ordered_later_if_memory_is_out(gpu, streams, library, monkeypatch, call):
     p, c = streams
     source, memory = Owner(), gpu.array([0])
     alive = weakref.ref(source)
-    spare = interop.new_stream().record_event()  # so that the pool is not what answers
+    spare = interop.new_stream().record_event()  # so that the pool is empty
     with gate(c):
         views = [handed_on(source, c, p)]
         del source
@@ -804,7 +804,7 @@ def test_out_of_memory_lets_go_of_nothing_and_orders_it_later(gpu, streams, libr
     assert taken
 
 
-def test_hold_on_a_stream_that_cannot_be_used_here(gpu):
+def test_hold_refuses_the_per_thread_stream_of_another_thread(gpu):
     theirs = []
     thread = threading.Thread(target=lambda: theirs.append(interop.ExternalStream(2)))
     thread.start()
@@ -813,7 +813,7 @@ def test_hold_on_a_stream_that_cannot_be_used_here(gpu):
         interop.hold(theirs[0], object())
 
 
-# -- what is said --------------------------------------------------------------------------------------------------
+# -- the descriptions of memory ------------------------------------------------------------------------------------
 
 VIEWS = {
     "c": lambda a: a,
@@ -827,7 +827,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize("dtype", ["?", "i1", "u2", "<i4", "<i8", "<f2", "<f4", "<f8", "<c8", "<c16"])
-def test_the_same_memory(gpu, streams, library, name, dtype):
+def test_a_view_has_the_elements_of_its_source(gpu, streams, library, name, dtype):
     p, c = streams
     values = VIEWS[name](np.arange(12).reshape(3, 4).astype(dtype))
     view = interop.handoff(Owner(values), c, producer=p, into="standin")
@@ -839,7 +839,7 @@ def test_the_same_memory(gpu, streams, library, name, dtype):
     np.testing.assert_array_equal(again, values)
 
 
-def test_the_holder_states_the_stream_it_is_ready_on(gpu, streams):
+def test_a_handover_states_the_consumer(gpu, streams):
     p, c = streams
     holder = interop.handoff(Owner(), c, producer=p)
     assert isinstance(holder, interop.Handover)
@@ -859,13 +859,13 @@ def test_a_stated_stream_is_the_producer(gpu, streams, library):
 
 
 @pytest.mark.parametrize("said", [{}, {"stream": None}])
-def test_no_stated_stream_does_not_mean_idle(gpu, streams, library, said):
+def test_without_a_stated_stream_the_producer_is_unknown(gpu, streams, library, said):
     with pytest.raises(ProducerUnknownError, match=r"Owner object.*Say producer="):
         interop.handoff(Owner(**said), streams[1], into="standin")
 
 
 class Fails:
-    """Its interface cannot be asked."""
+    """Has a ``__cuda_array_interface__`` that raises."""
 
     def __init__(self, error):
         self.error = error
@@ -876,7 +876,7 @@ class Fails:
 
 
 class Packed:
-    """Known by DLPack only, which fails."""
+    """Has a ``__dlpack__`` that raises, and a ``__dlpack_device__`` that returns or raises what the test says."""
 
     def __init__(self, device):
         self.device = device
@@ -891,7 +891,7 @@ class Packed:
 
 
 class Record(Owner):
-    """As CuPy's: DLPack is there, and knows no records."""
+    """An array of records, as CuPy has them: its ``__dlpack__`` refuses them."""
 
     def __init__(self, typestr, descr):
         super().__init__(typestr=typestr, descr=descr)
@@ -932,7 +932,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_before_anything_is_ordered(gpu, streams, library, case, monkeypatch):
+def test_a_wrong_array_is_refused_before_anything_is_ordered(gpu, streams, library, case, monkeypatch):
     make, error, text = REFUSED[case]
     p, c = streams
     monkeypatch.setattr(gpu.cuda, "order", lambda *_: pytest.fail("ordered"))
@@ -944,18 +944,18 @@ def test_refused_before_anything_is_ordered(gpu, streams, library, case, monkeyp
         lent.__enter__()
 
 
-def test_another_device_without_peer_access(gpu, library):
+def test_memory_without_peer_access_is_refused(gpu, library):
     with pytest.raises(DeviceMismatchError, match="no peer access"):
         interop.handoff(Owner(), interop.new_stream(1), producer=interop.new_stream(0), into="standin")
 
 
 @pytest.mark.needs("rmm")
-def test_a_library_that_makes_no_arrays(gpu, streams):
+def test_a_library_without_arrays_is_refused(gpu, streams):
     with pytest.raises(NotSupportedError, match="rmm makes no arrays"):
         interop.handoff(Owner(), streams[1], producer=streams[0], into="rmm")
 
 
-def test_a_library_that_cannot_take_it_says_so_and_the_source_is_given_back(gpu, streams, library, monkeypatch):
+def test_an_error_of_make_array_is_raised_and_the_source_released(gpu, streams, library, monkeypatch):
     def refuse(self, tensor, holder):
         raise ValueError("no such luck")
 
@@ -969,7 +969,7 @@ def test_a_library_that_cannot_take_it_says_so_and_the_source_is_given_back(gpu,
     assert alive() is None
 
 
-def test_the_end_of_the_process_waits_for_the_device(python):
+def test_the_end_of_the_process_waits_before_it_releases(python):
     code = """
 import json
 import interop
@@ -987,12 +987,12 @@ interop.hold(c, Thing())
     assert python(code) == [True]
 
 
-def test_capsules_are_read_by_their_protocol(streams):
+def test_a_capsule_of_numpy_can_be_read(streams):
     tensor = capsules.read(np.arange(3.0).__dlpack__())
     assert (tensor.shape, tensor.dtype) == ((3,), DataType(2, 64, 1))
 
 
-def test_handed_to_a_per_thread_stream_of_a_thread_that_is_gone_it_is_not_kept_for_ever(gpu, library):
+def test_the_source_is_released_if_the_consumers_thread_has_ended(gpu, library):
     p, sources, views = interop.new_stream(), [Owner()], []
     alive = weakref.ref(sources[0])
 
@@ -1009,7 +1009,7 @@ def test_handed_to_a_per_thread_stream_of_a_thread_that_is_gone_it_is_not_kept_f
     assert alive() is None
 
 
-def test_a_way_back_that_cannot_be_ordered_does_not_let_the_source_go_early(gpu, streams, library, monkeypatch):
+def test_the_source_is_kept_if_the_way_back_cannot_be_ordered(gpu, streams, library, monkeypatch):
     p, c = streams
     source = Owner()
     alive = weakref.ref(source)
@@ -1018,7 +1018,7 @@ def test_a_way_back_that_cannot_be_ordered_does_not_let_the_source_go_early(gpu,
     real, refused = gpu.runtime.cudaStreamWaitEvent, gpu.runtime.cudaError_t.cudaErrorInvalidResourceHandle
     with gate(c):
         with monkeypatch.context() as broken:
-            # The producer's stream, or its context, is gone; the consumer's is there, and busy.
+            # The producer's stream, or its context, was destroyed. The consumer's is busy.
             broken.setattr(
                 gpu.runtime,
                 "cudaStreamWaitEvent",
@@ -1034,7 +1034,7 @@ def test_a_way_back_that_cannot_be_ordered_does_not_let_the_source_go_early(gpu,
 
 
 class Orders:
-    """Known by DLPack: makes the stream that asks wait for *producer*'s work, by what it does to that stream."""
+    """An array with ``__dlpack__`` only, which calls *order* with the stream that it should be ready on."""
 
     def __init__(self, order):
         self.order, self.values = order, np.arange(4.0)
@@ -1051,7 +1051,7 @@ class Orders:
 
 
 class Both(Orders):
-    """Has an array interface too, which knows no such type, or fails."""
+    """Has an array interface too. The interface cannot describe the type, or raises."""
 
     def __init__(self, order, interface):
         super().__init__(order)
@@ -1068,7 +1068,7 @@ class Both(Orders):
 @pytest.mark.parametrize(
     "interface", [TypeError, {"typestr": "|V2", "stream": 7}, {"typestr": "|V2", "descr": [("", "|V2")]}]
 )
-def test_what_the_interface_cannot_say_is_ordered_by_dlpack(gpu, streams, interface):
+def test_dlpack_orders_an_array_that_the_interface_cannot_describe(gpu, streams, interface):
     p, c = streams
     memory = gpu.array([0])
     touch(gpu, p, memory)
@@ -1078,7 +1078,7 @@ def test_what_the_interface_cannot_say_is_ordered_by_dlpack(gpu, streams, interf
 
 
 @needs_native
-def test_an_array_that_breaks_the_consumers_capture_is_an_error(gpu, streams):
+def test_an_array_that_invalidates_the_consumers_capture_is_an_error(gpu, streams):
     p, c = streams
     event = gpu.runtime.cudaEventCreateWithFlags(2)[1]
     gpu.runtime.cudaEventRecord(event, p.cuda_stream)
@@ -1091,11 +1091,11 @@ def test_an_array_that_breaks_the_consumers_capture_is_an_error(gpu, streams):
 
 @needs_native
 @pytest.mark.parametrize("default", [1, 2])
-def test_what_orders_itself_is_asked_for_the_default_stream_of_the_consumers_device(gpu, monkeypatch, default):
+def test_dlpack_is_asked_on_the_device_of_the_consumer(gpu, monkeypatch, default):
     monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: True)
     p, memory, consumer = interop.new_stream(0), gpu.array([0]), interop.ExternalStream(default, 1)
 
-    def order(stream):  # as PyTorch and CuPy: 1 and 2 are the default streams of the current device
+    def order(stream):  # as in PyTorch and CuPy, 1 and 2 are the default streams of the current device
         interop.as_stream(stream).wait_stream(p)
 
     touch(gpu, p, memory)
@@ -1104,22 +1104,22 @@ def test_what_orders_itself_is_asked_for_the_default_stream_of_the_consumers_dev
     assert view is not None
 
 
-def test_the_way_back_of_several_is_one_wait(gpu, streams, library, monkeypatch):
+def test_the_way_back_of_several_arrays_is_one_wait(gpu, streams, library, monkeypatch):
     p, c = streams
     waits, real = [], gpu.cuda.stream_wait_event
     monkeypatch.setattr(gpu.cuda, "stream_wait_event", lambda *a: waits.append(a) or real(*a))
     with interop.borrow(*(Owner() for _ in range(8)), consumer=c, producer=p, into="standin") as views:
         pass
     del views
-    assert len(waits) == 2, "there, and back"
+    assert len(waits) == 2, "one there, one back"
 
 
-def test_a_way_back_that_fails_is_tried_again_and_the_others_are_not(gpu, library):
+def test_a_failed_way_back_is_tried_again(gpu, library):
     p, q, c = (interop.new_stream() for _ in range(3))
     memory, other = gpu.array([0]), gpu.array([0])
     relaxed = gpu.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
     first, second = (interop.handoff(Owner(), stream, producer=stream) for stream in (p, q))
-    with gate(c):  # or the host would see that c is done, and what it gives to others then is in order
+    with gate(c):  # without it, the host would see that c is done, which orders all that it enqueues later
         with contextlib.ExitStack() as block:
             views = block.enter_context(interop.borrow(first, second, consumer=c, into="standin"))
             for array in (memory, other):
@@ -1127,10 +1127,10 @@ def test_a_way_back_that_fails_is_tried_again_and_the_others_are_not(gpu, librar
             gpu.runtime.cudaStreamBeginCapture(p.cuda_stream, relaxed)
             with pytest.raises(CaptureError):
                 block.close()
-        touch(gpu, q, other)  # was ordered all the same
+        touch(gpu, q, other)  # its way back was ordered
         gpu.runtime.cudaStreamEndCapture(p.cuda_stream)
         del views
-        gc.collect()  # the error has kept them
+        gc.collect()  # the traceback of the error holds the views
         interop.release()
         touch(gpu, p, memory)
 
@@ -1167,7 +1167,7 @@ def closable(library, monkeypatch):
     interop.register("closable", ClosableLibrary())
 
 
-def test_a_producer_that_was_closed_is_not_touched(gpu, closable, monkeypatch):
+def test_a_closed_producer_is_not_used(gpu, closable, monkeypatch):
     producer, c, source = Closable(), interop.new_stream(), Owner()
     alive, handle = weakref.ref(source), producer.handle
     view = interop.handoff(source, c, producer=producer, into="standin")
@@ -1190,7 +1190,7 @@ def test_a_producer_that_was_closed_is_not_touched(gpu, closable, monkeypatch):
     assert alive() is None
 
 
-def test_what_a_consumer_had_that_was_closed_is_kept_for_good(gpu, closable, monkeypatch):
+def test_the_source_of_a_closed_consumer_is_never_released(gpu, closable, monkeypatch):
     kept = []
     monkeypatch.setattr(keepalive, "_never_let_go", kept)
     p, consumer, source = interop.new_stream(), Closable(), Owner()
@@ -1207,8 +1207,8 @@ def test_what_a_consumer_had_that_was_closed_is_kept_for_good(gpu, closable, mon
 
 
 @pytest.mark.parametrize("role", ["producer", "consumer"])
-def test_an_object_that_stands_for_a_default_stream_cannot_close_it(gpu, closable, role):
-    """As a stream of cuda.core that was made of 0, and states 0."""
+def test_a_default_stream_is_never_closed(gpu, closable, role):
+    """A stream of cuda.core that was made of handle 0 states 0, as a closed one does."""
     default, other, memory = Closable(0), interop.new_stream(), gpu.array([0])
     p, c = (default, other) if role == "producer" else (other, default)
     view = interop.handoff(Owner(), c, producer=p, into="standin")

@@ -1,4 +1,4 @@
-"""Who wrote an array, if nobody says: the stream that it was handed to; its library's current stream."""
+"""The producer of an array, if the caller names none: the stream it was handed to, or its library's current stream."""
 
 import sys
 import threading
@@ -18,7 +18,7 @@ from interop.testing import gate
 
 
 class Array:
-    """An array of the stand-in library, over NumPy's memory."""
+    """An array of the invented library, over NumPy's memory."""
 
     __module__ = "standin"
 
@@ -82,7 +82,7 @@ def gpu(monkeypatch):
     with sim.simulate() as gpu:
         monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: pytest.fail("CUDA was asked where the memory is"))
         yield gpu
-        while interop.release():  # what is let go of may have held something else
+        while interop.release():  # a released object may have held another one
             pass
 
 
@@ -109,11 +109,11 @@ def test_each_hand_over_is_ordered(gpu, library, streams):
         touch(gpu, p, memory)
         view = interop.handoff(source, c, producer=p)
         touch(gpu, c, memory)
-        assert interop.handoff(view, p) is not None  # its producer is known: the stream that it was handed to
+        assert interop.handoff(view, p) is not None  # the producer is c, which the view was handed to
     touch(gpu, p, memory)
 
 
-def test_control_the_order_is_not_the_old_one(gpu, library, streams):
+def test_control_an_earlier_handover_does_not_order_later_work(gpu, library, streams):
     p, c = streams
     source, memory = Array(), gpu.array([0])
     view = interop.handoff(source, c, producer=p)
@@ -125,7 +125,7 @@ def test_control_the_order_is_not_the_old_one(gpu, library, streams):
 
 @pytest.mark.parametrize("tells", ["its holder", "a number"])
 @pytest.mark.parametrize("part", [slice(None), slice(3, 5)], ids=["all", "a part"])
-def test_what_came_of_a_hand_over_was_written_where_it_was_handed_to(gpu, library, streams, part, tells):
+def test_the_producer_of_a_view_is_its_consumer(gpu, library, streams, part, tells):
     p, c = streams
     library.tells = tells
     memory = gpu.array([0])
@@ -138,7 +138,7 @@ def test_what_came_of_a_hand_over_was_written_where_it_was_handed_to(gpu, librar
 
 
 @pytest.mark.parametrize("tells", ["its holder", "a number"])
-def test_the_source_of_a_hand_over_was_written_on_the_current_stream(gpu, library, streams, tells):
+def test_the_producer_of_a_source_is_the_current_stream(gpu, library, streams, tells):
     p, c = streams
     library.tells = tells
     library.current = Stream(interop.new_stream().cuda_stream)
@@ -150,7 +150,7 @@ def test_the_source_of_a_hand_over_was_written_on_the_current_stream(gpu, librar
     assert view is not second
 
 
-def test_a_named_producer_comes_before_the_stream_it_was_handed_to(gpu, library, streams):
+def test_a_named_producer_comes_before_the_consumer_of_a_view(gpu, library, streams):
     p, c = streams
     other, memory = interop.new_stream(), gpu.array([0])
     view = interop.handoff(Array(), c, producer=p)
@@ -160,7 +160,7 @@ def test_a_named_producer_comes_before_the_stream_it_was_handed_to(gpu, library,
     assert back is not None
 
 
-def test_the_current_stream_is_asked_for_every_time(gpu, library, streams):
+def test_the_current_stream_is_read_on_each_call(gpu, library, streams):
     p, c = streams
     other = interop.new_stream()
     source, memory = Array(), gpu.array([0])
@@ -172,7 +172,7 @@ def test_the_current_stream_is_asked_for_every_time(gpu, library, streams):
     touch(gpu, c, memory)
 
 
-def test_a_named_producer_is_not_the_current_stream(gpu, library, streams):
+def test_a_named_producer_comes_before_the_current_stream(gpu, library, streams):
     p, c = streams
     other = interop.new_stream()
     source, memory = Array(), gpu.array([0])
@@ -184,7 +184,7 @@ def test_a_named_producer_is_not_the_current_stream(gpu, library, streams):
 
 
 @pytest.mark.parametrize("to", ["another stream", "the same stream"])
-def test_a_watcher_is_told_each_time(gpu, library, streams, to):
+def test_a_watcher_is_told_of_each_handover(gpu, library, streams, to):
     p, c = streams if to == "another stream" else streams[:1] * 2
     source = Array()
     told = []
@@ -204,7 +204,7 @@ def test_a_watcher_is_told_each_time(gpu, library, streams, to):
     assert len(backs) == 2
 
 
-def test_wrong_arguments(gpu, library, streams):
+def test_handoff_refuses_wrong_arguments(gpu, library, streams):
     p, c = streams
     with pytest.raises(TypeError, match="unexpected keyword argument 'wrong'"):
         interop.handoff(Array(), c, producer=p, wrong=1)
@@ -212,7 +212,7 @@ def test_wrong_arguments(gpu, library, streams):
         interop.handoff(Array(), c, p)
 
 
-def test_a_hand_over_lets_go_of_what_is_kept(gpu, library, streams):
+def test_a_handover_releases_what_is_done(gpu, library, streams):
     p, c = streams
     thing, other = Array(), interop.new_stream()
     alive = weakref.ref(thing)
@@ -227,7 +227,7 @@ def test_a_hand_over_lets_go_of_what_is_kept(gpu, library, streams):
 
 
 class Switching:
-    """A stream object of a user's own, which is not the same stream for all its life."""
+    """A user's stream object, which states another stream after its attribute was changed."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -236,7 +236,7 @@ class Switching:
         return self.stream.__cuda_stream__()
 
 
-def test_a_consumer_that_is_another_stream_by_now(gpu, library, streams):
+def test_the_handle_of_the_consumer_is_read_on_each_call(gpu, library, streams):
     p, c = streams
     source, memory, consumer = Array(), gpu.array([0]), Switching(c)
     views = [interop.handoff(source, consumer, producer=p)]
@@ -246,7 +246,7 @@ def test_a_consumer_that_is_another_stream_by_now(gpu, library, streams):
     touch(gpu, consumer.stream, memory)
 
 
-def test_a_producer_that_is_another_stream_by_now(gpu, library, streams):
+def test_the_handle_of_the_producer_is_read_on_each_call(gpu, library, streams):
     p, c = streams
     source, memory, producer = Array(), gpu.array([0]), Switching(p)
     views = [interop.handoff(source, c, producer=producer)]
@@ -257,7 +257,7 @@ def test_a_producer_that_is_another_stream_by_now(gpu, library, streams):
 
 
 @pytest.mark.parametrize("question", ["read", "array_stream", "holder_of", "make_array", "is_array"])
-def test_ctrl_c_in_an_adapter_is_let_out_and_leaves_nothing(gpu, library, streams, monkeypatch, question):
+def test_a_keyboard_interrupt_in_an_adapter_is_raised(gpu, library, streams, monkeypatch, question):
     _, c = streams
     library.current = Stream(streams[0].cuda_stream)
     source = Array()
@@ -280,7 +280,7 @@ def test_ctrl_c_in_an_adapter_is_let_out_and_leaves_nothing(gpu, library, stream
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-def test_ten_thousand_hand_overs_leave_nothing(gpu, library, threads):
+def test_ten_thousand_handoffs_do_not_leak(gpu, library, threads):
     from interop._arrays.handover import count_open
 
     sources, before = weakref.WeakSet(), count_open()
@@ -306,7 +306,7 @@ def test_ten_thousand_hand_overs_leave_nothing(gpu, library, threads):
     assert count_open() == before
 
 
-def test_no_weak_reference_to_users_arrays(gpu, library, streams):
+def test_users_arrays_get_no_weak_references(gpu, library, streams):
     p, c = streams
     source = Array()
     view = interop.handoff(source, c, producer=p)

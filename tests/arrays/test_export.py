@@ -1,4 +1,4 @@
-"""DLPack capsules that the extension makes, on the CPU, with NumPy and PyTorch as consumers."""
+"""The DLPack capsules of the extension, over the CPU's memory. NumPy and PyTorch consume them."""
 
 import ctypes
 import gc
@@ -63,14 +63,14 @@ def make(tensor, max_version=None):
 
 
 class Owner:
-    """Memory of its own, that can be watched."""
+    """Owns memory, and takes weak references."""
 
     def __init__(self):
         self.array = np.arange(6, dtype="i4")
 
 
 class Handed:
-    """An array that hands over a tensor, in capsules of the *version* that is asked for, or of another one."""
+    """An array with ``__dlpack__``. The capsule has *version*, or the version that the consumer asks for."""
 
     def __init__(self, tensor, version=()):
         self.tensor = tensor
@@ -84,7 +84,7 @@ class Handed:
 
 
 def described(array, owner=None):
-    """The tensor of a NumPy array, by hand."""
+    """The :class:`Tensor` of a NumPy array."""
     return Tensor(
         address=array.__array_interface__["data"][0],
         shape=array.shape,
@@ -132,17 +132,19 @@ def views(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(views(), st.sampled_from([OLD, NEW]))
-def test_numpy_takes_what_was_described_by_hand(view, version):
+def test_numpy_reads_a_capsule(view, version):
     if version is OLD and not view.flags.writeable:
         version = NEW
     got = np.from_dlpack(Handed(described(view), version))
     assert_same_memory(got, view)
-    assert got.flags.writeable == (version is NEW and view.flags.writeable)  # NumPy: the old kind may be read-only
+    assert got.flags.writeable == (
+        version is NEW and view.flags.writeable
+    )  # NumPy takes a capsule of the old kind for read-only
 
 
 @settings(max_examples=150, deadline=None)
 @given(views(), st.sampled_from([OLD, NEW]), st.sampled_from([OLD, NEW]))
-def test_from_numpy_to_numpy(view, given_as, taken_as):
+def test_a_capsule_goes_from_numpy_to_numpy(view, given_as, taken_as):
     if not view.flags.writeable:
         given_as = taken_as = NEW
     tensor = read(view.__dlpack__(max_version=given_as))
@@ -166,7 +168,7 @@ def random_tensor(draw):
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @settings(max_examples=150, deadline=None)
 @given(st.composite(random_tensor)(), st.sampled_from([OLD, NEW]), st.sampled_from([OLD, NEW]))
-def test_from_torch_to_torch(original, given_as, taken_as):
+def test_a_capsule_goes_from_torch_to_torch(original, given_as, taken_as):
     tensor = read(original.__dlpack__(max_version=given_as))
     assert tensor.shape == tuple(original.shape)
     assert tensor.strides == (tuple(original.stride()) or None)
@@ -178,7 +180,7 @@ def test_from_torch_to_torch(original, given_as, taken_as):
 
 @VERSIONS
 @CONSUMERS
-def test_a_capsule_of_ours_is_read_as_it_was_made(version, consume):
+def test_interop_reads_its_own_capsule(version, consume):
     tensor, owner = owned()
     again = read(make(tensor, version))
     assert again._replace(owner=None) == tensor._replace(owner=None)
@@ -192,7 +194,7 @@ def test_a_capsule_of_ours_is_read_as_it_was_made(version, consume):
 @VERSIONS
 @CONSUMERS
 @pytest.mark.parametrize("shape", [(), (0,), (6,), (2, 3), (2, 0, 3), (3, 1, 2)])
-def test_no_strides_are_c_order(version, consume, shape):
+def test_without_strides_a_tensor_is_c_contiguous(version, consume, shape):
     owner = Owner()
     tensor = described(owner.array, owner)._replace(shape=shape, strides=None)
     got = consume(Handed(tensor, version))
@@ -203,14 +205,14 @@ def test_no_strides_are_c_order(version, consume, shape):
     assert strides == (torch.empty(shape).stride() or None)
 
 
-def test_no_memory_is_needed_for_no_elements():
+def test_an_empty_tensor_needs_no_memory():
     tensor = described(np.empty((0, 2)))._replace(address=0)
     assert np.from_dlpack(Handed(tensor, NEW)).shape == (0, 2)
     assert read(make(tensor)).address == 0
 
 
 @VERSIONS
-def test_the_memory_is_shared(version):
+def test_a_capsule_shares_the_memory(version):
     owner = Owner()
     got = torch.from_dlpack(Handed(described(owner.array, owner), version))
     got[0] = 7
@@ -235,7 +237,7 @@ def test_the_owner_lives_as_long_as_the_consumer(version, consume):
 
 
 @VERSIONS
-def test_a_capsule_that_nobody_took(version):
+def test_an_unconsumed_capsule_releases_its_owner(version):
     tensor, owner = owned()
     capsule = make(tensor, version)
     del tensor
@@ -256,7 +258,7 @@ def test_a_used_capsule_may_outlive_its_consumer(version):
 
 
 @VERSIONS
-def test_several_capsules_of_one_tensor(version):
+def test_each_capsule_of_a_tensor_keeps_the_owner(version):
     tensor, owner = owned()
     consumers = [torch.from_dlpack(Handed(tensor, version)) for _ in range(3)]
     del tensor
@@ -268,7 +270,7 @@ def test_several_capsules_of_one_tensor(version):
 
 @VERSIONS
 @pytest.mark.parametrize("use", [lambda _: None, read, np.from_dlpack], ids=["dropped", "read", "numpy"])
-def test_nothing_is_left_of_thousands(version, use):
+def test_exports_do_not_leak(version, use):
     owners = weakref.WeakSet()
 
     def once():
@@ -288,7 +290,7 @@ def test_nothing_is_left_of_thousands(version, use):
 
 
 @VERSIONS
-def test_a_thread_of_python_lets_go(version):
+def test_a_consumer_may_end_in_another_thread(version):
     tensor, owner = owned()
     got = [torch.from_dlpack(Handed(tensor, version))]
     del tensor
@@ -299,7 +301,7 @@ def test_a_thread_of_python_lets_go(version):
 
 
 class Managed:
-    """What a C library sees of a capsule of ours once it has consumed it."""
+    """A capsule of interop after a C library has consumed it: its address and its deleter."""
 
     def __init__(self, tensor, version=NEW):
         capsule = make(tensor, version)
@@ -310,7 +312,7 @@ class Managed:
 
 
 @VERSIONS
-def test_a_thread_that_python_never_saw_lets_go(version):
+def test_a_deleter_may_run_in_a_thread_without_python(version):
     tensor, owner = owned()
     managed = Managed(tensor, version)
     del tensor
@@ -323,7 +325,7 @@ def test_a_thread_that_python_never_saw_lets_go(version):
     assert owner() is None
 
 
-def test_without_the_gil():
+def test_a_deleter_may_run_without_the_gil():
     tensor, owner = owned()
     managed = Managed(tensor)
     del tensor
@@ -331,7 +333,7 @@ def test_without_the_gil():
     assert owner() is None
 
 
-def test_many_threads():
+def test_many_threads_may_export_at_once():
     owners = weakref.WeakSet()
 
     def work():
@@ -350,8 +352,8 @@ def test_many_threads():
 
 
 @VERSIONS
-def test_an_exception_on_its_way_stays(version):
-    # Each of these drops the consumer, or the capsule, while the exception is set. A callback of ctypes dies of it.
+def test_a_deleter_keeps_the_exception_in_flight(version):
+    # Each call drops the consumer's array or the capsule while an exception is set.
     tensor, owner = owned()
     handed = Handed(tensor, version)
     for consume in (np.from_dlpack, torch.from_dlpack, lambda handed: read(handed.__dlpack__())):
@@ -369,7 +371,7 @@ def test_an_exception_on_its_way_stays(version):
     assert owner() is None
 
 
-def test_an_owner_that_fails_as_it_goes(monkeypatch):
+def test_an_error_in_the_finaliser_of_an_owner_is_reported(monkeypatch):
     class Fails(Owner):
         def __del__(self):
             message = "sorry"
@@ -385,7 +387,7 @@ def test_an_owner_that_fails_as_it_goes(monkeypatch):
     assert seen == ["sorry"]
 
 
-def test_an_owner_in_a_cycle():
+def test_an_owner_in_a_cycle_is_collected():
     tensor, owner = owned()
     owner().me = owner()
     got = np.from_dlpack(Handed(tensor))
@@ -447,14 +449,14 @@ for _ in range(3):
     threading.Thread(target=work, daemon=True).start()
 import time; time.sleep(0.05)
 """,
-    # A static destructor of a library, run by exit() when there is no interpreter any more.
+    # A static destructor of a C library: exit() runs it after the interpreter has ended.
     "a deleter after the end": """
 deleter, address = consumed(Owner().tensor())
 done = ctypes.CDLL(None).__cxa_atexit
 done.argtypes = [ctypes.c_void_p] * 3
 assert done(deleter, address, None) == 0
 """,
-    # Its deleter ends the process with a signal.
+    # The deleter of this producer would abort the process: it must not be called.
     "a producer that is torn down": """
 new_capsule = capsules._of_python(
     "PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
@@ -476,7 +478,7 @@ sys.late = Late()
 
 
 @pytest.mark.parametrize("code", EXITS.values(), ids=EXITS.keys())
-def test_exit(python, code, tmp_path):
+def test_capsules_may_live_until_the_process_ends(python, code, tmp_path):
     errors = tmp_path / "errors"
     redirect = f"import os; os.dup2(os.open({str(errors)!r}, os.O_CREAT | os.O_WRONLY), 2)\n"
     assert python(redirect + SETUP + code, PYTHONWARNINGS="error") == []

@@ -1,4 +1,4 @@
-"""The neutral holder, as a producer for libraries that interop does not know; and every pair of protocols."""
+"""A Handover as an array for libraries that interop does not know, by both array protocols."""
 
 import gc
 import re
@@ -35,7 +35,7 @@ def gpu(monkeypatch):
 
 
 class Interface:
-    """A plain object with the array interface; NumPy's memory stands in for the GPU's."""
+    """An array of an unknown library with the array interface, over NumPy's memory."""
 
     def __init__(self, values, **said):
         self.values = values
@@ -49,7 +49,7 @@ class Interface:
 
 
 class Capsules:
-    """A plain object with DLPack, of version 1.0 or from before; it notes who asks."""
+    """An array of an unknown library with DLPack, versioned or older. It notes the stream of each call."""
 
     def __init__(self, values, *, versioned=True):
         self.values = values
@@ -97,12 +97,12 @@ def holder(gpu, values=None, **tensor):
 # -- the array interface -------------------------------------------------------------------------------------------
 
 
-def test_no_array_interface_for_types_that_it_has_no_name_for(gpu):
+def test_a_type_without_a_typestr_has_no_array_interface(gpu):
     made, _ = holder(gpu, dtype=BFLOAT16)
     assert not hasattr(made, "__cuda_array_interface__")
 
 
-def test_a_holder_can_be_handed_on(gpu):
+def test_a_handover_can_be_handed_on(gpu):
     source = Interface(np.arange(6.0))
     alive, c = weakref.ref(source), interop.new_stream()
     made = interop.handoff(source, c, producer=interop.new_stream())
@@ -121,7 +121,7 @@ def test_a_holder_can_be_handed_on(gpu):
 
 
 @needs_native
-def test_dlpack_orders_the_stream_that_asks(gpu):
+def test_dlpack_makes_the_named_stream_wait(gpu):
     made, c = holder(gpu)
     asks = interop.new_stream()
     memory = gpu.array([0])
@@ -132,7 +132,7 @@ def test_dlpack_orders_the_stream_that_asks(gpu):
 
 @needs_native
 @pytest.mark.parametrize("stream", [None, 1], ids=["None", "1"])
-def test_no_stream_is_the_legacy_one(gpu, stream):
+def test_dlpack_without_a_stream_means_the_legacy_stream(gpu, stream):
     made, c = holder(gpu)
     memory = gpu.array([0])
     touch(gpu, c, memory)
@@ -141,7 +141,7 @@ def test_no_stream_is_the_legacy_one(gpu, stream):
 
 
 @needs_native
-def test_a_default_stream_is_one_of_the_memorys_device(gpu):
+def test_a_default_stream_for_dlpack_is_of_the_device_of_the_memory(gpu):
     made, c = holder(gpu, device_id=1)
     memory = gpu.array([0])
     touch(gpu, c, memory)
@@ -150,7 +150,7 @@ def test_a_default_stream_is_one_of_the_memorys_device(gpu):
 
 
 @needs_native
-def test_a_default_stream_for_pinned_memory_is_the_current_devices(gpu, monkeypatch):
+def test_a_default_stream_for_pinned_memory_is_of_the_current_device(gpu, monkeypatch):
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (3, 0))
     p, c = interop.new_stream(0), interop.new_stream(1)
     holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
@@ -160,7 +160,7 @@ def test_a_default_stream_for_pinned_memory_is_the_current_devices(gpu, monkeypa
     gpu.launch(interop.ExternalStream(1, 1), lambda _: None, writes=[memory])
 
 
-def test_a_default_stream_of_another_device_is_stated_by_another_stream(gpu, monkeypatch):
+def test_the_array_interface_states_no_default_stream_of_another_device(gpu, monkeypatch):
     monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: True)
     p, c, d = interop.new_stream(0), interop.ExternalStream(1, 1), interop.new_stream(0)
     holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
@@ -172,7 +172,7 @@ def test_a_default_stream_of_another_device_is_stated_by_another_stream(gpu, mon
     gpu.launch(d, lambda _: None, writes=[memory])
 
 
-def test_a_per_thread_stream_is_stated_in_its_thread_only(gpu):
+def test_the_array_interface_states_a_per_thread_stream_in_its_thread_only(gpu):
     holder = interop.handoff(Interface(np.ones(3)), 2, producer=interop.new_stream())
     assert holder.__cuda_array_interface__["stream"] == 2
     with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidStreamError, match="another thread"):
@@ -180,7 +180,7 @@ def test_a_per_thread_stream_is_stated_in_its_thread_only(gpu):
 
 
 @needs_native
-def test_control_minus_one_orders_nothing(gpu):
+def test_control_stream_minus_one_orders_nothing(gpu):
     made, c = holder(gpu)
     memory = gpu.array([0])
     touch(gpu, c, memory)
@@ -191,14 +191,14 @@ def test_control_minus_one_orders_nothing(gpu):
 
 @needs_native
 @pytest.mark.parametrize("stream", [0, -2, True, "1", 1.0])
-def test_what_is_no_stream_for_dlpack(gpu, stream):
+def test_dlpack_refuses_a_wrong_stream(gpu, stream):
     made, _ = holder(gpu)
     with pytest.raises(InvalidStreamError, match="names its stream to DLPack by its handle"):
         made.__dlpack__(stream=stream)
 
 
 @needs_native
-def test_nothing_is_copied(gpu):
+def test_dlpack_refuses_to_copy(gpu):
     made, _ = holder(gpu)
     for asked in ({"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (CUDA, 1)}):
         with pytest.raises(BufferError, match="no copy"):
@@ -208,7 +208,7 @@ def test_nothing_is_copied(gpu):
 
 @needs_native
 @pytest.mark.parametrize("version", [None, (0, 8)])
-def test_read_only_is_said_or_refused(gpu, version):
+def test_read_only_memory_needs_a_versioned_capsule(gpu, version):
     made, _ = holder(gpu, read_only=True)
     assert capsules.read(made.__dlpack__(stream=-1, max_version=(1, 0))).read_only
     message = f"read-only, which DLPack can say since version 1.0, and max_version={version}"
@@ -220,13 +220,13 @@ def test_read_only_is_said_or_refused(gpu, version):
 @pytest.mark.parametrize(
     ("version", "name"), [(None, "dltensor"), ((0, 8), "dltensor"), ((1, 3), "dltensor_versioned")]
 )
-def test_the_version_is_the_one_asked_for(gpu, version, name):
+def test_a_capsule_has_the_version_that_was_asked_for(gpu, version, name):
     made, _ = holder(gpu)
     assert f'"{name}"' in repr(made.__dlpack__(stream=-1, max_version=version))
 
 
 @needs_native
-def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
+def test_the_end_of_a_capsule_orders_the_way_back(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     memory = gpu.array([0])
     source = Interface(np.arange(6.0))
@@ -246,7 +246,7 @@ def test_a_capsule_keeps_the_source_and_ends_the_hand_over(gpu):
     assert alive() is None
 
 
-def test_without_the_extension(gpu, monkeypatch):
+def test_dlpack_needs_the_extension(gpu, monkeypatch):
     made, _ = holder(gpu)
     monkeypatch.setattr("interop.adapters.dlpack.native", None)
     monkeypatch.setattr("interop.adapters.dlpack.why_not", "no such luck")
@@ -282,7 +282,7 @@ GIVE = {"interface": Interface, "old capsule": lambda v: Capsules(v, versioned=F
 @given(view=views())
 @pytest.mark.parametrize("taken_as", TAKE)
 @pytest.mark.parametrize("given_as", GIVE)
-def test_every_pair_of_protocols(given_as, taken_as, view):
+def test_an_array_passes_from_each_protocol_to_each(given_as, taken_as, view):
     read_only = not view.flags.writeable
     if read_only and "old" in given_as + taken_as:
         return
@@ -302,7 +302,7 @@ def test_every_pair_of_protocols(given_as, taken_as, view):
             tensor = capsules.read(taken)
             assert tensor.read_only == read_only
             assert (tensor.device_type, tensor.device_id) == (CUDA, 0)
-            # NumPy reads memory of the CPU only.
+            # NumPy reads memory of the CPU only, so the tensor is said to be there.
             again = np.from_dlpack(Handover(tensor._replace(device_type=1), None, c, states=False))
         assert again.dtype == view.dtype
         assert again.shape == view.shape
@@ -316,5 +316,5 @@ def test_every_pair_of_protocols(given_as, taken_as, view):
 
 
 @given(arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5))
-def test_c_contiguous(shape):
+def test_c_contiguous_strides_are_those_of_numpy(shape):
     assert c_contiguous(shape) == tuple(stride // 8 for stride in np.empty([max(n, 1) for n in shape]).strides)

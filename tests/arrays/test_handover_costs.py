@@ -1,4 +1,4 @@
-"""What a hand-over costs, counted and not timed: calls, files that a reader has to know, and what it leaves behind."""
+"""The cost of a hand-over, counted and not timed: its calls, the files they are in, and the memory it leaves."""
 
 import gc
 import sys
@@ -39,7 +39,7 @@ def world(driver, registry, monkeypatch):
 
 
 def calls_of(work):
-    """The functions that are called, in Python and in C, and the files of interop's that they are in."""
+    """The functions in Python and C that *work* calls, and the files of interop that contain them."""
     calls, files = [], set()
 
     def note(frame, event, argument):
@@ -59,9 +59,9 @@ def calls_of(work):
 
 
 @needs_native
-def test_a_hand_over_is_fifty_two_calls_in_six_files(world):
+def test_a_handoff_makes_at_most_52_calls_in_6_files(world):
     source = Array()
-    views = [interop.handoff(source, world.c, producer=world.p, into="standin")]  # all is loaded now
+    views = [interop.handoff(source, world.c, producer=world.p, into="standin")]  # loads everything
     calls, files = calls_of(lambda: views.append(interop.handoff(source, world.c, producer=world.p, into="standin")))
     assert len(calls) <= 52, calls
     assert len(files) <= 6, files
@@ -76,20 +76,20 @@ def test_a_hand_over_is_fifty_two_calls_in_six_files(world):
 
 
 @needs_native
-def test_each_more_array_of_a_borrow_is_forty_two_calls_and_hashes_no_stream(world):
+def test_each_further_array_of_a_borrow_makes_at_most_42_calls(world):
     def borrow(*arrays):
         with interop.borrow(*arrays, consumer=world.c, producer=world.p, into="standin"):
             pass
 
     few, many = [Array()], [Array() for _ in range(9)]
-    borrow(*few)  # all is loaded now
+    borrow(*few)  # loads everything
     (one, _), (nine, _) = calls_of(lambda: borrow(*few)), calls_of(lambda: borrow(*many))
     assert len(nine) - len(one) <= 8 * 42
     assert not [name for name in nine if "__hash__" in name]
 
 
 class Borrowed:
-    """A stream of a library that interop remembers."""
+    """A stream of another library, which interop remembers."""
 
     __module__ = "remembered"
 
@@ -106,7 +106,7 @@ class Remembered(Adapter):
 
 
 @pytest.mark.parametrize("kind", ["of a library", "of an unknown library", "an address"])
-def test_the_device_of_a_stream_is_asked_for_once(world, kind, monkeypatch):
+def test_the_device_of_a_stream_is_queried_once(world, kind, monkeypatch):
     monkeypatch.setitem(adapters.by_type, Borrowed, (Remembered(),))
     known, stating = Borrowed(native_stubs.C), native_stubs.Stating()
     stream = {"of a library": known, "of an unknown library": stating, "an address": native_stubs.C}[kind]
@@ -120,7 +120,7 @@ def test_the_device_of_a_stream_is_asked_for_once(world, kind, monkeypatch):
 
 
 def left_by(work, count=4000):
-    """The bytes that each call leaves, by tracemalloc."""
+    """The bytes that each call of *work* leaves allocated, by tracemalloc."""
     for _ in range(200):
         work()
     gc.collect()
@@ -142,14 +142,14 @@ def cupy_array():
     return cupy.ndarray((3, 4), "f4", cupy.cuda.MemoryPointer(memory, 0))
 
 
-def test_control_what_is_left_is_seen(world):
+def test_control_a_leak_is_measured(world):
     kept = []
     assert left_by(lambda: kept.append(bytes(100))) > 100
 
 
 @pytest.mark.parametrize("into", ["standin", "cupy", "numba", None])
 @pytest.mark.parametrize("source", ["standin", "cupy"])
-def test_hand_overs_leave_nothing(world, source, into, monkeypatch):
+def test_handoffs_leak_nothing(world, source, into, monkeypatch):
     array = Array() if source == "standin" else cupy_array()
     if into == "numba":
         pytest.importorskip("numba.cuda")
@@ -168,7 +168,7 @@ def test_hand_overs_leave_nothing(world, source, into, monkeypatch):
     assert left_by(work) <= 0.2
 
 
-def test_borrows_leave_nothing(world):
+def test_borrows_leak_nothing(world):
     arrays = [Array(), Array()]
 
     def work():
@@ -180,7 +180,7 @@ def test_borrows_leave_nothing(world):
 
 
 @needs_native
-def test_tensors_of_torch_leave_nothing():
+def test_tensors_of_torch_leak_nothing():
     torch = pytest.importorskip("torch")
     adapter, values = adapter_named("torch"), torch.arange(12.0)
     tensor = Tensor(values.data_ptr(), (12,), None, TYPES["<f4"], 1, 0, read_only=False, owner=values)

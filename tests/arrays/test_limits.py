@@ -1,4 +1,4 @@
-"""What a library cannot take is refused before it is asked: every library with every kind of array."""
+"""An array that a library cannot take is refused before the library is called: each library, each kind of array."""
 
 import json
 import os
@@ -49,7 +49,7 @@ CASES = {
     "far apart": tensor((2, 2), (2**30, 1)),
 }
 
-# As measured on a GPU: what the libraries take that are not in the way.
+# What the libraries take, as measured on a GPU.
 TAKES = {
     "cupy": Takes(types=frozenset({*TYPES.values(), DataType(4, 16, 1)})),
     "numba": Takes(types=frozenset(TYPES.values())),
@@ -102,7 +102,7 @@ def standin(library, takes):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("library", TAKES)
-def test_what_is_refused(library, case, monkeypatch):
+def test_each_library_refuses_what_it_cannot_take(library, case, monkeypatch):
     monkeypatch.setattr("interop._arrays.limits.CAPSULES", True)
     reason = refusal(CASES[case], standin(library, TAKES[library]), None)
     expected = REFUSED[library].get(case)
@@ -114,7 +114,7 @@ def test_what_is_refused(library, case, monkeypatch):
 
 
 @pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core"])
-def test_the_table_is_the_adapters(library):
+def test_the_adapters_have_the_limits_above(library):
     pytest.importorskip("numba.cuda" if library == "numba" else library)
     takes = interop.adapters.adapter_named(library).takes
     assert takes._replace(types=None) == TAKES[library]._replace(types=None)
@@ -131,16 +131,16 @@ def test_the_table_is_the_adapters(library):
         ("warp", "Takes(dimensions=(1, 4), largest_stride=2**31 - 1, types=frozenset(_TYPES.values()))"),
     ],
 )
-def test_the_table_is_the_adapters_of_libraries_that_are_not_here(library, text):
+def test_the_sources_of_the_other_adapters_have_the_limits_above(library, text):
     assert text in Path(interop.adapters.__path__[0], f"{library}.py").read_text()
 
 
-def test_nothing_is_refused_to_the_neutral_holder(monkeypatch):
+def test_a_plain_handover_takes_every_array(monkeypatch):
     monkeypatch.setattr("interop._arrays.limits.CAPSULES", True)
     assert not [case for case, array in CASES.items() if refusal(array, None, None)]
 
 
-def test_without_the_extension(monkeypatch):
+def test_arrays_that_need_the_extension_are_refused_without_it(monkeypatch):
     monkeypatch.setattr("interop._arrays.limits.CAPSULES", False)
     assert "needs its extension in C" in refusal(CASES["bfloat16"], None, None)
     library = standin("cupy", TAKES["cupy"])
@@ -150,7 +150,7 @@ def test_without_the_extension(monkeypatch):
     assert "needs its extension in C" in refusal(CASES["plain"], library, None)
 
 
-# -- each case in a process of its own, with the libraries that can make arrays over the host's memory ----------------
+# -- each case in a process of its own, with libraries that can make arrays over host memory ---------------------------
 
 PROGRAM = """
 import json, os, signal, sys
@@ -191,7 +191,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize(("library", "device_type"), [("torch", 1), ("cupy", 2)])
-def test_what_is_not_refused_is_made(library, device_type, tmp_path):
+def test_a_library_makes_every_array_that_is_not_refused(library, device_type, tmp_path):
     pytest.importorskip(library)
     if library == "torch" and native is None:
         pytest.skip("capsules need the extension")
@@ -213,7 +213,7 @@ def test_what_is_not_refused_is_made(library, device_type, tmp_path):
     found = json.loads(done.stdout)
     assert {case for case, (refused, status) in found.items() if not refused and status} == set()
     died = {case for case, (_, status) in found.items() if status < 0}
-    assert died == ({"negative", "negative2"} if library == "torch" else set()), "what the table is for"
+    assert died == ({"negative", "negative2"} if library == "torch" else set()), "the library aborts for other arrays"
 
 
 # -- in a hand-over ---------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def picky(registry, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["handoff", "borrow"])
-def test_refused_before_the_library_is_asked_and_anything_is_ordered(streams, picky, way, monkeypatch):
+def test_a_refused_array_reaches_neither_the_library_nor_cuda(streams, picky, way, monkeypatch):
     p, c = streams
     monkeypatch.setattr(p._cuda, "order", lambda *_: pytest.fail("ordered"))
     source = Owner(np.arange(12.0)[::-1])
@@ -252,7 +252,7 @@ def test_refused_before_the_library_is_asked_and_anything_is_ordered(streams, pi
             lent.__enter__()
 
 
-def test_read_only_is_allowed_by_the_caller(streams, registry, monkeypatch):
+def test_the_caller_can_allow_read_only_memory(streams, registry, monkeypatch):
     monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
     interop.register("standin", Library())
     p, c = streams

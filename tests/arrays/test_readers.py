@@ -1,4 +1,4 @@
-"""How arrays are read and made by the adapters of the real libraries, as far as that needs no GPU."""
+"""The adapters of the real libraries read and make arrays, as far as that needs no GPU."""
 
 import types
 
@@ -39,14 +39,14 @@ def address_of(array):
 
 
 def described(array, owner=None):
-    """The tensor of a NumPy array, by hand."""
+    """The :class:`Tensor` of a NumPy array."""
     strides = tuple(stride // array.itemsize for stride in array.strides)
     strides = None if array.flags.c_contiguous else strides
     return Tensor(address_of(array), array.shape, strides, NUMPY[array.dtype], CUDA, 0, read_only=False, owner=owner)
 
 
 def assert_same(tensor, array):
-    """The same elements in the same places; strides of dimensions with one element mean nothing."""
+    """*tensor* has the elements of *array*. Strides of dimensions with one element may differ."""
     assert (tensor.address, tensor.shape, tensor.dtype) == (address_of(array), array.shape, NUMPY[array.dtype])
     assert (tensor.device_type, tensor.device_id, tensor.read_only) == (CUDA, 0, False)
     strides = c_contiguous(tensor.shape) if tensor.strides is None else tensor.strides
@@ -56,7 +56,7 @@ def assert_same(tensor, array):
 
 
 class Holder:
-    """Stands in for the holder of a hand-over."""
+    """Stands for a Handover."""
 
 
 # -- CuPy, whose arrays can be made over any memory ------------------------------------------------------------------
@@ -76,7 +76,7 @@ def cupy_array():
 
 
 @layouts
-def test_cupy_reads(cupy_array, layout):
+def test_cupy_reads_every_layout(cupy_array, layout):
     array = cupy_array(values := numpy_view(layout))
     tensor = adapter_named("cupy").read(array)
     assert tensor.owner is array
@@ -84,19 +84,19 @@ def test_cupy_reads(cupy_array, layout):
 
 
 @pytest.mark.parametrize("dtype", NUMPY)
-def test_cupy_reads_types(cupy_array, dtype):
+def test_cupy_reads_every_type(cupy_array, dtype):
     values = np.zeros(3, dtype)
     assert_same(adapter_named("cupy").read(cupy_array(values)), values)
 
 
-def test_cupy_leaves_records_and_odd_strides_to_the_interface(cupy_array):
+def test_cupy_does_not_read_odd_strides(cupy_array):
     record = np.zeros(4, [("a", "<f4"), ("b", "<i2")])
-    assert adapter_named("cupy").read(cupy_array(record["a"])) is None  # 6 bytes from one to the next
+    assert adapter_named("cupy").read(cupy_array(record["a"])) is None  # its stride of 6 bytes is no multiple of 4
     assert adapter_named("cupy").read(np.zeros(3)) is None
 
 
 @layouts
-def test_cupy_makes(layout):
+def test_cupy_makes_every_layout(layout):
     pytest.importorskip("cupy")
     adapter, holder = adapter_named("cupy"), Holder()
     values = numpy_view(layout)
@@ -109,7 +109,7 @@ def test_cupy_makes(layout):
     assert array.data.mem.size == high - low
 
 
-def test_cupy_makes_empty_arrays_over_a_null_pointer():
+def test_cupy_makes_an_empty_array_over_a_null_pointer():
     pytest.importorskip("cupy")
     tensor = Tensor(0, (0, 3), None, TYPES["<f4"], CUDA, 0, read_only=False, owner=None)
     array = adapter_named("cupy").make_array(tensor, Holder())
@@ -120,7 +120,7 @@ def test_cupy_makes_empty_arrays_over_a_null_pointer():
 
 
 class ByDlpack:
-    """Stands in for the holder of a hand-over."""
+    """Stands for a Handover."""
 
     def __init__(self, tensor):
         self.tensor = tensor
@@ -137,7 +137,7 @@ class ByDlpack:
 @pytest.mark.skipif(not CAPSULES, reason="views are made of capsules")
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("layout", [layout for layout in CASES if layout != "33-d"])
-def test_cuda_core_makes(layout, read_only):
+def test_cuda_core_makes_every_layout(layout, read_only):
     pytest.importorskip("cuda.core")
     adapter, values = adapter_named("cuda.core"), numpy_view(layout)
     holder = ByDlpack(described(values)._replace(read_only=read_only))
@@ -153,7 +153,7 @@ def test_cuda_core_makes(layout, read_only):
 
 @pytest.fixture
 def numba(monkeypatch):
-    """Numba's own classes, with a device that is not there."""
+    """Numba's adapter, and Numba's classes over an invented device."""
     pytest.importorskip("numba.cuda")
     from numba import cuda
 
@@ -177,14 +177,14 @@ full_layouts = pytest.mark.parametrize("layout", [name for name in CASES if name
 
 
 @full_layouts
-def test_numba_reads(numba, layout):
+def test_numba_reads_every_layout(numba, layout):
     array = numba_array(values := numpy_view(layout))
     tensor = numba.read(array)
     assert tensor.owner is array
     assert_same(tensor, values)
 
 
-def test_control_numba_says_something_else_of_a_broadcast_array(numba):
+def test_control_numbas_array_interface_is_wrong_for_a_broadcast_array(numba):
     array = numba_array(numpy_view("zero"))
     assert array.strides == (0, 4)
     assert array.__cuda_array_interface__["strides"] is None
@@ -195,7 +195,7 @@ def test_numba_does_not_know_the_device_of_foreign_memory(numba):
 
 
 @full_layouts
-def test_numba_makes(numba, layout):
+def test_numba_makes_every_layout(numba, layout):
     values, holder = numpy_view(layout), Holder()
     array = numba.make_array(described(values), holder)
     assert (array.shape, array.dtype, array.stream) == (values.shape, values.dtype, 0)
@@ -206,11 +206,11 @@ def test_numba_makes(numba, layout):
     assert numba.holder_of(array) is holder
 
 
-# -- PyTorch, whose tensors on the CPU are described likewise ----------------------------------------------------------
+# -- PyTorch, with tensors on the CPU ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", [name for name in CASES if "negative" not in name and name != "empty"])
-def test_torch_reads(layout):
+def test_torch_reads_every_layout(layout):
     torch = pytest.importorskip("torch")
     from interop.adapters import torch as module
 
@@ -226,7 +226,7 @@ def test_torch_reads(layout):
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "uint16", "bool"])
-def test_torch_reads_types_as_its_capsules_say_them(name):
+def test_torch_reads_the_types_of_its_capsules(name):
     torch = pytest.importorskip("torch")
     from interop._arrays import capsules
     from interop.adapters import torch as module
@@ -235,7 +235,7 @@ def test_torch_reads_types_as_its_capsules_say_them(name):
     assert module.described(tensor).dtype == capsules.read(tensor.__dlpack__()).dtype
 
 
-def test_torch_leaves_what_is_more_than_memory():
+def test_torch_does_not_read_sparse_or_cpu_tensors():
     torch = pytest.importorskip("torch")
     from interop.adapters import torch as module
 
@@ -244,7 +244,7 @@ def test_torch_leaves_what_is_more_than_memory():
 
 
 @pytest.mark.parametrize("layout", [name for name in CASES if "negative" not in name])
-def test_torch_makes(layout):
+def test_torch_makes_every_layout(layout):
     pytest.importorskip("torch")
     from interop.adapters.base import CAPSULES
 
@@ -256,7 +256,7 @@ def test_torch_makes(layout):
     assert tensor.data_ptr() == address_of(values) or not values.size
     assert tensor.tolist() == values.tolist()
     assert adapter.mark_of(tensor) == adapter.mark_of(tensor[...]) != adapter.mark_of(tensor.clone())
-    assert not tensor.__dict__, "it would be copied and saved with the tensor"
+    assert not tensor.__dict__, "PyTorch copies and saves attributes with the tensor"
 
 
 # -- strides ----------------------------------------------------------------------------------------------------------
@@ -271,17 +271,17 @@ def test_strides_in_bytes_become_strides_in_elements(layout):
         assert strides == tuple(stride // 4 for stride in values.strides)
 
 
-def test_strides_that_are_no_multiples():
+def test_strides_that_are_no_multiples_are_refused():
     with pytest.raises(ValueError, match="6 bytes"):
         byte_strides_to_elements((6,), (3,), 4)
     assert byte_strides_to_elements((6,), (1,), 4) is None
 
 
 @layouts
-def test_whether_elements_fill_one_block(layout):
+def test_is_dense_says_whether_elements_fill_one_block(layout):
     dense = {"plain", "negative", "negative in both", "transposed", "one row", "empty", "0-d", "9-d", "33-d"}
     assert described(numpy_view(layout)).is_dense() == (layout in dense)
 
 
-def test_a_type_in_words():
+def test_the_text_of_a_type_names_its_lanes():
     assert str(DataType(2, 32, 4)) == "float32x4"

@@ -1,4 +1,4 @@
-"""What arrays of unknown libraries say of themselves is checked, by one check for both protocols."""
+"""The descriptions that arrays of unknown libraries give, by either protocol, are checked."""
 
 import ctypes
 
@@ -25,7 +25,7 @@ def streams(monkeypatch):
 
 
 class Capsule:
-    """Says by DLPack whatever it is told to say; the memory is that of eight numbers."""
+    """An array of eight numbers, whose DLPack capsule says what the test wants."""
 
     def __init__(self, *, device=(CUDA, 0), **said):
         self.device = device
@@ -48,14 +48,14 @@ class Capsule:
 
 
 class Interface:
-    """Says by the array interface whatever it is told to say."""
+    """An array of eight numbers, whose array interface says what the test wants."""
 
     def __init__(self, **said):
         self.values = np.arange(8.0, dtype="f4")
         self.__cuda_array_interface__ = {**self.values.__array_interface__, "version": 3, "stream": 1, **said}
 
 
-def test_control_the_truth_is_taken(streams):
+def test_control_a_right_description_is_accepted(streams):
     p, c = streams
     for stranger in (Capsule(), Interface()):
         made = interop.handoff(stranger, c, producer=p)
@@ -63,38 +63,38 @@ def test_control_the_truth_is_taken(streams):
         assert (said["data"], said["shape"]) == ((stranger.values.ctypes.data, False), (8,))
 
 
-FALSE = {
+WRONG = {
     "memory of the CPU": Capsule(device_type=1),
-    "a type of device that nobody knows": Capsule(device_type=99),
-    "memory of the CPU, said at once": Capsule(device=(1, 0)),
-    "a type of device that nobody knows, said at once": Capsule(device=(99, 0)),
+    "an unknown type of device": Capsule(device_type=99),
+    "memory of the CPU, by __dlpack_device__": Capsule(device=(1, 0)),
+    "an unknown type of device, by __dlpack_device__": Capsule(device=(99, 0)),
     "device -1": Capsule(device_id=-1),
     "a negative count": Capsule(shape=(-3,)),
-    "no memory, and elements": Capsule(data=0),
-    "no memory, and elements, by the interface": Interface(data=(0, False)),
-    "memory that is no GPU's": Capsule(data=64),
-    "memory that is no GPU's, by the interface": Interface(data=(64, False)),
-    "an address beyond all": Capsule(byte_offset=2**64 - 64),
+    "elements at a null pointer": Capsule(data=0),
+    "elements at a null pointer, by the interface": Interface(data=(0, False)),
+    "an address that is no memory of a GPU": Capsule(data=64),
+    "an address that is no memory of a GPU, by the interface": Interface(data=(64, False)),
+    "an address past the end of all memory": Capsule(byte_offset=2**64 - 64),
     "0 bits": Capsule(bits=0),
     "0 lanes": Capsule(lanes=0),
-    "a type without a name": Capsule(code=200),
-    "an end beyond all": Capsule(shape=(2**62,), strides=(2**2,)),
-    "an end beyond all, by the interface": Interface(shape=(2**61,), strides=(2**5,)),
-    "a beginning before all": Capsule(shape=(2**40,), strides=(-(2**20),)),
-    "a beginning before all, by the interface": Interface(shape=(2**40,), strides=(-(2**22),)),
-    "negative dimensions": Capsule(ndim=-1),
-    "dimensions without end": Capsule(ndim=2**31 - 1),
-    "no elements, on another device than it says first": Capsule(shape=(0,), device_id=7),
+    "an unknown type of element": Capsule(code=200),
+    "an end past the end of all memory": Capsule(shape=(2**62,), strides=(2**2,)),
+    "an end past the end of all memory, by the interface": Interface(shape=(2**61,), strides=(2**5,)),
+    "a beginning before address 0": Capsule(shape=(2**40,), strides=(-(2**20),)),
+    "a beginning before address 0, by the interface": Interface(shape=(2**40,), strides=(-(2**22),)),
+    "-1 dimensions": Capsule(ndim=-1),
+    "2**31 - 1 dimensions": Capsule(ndim=2**31 - 1),
+    "no elements, and another device than __dlpack_device__ says": Capsule(shape=(0,), device_id=7),
 }
 
 
-@pytest.mark.parametrize("case", FALSE)
+@pytest.mark.parametrize("case", WRONG)
 @pytest.mark.parametrize("into", [None, "cuda.core"])
-def test_what_cannot_be_is_refused(streams, case, into, monkeypatch):
+def test_an_impossible_description_is_refused(streams, case, into, monkeypatch):
     p, c = streams
     monkeypatch.setattr(c._cuda, "order", lambda *_: pytest.fail("ordered"))
     with pytest.raises(InvalidArrayError):
-        interop.handoff(FALSE[case], c, producer=p, into=into)
+        interop.handoff(WRONG[case], c, producer=p, into=into)
 
 
 class FailingAttributes:
@@ -103,7 +103,7 @@ class FailingAttributes:
 
 
 class FailingProxy:
-    """A lazy proxy that stands for nothing yet."""
+    """A lazy proxy that is not bound to an object."""
 
     @property
     def __class__(self):
@@ -111,7 +111,7 @@ class FailingProxy:
 
 
 @pytest.mark.parametrize("stranger", [FailingAttributes, FailingProxy])
-def test_an_object_that_fails_when_it_is_asked_is_no_array(streams, stranger):
+def test_an_object_whose_attributes_raise_is_no_array(streams, stranger):
     p, c = streams
     with pytest.raises(InvalidArrayError):
         interop.handoff(stranger(), c, producer=p)
@@ -120,13 +120,13 @@ def test_an_object_that_fails_when_it_is_asked_is_no_array(streams, stranger):
 @pytest.mark.parametrize(
     "stranger", [Capsule(shape=(0,)), Capsule(shape=(0,), data=0), Interface(shape=(0,), data=(0, False))]
 )
-def test_without_elements_an_address_means_nothing(streams, stranger):
+def test_the_address_of_an_empty_array_is_not_checked(streams, stranger):
     p, c = streams
     made = interop.handoff(stranger, c, producer=p)
     assert made.__cuda_array_interface__["shape"] == (0,)
 
 
-def test_strides_of_dimensions_with_one_element_mean_nothing(streams):
+def test_the_stride_of_a_dimension_of_one_is_not_checked(streams):
     p, c = streams
     made = interop.handoff(Interface(shape=(1, 8), strides=(7, 4)), c, producer=p)
     assert made.__cuda_array_interface__["shape"] == (1, 8)
@@ -134,7 +134,7 @@ def test_strides_of_dimensions_with_one_element_mean_nothing(streams):
         interop.handoff(Interface(shape=(2, 4), strides=(7, 4)), c, producer=p)
 
 
-def test_the_device_is_the_one_that_cuda_knows(streams, monkeypatch):
+def test_the_type_of_device_is_the_one_that_cuda_reports(streams, monkeypatch):
     p, c = streams
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (13, 0))
     assert interop.handoff(Capsule(), c, producer=p).__dlpack_device__() == (13, 0)

@@ -1,4 +1,4 @@
-"""Tensors read from DLPack capsules, of NumPy and PyTorch on the CPU; and the types of both array protocols."""
+"""interop reads DLPack capsules (those of NumPy and PyTorch, on the CPU), and the types of both array protocols."""
 
 import ctypes
 import gc
@@ -33,7 +33,7 @@ VERSIONED = b"dltensor_versioned"
 
 
 @pytest.mark.parametrize("name", NUMPY_TYPES)
-def test_a_typestr_is_the_type_that_numpy_says(name):
+def test_a_typestr_gives_the_type_of_numpys_capsule(name):
     array = np.empty(1, name)
     dtype = from_typestr(array.dtype.str)
     assert dtype == read(array.__dlpack__()).dtype
@@ -41,11 +41,11 @@ def test_a_typestr_is_the_type_that_numpy_says(name):
 
 
 @pytest.mark.parametrize("typestr", ["=f4", "|f4", "<f4"])
-def test_native_order_has_three_names(typestr):
+def test_native_byte_order_has_three_names(typestr):
     assert from_typestr(typestr) == DataType(FLOAT, 32, 1)
 
 
-def test_one_byte_has_no_order():
+def test_a_type_of_one_byte_has_no_byte_order():
     assert from_typestr(">u1") == from_typestr("<u1") == from_typestr("|u1")
 
 
@@ -67,7 +67,7 @@ def test_one_byte_has_no_order():
         (b"<f4", "b'<f4' of type bytes is none"),
     ],
 )
-def test_other_types_are_refused_by_name(typestr, text):
+def test_types_that_interop_does_not_know_are_refused(typestr, text):
     with pytest.raises(NotSupportedError, match=re.escape(text)):
         from_typestr(typestr)
 
@@ -81,7 +81,7 @@ def test_other_types_are_refused_by_name(typestr, text):
         DataType(BOOL, 1, 1),
     ],
 )
-def test_what_the_array_interface_cannot_say(dtype):
+def test_some_types_have_no_typestr(dtype):
     assert TYPESTRS.get(dtype) is None
 
 
@@ -89,7 +89,7 @@ def test_what_the_array_interface_cannot_say(dtype):
 
 
 def as_numpy(tensor, dtype):
-    """What NumPy sees there."""
+    """The elements of *tensor*, as NumPy reads them by its array interface."""
     strides = None if tensor.strides is None else tuple(stride * dtype.itemsize for stride in tensor.strides)
     interface = {
         "version": 3,
@@ -104,7 +104,7 @@ def as_numpy(tensor, dtype):
 @VERSIONS
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), dtype=st.sampled_from(NUMPY_TYPES), shape=SHAPES)
-def test_arrays_of_numpy(version, data, dtype, shape):
+def test_capsules_of_numpy_are_read(version, data, dtype, shape):
     array = np.arange(int(np.prod(shape))).reshape(shape).astype(dtype)
     if shape:
         array = array[data.draw(arrays.basic_indices(shape, allow_newaxis=False, allow_ellipsis=False))]
@@ -117,7 +117,7 @@ def test_arrays_of_numpy(version, data, dtype, shape):
 
 @VERSIONS
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "bool"])
-def test_tensors_of_pytorch(version, dtype):
+def test_capsules_of_pytorch_are_read(version, dtype):
     torch = pytest.importorskip("torch")
     original = torch.arange(6).reshape(2, 3).to(getattr(torch, dtype)).T
     tensor = read(original.__dlpack__(max_version=version))
@@ -140,7 +140,7 @@ def test_the_source_lives_as_long_as_the_tensor(version):
     assert alive() is None
 
 
-def test_read_only():
+def test_a_read_only_capsule_is_read_as_such():
     array = np.arange(3)
     array.flags.writeable = False
     assert read(array.__dlpack__(max_version=(1, 0))).read_only
@@ -150,7 +150,7 @@ def test_read_only():
 
 
 class Foreign:
-    """A versioned capsule of a producer that counts the calls of its deleter."""
+    """A versioned capsule of another producer, which counts the calls of its deleter."""
 
     def __init__(self, *, deleter=True, **fields):
         self.deleted = []
@@ -168,7 +168,7 @@ class Foreign:
         self.capsule = new_capsule(ctypes.addressof(self.managed), VERSIONED, None)
 
 
-def test_the_deleter_is_called_once_when_the_last_user_goes():
+def test_the_deleter_is_called_once():
     foreign = Foreign(minor=7)
     tensor = read(foreign.capsule)
     assert tensor == (foreign.array.ctypes.data, (), None, DataType(FLOAT, 64, 1), CPU, 0, False, tensor.owner)
@@ -186,7 +186,7 @@ def test_a_byte_offset_is_part_of_the_address():
     assert read(foreign.capsule).address == foreign.array.ctypes.data + 24
 
 
-def test_shape_without_strides():
+def test_a_capsule_may_have_no_strides():
     shape = (ctypes.c_int64 * 2)(2, 3)
     foreign = Foreign(ndim=2, shape=ctypes.addressof(shape), flags=1)
     tensor = read(foreign.capsule)
@@ -194,7 +194,7 @@ def test_shape_without_strides():
     np.testing.assert_array_equal(as_numpy(tensor, foreign.array.dtype), foreign.array.reshape(2, 3))
 
 
-def test_a_producer_without_a_deleter():
+def test_a_capsule_may_have_no_deleter():
     assert read(Foreign(deleter=False).capsule).shape == ()
 
 
@@ -206,7 +206,7 @@ def test_a_producer_without_a_deleter():
         ({"flags": 4, "bits": 4}, "padded"),
     ],
 )
-def test_what_cannot_be_understood_is_given_back(fields, text):
+def test_a_refused_capsule_is_deleted_once(fields, text):
     foreign = Foreign(**fields)
     with pytest.raises(NotSupportedError, match=re.escape(text)) as caught:
         read(foreign.capsule)
@@ -218,7 +218,7 @@ def test_what_cannot_be_understood_is_given_back(fields, text):
 
 
 @VERSIONS
-def test_a_capsule_is_read_once(version):
+def test_a_consumed_capsule_is_refused(version):
     capsule = np.arange(3).__dlpack__(max_version=version)
     read(capsule)
     with pytest.raises(NotSupportedError, match="was consumed before, and can be only once: ask for a new one"):
@@ -226,6 +226,6 @@ def test_a_capsule_is_read_once(version):
 
 
 @pytest.mark.parametrize("thing", [None, 1, "dltensor", np.zeros(1), __import__("datetime").datetime_CAPI])
-def test_what_is_no_capsule(thing):
+def test_an_object_that_is_no_capsule_is_refused(thing):
     with pytest.raises(InteropError, match="expected a DLPack capsule"):
         read(thing)

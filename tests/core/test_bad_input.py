@@ -1,4 +1,4 @@
-"""Wrong arguments are refused at once, by an error that names them. No test here needs a driver; few call CUDA."""
+"""A wrong argument is refused at once, by an error that names it. No test here needs a GPU or a driver."""
 
 import copy
 import ctypes
@@ -36,7 +36,7 @@ says = re.escape
 
 
 def table(rows):
-    """Parameters from a mapping of ids to arguments."""
+    """Parameters of a test, from a mapping of ids to arguments."""
     return [pytest.param(*arguments, id=name) for name, arguments in rows.items()]
 
 
@@ -53,13 +53,13 @@ NOT_HANDLES = {
     "object": (..., "got Ellipsis of type ellipsis"),
     "tuple": ((0, 1), "got (0, 1) of type tuple"),
 }
-# No process has memory there: the first page, the kernel's half, the addresses between the halves, the last bytes.
+# No process has memory at these addresses: in the first page, above the user's half, and at the very end.
 NO_MEMORY = [3, 7, 8, 4095, 2**47, 2**63, 2**64 - 1]
 
 
 @pytest.fixture
 def pages():
-    """The addresses of a page without access, of one that was unmapped, and of the end of one that can be read."""
+    """The addresses of a page without access, of an unmapped page, and of the last bytes of a readable page."""
     libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -74,50 +74,50 @@ def pages():
 
 
 @pytest.mark.parametrize(("value", "text"), table(NOT_HANDLES))
-class TestNotAHandle:
+class TestAWrongHandleIsRefused:
     @pytest.mark.parametrize("borrow", [as_stream, use], ids=lambda function: function.__name__)
-    def test_of_a_stream(self, borrow, value, text):
+    def test_by_as_stream_and_use(self, borrow, value, text):
         with pytest.raises(InvalidStreamError, match=says(text)):
             borrow(value)
 
-    def test_of_a_stream_to_the_constructor(self, value, text):
+    def test_by_external_stream(self, value, text):
         with pytest.raises(InvalidStreamError, match=says(text)):
             ExternalStream(value)
 
-    def test_of_a_stream_to_wait_for(self, value, text, address):
+    def test_by_wait_stream(self, value, text, address):
         with pytest.raises(InvalidStreamError, match=says(text)):
             as_stream(address).wait_stream(address + 64, value)
 
-    def test_of_an_event(self, value, text):
+    def test_by_as_event(self, value, text):
         with pytest.raises(InvalidEventError, match=says(text)):
             as_event(value)
 
-    def test_of_an_event_to_wait_for(self, value, text, address):
+    def test_by_wait_event(self, value, text, address):
         with pytest.raises(InvalidEventError, match=says(text)):
             as_stream(address).wait_event(value)
 
-    def test_of_an_event_to_measure(self, value, text):
+    def test_by_elapsed_time(self, value, text):
         with pytest.raises(InvalidEventError, match=says(text)):
             Event(enable_timing=True).elapsed_time(value)
 
 
 @pytest.mark.parametrize("address", NO_MEMORY, ids=hex)
 @pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
-def test_address_of_no_memory(borrow, error, address):
+def test_an_address_without_memory_is_refused(borrow, error, address):
     with pytest.raises(error, match=f"no (stream|event) is at {address:#x}"):
         borrow(address)
 
 
 @pytest.mark.parametrize("page", ["no access", "unmapped"])
 @pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
-def test_page_that_cannot_be_read(borrow, error, pages, page):
+def test_an_address_that_cannot_be_read_is_refused(borrow, error, pages, page):
     with pytest.raises(error, match=f"no (stream|event) is at {pages[page]:#x}"):
         borrow(pages[page])
     borrow(pages["readable"])
 
 
 @pytest.mark.parametrize("handle", [0, 1, 2])
-def test_events_have_no_default_handles(handle):
+def test_the_handles_of_default_streams_are_no_events(handle):
     with pytest.raises(InvalidEventError, match=f"{handle}"):
         as_event(handle)
 
@@ -136,7 +136,7 @@ class Method:
 
 
 class Attribute:
-    """The same as an attribute."""
+    """Has a ``__cuda_stream__`` that is the pair itself, not a method."""
 
     def __init__(self, stated):
         self.__cuda_stream__ = stated
@@ -166,7 +166,7 @@ class FailingProperty:
 
 
 class MissingProperty:
-    """Raises AttributeError, as a missing attribute does."""
+    """Has a property ``__cuda_stream__`` that raises AttributeError, as a missing attribute does."""
 
     @property
     def __cuda_stream__(self):
@@ -202,20 +202,20 @@ class FailingHandleStream:
         }
     ),
 )
-def test_protocol(cls, stated, text):
+def test_a_wrong_answer_of_cuda_stream_is_refused(cls, stated, text):
     with pytest.raises(InvalidStreamError, match=says(text)):
         as_stream(cls(stated))
 
 
 @pytest.mark.parametrize("cls", [Failing, FailingProperty, MissingProperty, FailingHandleStream])
-def test_protocol_that_raises(cls):
+def test_a_cuda_stream_that_raises_is_refused(cls):
     with pytest.raises(InvalidStreamError, match=f"{cls.__name__}.*raised .*context.*is.*gone") as caught:
         as_stream(cls())
     assert isinstance(caught.value.__cause__, RuntimeError | AttributeError)
 
 
 @pytest.mark.parametrize("handle", [True, 4096.0, "0x1000", None, -1, 2**64, 4095], ids=repr)
-def test_handle_of_an_object(handle):
+def test_a_wrong_handle_attribute_is_refused(handle):
     with pytest.raises(InvalidStreamError):
         as_stream(Handle(handle))
 
@@ -231,7 +231,7 @@ class ClassAttribute:
 
 
 class NoRepr:
-    """Cannot be printed, as a cuda.core.Stream without a driver."""
+    """Has a ``__repr__`` that raises, as a cuda.core.Stream has without a driver."""
 
     def __repr__(self):
         message = "no repr"
@@ -239,7 +239,7 @@ class NoRepr:
 
 
 class PyCudaEvent(Handle):
-    """PyCUDA's events have an int handle too. (Its streams are called Stream.)"""
+    """Has an int ``handle`` like a stream of PyCUDA, but is called Event, as PyCUDA's events are."""
 
 
 PyCudaEvent.__name__ = PyCudaEvent.__qualname__ = "Event"
@@ -353,7 +353,7 @@ class DictOfAnotherKind:
 
 
 class OddModule:
-    """Of no module that has a name."""
+    """A class whose ``__module__`` is no name."""
 
 
 OddModule.__module__ = 5
@@ -385,19 +385,19 @@ STAND_INS = {
 
 @pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
 @pytest.mark.parametrize(("make", "text"), table(STAND_INS))
-def test_an_object_that_only_looks_like_a_stream_or_event(borrow, error, make, text, address):
+def test_a_stand_in_is_neither_a_stream_nor_an_event(borrow, error, make, text, address):
     with pytest.raises(error, match=text):
         borrow(make(address))
 
 
 @pytest.mark.parametrize(("make", "text"), table(STAND_INS))
-def test_an_object_that_only_looks_like_a_stream_cannot_be_waited_for(make, text, address):
+def test_a_stand_in_cannot_be_waited_for(make, text, address):
     if not (text.startswith("an int") or "Event" in text):
         with pytest.raises(InvalidStreamError, match=text):
             as_stream(address).wait_stream(make(address))
 
 
-def test_a_stream_of_a_class_that_cannot_be_hashed(address):
+def test_the_class_of_a_stream_need_not_be_hashable(address):
     for _ in range(2):
         assert as_stream(UnhashableClassStating(address)).cuda_stream == address
 
@@ -433,7 +433,7 @@ def test_the_value_of_an_int_does_not_depend_on_its_methods(use, error, value, a
     assert int.__index__(handle) == address
 
 
-def test_adapters_that_give_ints_with_other_methods(acme, address):
+def test_the_value_of_an_adapters_int_does_not_depend_on_its_methods(acme, address):
     assert type(as_stream(acme.Stream(Lying(address))).cuda_stream) is int
     assert type(as_event(acme.Event(Lying(address))).cuda_event) is int
     with pytest.raises(InvalidStreamError, match="0x3"):
@@ -478,7 +478,7 @@ def of(rows):
         }
     ),
 )
-def test_no_stream(make, address):
+def test_an_object_that_is_no_stream_is_refused(make, address):
     obj = make(address)
     with pytest.raises(InvalidStreamError, match=type(obj).__name__):
         as_stream(obj)
@@ -500,7 +500,7 @@ def test_no_stream(make, address):
         }
     ),
 )
-def test_no_event(make, address):
+def test_an_object_that_is_no_event_is_refused(make, address):
     obj = make(address)
     with pytest.raises(InvalidEventError, match=type(obj).__name__):
         as_event(obj)
@@ -508,7 +508,7 @@ def test_no_event(make, address):
 
 @pytest.mark.parametrize("cls", [Method, ClassAttribute, Handle, ExternalStream, Event, int])
 @pytest.mark.parametrize(("borrow", "error"), [(as_stream, InvalidStreamError), (as_event, InvalidEventError)])
-def test_class_instead_of_an_instance(borrow, error, cls):
+def test_a_class_instead_of_an_instance_is_refused(borrow, error, cls):
     with pytest.raises(error, match=f"got <class '.*{cls.__name__}'>"):
         borrow(cls)
 
@@ -528,7 +528,7 @@ USES_OF_A_DEVICE = {
 
 @pytest.mark.parametrize("device", [-1, True, "cuda:0", 1.0, 2**31, 10**5000], ids=described)
 @pytest.mark.parametrize("function", table({name: (function,) for name, function in USES_OF_A_DEVICE.items()}))
-def test_device(function, device, address):
+def test_a_wrong_device_is_refused(function, device, address):
     with pytest.raises(InteropError, match=f"a device is its ordinal.*got {says(described(device))}"):
         function(address, device)
 
@@ -565,14 +565,14 @@ by_name = pytest.mark.parametrize("ask", [current_stream, use_of, adapters.adapt
         }
     ),
 )
-def test_unknown_library(ask, library, text):
+def test_an_unknown_library_is_refused(ask, library, text):
     with pytest.raises(LibraryNotFoundError, match=says(text)):
         ask(library)
 
 
 @by_name
 @pytest.mark.parametrize("name", [10**5000, NoRepr()], ids=["a long int", "no repr"])
-def test_a_name_that_cannot_be_printed(ask, name):
+def test_a_name_that_cannot_be_printed_is_refused(ask, name):
     with pytest.raises(LibraryNotFoundError, match="named by its import path"):
         ask(name)
     with pytest.raises(AdapterError, match="registered for a library's import path"):
@@ -584,7 +584,7 @@ def test_a_name_that_cannot_be_printed(ask, name):
 @by_name
 @pytest.mark.parametrize("library", TABLE)
 @pytest.mark.usefixtures("registry")
-def test_library_that_is_not_installed(ask, library, monkeypatch):
+def test_a_library_that_is_not_installed_says_how_to_install_it(ask, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(LibraryNotFoundError, match=says(f"{library} is not installed: pip install ")) as caught:
         ask(library)
@@ -592,7 +592,7 @@ def test_library_that_is_not_installed(ask, library, monkeypatch):
 
 
 @pytest.mark.parametrize("library", TABLE)
-def test_a_library_is_installed_by_the_name_of_its_extra(library):
+def test_how_to_install_names_the_packages_of_the_extra(library):
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     extra = pyproject["project"]["optional-dependencies"][library.replace(".", "-")]
     packages = [name if "<" in name else name.partition(">=")[0] for name in extra]
@@ -623,7 +623,7 @@ def test_no_extra_is_named_for_a_library_without_one():
     ),
 )
 @pytest.mark.usefixtures("registry")
-def test_broken_library_shows_its_own_error(ask, source, error, text, tmp_path, monkeypatch):
+def test_a_library_that_cannot_be_imported_raises_its_own_error(ask, source, error, text, tmp_path, monkeypatch):
     (tmp_path / "broken_streams.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     interop.register("broken_streams", type("Broken", (Adapter,), {"library": "broken_streams"})())
@@ -635,7 +635,7 @@ def test_broken_library_shows_its_own_error(ask, source, error, text, tmp_path, 
 
 @pytest.mark.parametrize("library", ["jax", "warp"])
 @pytest.mark.usefixtures("registry")
-def test_users_own_module_with_the_name_of_a_library(library, monkeypatch):
+def test_a_module_that_only_has_the_name_of_a_library_is_ignored(library, monkeypatch):
     module = types.ModuleType(library)
     monkeypatch.setitem(sys.modules, library, module)
     monkeypatch.delitem(sys.modules, TABLE[library].adapter, raising=False)
@@ -647,7 +647,7 @@ def test_users_own_module_with_the_name_of_a_library(library, monkeypatch):
 
 @pytest.mark.parametrize("library", ["cuda.core", "jax", "numba", "rmm"])
 @pytest.mark.usefixtures("registry")
-def test_library_without_a_current_stream(library, monkeypatch):
+def test_a_library_without_a_current_stream_is_refused(library, monkeypatch):
     if library == "jax":
         monkeypatch.setitem(sys.modules, "jax", types.ModuleType("jax"))
     else:
@@ -679,7 +679,7 @@ class Whatever(Adapter):
         }
     ),
 )
-def test_register(library, adapter, text, acme):
+def test_register_refuses_wrong_arguments(library, adapter, text, acme):
     before = adapters.known(), dict(adapters._registered)
     with pytest.raises(AdapterError, match=text):
         interop.register(library, adapter)
@@ -687,12 +687,12 @@ def test_register(library, adapter, text, acme):
 
 
 @pytest.mark.parametrize("handle", [0, "0x1000", True, 4096.0], ids=repr)
-class TestAdapterThatGives:
-    def test_no_handle_of_a_stream(self, acme, handle):
+class TestAnAdapterThatReturns:
+    def test_a_wrong_stream_handle_is_an_error(self, acme, handle):
         with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} of type .* for .*Stream"):
             as_stream(acme.Stream(handle))
 
-    def test_no_handle_of_an_event(self, acme, handle):
+    def test_a_wrong_event_handle_is_an_error(self, acme, handle):
         if handle == 0:
             return  # the CUDA event was not created yet
         with pytest.raises(AdapterError, match=f"'acme' gave {handle!r} of type .* for .*Event"):
@@ -712,7 +712,7 @@ class BareAdapter(Adapter):
         return None
 
 
-def test_adapter_that_lacks_a_method(monkeypatch, address):
+def test_a_method_that_an_adapter_lacks_is_named(monkeypatch, address):
     bare = types.ModuleType("bare")
     cls = type("Stream", (), {"__module__": "bare", "handle": address})
     monkeypatch.setitem(sys.modules, "bare", bare)
@@ -741,7 +741,7 @@ def test_adapter_that_lacks_a_method(monkeypatch, address):
 
 
 @pytest.mark.parametrize("handle", [None, -1, 2**64, 4095], ids=repr)
-def test_adapter_that_gives_an_address_without_memory(acme, handle):
+def test_an_adapters_address_without_memory_is_refused(acme, handle):
     with pytest.raises(InvalidStreamError, match=f"{handle:#x}|{handle}" if handle else "Stream"):
         as_stream(acme.Stream(handle))
     with pytest.raises(InvalidEventError, match=f"{handle:#x}|{handle}" if handle else "Event"):
@@ -751,13 +751,13 @@ def test_adapter_that_gives_an_address_without_memory(acme, handle):
 # -- events ---------------------------------------------------------------------------------------------------------
 
 
-def test_event_with_timing_for_other_processes():
+def test_an_interprocess_event_cannot_have_timing():
     with pytest.raises(InvalidEventError, match="an interprocess event cannot have timing"):
         Event(enable_timing=True, interprocess=True)
 
 
 @pytest.mark.filterwarnings("error")
-def test_event_with_an_unknown_argument_leaves_nothing_behind(monkeypatch):
+def test_an_event_with_an_unknown_argument_is_refused_cleanly(monkeypatch):
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: unraisable.append(str(report.exc_value)))
     with pytest.raises(TypeError, match="external"):
@@ -768,7 +768,7 @@ def test_event_with_an_unknown_argument_leaves_nothing_behind(monkeypatch):
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda function: function.__name__)
 def test_an_event_cannot_be_copied_or_pickled(again):
-    # Both would destroy it.
+    # A copy would destroy the same CUDA event again.
     message = ""
     try:
         again(Event())
@@ -784,23 +784,23 @@ def test_a_stream_cannot_be_copied_or_pickled(address):
 
 
 @pytest.mark.parametrize("verb", ["query", "synchronize"])
-def test_event_that_was_never_recorded(verb):
+def test_an_unrecorded_event_is_refused(verb):
     with pytest.raises(UnrecordedEventError, match=f"cannot {verb} .*never recorded.*Record it first"):
         getattr(Event(), verb)()
 
 
 @pytest.mark.parametrize("operation", [Event.record, Event.wait])
-def test_event_without_a_stream(operation):
+def test_an_event_needs_a_stream(operation):
     with pytest.raises(InvalidStreamError, match=r"no stream was given, and no .* is around the call"):
         operation(Event())
 
 
-def test_event_without_timing(address):
+def test_an_event_without_timing_measures_nothing(address):
     with pytest.raises(NotSupportedError, match=r"has no timing: make it with Event\(enable_timing=True\)"):
         Event().elapsed_time(address)
 
 
-def test_an_ipc_handle_of_an_event_without_interprocess():
+def test_only_an_interprocess_event_has_an_ipc_handle():
     with pytest.raises(NotSupportedError, match=r"make it with Event\(interprocess=True\)"):
         Event().ipc_handle()
 
@@ -816,7 +816,7 @@ def test_an_ipc_handle_of_an_event_without_interprocess():
         }
     ),
 )
-def test_ipc_handle(handle, text):
+def test_a_wrong_ipc_handle_is_refused(handle, text):
     with pytest.raises(InvalidEventError, match=text):
         Event.from_ipc_handle(0, handle)
 
@@ -827,7 +827,7 @@ TIMEOUTS = [-1, -0.5, float("nan"), float("-inf"), True, "1"]
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS, ids=repr)
-def test_timeout(timeout):
+def test_a_wrong_timeout_is_refused(timeout):
     with pytest.raises(ValueError, match=f"timeout is a number of seconds.*got {timeout!r}"):
         check_timeout(timeout)
 
@@ -835,20 +835,20 @@ def test_timeout(timeout):
 @pytest.mark.needs("no_gpu")  # the address is no stream
 @pytest.mark.parametrize("timeout", TIMEOUTS, ids=repr)
 @pytest.mark.parametrize("borrow", [as_stream, as_event], ids=lambda function: function.__name__)
-def test_the_timeout_is_checked_first(borrow, timeout, address):
+def test_the_timeout_is_checked_before_cuda_is_called(borrow, timeout, address):
     with pytest.raises(ValueError, match=f"timeout is a number of seconds.*got {timeout!r}"):
         borrow(address).synchronize(timeout=timeout)
 
 
 @pytest.mark.parametrize("timeout", [10**5000, float("inf")], ids=described)
-def test_a_timeout_that_is_too_long_for_the_clock(timeout):
+def test_a_timeout_may_be_longer_than_the_clock_counts(timeout):
     answers = iter([False, True])
     check_timeout(timeout)
     poll(lambda: next(answers), timeout, "the stream")
 
 
 @pytest.mark.parametrize("timeout", [0, 0.001], ids=repr)
-def test_a_timeout_that_expires(timeout):
+def test_an_expired_timeout_raises(timeout):
     with pytest.raises(TimeoutError, match=f"it' was not done after {timeout} s; its work goes on"):
         poll(lambda: False, timeout, "it")
 
@@ -890,7 +890,7 @@ OPERATIONS = {
 
 
 @pytest.mark.needs("no_gpu")
-class TestNoDevice:
+class TestWithoutADevice:
     @pytest.mark.parametrize(
         "operation",
         [
@@ -902,7 +902,7 @@ class TestNoDevice:
             for name, operation in OPERATIONS.items()
         ],
     )
-    def test_operation_says_why_and_the_way_out(self, operation, address):
+    def test_every_operation_says_why_it_failed_and_what_to_do(self, operation, address):
         stream = as_stream(address)
         with pytest.raises(NoDeviceError, match=r"cudaError\w+ \(\d+\): \w+.*interop\.sim"):
             operation(stream)
@@ -910,12 +910,12 @@ class TestNoDevice:
         with pytest.raises(InvalidStreamError):
             stream_in_use()
 
-    def test_waiting_for_nothing_or_oneself_is_done(self, address):
+    def test_a_wait_for_nothing_or_for_itself_succeeds(self, address):
         as_stream(address).wait_stream()
         as_stream(address).wait_stream(address, as_stream(address))
 
     @pytest.mark.parametrize("visible", ["", "7", None], ids=repr)
-    def test_hint_at_hidden_devices(self, visible, monkeypatch):
+    def test_the_error_names_cuda_visible_devices(self, visible, monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -1,4 +1,4 @@
-"""What is written without ``with``, or asserted instead of entered, says that nothing was done."""
+"""A context manager of interop that is never entered warns. One that is asserted instead of entered raises."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ from interop.testing import assert_host_free, assert_not_ordered, assert_ordered
 
 
 def span_of(stream, _):
-    """A span of a timeline that goes on for as long as the span."""
+    """A span, of a timeline that lives as long as the span."""
     return interop.Timeline().__enter__().span("work", stream)
 
 
@@ -39,7 +39,7 @@ def streams():
 
 
 @kinds
-def test_one_that_is_not_entered_warns_where_it_goes(call, make, streams):
+def test_a_block_that_is_never_entered_warns(call, make, streams):
     with pytest.warns(RuntimeWarning, match=rf"^{call}\(\.\.\.\) was never entered.* write `with {call}\(") as warned:
         make(*streams)
     (warning,) = warned
@@ -48,7 +48,7 @@ def test_one_that_is_not_entered_warns_where_it_goes(call, make, streams):
 
 
 @kinds
-def test_one_that_is_not_entered_is_not_true(call, make, streams):
+def test_a_block_has_no_truth_value(call, make, streams):
     with pytest.raises(TypeError, match=rf"^{call}\(\.\.\.\) does nothing before it is entered.* write `with {call}\("):
         assert make(*streams)
     with pytest.raises(TypeError):
@@ -56,7 +56,7 @@ def test_one_that_is_not_entered_is_not_true(call, make, streams):
 
 
 @kinds
-def test_one_that_is_entered_says_nothing(call, make, streams, recwarn):
+def test_an_entered_block_does_not_warn(call, make, streams, recwarn):
     with contextlib.suppress(AssertionError), make(*streams) as entered:
         pass
     if call == "is_ordered":
@@ -67,14 +67,14 @@ def test_one_that_is_entered_says_nothing(call, make, streams, recwarn):
 
 
 @pytest.mark.parametrize("make", [make for call, make in BLOCKS.items() if call not in ("check", "timeline.span")])
-def test_one_that_was_refused_says_nothing_more(make, streams, recwarn):
+def test_a_refused_block_does_not_also_warn(make, streams, recwarn):
     with pytest.raises(ValueError, match=r"stream|devices"), make("no stream", "no stream"):
         pass
     gc.collect()
     assert not recwarn.list
 
 
-def test_one_that_is_entered_in_a_thread_counts_as_entered(streams, recwarn):
+def test_a_block_that_a_thread_enters_does_not_warn(streams, recwarn):
     def work(manager):
         with manager:
             pass
@@ -87,7 +87,7 @@ def test_one_that_is_entered_in_a_thread_counts_as_entered(streams, recwarn):
     assert not recwarn.list
 
 
-def test_what_a_generator_makes_is_used_as_before(recwarn):
+def test_a_block_is_a_context_manager_of_its_generator(recwarn):
     seen = []
 
     @block
@@ -120,7 +120,7 @@ def test_forgets_the_with(interop_stream_pair, interop_simulated_gpu):
 """
 
 
-def test_under_errors_the_test_fails(tmp_path, run_tests):
+def test_the_warning_fails_a_test_if_warnings_are_errors(tmp_path, run_tests):
     done = run_tests(tmp_path, FAILS_UNDER_ERRORS, "-W", "error")
     assert done.returncode == 1
     assert "assert_ordered(...) was never entered" in done.stdout
@@ -131,7 +131,7 @@ def test_under_errors_the_test_fails(tmp_path, run_tests):
 
 
 @pytest.mark.parametrize("by", ["capture", "gate"])
-def test_a_verdict_that_nobody_reads_warns(by, streams):
+def test_an_unread_verdict_warns(by, streams):
     producer, consumer = streams
 
     def ask():
@@ -147,7 +147,7 @@ def test_a_verdict_that_nobody_reads_warns(by, streams):
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("by", ["capture", "gate"])
-def test_a_verdict_is_what_it_is_equal_to(by, ordered, streams, recwarn):
+def test_a_verdict_can_be_read_as_a_bool_or_compared(by, ordered, streams, recwarn):
     producer, consumer = streams
     with is_ordered(producer, consumer, by=by) as verdict:
         if ordered:
@@ -161,7 +161,7 @@ def test_a_verdict_is_what_it_is_equal_to(by, ordered, streams, recwarn):
     assert not recwarn.list
 
 
-def test_there_is_no_verdict_before_the_block_has_ended(streams):
+def test_a_verdict_cannot_be_read_inside_its_block(streams):
     with is_ordered(*streams) as verdict:
         assert "none yet" in repr(verdict)
         for ask in (lambda: bool(verdict), lambda: verdict == True, lambda: verdict != True):  # noqa: E712
@@ -169,7 +169,7 @@ def test_there_is_no_verdict_before_the_block_has_ended(streams):
                 ask()
 
 
-def test_a_block_that_raised_has_no_verdict_to_read(streams, recwarn):
+def test_a_block_that_raised_does_not_warn_of_an_unread_verdict(streams, recwarn):
     with pytest.raises(KeyError), is_ordered(*streams):
         raise KeyError
     gc.collect()
@@ -178,7 +178,7 @@ def test_a_block_that_raised_has_no_verdict_to_read(streams, recwarn):
 
 @pytest.mark.parametrize("by", ["capture", "gate"])
 @pytest.mark.parametrize("ask", [is_ordered, assert_ordered, assert_not_ordered])
-def test_one_stream_is_not_two(by, ask, streams):
+def test_a_stream_as_both_producer_and_consumer_is_refused(by, ask, streams):
     stream = streams[0]
     same = interop.ExternalStream(stream.cuda_stream)
     for other in (stream, same, stream.cuda_stream):

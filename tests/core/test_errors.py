@@ -1,4 +1,4 @@
-"""Every error has interop's root, a standard parent, and survives a trip to another process."""
+"""Each error derives from InteropError and from a standard exception, and can be pickled."""
 
 import copy
 import pickle
@@ -40,48 +40,48 @@ def cuda_error(request):
     return request.param(400, "cudaErrorInvalidResourceHandle", "cudaEventRecord", "invalid resource handle")
 
 
-def test_table_is_complete():
+def test_this_file_lists_all_errors():
     found = {value for value in vars(errors).values() if isinstance(value, type)}
     assert found == {InteropError, *PARENTS}
 
 
 @pytest.mark.parametrize(("cls", "parents"), PARENTS.items(), ids=lambda value: getattr(value, "__name__", ""))
-def test_root_comes_first_and_standard_parents_second(cls, parents):
+def test_an_error_has_interop_error_and_standard_bases(cls, parents):
     assert cls.__bases__ == (InteropError, *parents)
     assert cls.__doc__
 
 
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
-class TestAgain:
+class TestACopy:
     @pytest.mark.parametrize("cls", SIMPLE, ids=lambda cls: cls.__name__)
-    def test_message_stays(self, cls, again):
+    def test_keeps_the_message(self, cls, again):
         error = again(cls("what was given"))
         assert type(error) is cls
         assert str(error) == "what was given"
 
-    def test_name_of_the_library_stays(self, again):
+    def test_keeps_the_name_of_the_library(self, again):
         error = again(LibraryNotFoundError("jax is not installed", name="jax"))
         assert (str(error), error.name) == ("jax is not installed", "jax")
 
-    def test_parts_of_a_cuda_error_stay(self, cuda_error, again):
+    def test_keeps_the_parts_of_a_cuda_error(self, cuda_error, again):
         error = again(cuda_error)
         assert type(error) is type(cuda_error)
         assert str(error) == str(cuda_error)
         assert (error.code, error.name, error.call) == (400, "cudaErrorInvalidResourceHandle", "cudaEventRecord")
 
 
-def test_cuda_error_says_call_name_code_and_text(cuda_error):
+def test_a_cuda_error_says_call_name_code_and_text(cuda_error):
     assert str(cuda_error) == (
         "cudaEventRecord failed with cudaErrorInvalidResourceHandle (400): invalid resource handle"
     )
 
 
-def test_cuda_error_without_text():
+def test_a_cuda_error_may_have_no_text():
     assert str(CudaError(1, "cudaErrorInvalidValue", "cudaFree")) == "cudaFree failed with cudaErrorInvalidValue (1)"
 
 
 @pytest.mark.parametrize("code", sorted(codes.NO_DEVICE_CODES))
-def test_codes_that_mean_no_device(code):
+def test_codes_without_a_device_raise_no_device_error(code):
     from cuda.bindings import runtime
 
     with pytest.raises(errors.NoDeviceError, match=rf"{runtime.cudaError_t(code).name} \({code}\): \w+.*interop\.sim"):
@@ -96,7 +96,7 @@ def test_codes_that_mean_no_device(code):
         ((3, None), r"\(35\): CUDA driver version is insufficient for CUDA runtime version\. "),
     ],
 )
-def test_the_message_tells_an_old_driver_from_no_driver(answer, text, monkeypatch):
+def test_the_error_tells_an_old_driver_from_a_missing_one(answer, text, monkeypatch):
     from cuda.bindings import runtime
 
     monkeypatch.setattr(runtime, "cudaDriverGetVersion", lambda: answer)
@@ -108,7 +108,7 @@ def test_the_message_tells_an_old_driver_from_no_driver(answer, text, monkeypatc
 @pytest.mark.parametrize(
     ("kind", "name"), [("runtime", "cudaErrorIllegalAddress"), ("driver", "CUDA_ERROR_ILLEGAL_ADDRESS")]
 )
-def test_every_other_code_is_a_cuda_error(kind, name):
+def test_all_other_codes_raise_cuda_error(kind, name):
     from cuda.bindings import driver, runtime
 
     code = {"runtime": runtime.cudaError_t, "driver": driver.CUresult}[kind](700)

@@ -1,4 +1,4 @@
-"""A process that forks: the child's locks are free, its calls fail at once, and it ends with its own status."""
+"""A forked child: its locks are free, its calls on inherited objects fail at once, and it exits by itself."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import interop
 
 CHILDREN = int(os.environ.get("CHILDREN", "20"))
-"""How many are forked while threads are busy; the more, the more states they are caught in."""
+"""How many children are forked while threads are busy. More of them find the threads in more states."""
 
 PREPARED = """
 import importlib.util, os, sys, threading, time
@@ -25,7 +25,7 @@ interop._cuda.GPU = cuda
 interop._cuda.activate(cuda)
 
 def children(count, body, limit):
-    '''Fork *count* children that run *body* to the end of their interpreter; (status, seconds) of each.'''
+    '''Fork *count* children, which run *body* and exit with status 7; returns (status, seconds) of each.'''
     found = []
     for _ in range(count):
         began = time.monotonic()
@@ -103,7 +103,7 @@ def test_every_call_on_inherited_objects_fails_at_once(run, native):
     assert run(CALLS + "print(children(1, body, 20)[0][0] >> 8)", native=native) == "7\n"
 
 
-def test_a_watcher_that_comes_and_goes_in_the_child_does_not_bring_the_fast_calls_back(run):
+def test_a_watcher_in_the_child_does_not_restore_the_fast_path(run):
     code = """
 from interop._order import watchers
 def again():
@@ -116,7 +116,7 @@ print(children(1, again, 20)[0][0] >> 8)
     assert run(CALLS + code) == "7\n"
 
 
-def test_the_control_in_the_parent_all_goes_on(run):
+def test_control_calls_in_the_parent_still_work(run):
     code = """
 children(1, body, 20)
 p.wait_stream(q)
@@ -126,7 +126,7 @@ print("fine")
     assert run(CALLS + code) == "fine\n"
 
 
-def test_a_block_that_was_entered_before_the_fork_is_left_in_the_child_without_a_word(run):
+def test_a_child_may_leave_a_block_that_its_parent_entered(run):
     code = """
 with interop.use(p):
     status = children(1, lambda: None, 20)[0][0]
@@ -135,7 +135,7 @@ print(status >> 8)
     assert run(code) == "7\n"
 
 
-def test_a_process_that_had_not_started_cuda_can_start_it_in_a_child(run):
+def test_a_child_may_start_cuda_if_its_parent_has_not(run):
     code = """
 fresh = interop._cuda.Cuda(cuda.load, cuda.readable)
 interop._cuda.activate(fresh)
@@ -169,7 +169,7 @@ print(len(locks) > 2, children(1, body, 20)[0][0] >> 8)
     assert run(code) == "True 7\n"
 
 
-def test_an_owner_is_told_in_the_child_while_it_lives(run):
+def test_in_child_calls_the_function_of_a_living_owner(run):
     code = """
 from interop._safety import forks
 class Owner:
@@ -188,7 +188,7 @@ print(children(1, body, 20)[0][0] >> 8, hasattr(owner, "is_told"))
 
 
 @pytest.mark.timeout(120 + 3 * CHILDREN)
-def test_children_of_a_process_whose_threads_are_busy_end_at_once(run):
+def test_children_exit_at_once_even_if_threads_were_busy(run):
     code = """
 import types
 from tests.arrays.test_exchange import Array, Library
@@ -242,7 +242,7 @@ print("the slowest took", max(seconds for _, seconds in found), "s", file=sys.st
     assert run(f"CHILDREN = {CHILDREN}\n{code}") == "0\n"
 
 
-def test_a_thread_that_forks_in_the_middle_of_its_own_lock(run):
+def test_a_thread_may_fork_while_it_holds_a_lock(run):
     code = """
 from interop._safety import forks
 lock = forks.lock()
@@ -275,7 +275,7 @@ def test_a_simulation_goes_on_in_the_child(run):
     assert run(SIMULATED + "print(children(1, body, 20)[0][0] >> 8)") == "[1]\n7\n"
 
 
-def test_a_simulation_that_another_thread_was_busy_in_is_over_in_the_child(run):
+def test_a_simulation_is_over_in_the_child_if_another_thread_was_in_it(run):
     code = """
 inside = threading.Event()
 def stay():

@@ -1,4 +1,4 @@
-"""A signal handler that raises at any time leaves nothing behind."""
+"""After a signal handler raised in the middle of a call, blocks, contexts, modes and events are as before."""
 
 import pytest
 
@@ -31,7 +31,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_blocks(gpu, libraries, way):
+def test_interrupted_blocks_restore_the_current_streams(gpu, libraries, way):
     gpu.runtime.cudaSetDevice(1)
     first, second = interop.new_stream(0), interop.new_stream(1)
 
@@ -67,9 +67,9 @@ PLAIN = {
 
 @pytest.mark.parametrize("way", ["C", "Python"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_calls(driver, way, name):
-    """The context, the capture mode and the spare events are the same as before."""
-    mode, current = 1, native_stubs.OWN + 1  # "thread local", and a context that has none of the streams
+def test_interrupted_calls_restore_context_mode_and_events(driver, way, name):
+    """The current context, the capture mode and the spare events are the same as before."""
+    mode, current = 1, native_stubs.OWN + 1  # thread-local mode, and a context without any of the streams
     watcher = watchers.Watcher()
     with native_stubs.bound(driver) as cuda:
         world = native_stubs.World(driver, cuda)
@@ -87,7 +87,7 @@ def test_plain_calls(driver, way, name):
                 found = native_stubs.spare(pool)
                 assert sorted([*found, *gone & {*events}]) == events
                 for event in gone & {*events}:
-                    pool.give(event)  # here it is only a number
+                    pool.give(event)  # to the stubs, an event is only a number
             driver.reset(mode)
 
         driver.reset(mode)
@@ -95,7 +95,7 @@ def test_plain_calls(driver, way, name):
         try:
             if way == "Python":
                 watchers.watch(watcher)
-            work()  # so that the capture mode was read once
+            work()  # interop reads the capture mode once
             check()
             interrupt(work, check)
         finally:
@@ -113,7 +113,7 @@ def test_plain_calls(driver, way, name):
     ],
     ids=["new_stream", "query", "to", "record_event"],
 )
-def test_streams_of_another_device(gpu, libraries, call):
+def test_interrupted_calls_on_another_device_restore_the_context(gpu, libraries, call):
     gpu.runtime.cudaSetDevice(1)
     context = gpu.cuda.bound_context()
 
@@ -144,4 +144,4 @@ def test_a_stream_is_not_destroyed_twice(gpu, monkeypatch, interrupted):
     assert destroyed == ([] if interrupted == "before" else [gone])
     monkeypatch.undo()
     _, other = gpu.runtime.cudaStreamCreateWithPriority(1, 0)
-    assert interop.new_stream().cuda_stream != int(other), "it has the address of the one that is gone, and is alive"
+    assert interop.new_stream().cuda_stream != int(other), "the new stream at the old address was destroyed"

@@ -1,6 +1,6 @@
-"""The extension in C: the suite of streams and events over it, on the simulator.
+"""The extension in C, on the simulator: all tests of streams and events, with the fast path in use.
 
-Its entry points are bound to functions that call the simulator, so that every fast call is made for real.
+The extension is bound to C callbacks that call the simulator. So each fast call reaches it.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ _hot = []
 
 
 def _calls(name):
-    """What the entry point of the driver answers: what the simulated runtime does."""
+    """A function for the driver's entry point *name*, which calls the simulated runtime."""
     runtime_name = name.replace("cu", "cuda", 1)
 
     def call(*arguments):
@@ -111,7 +111,7 @@ def test_a_capture_is_joined_after_the_waits_for_what_is_outside(gpu, capture):
     outside, consumer = interop.new_stream(), interop.new_stream()
     for known in (capture.stream, outside, consumer):
         known.is_capturing()
-    spare = [outside.record_event() for _ in range(4)]  # which the fast calls need
+    spare = [outside.record_event() for _ in range(4)]  # the fast path needs spare events
     del spare
     consumer.wait_stream(capture.stream, outside)
     assert consumer.is_capturing()
@@ -125,7 +125,7 @@ class Foreign:
 
 def test_the_fast_calls_are_made(gpu):
     p, c = interop.new_stream(), interop.new_stream()
-    c.wait_stream(p)  # makes the event
+    c.wait_stream(p)  # creates the spare event
     made.clear()
     c.wait_stream(p)
     assert made == ["cuEventRecord", "cuStreamWaitEvent"]
@@ -142,7 +142,7 @@ def test_the_fast_calls_are_made(gpu):
     assert made == ["cuStreamQuery", "cuStreamSynchronize", "cuEventQuery", "cuEventSynchronize"]
 
 
-def test_many_events_at_once(gpu):
+def test_events_are_created_in_a_batch(gpu):
     stream = interop.new_stream()
     stream.query()
     events = []
@@ -153,7 +153,7 @@ def test_many_events_at_once(gpu):
     gpu.cuda.event_record(events[3], stream.cuda_stream)
 
 
-def test_while_somebody_watches_the_calls_fall_back_to_python(gpu):
+def test_calls_under_a_watcher_fall_back_to_python(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     c.wait_stream(p)
     watcher = watchers.Watcher()
@@ -185,7 +185,7 @@ def test_per_thread_default_streams_fall_back_to_python(gpu):
     assert made == []
 
 
-def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
+def test_a_borrowed_stream_of_another_library_takes_the_fast_path(gpu, monkeypatch):
     p, c = interop.new_stream(), interop.new_stream()
     p.query()
     c.wait_stream(p)
@@ -205,7 +205,7 @@ def test_another_librarys_object_is_known_the_second_time(gpu, monkeypatch):
     assert identity not in borrowing.lifetimes
 
 
-def test_a_timeline_records_by_the_extension(gpu):
+def test_a_timeline_records_with_the_extension(gpu):
     p, q = interop.new_stream(), interop.new_stream()
     q.wait_stream(p)
     made.clear()
@@ -218,7 +218,7 @@ def test_a_timeline_records_by_the_extension(gpu):
     assert len(timeline.spans) == 1
 
 
-def test_an_owner_is_only_kept_alive_whatever_stream_it_is_itself(gpu):
+def test_naming_an_owner_does_not_change_which_stream_the_owner_is(gpu):
     p, c, elsewhere = interop.new_stream(0), interop.new_stream(0), interop.new_stream(1)
     foreign = Foreign()
     borrowing.remember(foreign, foreign, interop.ExternalStream(p.cuda_stream, owner=foreign)._with_owner(None))
@@ -228,7 +228,7 @@ def test_an_owner_is_only_kept_alive_whatever_stream_it_is_itself(gpu):
 
 
 @pytest.mark.parametrize("name", ["query", "synchronize", "record_event", "wait_event", "wait_stream", "to"])
-def test_the_methods_explain_themselves(name):
+def test_fast_methods_have_docstrings_and_signatures(name):
     fast = getattr(interop.ExternalStream, name)
     assert inspect.ismethoddescriptor(fast)
     assert len(fast.__doc__) > 80
@@ -236,7 +236,7 @@ def test_the_methods_explain_themselves(name):
     assert list(inspect.signature(interop.as_stream).parameters) == ["obj", "device"]
 
 
-def test_the_fast_function_is_of_the_module_in_python():
+def test_the_fast_as_stream_can_be_pickled():
     assert interop.as_stream.__module__ == "interop.stream"
     assert pickle.loads(pickle.dumps(interop.as_stream)) is interop.as_stream
 
@@ -245,7 +245,7 @@ EXTENSION = "import json, interop, interop._native as e; print(json.dumps([e.nat
 NOT_BUILT = "it was not built: install interop by pip, where there is a C compiler"
 
 
-def test_the_extension_can_be_left_out(python):
+def test_interop_native_chooses_whether_the_extension_is_used(python):
     assert python(EXTENSION, INTEROP_NATIVE="0") == [True, "INTEROP_NATIVE=0"]
     assert python(EXTENSION, INTEROP_NATIVE="1") == [False, ""]
     assert python(EXTENSION, INTEROP_NATIVE="") == [False, ""]
@@ -262,7 +262,7 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("value", ["false", "no", "off", "2", "yes", " 0"])
-def test_whether_there_is_an_extension_is_chosen_in_no_other_words(python, value):
+def test_other_values_of_the_variables_are_refused(python, value):
     said = f"INTEROP_NATIVE is 0, to leave interop's extension in C out, or 1, to insist on it; got {value!r}"
     assert python(failure(""), INTEROP_NATIVE=value) == ["ValueError", said]
     said = f"INTEROP_CHECK is 0, to leave that out, or 1, to check the stream before every operation; got {value!r}"
@@ -270,12 +270,12 @@ def test_whether_there_is_an_extension_is_chosen_in_no_other_words(python, value
 
 
 @pytest.mark.parametrize(("value", "checks"), [("", False), ("0", False), ("1", True)])
-def test_the_checks_are_switched_on(python, value, checks):
+def test_interop_check_switches_checks_on(python, value, checks):
     code = "import json; from interop import _cuda; print(json.dumps([_cuda.CHECK, _cuda.GPU._extension is None]))"
     assert python(code, INTEROP_CHECK=value) == [checks, checks]
 
 
-def test_an_extension_that_was_not_built(python):
+def test_a_missing_extension_says_why_it_is_missing(python):
     missing = "import sys; sys.modules['interop._native._ext'] = None\n"
     assert python(missing + EXTENSION, INTEROP_NATIVE="") == [True, NOT_BUILT]
     kind, said = python(missing + failure(""), INTEROP_NATIVE="1")
@@ -283,7 +283,7 @@ def test_an_extension_that_was_not_built(python):
     assert said == f"INTEROP_NATIVE=1 insists on interop's extension in C, which is missing: {NOT_BUILT}"
 
 
-def test_free_threaded_python_takes_no_extension_of_another_python(python):
+def test_free_threaded_python_does_not_load_the_extension(python):
     free_threaded = "import sys; sys.abiflags = 't'\n"
     why = "it is not built for free-threaded Python, which has no stable ABI"
     assert python(free_threaded + EXTENSION, INTEROP_NATIVE="") == [True, why]
@@ -291,7 +291,7 @@ def test_free_threaded_python_takes_no_extension_of_another_python(python):
     assert (kind, said.partition("missing: ")[2]) == ("ImportError", why)
 
 
-def test_an_extension_that_cannot_be_loaded(python):
+def test_an_extension_that_fails_to_load_is_left_out(python):
     code = """
 import importlib
 def broken(name, load=importlib.import_module):
@@ -303,12 +303,12 @@ importlib.import_module = broken
     assert python(code + EXTENSION, INTEROP_NATIVE="") == [True, "undefined symbol"]
 
 
-def test_without_a_driver_nothing_is_called(python):
+def test_without_a_driver_the_extension_raises(python):
     said = python(failure("    from interop._native._ext import *; create_events(1, 2)"), INTEROP_NATIVE="1")
     assert said == ["RuntimeError", "no driver is bound"]
 
 
-def test_what_fails_when_the_last_reference_is_gone_is_reported(python):
+def test_an_error_while_an_event_is_deallocated_is_reported(python):
     code = """
 import json, sys
 from interop._native._ext import EventFields
@@ -327,7 +327,7 @@ print(json.dumps(told))
 
 
 def own_finaliser(stream, timing):
-    """An event of a subclass whose finaliser does not call that of its base, in a cycle."""
+    """An event in a cycle. Its class has a finaliser that does not call the one of the base class."""
 
     class Mine(interop.Event):
         def __del__(self):
@@ -339,7 +339,7 @@ def own_finaliser(stream, timing):
 
 
 def resurrected(stream, timing):
-    """An event that was finalised, kept by another finaliser and recorded again, in a cycle."""
+    """An event in a cycle that was finalised, resurrected by another finaliser, and recorded again."""
     kept = []
 
     class Keeper:
@@ -358,7 +358,7 @@ def resurrected(stream, timing):
 
 @pytest.mark.parametrize("timing", [False, True])
 @pytest.mark.parametrize("make", [own_finaliser, resurrected])
-def test_an_event_that_the_collector_clears_before_its_finaliser_runs_is_not_lost(gpu, monkeypatch, make, timing):
+def test_an_event_that_the_collector_clears_without_its_finaliser_is_returned(gpu, monkeypatch, make, timing):
     lost, discarded = [], []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: lost.append(what.exc_value))
     stream = interop.new_stream()
@@ -383,10 +383,10 @@ def test_the_fast_methods_can_be_installed_twice(gpu):
     c.wait_stream(interop.as_stream(p.cuda_stream))
     assert p.query()
     with pytest.raises(InvalidStreamError):
-        interop.as_stream(object())  # the fallback
+        interop.as_stream(object())  # falls back to Python
 
 
-# Interpreters inside this one, with a GIL of their own (from Python 3.12 on) or without.
+# Creates a subinterpreter, with a GIL of its own (from Python 3.12 on) or without.
 INTERPRETERS = """
 import json, os
 try:
@@ -401,7 +401,7 @@ def create(isolated):
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_other_interpreters_do_without_the_extension(python, isolated):
+def test_subinterpreters_do_without_the_extension(python, isolated):
     code = f"""{INTERPRETERS}
 read, write = os.pipe()
 interpreters.run_string(create({isolated}), f'''
@@ -419,9 +419,9 @@ print(json.dumps(os.read(read, 1000).decode()))
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_another_interpreter_leaves_this_one_as_it_was(python, isolated):
+def test_a_subinterpreter_does_not_disturb_the_main_one(python, isolated):
     code = f"""{INTERPRETERS}
-import interop  # the main interpreter has the extension before the other one asks for it
+import interop  # the main interpreter loads the extension before the subinterpreter does
 other = create({isolated})
 interpreters.run_string(other, "import interop")
 interpreters.destroy(other)
@@ -435,13 +435,13 @@ except Exception as error:
 
 @pytest.fixture
 def quiet(driver):
-    """Bind entry points in C that only succeed."""
+    """A function that binds the extension to stubs in C, which always succeed."""
     driver.reset()
     yield lambda: bind(driver.addresses)
     bind(_ADDRESSES)
 
 
-def assert_nothing_is_left_of_thousands(once):
+def assert_no_leak(once):
     for _ in range(10):
         once()
     gc.collect()
@@ -449,10 +449,10 @@ def assert_nothing_is_left_of_thousands(once):
     for _ in range(2000):
         once()
     gc.collect()
-    assert sys.getallocatedblocks() - blocks < 500  # of 2000 rounds; what exceptions leave in caches is some 100
+    assert sys.getallocatedblocks() - blocks < 500  # a leak would leave 2000 or more; caches hold about 100
 
 
-def test_nothing_is_left_of_thousands(gpu, quiet):
+def test_fast_calls_do_not_leak(gpu, quiet):
     p, c = interop.new_stream(), interop.new_stream()
     c.wait_stream(p)
     p.record_event()
@@ -472,9 +472,9 @@ def test_nothing_is_left_of_thousands(gpu, quiet):
         with pytest.raises(TypeError):
             p.query(1)
 
-    assert_nothing_is_left_of_thousands(once)
+    assert_no_leak(once)
 
 
-def test_every_test_of_streams_is_here():
+def test_all_tests_of_streams_run_here_too():
     here = {name for name in globals() if name.startswith("test_")}
     assert {name for name in vars(test_streams) if name.startswith("test_")} <= here

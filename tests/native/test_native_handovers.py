@@ -1,4 +1,4 @@
-"""Hand-overs through the extension in C: what the end of a holder calls, what it leaves to Python, what it keeps."""
+"""The hand-over in C: what its end calls, when it falls back to Python, and what it keeps alive."""
 
 import ctypes
 import gc
@@ -17,7 +17,7 @@ from interop._arrays import handover, holder, keepalive
 from interop._native import native, why_not
 from interop._order import watchers
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
-from tests.native.test_native_stubs import OWN, C, P, run_while_it_is_held
+from tests.native.test_native_stubs import OWN, C, P, while_blocked
 from tests.native_stubs import KINDS, bound, spare
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
@@ -25,7 +25,7 @@ CALLS = ("cuEventRecord", "cuStreamWaitEvent", "cuEventQuery")
 
 
 class Thing:
-    """Can be watched."""
+    """An object that takes weak references."""
 
 
 class World:
@@ -49,7 +49,7 @@ class World:
         return interop.Handover(tensor, producer, getattr(self, consumer), parent, states=False)
 
     def busy(self, *, still=True):
-        """Whether the device has work to do for ever, or none."""
+        """Let the device work for ever, or be done with everything."""
         self.driver.fail("cuEventQuery", 600 if still else 0)
 
 
@@ -62,7 +62,7 @@ def world(driver):
             pass
 
 
-def test_the_end_of_a_holder_is_a_record_and_a_wait_for_that_event(world):
+def test_the_end_of_a_handover_is_a_record_and_a_wait(world):
     events = spare(world.pool)
     made = world.handover()
     world.driver.reset()
@@ -71,22 +71,22 @@ def test_the_end_of_a_holder_is_a_record_and_a_wait_for_that_event(world):
     assert world.driver.plain == []
 
 
-def test_control_in_python_it_is_more(world):
-    """The same without the extension's holder."""
+def test_control_the_fallback_records_twice(world):
+    """The fallback records a second event, for the source that it keeps alive."""
     made = holder.HandoverFields(world.handover()._tensor, world.p, world.c, states=False)
     world.driver.reset()
     del made
     assert len(world.driver.made("cuEventRecord")) == 2
 
 
-def test_without_a_producer_it_is_a_record(world):
+def test_without_a_producer_the_end_is_a_record_only(world):
     made = world.handover(producer=None)
     world.driver.reset()
     del made
     assert [name for name, *_ in world.driver.made(*CALLS)] == ["cuEventRecord"]
 
 
-def test_on_one_stream_nothing_waits(world):
+def test_a_handover_on_one_stream_ends_without_a_wait(world):
     made = world.handover(producer="c")
     world.driver.reset()
     del made
@@ -106,7 +106,7 @@ def test_the_source_is_kept_until_the_consumer_is_done(world):
     assert alive() is None
 
 
-def test_the_event_goes_back_to_the_pool(world):
+def test_the_event_of_a_handover_goes_back_to_the_pool(world):
     before = sorted(spare(world.pool))
     del_me = world.handover()
     del del_me
@@ -115,7 +115,7 @@ def test_the_event_goes_back_to_the_pool(world):
     assert sorted(spare(world.pool)) == before
 
 
-def test_an_event_that_the_pool_has_no_room_for_is_destroyed(world):
+def test_the_event_of_a_handover_is_destroyed_if_the_pool_is_full(world):
     made = world.handover()
     del made
     world.fill(256 - len(spare(world.pool)))
@@ -124,7 +124,7 @@ def test_an_event_that_the_pool_has_no_room_for_is_destroyed(world):
     assert len(world.driver.made("cuEventDestroy")) == 1
 
 
-def test_polling_asks_about_the_oldest_of_each_stream(world):
+def test_a_poll_queries_the_oldest_event_of_each_stream(world):
     world.fill(10)
     world.busy()
     for _ in range(5):
@@ -136,7 +136,7 @@ def test_polling_asks_about_the_oldest_of_each_stream(world):
     assert len(world.driver.made("cuEventQuery")) == 2
 
 
-def test_a_call_in_passing_looks_at_a_few_streams_and_each_call_at_others(world):
+def test_each_poll_queries_a_few_other_streams(world):
     streams = [interop.ExternalStream(C + 64 * i) for i in range(20)]
     for stream in streams:
         stream.query()
@@ -155,7 +155,7 @@ def test_a_call_in_passing_looks_at_a_few_streams_and_each_call_at_others(world)
     assert len(seen) == 20
 
 
-def test_one_look_takes_the_gil_once_for_all_that_is_done(world):
+def test_one_poll_releases_everything_that_is_done(world):
     world.fill(40)
     world.busy()
     for _ in range(12):
@@ -168,7 +168,7 @@ def test_one_look_takes_the_gil_once_for_all_that_is_done(world):
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_what_one_thread_asks_about_no_other_takes_out_and_all_else_goes_on(world, everything):
+def test_threads_poll_different_streams_at_once(world, everything):
     world.handover()
     world.driver.reset()
 
@@ -177,12 +177,12 @@ def test_what_one_thread_asks_about_no_other_takes_out_and_all_else_goes_on(worl
         assert native.release_kept(everything) == 1
         assert len(world.driver.made("cuEventQuery")) == 2
 
-    run_while_it_is_held(world.driver, "cuEventQuery", lambda: native.release_kept(True), meanwhile)  # noqa: FBT003
+    while_blocked(world.driver, "cuEventQuery", lambda: native.release_kept(True), meanwhile)  # noqa: FBT003
     assert native.release_kept(everything) == 0
 
 
 class Elementwise:
-    """Compares and shows itself by work on the device, as arrays do."""
+    """Must be neither compared nor printed: arrays do work on the device for both."""
 
     def __eq__(self, other):
         pytest.fail("it was compared")
@@ -194,7 +194,7 @@ class Elementwise:
 
 
 @pytest.mark.parametrize("found", [False, True])
-def test_what_is_put_down_is_neither_compared_nor_shown(found):
+def test_a_pending_release_is_removed_by_identity(found):
     first, second = (1, Elementwise()), (1, Elementwise())
     queue = deque([first, second] if found else [first])
     keepalive._remove(queue, second)
@@ -217,7 +217,7 @@ def other_thread(work):
     assert failures == []
 
 
-# -- what is left to Python -------------------------------------------------------------------------------------------
+# -- when the fast path falls back to Python --------------------------------------------------------------------------
 
 
 def capturing(world):
@@ -248,7 +248,7 @@ def watched(world):
 
 
 @pytest.mark.parametrize("why", [capturing, producer_capturing, no_spare_event, record_fails, wait_fails, watched])
-def test_what_the_fast_path_does_not_cover_is_done_by_python_and_later(world, why):
+def test_the_way_back_is_ordered_later_if_the_fast_path_cannot(world, why):
     thing = Thing()
     alive = weakref.ref(thing)
     made = world.handover(thing)
@@ -267,11 +267,11 @@ def test_what_the_fast_path_does_not_cover_is_done_by_python_and_later(world, wh
     assert interop.release() == 0
     assert alive() is None
     if why is not watched and why is not no_spare_event:
-        # By now: it could not be before.
+        # The release has made up for the order that failed above.
         assert world.driver.made("cuStreamWaitEvent")
 
 
-def test_a_stream_that_can_be_closed_is_asked_by_python(world, monkeypatch):
+def test_the_fallback_asks_whether_a_stream_is_closed(world, monkeypatch):
     class Closing(interop.adapters.base.Adapter):
         library = "closing"
         streams_close = True
@@ -288,7 +288,7 @@ def test_a_stream_that_can_be_closed_is_asked_by_python(world, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*was closed:ResourceWarning")
 @pytest.mark.parametrize("closing", ["p", "c"])
 @pytest.mark.parametrize("says", ["open", "closed", "another handle", "nonsense", "Ctrl-C"])
-def test_a_stream_that_can_be_closed_is_asked_before_its_handle_is_used(world, closing, says, monkeypatch):
+def test_a_closed_stream_is_noticed_before_its_handle_is_used(world, closing, says, monkeypatch):
     class Closing(interop.adapters.base.Adapter):
         library = "closing"
         streams_close = True
@@ -313,7 +313,7 @@ def test_a_stream_that_can_be_closed_is_asked_before_its_handle_is_used(world, c
     assert bool(world.driver.made("cuStreamWaitEvent")) is (says in ("open", "Ctrl-C"))
 
 
-def test_an_interrupt_of_what_python_does_is_told_and_nothing_is_lost(world, monkeypatch):
+def test_an_interrupted_fallback_is_reported_and_tried_again(world, monkeypatch):
     thing = Thing()
     alive = weakref.ref(thing)
     made = world.handover(thing)
@@ -336,7 +336,7 @@ def test_an_interrupt_of_what_python_does_is_told_and_nothing_is_lost(world, mon
     assert alive() is None
 
 
-def test_what_the_driver_cannot_tell_any_more_python_goes_on_with(world):
+def test_an_event_that_a_capture_took_is_recorded_again(world):
     thing = Thing()
     alive = weakref.ref(thing)
     world.busy()
@@ -345,14 +345,14 @@ def test_what_the_driver_cannot_tell_any_more_python_goes_on_with(world):
     world.driver.reset()
     world.driver.fail("cuEventQuery", 900, 600)
     assert interop.release() == 1
-    assert alive() is not None, "a capture had begun: it is recorded once more"
+    assert alive() is not None, "the event was recorded again, in place of one that a capture took"
     assert world.driver.made("cuEventRecord")
     world.driver.reset()
     assert interop.release() == 0
     assert alive() is None
 
 
-def test_out_of_memory_says_nothing_of_the_work(world):
+def test_an_out_of_memory_error_does_not_mean_done(world):
     world.busy()
     interop.hold(world.c, Thing())
     world.driver.fail("cuEventQuery", 2)
@@ -361,10 +361,10 @@ def test_out_of_memory_says_nothing_of_the_work(world):
     assert interop.release() == 0
 
 
-# -- lives -------------------------------------------------------------------------------------------------------------
+# -- how a hand-over ends ----------------------------------------------------------------------------------------------
 
 
-def test_an_exception_on_its_way_stays(world):
+def test_the_end_of_a_handover_keeps_the_exception_in_flight(world):
     def raising(made):
         del made
         raise ZeroDivisionError
@@ -375,7 +375,7 @@ def test_an_exception_on_its_way_stays(world):
         abs(world.handover(), 3)
 
 
-def test_a_thread_that_python_never_saw_lets_go(world):
+def test_a_handover_may_end_in_a_thread_without_python(world):
     from interop._arrays import capsules
 
     thing = Thing()
@@ -394,7 +394,7 @@ def test_a_thread_that_python_never_saw_lets_go(world):
     assert alive() is None
 
 
-def test_in_a_cycle_of_garbage_it_is_whole(world):
+def test_a_handover_in_a_garbage_cycle_orders_the_way_back(world):
     bag = [world.handover(Thing()), Thing()]
     bag.append(bag)
     del bag
@@ -403,7 +403,7 @@ def test_in_a_cycle_of_garbage_it_is_whole(world):
     assert [name for name, *_ in world.driver.made(*CALLS)][:2] == ["cuEventRecord", "cuStreamWaitEvent"]
 
 
-def test_it_takes_no_weak_references_and_no_attributes_and_hides_what_it_owns_from_the_collector(world):
+def test_a_handover_is_closed_to_weak_references_attributes_and_the_collector(world):
     made = world.handover()
     assert gc.get_referents(made) == [interop.Handover]
     with pytest.raises(TypeError, match="weak reference"):
@@ -429,7 +429,7 @@ def test_wrong_arguments(world, wrong):
 # -- chains ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_root_of_a_chain_is_kept_and_not_what_is_between(world):
+def test_a_chain_keeps_its_root_and_not_what_is_between(world):
     source, between = Thing(), Thing()
     roots, betweens = weakref.ref(source), weakref.ref(between)
     first = world.handover(source)
@@ -438,14 +438,14 @@ def test_the_root_of_a_chain_is_kept_and_not_what_is_between(world):
     del source, between, first
     world.busy()
     del last
-    assert betweens() is None, "its own way back is ordered already"
+    assert betweens() is None, "the way back of the first hand-over is ordered already"
     assert roots() is not None
     world.busy(still=False)
     assert interop.release() == 0
     assert roots() is None
 
 
-def test_a_parent_that_is_over_is_no_chain(world):
+def test_a_parent_that_has_ended_makes_no_chain(world):
     source, other = Thing(), Thing()
     alive = weakref.ref(other)
     first = world.handover(source)
@@ -470,8 +470,8 @@ def make_open(world, way, start, length, consumer):
 
 
 @pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
-def test_the_hand_over_of_an_address_is_found(world, way, find):
-    """Against a search through all of them, with memory of all lengths."""
+def test_find_finds_the_handover_of_an_address(world, way, find):
+    """The result is compared with a search through all hand-overs, over memory of all lengths."""
     rng = np.random.default_rng(7)
     alive = []
     for number in range(3000):
@@ -491,7 +491,7 @@ def test_the_hand_over_of_an_address_is_found(world, way, find):
 
 
 @pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
-def test_a_hand_over_is_found_by_its_mark(world, way, find):
+def test_find_finds_a_handover_by_its_mark(world, way, find):
     made = [make_open(world, way, 4096, 4096, "c") for _ in range(3)]
     for number, one in enumerate(made, 1):
         one._mark = number
@@ -502,7 +502,7 @@ def test_a_hand_over_is_found_by_its_mark(world, way, find):
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4095, 4096, 4097, 1 << 40, (1 << 62) + 5])
 @pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
-def test_both_ends_of_memory_are_found(world, way, find, length):
+def test_find_knows_both_ends_of_memory(world, way, find, length):
     start = 12345
     made = make_open(world, way, start, length, "c")
     assert find(start, world.c) is not None
@@ -514,7 +514,7 @@ def test_both_ends_of_memory_are_found(world, way, find, length):
 
 
 @pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
-def test_without_elements_nothing_is_found(world, way, find):
+def test_find_ignores_memory_without_elements(world, way, find):
     made = make_open(world, way, 4096, 0, "c")
     assert find(4096, world.c) is None
     assert made is not None
@@ -534,7 +534,7 @@ EXTENTS = [
 
 
 @pytest.mark.parametrize(("shape", "strides", "dtype"), EXTENTS)
-def test_the_extent_is_that_of_the_tensor(world, shape, strides, dtype):
+def test_find_uses_the_extent_of_the_tensor(world, shape, strides, dtype):
     made = world.handover(shape=shape, strides=strides, dtype=dtype)
     start, stop = made._tensor.extent()
     if start == stop:
@@ -550,8 +550,8 @@ def test_the_extent_is_that_of_the_tensor(world, shape, strides, dtype):
 
 
 @pytest.mark.parametrize("way", ["C", "Python"])
-def test_letting_go_costs_the_same_however_many_are_alive(world, way):
-    """Counted in calls of Python, and not in time; in C by time, with much room."""
+def test_the_end_costs_the_same_however_many_handovers_are_open(world, way):
+    """By time, with much room: a cost that grew with the number would be 50 times as high."""
     import time
 
     def cost(count):
@@ -572,11 +572,11 @@ def test_letting_go_costs_the_same_however_many_are_alive(world, way):
 
     cost(400)
     few, many = min(cost(400) for _ in range(5)), min(cost(20_000) for _ in range(2))
-    assert many < 10 * few, "it was linear: 50 times as much"
+    assert many < 10 * few
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_ten_thousand_leave_nothing(world, threads):
+def test_ten_thousand_handovers_do_not_leak(world, threads):
     gc.collect()
     before = handover.count_open()
     world.fill(200)
@@ -611,7 +611,7 @@ def test_a_forked_child_frees_nothing_of_its_parent(world):
     child = os.fork()
     if child == 0:
         world.cuda.was_forked = True
-        native.watch(True)  # noqa: FBT003  (as is done where it is the real GPU that is the parent's)
+        native.watch(True)  # noqa: FBT003  (as forks.py does in a child)
         del made
         status = int(interop.release() != 0 or kept() is None)
         os._exit(status)
@@ -623,5 +623,5 @@ def test_a_forked_child_frees_nothing_of_its_parent(world):
     assert kept() is None
 
 
-def test_the_kinds_of_calls_are_known():
+def test_the_counted_calls_are_calls_of_the_stubs():
     assert set(CALLS) < set(KINDS)

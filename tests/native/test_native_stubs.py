@@ -1,6 +1,6 @@
-"""The extension in C, bound to a driver in C that fails as it is told to: its errors, its arguments, and the GIL.
+"""The extension in C, bound to stubs of the driver that fail on demand: its errors, its arguments, and the GIL.
 
-What it does is compared with what a process without the extension does with the same driver.
+Its results are compared with those of a process without the extension, which uses the same stubs.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from interop._core import borrowing
 from interop._cuda.addresses import readable
 from interop._native import native, why_not
 from interop.adapters.base import Adapter, life_of
-from tests.native.test_native import assert_nothing_is_left_of_thousands
+from tests.native.test_native import assert_no_leak
 from tests.native_stubs import (
     ELSEWHERE,
     KINDS,
@@ -84,12 +84,12 @@ SLOW = {
     "cuEventQuery": ["event.query"],
     "cuEventSynchronize": ["event.synchronize"],
 }
-"""The calls that may take their time, and the operations that make them."""
+"""The driver calls that can block, and the operations that make them."""
 ASKING = ["cuStreamQuery", "cuStreamSynchronize", "cuEventQuery", "cuEventSynchronize"]
 EXCHANGE = "cuThreadExchangeStreamCaptureMode"
 FAILING = [*SLOW, "cuStreamIsCapturing", EXCHANGE, "cuEventCreate", "cuStreamGetCtx", "cuCtxGetId"]
 CODES = [1, 100, 201, 400, 600, 700, 900, 906, 999]
-# By name, what to do to the driver; one after the other.
+# Each name stands for a list of settings, (method of Driver, *arguments). Each setting is tried by itself.
 CONDITIONS = {
     "all is well": [("fail", KINDS[0], 0)],
     "p captures": [("capture", P)],
@@ -107,14 +107,14 @@ THREAD_LOCAL, RELAXED = 1, 2
 
 
 def masked(text):
-    """Without the handles of events, and the addresses of objects."""
+    """*text* with the handles of events and the addresses of objects left out."""
     return re.sub(
         "0x[0-9a-f]+", lambda found: found[0] if int(found[0], 16) in (P, Q, C, ELSEWHERE, STATED) else "0x...", text
     )
 
 
 def outcome(call, *arguments, **named):
-    """What a call returns or raises, as JSON can say it."""
+    """What a call returns or raises, as a value for JSON."""
     try:
         result = call(*arguments, **named)
     except Exception as error:
@@ -124,12 +124,12 @@ def outcome(call, *arguments, **named):
 
 
 def is_of_default(call):
-    """Whether it is a call on the legacy default stream of some device."""
+    """Whether *call* is on the legacy default stream of some device."""
     return 1 in (call.first, call.second) and "Ctx" not in call.name and call.name != EXCHANGE
 
 
 def tried(driver, operation, condition, *settings):
-    """What an operation does while the driver does something: the outcome, the events, the waits. Nothing is lost."""
+    """Run *operation* under *condition*; its outcome, the events' texts and the waits. Checks that nothing leaks."""
     with bound(driver) as cuda:
         driver.library.make_current(0)
         first = driver.number("last_event").value
@@ -150,14 +150,14 @@ def tried(driver, operation, condition, *settings):
             if call.name == "cuEventRecord":
                 stands_for[call.first] = None if call.answer else call.second
             if call.name == "cuStreamWaitEvent":
-                assert stands_for[call.second], "what was not recorded is waited for"
+                assert stands_for[call.second], "it waits for an event whose record failed"
                 waits |= set() if call.answer else {(call.first, stands_for[call.second])}
             if call.answer and call.name in ("cuEventRecord", "cuStreamWaitEvent"):
                 useless.add(call.first if call.name == "cuEventRecord" else call.second)
         made = set(range(first + 16, driver.number("last_event").value + 16, 16))
         gone = [event for _, event, _ in driver.made("cuEventDestroy")]
         if operation.startswith("wait_stream") and said is not None:
-            assert useless <= {*gone}, "what failed, both ways, is used again"
+            assert useless <= {*gone}, "an event whose record or wait failed is used again"
         kept = [event for pool in cuda._pools.values() for event in spare(pool)]
         assert sorted([*gone, *kept, *world.aside, world.event._handle, world.fresh._handle]) == sorted(made)
         return [said, masked(repr(world.event)), masked(repr(world.fresh)), [list(wait) for wait in sorted(waits)]]
@@ -182,7 +182,7 @@ KEYWORDS = ["wrong", "self", "timeout", "event", "streams", "library", "obj", "d
 
 
 def all_called(driver, method):
-    """The outcomes of a method, called with what is wrong in its number, name, type or size; and with what is right."""
+    """The outcomes of a method, called with arguments of wrong number, name, type or size, and with right ones."""
     with bound(driver) as cuda:
         world = World(driver, cuda)
         call = METHODS[method](world)
@@ -197,14 +197,14 @@ def all_called(driver, method):
 
 
 def everything(path):
-    """All of the outcomes; of this module, so that a process without the extension can be asked."""
+    """All outcomes in this process. The process without the extension calls this function too."""
     driver = Driver(path)
     tries = {f"{name}, {state}": all_tried(driver, name, state) for name in OPERATIONS for state in CONDITIONS}
     return {**tries, **{method: all_called(driver, method) for method in METHODS}}
 
 
 @pytest.fixture(scope="module")
-def plainly(driver, python):
+def without_extension(driver, python):
     """The outcomes in a process without the extension."""
     code = "import json; from tests.native.test_native_stubs import everything; print(json.dumps(everything(%r)))"
     return python(code % driver.library._name, INTEROP_NATIVE="0")
@@ -216,48 +216,48 @@ def world(driver):
         yield World(driver, cuda)
 
 
-# -- errors and arguments, on both ways ----------------------------------------------------------------------------
+# -- errors and arguments, with the extension and without ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_the_same_comes_of_it_as_without_the_extension(driver, plainly, operation, condition):
-    assert all_tried(driver, operation, condition) == plainly[f"{operation}, {condition}"]
+def test_operations_have_the_same_outcome_without_the_extension(driver, without_extension, operation, condition):
+    assert all_tried(driver, operation, condition) == without_extension[f"{operation}, {condition}"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_wrong_arguments_are_the_same_errors_as_without_the_extension(driver, plainly, method):
-    assert all_called(driver, method) == plainly[method]
+def test_arguments_have_the_same_outcome_without_the_extension(driver, without_extension, method):
+    assert all_called(driver, method) == without_extension[method]
 
 
-def test_control_the_errors_are_those_of_the_driver(plainly):
-    [said, *_] = plainly["event.synchronize, cuEventSynchronize fails"][CODES.index(700)]
+def test_control_the_compared_errors_are_the_drivers(without_extension):
+    [said, *_] = without_extension["event.synchronize, cuEventSynchronize fails"][CODES.index(700)]
     assert said[0] == "CudaError"
     assert said[2:5] == [700, "cudaErrorIllegalAddress", "cudaEventSynchronize"]
 
 
 @pytest.mark.parametrize("kind", SLOW)
 @pytest.mark.parametrize("code", [1, 400, 700, 905, 909])
-def test_what_has_failed_is_not_asked_again(driver, plainly, kind, code):
-    """The first answer is the cause: it may be given only once, or the next one be its consequence."""
+def test_a_failed_call_is_not_repeated(driver, without_extension, kind, code):
+    """The first error is the cause. A second call could succeed, or fail for another reason."""
     for operation in SLOW[kind]:
         [said, *_] = tried(driver, operation, "fail", kind, code, 901)
         assert len(driver.made(kind)) == 1
         assert said is not None
         assert [said, *_] == tried(driver, operation, "fail", kind, code)
         if code in CODES:
-            assert [said, *_] == plainly[f"{operation}, {kind} fails"][CODES.index(code)]
+            assert [said, *_] == without_extension[f"{operation}, {kind} fails"][CODES.index(code)]
 
 
 @pytest.mark.parametrize("kind", ["cuEventRecord", "cuStreamWaitEvent"])
-def test_the_second_of_several_may_fail(driver, kind):
+def test_an_error_at_the_second_of_several_producers_is_raised(driver, kind):
     [said, *_] = tried(driver, "wait_stream, several", "fail", kind, 0, 700, 0)
     assert said[0] == "CudaError"
     assert len(driver.made(kind)) == 2
 
 
 @pytest.mark.parametrize("operation", ["query", "synchronize", "event.query", "event.synchronize"])
-def test_the_capture_mode_that_cannot_be_put_back_is_an_error(driver, world, operation):
+def test_failing_to_restore_the_capture_mode_is_an_error(driver, world, operation):
     driver.reset(THREAD_LOCAL)
     driver.fail(EXCHANGE, 0, 1, 0)
     said = outcome(OPERATIONS[operation], world)
@@ -266,7 +266,7 @@ def test_the_capture_mode_that_cannot_be_put_back_is_an_error(driver, world, ope
     driver.reset()
 
 
-def test_what_was_current_and_cannot_be_again_is_an_error(driver, world):
+def test_failing_to_restore_the_current_context_is_an_error(driver, world):
     for operation in LEGACY:
         if "itself" in operation:
             continue
@@ -279,7 +279,7 @@ def test_what_was_current_and_cannot_be_again_is_an_error(driver, world):
     driver.library.make_current(0)
 
 
-# -- what is called ------------------------------------------------------------------------------------------------
+# -- the calls of the driver ---------------------------------------------------------------------------------------
 
 FAST = {
     "query": [("cuStreamIsCapturing", P, 0), ("cuStreamQuery", P, 0)],
@@ -350,7 +350,7 @@ FAST = {
 
 
 @pytest.mark.parametrize("operation", FAST)
-def test_the_fast_calls_are_these_and_no_others(driver, world, operation):
+def test_the_fast_path_makes_exactly_these_calls(driver, world, operation):
     [newest, *_] = spare(world.pool)
     [aside] = spare(world.apart)
     handles = {"spare": newest, "event": world.event._handle, "fresh": world.fresh._handle}
@@ -369,7 +369,7 @@ LEGACY = [operation for operation in FAST if "legacy" in operation]
 
 @pytest.mark.parametrize("operation", LEGACY)
 @pytest.mark.parametrize("current", [0, OWN, OWN + 1, OWN + 2])
-def test_default_streams_are_used_in_their_contexts_and_what_was_current_is_so_again(driver, world, operation, current):
+def test_default_streams_are_used_in_their_contexts_and_the_current_one_is_restored(driver, world, operation, current):
     driver.bind(current)
     driver.reset()
     OPERATIONS[operation](world)
@@ -384,7 +384,7 @@ def test_default_streams_are_used_in_their_contexts_and_what_was_current_is_so_a
     driver.bind(0)
 
 
-def test_a_record_outside_of_captures_ends_one_inside(driver, world):
+def test_a_record_outside_of_captures_replaces_one_inside(driver, world):
     driver.capture(P)
     world.p.record_event(world.event)
     with pytest.raises(interop.errors.CaptureError):
@@ -396,7 +396,7 @@ def test_a_record_outside_of_captures_ends_one_inside(driver, world):
     assert world.event.query()
 
 
-def test_an_event_that_was_never_recorded_is_not_waited_for(driver, world):
+def test_a_wait_for_an_unrecorded_event_is_refused(driver, world):
     with pytest.raises(interop.errors.UnrecordedEventError):
         world.c.wait_event(world.fresh)
     assert driver.made("cuStreamWaitEvent") == []
@@ -413,11 +413,11 @@ def test_watched_calls_fall_back_to_python(driver, world, operation):
     assert len(plain) == len(driver.calls)
 
 
-def test_a_stream_of_ours_is_itself(world):
+def test_as_stream_returns_an_interop_stream_itself(world):
     assert interop.as_stream(world.p) is world.p
 
 
-def test_what_a_stream_was_told_as_is_found_unless_that_depends_on_the_device(world):
+def test_to_uses_its_cache_except_for_default_streams(world):
     world.p._natives = {"alpha": world}
     assert world.p.to("alpha") is world
     world.p._natives = None
@@ -434,7 +434,7 @@ class Foreign:
     """Another library's stream."""
 
 
-def test_another_librarys_object_is_no_stream_in_a_simulation(world):
+def test_a_real_stream_is_refused_in_a_simulation(world):
     foreign = Foreign()
     borrowing.remember(foreign, foreign, world.p._with_owner(None))
     assert interop.as_stream(foreign) == world.p
@@ -472,8 +472,8 @@ def test_a_wait_leaves_the_spare_events_as_they_were(world, operation):
     assert spare(world.pool) == before
 
 
-def run_while_it_is_held(driver, kind, work, meanwhile=lambda: None):
-    """Do *work* in a thread, and *meanwhile* here, while the driver is inside a call of *kind*."""
+def while_blocked(driver, kind, work, meanwhile=lambda: None):
+    """Run *work* in a thread. While it is blocked in a driver call of *kind*, run *meanwhile* in this thread."""
     driver.number("busy").value = KINDS.index(kind)
     worker = threading.Thread(target=work)
     worker.start()
@@ -488,19 +488,19 @@ def run_while_it_is_held(driver, kind, work, meanwhile=lambda: None):
         worker.join(timeout=20)
     assert not worker.is_alive()
     assert driver.number("entered").value
-    assert not driver.number("gave_up").value, "no other thread ran meanwhile"
+    assert not driver.number("gave_up").value, "the call held the GIL: no other thread ran"
 
 
 @pytest.mark.parametrize("kind", ["cuEventRecord", "cuStreamWaitEvent"])
 def test_an_event_that_is_in_use_is_not_spare(driver, world, kind):
     before = spare(world.pool)
-    run_while_it_is_held(driver, kind, lambda: world.c.wait_stream(world.p), lambda: world.c.wait_stream(world.q))
+    while_blocked(driver, kind, lambda: world.c.wait_stream(world.p), lambda: world.c.wait_stream(world.q))
     used = {event for _, event, _ in driver.made("cuEventRecord")}
     assert len(used) == 2
     assert sorted(spare(world.pool)) == sorted(before)
 
 
-def test_an_event_for_which_there_is_no_room_is_destroyed(driver, world):
+def test_an_event_that_a_full_pool_refuses_is_destroyed(driver, world):
     [newest, *_] = spare(world.pool)
     event = world.event._handle
 
@@ -508,7 +508,7 @@ def test_an_event_for_which_there_is_no_room_is_destroyed(driver, world):
         while world.pool.give(0xE):
             pass
 
-    run_while_it_is_held(driver, "cuStreamWaitEvent", lambda: world.c.wait_stream(world.p), fill)
+    while_blocked(driver, "cuStreamWaitEvent", lambda: world.c.wait_stream(world.p), fill)
     assert driver.made("cuEventDestroy") == [("cuEventDestroy", newest, 0)]
     assert not any(call.gil_held for call in driver.calls)
     del world.event
@@ -519,7 +519,7 @@ def test_an_event_for_which_there_is_no_room_is_destroyed(driver, world):
 # -- the GIL -------------------------------------------------------------------------------------------------------
 
 
-def test_control_a_call_that_holds_the_gil_is_seen(driver):
+def test_control_a_call_that_holds_the_gil_is_detected(driver):
     driver.reset()
     ctypes.PyDLL(driver.library._name).cuStreamQuery(0)
     driver.library.cuStreamQuery(0)
@@ -532,7 +532,7 @@ QUICK = {
     "cuCtxGetId": ["wait_stream, by protocol"],
     EXCHANGE: ["query", "synchronize", "event.query", "event.synchronize"],
 }
-"""What is asked before and after them."""
+"""The driver calls that interop makes before and after those in SLOW, and the operations that make them."""
 
 
 @pytest.mark.parametrize(
@@ -540,25 +540,25 @@ QUICK = {
     [(kind, operation) for kinds in (SLOW, QUICK) for kind, operations in kinds.items() for operation in operations],
 )
 def test_other_threads_run_while_the_driver_is_busy(driver, world, kind, operation):
-    run_while_it_is_held(driver, kind, lambda: OPERATIONS[operation](world))
+    while_blocked(driver, kind, lambda: OPERATIONS[operation](world))
     assert driver.plain == []
 
 
 def test_other_threads_run_while_events_are_created(driver, world):
-    run_while_it_is_held(driver, "cuEventCreate", lambda: native.create_events(2, 2))
+    while_blocked(driver, "cuEventCreate", lambda: native.create_events(2, 2))
     assert driver.made("cuEventCreate")
 
 
 def test_other_threads_run_while_a_handle_is_recorded(driver, world):
     event = world.event._handle
-    run_while_it_is_held(driver, "cuEventRecord", lambda: native.record_handle(world.p, event))
-    run_while_it_is_held(driver, "cuStreamIsCapturing", lambda: native.record_handle(world.p, event))
+    while_blocked(driver, "cuEventRecord", lambda: native.record_handle(world.p, event))
+    while_blocked(driver, "cuStreamIsCapturing", lambda: native.record_handle(world.p, event))
 
 
 # -- the functions of the module -------------------------------------------------------------------------------------
 
 
-def test_entry_points_that_are_none_are_refused(driver, world):
+def test_bind_refuses_wrong_arguments(driver, world):
     cuda = world.p._cuda
     for wrong in ((), driver.addresses[1:], (*driver.addresses, 1), ("x", *driver.addresses[1:]), 5, None):
         with pytest.raises((TypeError, SystemError)):
@@ -566,7 +566,7 @@ def test_entry_points_that_are_none_are_refused(driver, world):
     for wrong in ((), (cuda,), (cuda, None), (cuda, 1), (cuda, {}, {})):
         with pytest.raises(TypeError):
             native.bind(driver.addresses, *wrong)
-    world.p.query()  # with the old ones
+    world.p.query()  # still bound to the right ones
 
 
 @pytest.mark.parametrize(
@@ -579,13 +579,13 @@ def test_entry_points_that_are_none_are_refused(driver, world):
         *(("dlpack_capsule", wrong) for wrong in ((), (None,) * 8, (None, 1, 0, 0, (1,), (), (2, 32, 1), (2, 0)))),
     ],
 )
-def test_the_modules_functions_refuse_what_they_cannot_use(driver, world, function, arguments):
+def test_functions_of_the_module_refuse_wrong_arguments(driver, world, function, arguments):
     with pytest.raises((TypeError, OverflowError, IndexError)):
         getattr(native, function)(*arguments)
     assert driver.calls == []
 
 
-def test_what_stands_before_the_methods_is_changed_by_no_wrong_call(driver, world):
+def test_accelerate_refuses_wrong_arguments_and_changes_nothing(driver, world):
     right = [interop.ExternalStream, interop.Event, len, {}, {}, 2, len]
     for place, wrong in ((0, 5), (0, int), (1, 5), (1, int), (3, None), (4, None)):
         with pytest.raises(TypeError):
@@ -596,7 +596,7 @@ def test_what_stands_before_the_methods_is_changed_by_no_wrong_call(driver, worl
     assert driver.plain == []
 
 
-def test_a_pool_is_a_pool(driver, world):
+def test_only_a_pool_or_none_can_be_set_as_pool(driver, world):
     for thing in (world.p, world.event):
         pool = thing._pool
         for wrong in (object(), 5, world.p, "x"):
@@ -610,14 +610,14 @@ def test_a_pool_is_a_pool(driver, world):
     assert driver.plain
 
 
-def test_a_stream_without_what_it_is_made_of(world):
+def test_a_stream_without_its_cuda_object_does_not_crash(world):
     del world.p._cuda
     event = world.p.record_event()
     assert event._cuda is None
 
 
 class Name(str):
-    """That of a library, which raises what it is told to when it is looked for, once."""
+    """The name of a library. When it is next hashed or compared, it raises the error in ``raises``, once."""
 
     __slots__ = ("raises",)
 
@@ -633,7 +633,7 @@ class Name(str):
 
 
 @pytest.mark.parametrize("which", ["asked for", "known"])
-def test_ctrl_c_in_a_name_is_let_out(world, which):
+def test_a_keyboard_interrupt_in_a_lookup_is_raised(world, which):
     name = Name("alpha")
     name.raises = None
     world.p._natives = {name: world}
@@ -644,7 +644,7 @@ def test_ctrl_c_in_a_name_is_let_out(world, which):
     assert world.p.to(name) is world
 
 
-def test_a_name_that_cannot_be_looked_for_is_unknown(world):
+def test_a_name_that_cannot_be_hashed_is_unknown(world):
     name = Name("alpha")
     name.raises = None
     world.p._natives = {"alpha": world}
@@ -653,7 +653,7 @@ def test_a_name_that_cannot_be_looked_for_is_unknown(world):
         world.p.to(name)
 
 
-def test_a_pool_refuses_what_is_no_handle(world):
+def test_a_pool_accepts_only_handles(world):
     before = spare(world.pool)
     for wrong in (-1, 2**64, 1.5, "x", None):
         with pytest.raises((TypeError, OverflowError)):
@@ -661,10 +661,10 @@ def test_a_pool_refuses_what_is_no_handle(world):
     assert spare(world.pool) == before
 
 
-def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
+def test_record_handle_records_in_the_usual_case_only(driver, world):
     event, recorded = world.event._handle, []
     try:
-        for watched in (False, True):  # nobody is told
+        for watched in (False, True):  # a watcher makes no difference: it is not told of this record
             native.watch(watched)
             driver.reset()
             recorded.append(native.record_handle(world.p, event))
@@ -694,17 +694,17 @@ def test_a_handle_is_recorded_where_nothing_is_unusual(driver, world):
     assert driver.calls == []
 
 
-def test_memory_is_readable_as_python_finds(driver):
+def test_readable_agrees_with_the_version_in_python(driver):
     for address in (0, 3, 8, 4095, 4096, 2**47, 2**63, 2**64 - 1, 0x30000000, 0x30000FF8, 0x30000FFF, 0x30001000):
         assert native.readable(address) is readable(address)
     assert native.readable(STATED)
 
 
-# -- what other libraries' objects are -------------------------------------------------------------------------------
+# -- other libraries' objects ----------------------------------------------------------------------------------------
 
 
 class Theirs:
-    """A stream of a library that an adapter is for."""
+    """A stream of another library, which has an adapter."""
 
 
 class TheirsAdapter(Adapter):
@@ -730,7 +730,7 @@ def theirs():
     del adapters.by_type[Theirs]
 
 
-def test_an_adapters_object_is_asked_once_and_forgotten_with_its_end(driver, world, theirs):
+def test_an_adapter_is_asked_once_for_each_object_that_lives(driver, world, theirs):
     object_ = Theirs()
     identity = id(object_)
     world.c.wait_stream(object_)
@@ -747,7 +747,7 @@ def test_an_adapters_object_is_asked_once_and_forgotten_with_its_end(driver, wor
     assert identity not in borrowing.lifetimes
 
 
-def test_an_object_whose_library_does_not_say_that_it_stays_is_asked_each_time(driver, world, theirs):
+def test_streams_that_may_change_are_not_remembered(driver, world, theirs):
     theirs.streams_stay_the_same = False
     object_ = Theirs()
     for times in (1, 2):
@@ -757,7 +757,7 @@ def test_an_object_whose_library_does_not_say_that_it_stays_is_asked_each_time(d
     assert id(object_) not in borrowing.borrowed_by_id
 
 
-def test_what_an_object_was_under_another_driver_is_not_what_it_is(driver, world, theirs):
+def test_a_stream_borrowed_from_one_driver_is_not_reused_for_another(driver, world, theirs):
     object_ = Theirs()
     assert interop.as_stream(object_)._cuda is world.p._cuda
     with bound(driver) as cuda:
@@ -765,7 +765,7 @@ def test_what_an_object_was_under_another_driver_is_not_what_it_is(driver, world
 
 
 @pytest.mark.parametrize("says", [0, 1, None])
-def test_an_object_that_is_a_default_stream_is_of_the_device_that_its_library_says(driver, world, theirs, says):
+def test_a_default_stream_is_of_the_device_that_its_library_names(driver, world, theirs, says):
     theirs.handle, theirs.stream_device = 1, lambda _: says
     driver.bind(OWN)
     object_ = Theirs()
@@ -782,10 +782,10 @@ def test_an_object_that_is_a_default_stream_is_of_the_device_that_its_library_sa
     driver.bind(0)
 
 
-def test_what_cannot_be_found_out_about_a_default_stream_falls_back_to_python(driver, world, theirs):
+def test_a_default_stream_of_an_unknown_context_falls_back_to_python(driver, world, theirs):
     theirs.handle = 1
     driver.bind(0)
-    world.c.wait_stream(Theirs())  # of the primary context of the current device, then
+    world.c.wait_stream(Theirs())  # without a current context, of the primary context of the current device
     assert driver.made("cuEventRecord")[-1][2] == 1
     theirs.stream_device = lambda _: 5
     with pytest.raises(interop.errors.InvalidDeviceError):
@@ -804,7 +804,7 @@ def test_what_cannot_be_found_out_about_a_default_stream_falls_back_to_python(dr
     assert len(stopped) == 1
 
 
-def test_to_borrow_calls_no_cuda(driver, world, theirs):
+def test_borrowing_makes_no_cuda_call(driver, world, theirs):
     for object_ in (Theirs(), Stating()):
         borrowed = interop.as_stream(object_)
         assert (borrowed.cuda_stream, borrowed.owner) == (STATED, object_)
@@ -814,7 +814,7 @@ def test_to_borrow_calls_no_cuda(driver, world, theirs):
 
 
 class Answer(Stating):
-    """States, and counts, what it is told to."""
+    """States the answer that it was made with, or raises it, and counts how often."""
 
     def __init__(self, answer):
         self.answer, self.asked = answer, 0
@@ -835,7 +835,7 @@ class Answer(Stating):
     ],
     ids=repr,
 )
-def test_what_states_no_stream_is_refused_in_the_words_of_python(driver, world, answer):
+def test_a_wrong_answer_of_cuda_stream_raises_the_error_of_the_fallback(driver, world, answer):
     world.p._cuda.readable = native.readable
     object_ = Answer(answer)
     plain = outcome(plain_as_stream, object_)
@@ -846,14 +846,14 @@ def test_what_states_no_stream_is_refused_in_the_words_of_python(driver, world, 
 
 
 def plain_as_stream(object_):
-    """The function in Python that the fast one stands before."""
+    """Borrow by the function in Python: with two arguments, the fast one falls back."""
     return interop.as_stream(object_, device=None)
 
 
 @pytest.mark.parametrize("call", ["as_stream", "wait_stream", "wait_stream, several"])
 @pytest.mark.parametrize("kind", ["stated", "of an adapter"])
-def test_ctrl_c_while_an_object_is_asked_is_let_out(driver, world, theirs, call, kind):
-    interop.as_stream(Answer((0, STATED)))  # what class it is is known now
+def test_a_keyboard_interrupt_while_borrowing_is_raised(driver, world, theirs, call, kind):
+    interop.as_stream(Answer((0, STATED)))  # so that the adapters of its class are known
     object_ = Answer(KeyboardInterrupt()) if kind == "stated" else Theirs()
     theirs.handle = KeyboardInterrupt()
     calls = {
@@ -869,7 +869,7 @@ def test_ctrl_c_while_an_object_is_asked_is_let_out(driver, world, theirs, call,
 
 
 class Chain:
-    """Is what another one of its kind is, and so on; the last one fails. Counts how often it is asked."""
+    """States the stream of another Chain, and that one of the next. The last one fails. Counts the calls."""
 
     asked = 0
 
@@ -884,9 +884,9 @@ class Chain:
 
 
 @pytest.mark.parametrize("call", ["as_stream", "wait_stream"])
-def test_objects_that_ask_others_are_asked_once_each(driver, world, call):
+def test_a_chain_of_objects_is_asked_once_each(driver, world, call):
     with pytest.raises(interop.errors.InvalidStreamError):
-        interop.as_stream(Chain(None))  # what class it is is known now
+        interop.as_stream(Chain(None))  # so that the adapters of its class are known
     chain = None
     for _ in range(12):
         chain = Chain(chain)
@@ -896,7 +896,7 @@ def test_objects_that_ask_others_are_asked_once_each(driver, world, call):
     assert Chain.asked == 12
 
 
-def test_an_object_that_asks_about_itself_is_an_error(driver, world):
+def test_an_object_that_states_itself_is_refused(driver, world):
     class Itself(Stating):
         def __cuda_stream__(self):
             return (0, interop.as_stream(self).cuda_stream)
@@ -906,20 +906,20 @@ def test_an_object_that_asks_about_itself_is_an_error(driver, world):
             interop.as_stream(Itself())
 
 
-def test_an_int_is_an_address_whatever_its_class_states(driver, world):
+def test_a_subclass_of_int_is_a_handle_even_with_cuda_stream(driver, world):
     class Number(int):
         def __cuda_stream__(self):
             return (0, STATED + 16)
 
-    adapters.adapters_of(Number(STATED))  # what class it is is known now
+    adapters.adapters_of(Number(STATED))  # so that the adapters of its class are known
     for call in (interop.as_stream, plain_as_stream):
         assert (call(Number(STATED)).cuda_stream, call(Number(STATED)).owner) == (STATED, None)
     world.c.wait_event(Number(STATED))
     assert driver.made("cuStreamWaitEvent") == [("cuStreamWaitEvent", C, STATED)]
 
 
-def test_what_is_known_of_an_object_is_not_of_one_with_its_life(driver, world, theirs):
-    """As of a copy of it, which has the same attributes, at the address of another one that is gone."""
+def test_a_copy_of_a_borrowed_object_is_not_taken_for_it(driver, world, theirs):
+    """Not even if the copy has the same attributes, and is at the address of an object that is gone."""
     theirs.life = life_of
     first, copy = Theirs(), Theirs()
     world.c.wait_stream(first)
@@ -927,28 +927,28 @@ def test_what_is_known_of_an_object_is_not_of_one_with_its_life(driver, world, t
     assert theirs.asked == 1
     copy.__dict__.update(first.__dict__)
     known = borrowing.borrowed_by_id.pop(id(first))
-    borrowing.borrowed_by_id[id(copy)] = known  # as it would be, had the address of the first one been that of the copy
+    borrowing.borrowed_by_id[id(copy)] = known  # as if the copy were at the address that the first one had
     theirs.handle = STATED + 16
-    assert interop.as_stream(copy).cuda_stream == STATED, "it has the life of the first one"
+    assert interop.as_stream(copy).cuda_stream == STATED, "the copied attribute is what tells them apart"
     del copy.__dict__["_interop_life"]
     for call in (interop.as_stream, plain_as_stream):
         assert call(copy).cuda_stream == STATED + 16
     other, gone = Theirs(), Theirs()
-    borrowing.borrowed_by_id[id(other)] = known  # as it would be, had its finaliser not run yet
+    borrowing.borrowed_by_id[id(other)] = known  # as if the finaliser of `gone` had not run yet
     known.owner = weakref.ref(gone)
     del gone
     theirs.handle = STATED + 32
     for call in (interop.as_stream, plain_as_stream):
         assert call(other).cuda_stream == STATED + 32
     another = Theirs()
-    assert life_of(another) is another._interop_life, "its own"
+    assert life_of(another) is another._interop_life
     borrowing.borrowed_by_id[id(another)] = known
     theirs.handle = STATED + 48
     for call in (interop.as_stream, plain_as_stream):
         assert call(another).cuda_stream == STATED + 48
 
 
-def test_what_an_object_raises_when_its_life_is_asked_for_is_let_out(driver, world, theirs):
+def test_an_error_of_an_objects_getattr_is_raised(driver, world, theirs):
     class Raising(Theirs):
         def __getattr__(self, name):
             raise KeyboardInterrupt
@@ -968,7 +968,7 @@ def test_what_an_object_raises_when_its_life_is_asked_for_is_let_out(driver, wor
     del adapters.by_type[Raising]
 
 
-def test_a_half_made_stream_is_no_crash(python):
+def test_a_stream_without_base_init_does_not_crash(python):
     code = """
 import json
 import interop
@@ -985,15 +985,15 @@ except AttributeError:
     assert python(code) is True
 
 
-def test_several_are_asked_once(driver, world):
-    interop.as_stream(Answer((0, STATED)))  # what class it is is known now
+def test_each_of_several_producers_is_asked_once(driver, world):
+    interop.as_stream(Answer((0, STATED)))  # so that the adapters of its class are known
     object_ = Answer((0, STATED))
     world.c.wait_stream(world.p, object_, world.q)
     assert object_.asked == 1
     assert [stream for kind, _, stream in driver.made("cuEventRecord")] == [P, STATED, Q]
 
 
-def test_the_protocol_is_the_classs(driver, world):
+def test_cuda_stream_is_looked_up_on_the_class(driver, world):
     class Proxy:
         def __getattr__(self, name):
             return lambda: (0, STATED)
@@ -1027,7 +1027,7 @@ def test_the_protocol_is_the_classs(driver, world):
             assert call(over).cuda_stream == STATED + 16
 
 
-def test_an_adapter_that_fails_is_an_error_on_both_ways(driver, world, theirs):
+def test_errors_of_an_adapter_are_raised(driver, world, theirs):
     def life(_):
         raise RuntimeError("its life")
 
@@ -1054,7 +1054,7 @@ def test_an_adapter_that_fails_is_an_error_on_both_ways(driver, world, theirs):
 
 
 @pytest.mark.parametrize("handle", [-1, 0, 1, 8, 4095, 2**47, 2**64, True, None, "x", 1.5, ValueError("no")], ids=repr)
-def test_what_is_no_event_of_another_library_is_refused_in_the_words_of_python(driver, world, theirs, handle):
+def test_a_wrong_event_handle_raises_the_error_of_the_fallback(driver, world, theirs, handle):
     def event_handle(_):
         if isinstance(handle, Exception):
             raise handle
@@ -1069,7 +1069,7 @@ def test_what_is_no_event_of_another_library_is_refused_in_the_words_of_python(d
     assert driver.made("cuStreamWaitEvent") == []
 
 
-def test_another_librarys_event_is_asked_once_and_only_while_nothing_is_simulated(driver, world, theirs):
+def test_another_librarys_event_is_asked_once_and_not_in_a_simulation(driver, world, theirs):
     asked = []
 
     def event_handle(_):
@@ -1088,7 +1088,7 @@ def test_another_librarys_event_is_asked_once_and_only_while_nothing_is_simulate
     assert len(driver.made("cuStreamWaitEvent")) == 1
 
 
-def test_what_a_stream_was_told_as_may_go_while_a_name_is_compared(world):
+def test_the_cache_of_to_may_be_cleared_during_a_lookup(world):
     class Going(Name):
         def __eq__(self, other):
             world.p._natives = None
@@ -1103,7 +1103,7 @@ def test_what_a_stream_was_told_as_may_go_while_a_name_is_compared(world):
         world.p.to("alpha")
 
 
-def test_nothing_is_left_of_thousands_of_waits_for_objects(driver, world, theirs):
+def test_waits_for_other_libraries_objects_do_not_leak(driver, world, theirs):
     known = Theirs()
 
     def once():
@@ -1117,14 +1117,14 @@ def test_nothing_is_left_of_thousands_of_waits_for_objects(driver, world, theirs
                 world.c.wait_stream(*wrong)
         assert driver.plain == []
 
-    assert_nothing_is_left_of_thousands(once)
+    assert_no_leak(once)
 
 
-# -- whether it is taken ----------------------------------------------------------------------------------------------
+# -- when the extension is used ---------------------------------------------------------------------------------------
 
 
-class Told(Bindings):
-    """The bindings of a driver, and where its functions are."""
+class WithEntryPoints(Bindings):
+    """The bindings, with ``cudaGetDriverEntryPointByVersion``."""
 
     answers = ()
 
@@ -1140,15 +1140,15 @@ class Told(Bindings):
 @pytest.mark.parametrize(
     ("answers", "check", "hot"),
     [
-        pytest.param((), False, True, id="all there"),
-        pytest.param(((36, 1),), False, False, id="not told"),
+        pytest.param((), False, True, id="all found"),
+        pytest.param(((36, 1),), False, False, id="driver too old"),
         pytest.param(((500, 0),), False, False, id="not found"),
-        pytest.param(((0, 0),), False, False, id="none"),
-        pytest.param((), True, False, id="checked"),
+        pytest.param(((0, 0),), False, False, id="null address"),
+        pytest.param((), True, False, id="INTEROP_CHECK"),
     ],
 )
-def test_a_driver_that_lacks_something_is_driven_by_python(driver, monkeypatch, answers, check, hot):
-    bindings = Told(driver)
+def test_a_driver_without_an_entry_point_is_used_from_python(driver, monkeypatch, answers, check, hot):
+    bindings = WithEntryPoints(driver)
     bindings.answers = answers
     cuda = _cuda.Cuda(lambda: (bindings, bindings), native.readable, extension=None if check else native)
     monkeypatch.setattr(_cuda, "CHECK", check)
@@ -1168,7 +1168,7 @@ def test_a_driver_that_lacks_something_is_driven_by_python(driver, monkeypatch, 
         _cuda.activate(before)
 
 
-def test_as_many_events_are_created_as_succeed(driver, world):
+def test_create_events_returns_those_created_before_a_failure(driver, world):
     driver.fail("cuEventCreate", 0, 0, 2)
     events = native.create_events(5, _cuda.EVENT_DISABLE_TIMING)
     assert [call.flags for call in driver.calls] == [2, 2, 2]
@@ -1188,7 +1188,7 @@ def cycle_of_an_event(thing):
 
 
 @pytest.mark.parametrize("close", [cycle_of_a_stream, cycle_of_an_event])
-def test_what_is_in_a_cycle_goes(world, close):
+def test_a_cycle_through_an_owner_is_collected(world, close):
     thing = Foreign()
     close(thing)
     alive = weakref.ref(thing)

@@ -1,4 +1,4 @@
-"""How the extension is built, and what is told where it cannot be: a copy of setup.py, with small C files."""
+"""setup.py builds the extension, and writes down why it could not. The tests build small C files with a copy of it."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def why_not(folder):
     ],
 )
 @pytest.mark.parametrize("in_place", [True, False])
-def test_what_the_compiler_says_is_told(code, variables, said, in_place, project):
+def test_the_error_of_the_compiler_is_kept(code, variables, said, in_place, project):
     options = ["--inplace"] if in_place else ["--build-lib", "out"]
     done = build(project, code, *options, **variables)
     assert said in done.stderr
@@ -81,7 +81,7 @@ def test_what_the_compiler_says_is_told(code, variables, said, in_place, project
     assert said in note.read_text()
 
 
-def test_once_it_is_built_nothing_is_told(project):
+def test_a_successful_build_removes_the_error(project):
     build(project, WRONG, "--inplace")
     assert (project / "interop" / "_native" / "_ext.txt").exists()
     build(project, GOOD, "--inplace")

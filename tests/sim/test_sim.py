@@ -1,4 +1,4 @@
-"""The simulator's own behaviour: races, schedules, deadlocks, threads, and how a simulation begins and ends."""
+"""The simulator: races, schedules, deadlocks, threads, and the beginning and end of a simulation."""
 
 import asyncio
 import gc
@@ -58,7 +58,7 @@ def handle(stream: sim.SimulatedStream) -> int:
 
 
 def order(gpu: SimulatedGPU, producer: sim.SimulatedStream, consumer: sim.SimulatedStream) -> int:
-    """Let *consumer* wait for *producer*; the event."""
+    """Make *consumer* wait for *producer*; returns the event."""
     event = gpu.cuda.event_create(gpu.cuda.primary_context(producer.device), 2)
     gpu.cuda.event_record(event, handle(producer))
     gpu.cuda.stream_wait_event(handle(consumer), event)
@@ -68,7 +68,7 @@ def order(gpu: SimulatedGPU, producer: sim.SimulatedStream, consumer: sim.Simula
 # -- races -------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_wait_is_a_race_whatever_the_schedule(gpu: SimulatedGPU) -> None:
+def test_a_missing_wait_is_a_race(gpu: SimulatedGPU) -> None:
     producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
     data, result = gpu.array([0, 0], "data"), gpu.array([0, 0], "result")
     gpu.launch(producer, fill, writes=[data])
@@ -82,13 +82,13 @@ def test_a_missing_wait_is_a_race_whatever_the_schedule(gpu: SimulatedGPU) -> No
     (race,) = gpu.races
     assert (race.earlier.name, race.later.name, race.array) == ("fill", "double", "data")
     assert (race.earlier_writes, race.later_writes) == (True, False)
-    # Nothing was enqueued: there is nothing to run, and nothing to race with.
+    # The kernel that raced was not enqueued: it does not run, and later kernels do not race with it.
     gpu.synchronize()
     assert gpu.read(result).tolist() == [0, 0]
     gpu.launch(producer, fill, writes=[result])
 
 
-def test_a_wait_is_enough(gpu: SimulatedGPU) -> None:
+def test_a_wait_prevents_a_race(gpu: SimulatedGPU) -> None:
     producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
     data, result = gpu.array([0, 0]), gpu.array([0, 0])
     gpu.launch(producer, fill, writes=[data])
@@ -99,7 +99,7 @@ def test_a_wait_is_enough(gpu: SimulatedGPU) -> None:
     assert gpu.races == []
 
 
-def test_the_fix_is_code_that_works(gpu: SimulatedGPU) -> None:
+def test_the_suggested_fix_works(gpu: SimulatedGPU) -> None:
     producer, consumer = (interop.as_stream(gpu.stream(name)) for name in ("producer", "consumer"))
     data, result = gpu.array([0, 0]), gpu.array([0, 0])
     gpu.launch(producer, fill, writes=[data])
@@ -113,7 +113,7 @@ def test_the_fix_is_code_that_works(gpu: SimulatedGPU) -> None:
     assert gpu.read(result).tolist() == [14, 14]
 
 
-def test_the_fix_for_streams_without_names_says_which_is_meant() -> None:
+def test_the_suggested_fix_identifies_streams_without_names() -> None:
     with sim.simulate(on_race="record") as gpu:
         producer, consumer = interop.new_stream(), interop.new_stream()
         data = gpu.array([0])
@@ -150,7 +150,7 @@ def test_every_race_of_a_launch_is_reported() -> None:
         assert pairs == [("first", "second"), ("first", "third"), ("second", "third")]
 
 
-def test_the_host_races_too(gpu: SimulatedGPU) -> None:
+def test_a_host_access_can_race(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0], "data")
     gpu.launch(stream, fill, writes=[data])
     with pytest.raises(RaceError, match=r"the host in thread MainThread .*, which reads it") as raised:
@@ -165,7 +165,7 @@ def test_the_host_races_too(gpu: SimulatedGPU) -> None:
     gpu.launch(stream, fill, writes=[data])
 
 
-def test_a_true_answer_orders_as_a_synchronise_does(gpu: SimulatedGPU) -> None:
+def test_a_query_that_returns_true_orders_like_synchronize(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream(), gpu.array([0])
     gpu.launch(stream, fill, writes=[data])
     assert not gpu.cuda.stream_query(handle(stream))
@@ -175,7 +175,7 @@ def test_a_true_answer_orders_as_a_synchronise_does(gpu: SimulatedGPU) -> None:
     assert gpu.read(data).tolist() == [7]
 
 
-def test_a_foreign_stream_by_its_legacy_handle_on_another_device(gpu: SimulatedGPU) -> None:
+def test_a_legacy_handle_is_of_the_device_of_its_object(gpu: SimulatedGPU) -> None:
     class Foreign:
         cuda_stream = 1
         device = 1
@@ -191,7 +191,7 @@ def test_a_foreign_stream_by_its_legacy_handle_on_another_device(gpu: SimulatedG
 # -- what runs when ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_runs_before_something_has_to_know(gpu: SimulatedGPU) -> None:
+def test_kernels_run_only_when_the_host_waits(gpu: SimulatedGPU) -> None:
     ran: list[str] = []
     first, second = gpu.stream("first"), gpu.stream("second")
     gpu.launch(second, lambda: ran.append("second"))
@@ -203,7 +203,7 @@ def test_nothing_runs_before_something_has_to_know(gpu: SimulatedGPU) -> None:
     assert ran == ["first", "second"]
 
 
-def test_the_rest_runs_at_the_end() -> None:
+def test_pending_kernels_run_at_the_end() -> None:
     ran: list[str] = []
     with sim.simulate(devices=2) as gpu:
         stream = gpu.stream(device=1)
@@ -213,14 +213,14 @@ def test_the_rest_runs_at_the_end() -> None:
     assert ran == ["kernel"]
 
 
-def test_a_query_says_false_while_work_is_pending_and_a_loop_ends(gpu: SimulatedGPU) -> None:
+def test_each_query_runs_one_pending_kernel(gpu: SimulatedGPU) -> None:
     stream = gpu.stream()
     for _ in range(3):
         gpu.launch(stream, lambda: None)
     assert [gpu.cuda.stream_query(handle(stream)) for _ in range(5)] == [False, False, False, True, True]
 
 
-def test_a_gate_holds_later_work(gpu: SimulatedGPU) -> None:
+def test_a_gate_holds_back_later_work(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0])
     gpu.launch(stream, fill, writes=[data])
     gate = gpu.gate(stream)
@@ -277,11 +277,11 @@ def test_kernels_cannot_write_what_they_only_read(gpu: SimulatedGPU) -> None:
     gpu.launch(1, fill, reads=[gpu.array([0])])
     with pytest.raises(ValueError, match="read-only"):
         gpu.synchronize()
-    # It has run, as badly as it could, and does not run again.
+    # The kernel that failed counts as run. It does not run again.
     gpu.synchronize()
 
 
-def test_the_trace_tells_what_happened(gpu: SimulatedGPU) -> None:
+def test_the_trace_lists_what_ran_and_what_the_host_did(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0], "data")
     gpu.launch(stream, fill, writes=[data])
     gpu.cuda.stream_synchronize(handle(stream))
@@ -298,7 +298,7 @@ def test_the_trace_tells_what_happened(gpu: SimulatedGPU) -> None:
 # -- arrays and streams ------------------------------------------------------------------------------------------
 
 
-def test_arrays_are_copies_both_ways(gpu: SimulatedGPU) -> None:
+def test_array_and_read_copy(gpu: SimulatedGPU) -> None:
     values = np.array([1.0, 2.0])
     data = gpu.array(values)
     values[:] = 0
@@ -309,7 +309,7 @@ def test_arrays_are_copies_both_ways(gpu: SimulatedGPU) -> None:
     assert data.dtype == float
 
 
-def test_whatever_has_a_handle_is_a_stream(gpu: SimulatedGPU) -> None:
+def test_every_object_with_a_handle_is_a_stream(gpu: SimulatedGPU) -> None:
     class Torch:
         cuda_stream = 2
 
@@ -334,12 +334,12 @@ def test_whatever_has_a_handle_is_a_stream(gpu: SimulatedGPU) -> None:
 
 
 @pytest.mark.parametrize("nonsense", [None, "stream", 1.0, True, -1, object()])
-def test_nonsense_is_no_stream(gpu: SimulatedGPU, nonsense: object) -> None:
+def test_an_object_without_a_handle_is_no_stream(gpu: SimulatedGPU, nonsense: object) -> None:
     with pytest.raises(InvalidStreamError, match="a stream is an object with __cuda_stream__"):
         gpu.launch(nonsense, lambda: None)
 
 
-def test_addresses_are_reused_last_freed_first(gpu: SimulatedGPU) -> None:
+def test_addresses_of_streams_are_reused(gpu: SimulatedGPU) -> None:
     first, second = gpu.stream(), gpu.stream()
     addresses, ids = [handle(first), handle(second)], [gpu.cuda.stream_id(handle(s)) for s in (first, second)]
     del first, second
@@ -362,7 +362,7 @@ def test_a_new_stream_at_an_old_address_is_not_ordered_with_it(gpu: SimulatedGPU
         gpu.launch(new, fill, writes=[data])
 
 
-def test_streams_are_made_on_their_device_and_leave_the_current_one(gpu: SimulatedGPU) -> None:
+def test_creating_a_stream_leaves_the_current_device(gpu: SimulatedGPU) -> None:
     gpu.cuda.primary_context(1)
     stream = gpu.stream(device=1)
     assert gpu.cuda.stream_context(handle(stream)) == gpu.cuda.primary_context(1)
@@ -371,7 +371,7 @@ def test_streams_are_made_on_their_device_and_leave_the_current_one(gpu: Simulat
         gpu.stream(device=2)
 
 
-def test_everything_says_that_it_is_simulated(gpu: SimulatedGPU) -> None:
+def test_the_repr_of_everything_says_that_it_is_simulated(gpu: SimulatedGPU) -> None:
     stream, mode = gpu.stream("stream"), gpu.runtime.cudaStreamCaptureMode(0)
     gpu.runtime.cudaStreamBeginCapture(handle(stream), mode)
     gpu.launch(stream, fill, writes=[gpu.array([0])])
@@ -386,18 +386,18 @@ def test_everything_says_that_it_is_simulated(gpu: SimulatedGPU) -> None:
     assert repr(interop.as_stream(stream)).startswith("<SIMULATED ")
 
 
-# -- what interop asks for its own purposes ------------------------------------------------------------------------
+# -- interop's own queries -----------------------------------------------------------------------------------------
 
 
 def make_streams(gpu: SimulatedGPU, data: SimulatedArray) -> None:
-    """Each destroys the streams that nothing refers to, once their work is done."""
+    """Each new stream also destroys streams that nothing refers to, if a query says that their work is done."""
     gpu.launch(interop.new_stream(), fill, writes=[data])
     for _ in range(3):
         interop.new_stream()
 
 
 def hold_objects(gpu: SimulatedGPU, data: SimulatedArray) -> None:
-    """Each lets go of the objects that were held for work that is done."""
+    """Each hold also releases earlier objects, if a query says that their work is done."""
     stream = interop.new_stream()
     gpu.launch(stream, fill, writes=[data])
     for _ in range(3):
@@ -405,7 +405,7 @@ def hold_objects(gpu: SimulatedGPU, data: SimulatedArray) -> None:
 
 
 @pytest.mark.parametrize("housekeeping", [make_streams, hold_objects])
-def test_housekeeping_does_not_let_the_host_know_what_is_done(
+def test_interops_own_queries_do_not_order_the_host(
     gpu: SimulatedGPU, housekeeping: Callable[[SimulatedGPU, SimulatedArray], None]
 ) -> None:
     data = gpu.array([0], "data")
@@ -442,7 +442,7 @@ def test_a_launch_that_a_capture_forbids_is_an_error(gpu: SimulatedGPU) -> None:
     assert gpu.runtime.cudaStreamEndCapture(handle(blocking))[0] == 901
 
 
-def test_a_capture_dies_with_the_stream_it_began_on(gpu: SimulatedGPU) -> None:
+def test_a_capture_ends_with_the_stream_it_began_on(gpu: SimulatedGPU) -> None:
     origin, joined = gpu.stream(), gpu.stream()
     gpu.runtime.cudaStreamBeginCapture(handle(origin), gpu.runtime.cudaStreamCaptureMode(0))
     order(gpu, origin, joined)
@@ -456,7 +456,7 @@ def test_a_capture_dies_with_the_stream_it_began_on(gpu: SimulatedGPU) -> None:
 # -- threads -----------------------------------------------------------------------------------------------------
 
 
-def test_threads_do_not_know_what_others_waited_for(gpu: SimulatedGPU) -> None:
+def test_a_wait_in_one_thread_does_not_order_another(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0])
     first, second = threading.Barrier(2, timeout=30), threading.Barrier(2, timeout=30)
 
@@ -480,7 +480,7 @@ def test_threads_do_not_know_what_others_waited_for(gpu: SimulatedGPU) -> None:
     other.join()
 
 
-def test_a_thread_that_has_ended_was_joined(gpu: SimulatedGPU) -> None:
+def test_a_join_orders_after_the_thread(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0])
     gpu.launch(stream, fill, writes=[data])
     thread = threading.Thread(target=lambda: gpu.cuda.stream_synchronize(handle(stream)))
@@ -489,7 +489,7 @@ def test_a_thread_that_has_ended_was_joined(gpu: SimulatedGPU) -> None:
     assert gpu.read(data).tolist() == [7]
 
 
-def test_a_new_thread_knows_what_came_before(gpu: SimulatedGPU) -> None:
+def test_a_new_thread_comes_after_its_start(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0])
     gpu.launch(stream, fill, writes=[data])
     gpu.cuda.stream_synchronize(handle(stream))
@@ -519,13 +519,13 @@ def test_a_host_write_races_with_what_another_thread_launches(gpu: SimulatedGPU,
     barrier.wait()
     with pytest.raises(RaceError, match=re.escape(f"Order them: {fix}")):
         gpu.launch(stream, fill, writes=[data])
-    # Two host threads are not CUDA's business.
+    # Accesses of two host threads never race: they are no business of CUDA.
     gpu.write(data, [2])
     barrier.wait()
     other.join()
 
 
-def test_many_threads_at_once(gpu: SimulatedGPU) -> None:
+def test_many_threads_may_use_one_simulation(gpu: SimulatedGPU) -> None:
     def work(number: int) -> list[int]:
         device = number % 2
         gpu.runtime.cudaSetDevice(device)
@@ -545,7 +545,7 @@ def test_many_threads_at_once(gpu: SimulatedGPU) -> None:
         assert list(pool.map(work, range(16))) == [[number * 2**21] for number in range(16)]
 
 
-def test_a_host_access_hides_no_kernel_from_another_thread() -> None:
+def test_a_host_access_does_not_hide_a_race_of_another_thread() -> None:
     with sim.simulate(on_race="record") as gpu, ThreadPoolExecutor(1) as pool:
         stream, data = gpu.stream("stream"), gpu.array([0])
         pool.submit(gpu.cuda.current_device).result()
@@ -556,27 +556,27 @@ def test_a_host_access_hides_no_kernel_from_another_thread() -> None:
         pool.submit(gpu.write, data, [2]).result()
         (race,) = gpu.races
         assert (race.earlier.name, race.later.on_host) == ("fill", True)
-        # The control: the thread has heard of it.
+        # The control: after gpu.hear, the other thread knows of the kernel.
         pool.submit(gpu.hear, threading.current_thread()).result()
         pool.submit(gpu.write, data, [3]).result()
         assert len(gpu.races) == 1
 
 
 class Model:
-    """What comes before what, as sets of accesses: another way to say what the simulator's clocks say."""
+    """A model of which access comes before which, by sets of accesses. The simulator uses clocks instead."""
 
     THREADS, STREAMS, EVENTS, ARRAYS = range(2), range(4), range(2), range(2)
 
     def __init__(self) -> None:
         nothing = frozenset[int]()
-        # The streams are the legacy one, two blocking ones, and one that is not.
+        # The streams: the legacy one, two blocking ones, and a non-blocking one.
         self.streams = [nothing for _ in self.STREAMS]
         self.events: list[frozenset[int] | None] = [None for _ in self.EVENTS]
         self.threads = [nothing for _ in self.THREADS]
         self.accesses: list[tuple[int, bool, bool]] = []
 
     def before(self, thread: int, stream: int | None) -> frozenset[int]:
-        """What comes before the next access."""
+        """The accesses that come before the next one."""
         known = self.threads[thread]
         if stream is not None:
             known |= self.streams[stream]
@@ -585,7 +585,7 @@ class Model:
         return known
 
     def step(self, thread: int, step: str, *what: Any) -> bool | None:
-        """Take a step; of an access, whether it races."""
+        """Take a step. Returns whether it races, if it is an access."""
         match step, what:
             case "record", [event, stream]:
                 self.events[event] = self.before(thread, stream)
@@ -630,7 +630,7 @@ def random_program(seed: int) -> list[tuple[Any, ...]]:
 
 
 def disagreements(seeds: Iterable[int]) -> list[int]:
-    """The random programs, by their seeds, of which the simulator's races are not the model's."""
+    """The seeds of the random programs for which simulator and model find different races."""
     found = []
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         for seed in seeds:
@@ -663,7 +663,7 @@ def simulated(
     step: str,
     what: list[Any],
 ) -> Callable[[], object]:
-    """The step, on the simulator."""
+    """A function that takes the step on the simulator."""
     number = [1, *map(handle, streams[1:])]
     match step, what:
         case "record", [event, stream]:
@@ -688,16 +688,16 @@ def no_work(*memory: Memory) -> None:
     pass
 
 
-def test_the_races_of_random_programs_are_those_of_a_model() -> None:
-    # Of so many programs, a few were judged wrongly when a host access hid what another thread had not seen.
+def test_random_programs_race_as_in_the_model() -> None:
+    # The number is needed: some faults of the clocks show in a few of a thousand programs.
     assert disagreements(range(1000)) == []
 
 
-# -- what runs long ----------------------------------------------------------------------------------------------
+# -- cost of long simulations ------------------------------------------------------------------------------------
 
 
 def pass_on(gpu: SimulatedGPU, *, blocking: bool = False) -> Callable[[], None]:
-    """A short-lived stream and array, ordered on the device only; the host never waits."""
+    """Each step makes a stream and an array, and orders them on the device. The host never waits."""
     weights, main = gpu.array([1]), interop.new_stream()
 
     def step() -> None:
@@ -711,7 +711,7 @@ def pass_on(gpu: SimulatedGPU, *, blocking: bool = False) -> Callable[[], None]:
 
 
 def come_and_go(gpu: SimulatedGPU) -> Callable[[], None]:
-    """A short-lived thread, that uses its per-thread stream and waits for it."""
+    """Each step makes a thread, which uses its per-thread stream and waits for it."""
     weights = gpu.array([1])
 
     def work() -> None:
@@ -727,7 +727,7 @@ def come_and_go(gpu: SimulatedGPU) -> Callable[[], None]:
 
 
 def look(gpu: SimulatedGPU) -> Callable[[], None]:
-    """A short-lived array, stream and event; the host waits."""
+    """Each step makes an array, a stream and an event, and the host waits for the event."""
 
     def step() -> None:
         stream, data = interop.new_stream(), gpu.array([0])
@@ -747,7 +747,7 @@ LOOPS: dict[str, Callable[[SimulatedGPU], Callable[[], None]]] = {
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_memory_does_not_grow_with_what_ever_lived(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_number_of_steps(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "TRACED", 100)
     monkeypatch.setattr(schedule, "PENDING", 64)
     peaks = []
@@ -765,8 +765,8 @@ def test_memory_does_not_grow_with_what_ever_lived(loop: str, monkeypatch: pytes
     assert peaks[2] - peaks[1] < 600 * 1000, "less than a kilobyte a step"
 
 
-def test_pending_kernels_cost_the_same_each() -> None:
-    # 50 s when every kernel that ran looked at every pair of those that were left.
+def test_the_cost_of_a_kernel_does_not_grow_with_the_pending_ones() -> None:
+    # If each kernel that runs looked at each pair of pending ones, this would take 50 s.
     with sim.simulate() as gpu:
         first, streams = gpu.stream(), [gpu.stream() for _ in range(200)]
         with gpu.gate(first):
@@ -781,7 +781,7 @@ def test_pending_kernels_cost_the_same_each() -> None:
         assert time.perf_counter() - start < 5
 
 
-def test_a_capture_does_not_grow_with_its_kernels(gpu: SimulatedGPU) -> None:
+def test_the_memory_of_a_capture_does_not_grow_with_its_kernels(gpu: SimulatedGPU) -> None:
     origin, other = gpu.stream(), gpu.stream()
     gpu.cuda.call("cudaStreamBeginCapture", handle(origin), 2)
     peaks = []
@@ -801,7 +801,7 @@ def test_a_capture_does_not_grow_with_its_kernels(gpu: SimulatedGPU) -> None:
     assert peaks[2] - peaks[1] < 5000, "bytes, for 400 kernels"
 
 
-def test_gathered_streams_cost_the_same_each() -> None:
+def test_the_cost_of_awaiting_a_stream_does_not_grow_with_the_others() -> None:
     async def program(gpu: SimulatedGPU) -> None:
         first, streams = gpu.stream(), [interop.new_stream() for _ in range(200)]
         with gpu.gate(first):
@@ -815,14 +815,14 @@ def test_gathered_streams_cost_the_same_each() -> None:
 
         await asyncio.wait_for(asyncio.gather(*map(wait, streams)), 10)
 
-    # 180 s when every kernel that ran looked at every pair of those that were left.
+    # If each kernel that runs looked at each pair of pending ones, this would take 180 s.
     with sim.simulate() as gpu:
         asyncio.run(program(gpu))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="setitimer")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # finalisers are interrupted too
-def test_a_signal_handler_that_raises_leaves_the_simulator_whole(gpu: SimulatedGPU) -> None:
+def test_the_simulator_survives_signal_handlers_that_raise(gpu: SimulatedGPU) -> None:
     class Interrupt(BaseException):
         pass
 
@@ -857,7 +857,7 @@ def test_a_signal_handler_that_raises_leaves_the_simulator_whole(gpu: SimulatedG
     assert gpu.read(data).tolist() == [7]
 
 
-def test_very_much_pending_work_runs_though_nobody_asks() -> None:
+def test_too_much_pending_work_runs_by_itself() -> None:
     ran: list[int] = []
     with sim.simulate() as gpu:
         stream = gpu.stream()
@@ -871,7 +871,7 @@ def test_very_much_pending_work_runs_though_nobody_asks() -> None:
     assert ran == list(range(4000))
 
 
-def test_the_trace_is_its_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trace_keeps_its_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "TRACED", 2)
     with sim.simulate() as gpu:
         for _ in range(3):
@@ -883,7 +883,7 @@ def test_the_trace_is_its_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Finalised:
-    """Garbage in a cycle, or not, that has a stream or an event, and says whether it was finalised in the lock."""
+    """Owns a stream, an event or an array. Its finaliser notes whether this thread holds the simulator's lock."""
 
     def __init__(self, gpu: SimulatedGPU, owned: object, seen: list[bool]) -> None:
         self.owned, self.lock, self.seen = owned, gpu._machine._lock, seen
@@ -905,8 +905,8 @@ OWNED: dict[str, Callable[[SimulatedGPU], object]] = {
 
 
 @pytest.mark.parametrize("owned", OWNED)
-def test_a_finaliser_comes_when_the_simulator_is_not_at_work(gpu: SimulatedGPU, owned: str) -> None:
-    # It may find the simulator's streams half made; and it may wait for a lock, whose holder waits for the simulator.
+def test_a_finaliser_never_runs_inside_the_simulators_lock(gpu: SimulatedGPU, owned: str) -> None:
+    # Inside the lock, a finaliser would find half-made streams. It could also deadlock with another thread.
     seen: list[bool] = []
     kept = [gpu.stream(non_blocking=False) for _ in range(20)]
     event = gpu.cuda.event_create(gpu.cuda.current_context(), 2)
@@ -918,7 +918,7 @@ def test_a_finaliser_comes_when_the_simulator_is_not_at_work(gpu: SimulatedGPU, 
             if number % 2:
                 garbage.me = garbage.run
             else:
-                gpu.launch(1, garbage.run)  # it goes with the kernel
+                gpu.launch(1, garbage.run)  # is garbage once the kernel has run
             del garbage
             gpu.cuda.event_record(event, 1)
             gpu.synchronize()
@@ -931,7 +931,7 @@ def test_a_finaliser_comes_when_the_simulator_is_not_at_work(gpu: SimulatedGPU, 
     assert kept
 
 
-def test_a_finaliser_that_releases_and_a_thread_that_does() -> None:
+def test_a_finaliser_and_a_thread_may_release_at_once() -> None:
     script = """
 import faulthandler, gc, threading
 import interop
@@ -966,7 +966,7 @@ print("through")
 # -- the beginning and the end -----------------------------------------------------------------------------------
 
 
-def test_a_simulation_is_active_inside_and_dead_outside() -> None:
+def test_a_simulation_ends_with_its_block() -> None:
     before = _cuda.active()
     with sim.simulate() as outer:
         with sim.simulate() as gpu:
@@ -997,13 +997,13 @@ def test_a_simulation_is_active_inside_and_dead_outside() -> None:
     for call in calls:
         with pytest.raises(InteropError, match="this simulation has ended"):
             call()
-    # A finaliser may come late.
+    # A finaliser may still call these two.
     gpu.cuda.event_destroy(event)
     gpu.cuda.stream_destroy(handle(stream))
     assert repr(gpu) == "<SIMULATED GPU, 1 device(s), ended>"
 
 
-def test_an_error_inside_is_not_hidden_by_what_is_left() -> None:
+def test_an_error_in_the_block_is_raised_despite_a_closed_gate() -> None:
     def fail() -> None:
         with sim.simulate() as gpu:
             gpu.gate(1)
@@ -1015,24 +1015,24 @@ def test_an_error_inside_is_not_hidden_by_what_is_left() -> None:
 
 
 @pytest.mark.parametrize("devices", [0, -1, True, 1.0])
-def test_a_number_of_devices_is_a_number(devices: Any) -> None:
+def test_a_wrong_number_of_devices_is_refused(devices: Any) -> None:
     with pytest.raises(ValueError, match="devices is how many"), sim.simulate(devices=devices):
         pass
 
 
-def test_races_are_raised_or_recorded() -> None:
+def test_a_wrong_on_race_is_refused() -> None:
     wrong: Any = "ignore"
     with pytest.raises(ValueError, match='on_race is "raise" or "record"'), sim.simulate(on_race=wrong):
         pass
 
 
-def test_there_is_no_clock(gpu: SimulatedGPU) -> None:
+def test_the_simulator_measures_no_time(gpu: SimulatedGPU) -> None:
     event = gpu.cuda.event_create(gpu.cuda.current_context(), 0)
     with pytest.raises(NotSupportedError, match="the simulator has no clock"):
         gpu.cuda.event_elapsed(event, event)
 
 
-def test_there_is_one_process(gpu: SimulatedGPU) -> None:
+def test_the_simulator_has_no_interprocess_events(gpu: SimulatedGPU) -> None:
     event = gpu.cuda.event_create(gpu.cuda.current_context(), 6)
     for call in (lambda: gpu.cuda.event_export(event), lambda: gpu.cuda.event_import(0x5111, bytes(64))):
         with pytest.raises(CudaError):
@@ -1044,7 +1044,7 @@ def test_there_is_one_process(gpu: SimulatedGPU) -> None:
 
 @pytest.mark.parametrize("call", ["read", "write", "launch, reads", "launch, writes"])
 @pytest.mark.parametrize("array", [np.zeros(3), None])
-def test_arrays_are_those_of_the_simulation(gpu: SimulatedGPU, call: str, array: Any) -> None:
+def test_arrays_of_others_are_refused(gpu: SimulatedGPU, call: str, array: Any) -> None:
     calls: dict[str, Callable[[], object]] = {
         "read": lambda: gpu.read(array),
         "write": lambda: gpu.write(array, 1),
@@ -1055,7 +1055,7 @@ def test_arrays_are_those_of_the_simulation(gpu: SimulatedGPU, call: str, array:
         calls[call]()
 
 
-def test_arrays_are_not_handed_over(gpu: SimulatedGPU) -> None:
+def test_a_hand_over_in_a_simulation_is_refused(gpu: SimulatedGPU) -> None:
     class Foreign:
         __cuda_array_interface__: ClassVar = {
             "shape": (3,),
@@ -1075,7 +1075,7 @@ def test_arrays_are_not_handed_over(gpu: SimulatedGPU) -> None:
         pass
 
 
-def test_what_is_not_simulated_is_not_there(gpu: SimulatedGPU) -> None:
+def test_functions_that_are_not_simulated_are_missing(gpu: SimulatedGPU) -> None:
     assert not hasattr(gpu.driver, "cuLaunchKernel")
     with pytest.raises(AttributeError, match="the simulator does not answer cudaGraphLaunch"):
         gpu.runtime.cudaGraphLaunch  # noqa: B018
@@ -1103,7 +1103,7 @@ def test_every_outcome_of_a_race_is_found() -> None:
     assert race.fix == "interop.as_stream(consumer).wait_stream(producer)"
 
 
-def test_what_is_ordered_has_one_outcome() -> None:
+def test_an_ordered_program_has_one_outcome() -> None:
     found = sim.explore(lambda gpu: produce_and_consume(gpu, wait=True))
     assert found.outcomes == {(14, 14)}
     assert (found.schedules, found.complete, found.failure, found.races) == (1, True, None, ())
@@ -1130,7 +1130,7 @@ def test_a_failing_schedule_can_be_replayed() -> None:
 
 
 def digits(*numbers: int) -> Program:
-    """Unordered kernels, each of which appends a digit to one number."""
+    """A program of unordered kernels, which each append a digit to one number."""
 
     def program(gpu: SimulatedGPU) -> int:
         data = gpu.array([0])
@@ -1142,7 +1142,7 @@ def digits(*numbers: int) -> Program:
     return program
 
 
-def test_the_limit_is_said() -> None:
+def test_an_exploration_says_how_much_its_limit_covered() -> None:
     found = sim.explore(digits(1, 2, 3, 4), limit=6, samples=0)
     assert (found.schedules, found.covered, found.complete) == (6, 0.25, False)
     assert found.outcomes == {1000 + tail for tail in (234, 243, 324, 342, 423, 432)}
@@ -1150,12 +1150,12 @@ def test_the_limit_is_said() -> None:
 
 
 @pytest.mark.parametrize(("limit", "samples"), [(0, 1000), (1, 1000), (5, 1000), (24, 0), (25, 0)])
-def test_schedules_are_counted_once_however_they_are_found(limit: int, samples: int) -> None:
+def test_each_schedule_is_counted_once(limit: int, samples: int) -> None:
     found = sim.explore(digits(1, 2, 3, 4), limit=limit, samples=samples)
     assert (found.schedules, found.covered, found.complete, len(found.outcomes)) == (24, 1.0, True, 24)
 
 
-def test_past_the_limit_the_first_choices_vary_too() -> None:
+def test_samples_past_the_limit_vary_the_first_choices() -> None:
     def program(gpu: SimulatedGPU) -> None:
         number = digits(*range(1, 7))(gpu)
         assert number // 100_000 != 6, "the last kernel ran first"
@@ -1194,7 +1194,7 @@ def polls(gpu: SimulatedGPU) -> None:
         gpu.cuda.stream_query(1)
 
 
-def test_the_truth_value_is_the_verdict() -> None:
+def test_the_truth_value_of_an_exploration_is_its_verdict() -> None:
     assert sim.explore(ordered)
     assert not sim.explore(unordered)
     assert not sim.explore(fails)
@@ -1202,10 +1202,10 @@ def test_the_truth_value_is_the_verdict() -> None:
 
 
 @pytest.mark.parametrize("ask", [bool, lambda found: found.failure], ids=["truth value", "failure"])
-def test_there_is_no_verdict_if_not_all_schedules_ran(ask: Callable[[sim.Exploration], object]) -> None:
+def test_without_all_schedules_there_is_no_verdict(ask: Callable[[sim.Exploration], object]) -> None:
     with pytest.raises(InteropError, match=r"no verdict: none of 1 schedules failed, .* they cover 0\.\d+ %"):
         ask(sim.explore(polls, limit=1, samples=0))
-    # One that failed is enough, and one that raced, too.
+    # One schedule that failed or raced is enough for a verdict.
     assert not sim.explore(unordered, limit=1, samples=0)
     assert sim.explore(fails, limit=1, samples=0).failure is not None
 
@@ -1249,7 +1249,7 @@ def test_a_deadlock_is_a_failure() -> None:
         assert "gate" in str(failure.error)
 
 
-def test_what_cannot_make_a_difference_is_tried_once() -> None:
+def test_orders_that_make_no_difference_are_tried_once() -> None:
     def program(gpu: SimulatedGPU) -> list[int]:
         arrays = [gpu.array([number]) for number in range(6)]
         streams = [gpu.stream() for _ in arrays]
@@ -1302,7 +1302,7 @@ def test_a_schedule_must_fit_the_program() -> None:
         sim.replay(program, [0, 0, 0])
 
 
-def test_outcomes_are_made_comparable() -> None:
+def test_outcomes_become_hashable() -> None:
     def program(gpu: SimulatedGPU) -> object:
         del gpu
         return {"array": np.array([[1], [2]]), "list": [1, {2}], "number": np.float64(3), "object": slice(1)}
@@ -1313,7 +1313,7 @@ def test_outcomes_are_made_comparable() -> None:
     assert expected < outcome
 
 
-# -- every schedule, against an oracle that knows no tricks ---------------------------------------------------------
+# -- every schedule, compared with a plain search -------------------------------------------------------------------
 
 STREAMS, EVENTS, ARRAYS = range(3), range(2), range(2)
 Step = tuple[Any, ...]
@@ -1321,7 +1321,7 @@ Known = tuple[frozenset[int], ...]
 
 
 def append(digit: int) -> Callable[..., None]:
-    """A kernel whose order with others shows in the digits."""
+    """A kernel that appends a digit: the digits show in which order kernels ran."""
 
     def kernel(*memory: Memory) -> None:
         memory[-1][:] = (10 * memory[0] + digit) % 1_000_000
@@ -1330,7 +1330,7 @@ def append(digit: int) -> Callable[..., None]:
 
 
 def run_simulated(gpu: SimulatedGPU, program: list[Step]) -> tuple[list[object], list[SimulatedArray]]:
-    """What the host sees, and the arrays."""
+    """Run *program*; returns what the host saw, and the arrays."""
     streams = [gpu.stream(non_blocking=number > 0) for number in STREAMS]
     events = [gpu.cuda.event_create(gpu.cuda.current_context(), 2) for _ in EVENTS]
     arrays = [gpu.array([0]) for _ in ARRAYS]
@@ -1354,9 +1354,9 @@ def run_simulated(gpu: SimulatedGPU, program: list[Step]) -> tuple[list[object],
 
 @dataclass(frozen=True)
 class State:
-    """Where the host is, what is pending and what that comes after, what is in memory, what the host has seen.
+    """A state of the plain search: the host's position, the pending kernels, the memory, and what the host has seen.
 
-    A kernel is known by its place in the program; a stream and an event by the kernels that they come after.
+    A kernel is its place in the program. Streams and events are the sets of kernels that they come after.
     """
 
     position: int = 0
@@ -1406,8 +1406,8 @@ def put(values: tuple[Any, ...], index: int, value: object) -> tuple[Any, ...]:
     return (*values[:index], value, *values[index + 1 :])
 
 
-def everything(program: list[Step]) -> set[object]:
-    """All that the host can see if any kernel that is ready may run between any two of its steps."""
+def all_outcomes(program: list[Step]) -> set[object]:
+    """All that the host can see, if between two of its steps any kernels run that can."""
     outcomes: set[object] = set()
     been: set[State] = set()
     to_do = [State()]
@@ -1436,12 +1436,12 @@ LOOK = st.one_of(st.tuples(st.just("query"), STREAM), st.tuples(st.just("read"),
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.one_of(LAUNCH, LAUNCH, ORDER, LOOK), min_size=6, max_size=12))
-def test_no_outcome_is_missed_and_none_made_up(program: list[Step]) -> None:
-    # As many polls as there can be queries: so none is cut short.
+def test_an_exploration_finds_exactly_the_possible_outcomes(program: list[Step]) -> None:
+    # There cannot be more queries than steps, so no polling loop is cut short.
     found = sim.explore(lambda gpu: run_simulated(gpu, program)[0], limit=20_000, polls=len(program))
     assert found.complete
     assert found.failure is None
-    assert found.outcomes == everything(program)
+    assert found.outcomes == all_outcomes(program)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-"""The simulator obeys CUDA's rules, as :mod:`tests.rules` states them."""
+"""The simulator follows the rules of CUDA in :mod:`tests.rules`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from tests.rules import RELAXED, STALE, CudaRules  # noqa: E402
 
 
 class SimulatedLab:
-    """A simulated CUDA. Races are recorded: the controls are races."""
+    """A :class:`tests.rules.Lab` on the simulator."""
 
     def __init__(self, gpu: sim.SimulatedGPU) -> None:
         self.gpu = gpu
@@ -71,7 +71,7 @@ class SimulatedLab:
 class TestSimulator(CudaRules):
     @pytest.fixture
     def lab(self) -> Iterator[SimulatedLab]:
-        with sim.simulate(devices=2, on_race="record") as gpu:
+        with sim.simulate(devices=2, on_race="record") as gpu:  # the controls race
             lab = SimulatedLab(gpu)
             gpu.runtime.cudaSetDevice(0)
             yield lab
@@ -79,7 +79,7 @@ class TestSimulator(CudaRules):
                 gate.open()
 
 
-def test_the_simulator_answers_a_dead_handle_where_cuda_crashes() -> None:
+def test_the_simulator_refuses_a_destroyed_handle_where_cuda_crashes() -> None:
     with sim.simulate() as gpu:
         runtime = gpu.runtime
         stream = runtime.cudaStreamCreateWithFlags(1)[1]

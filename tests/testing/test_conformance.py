@@ -1,4 +1,4 @@
-"""The suite that third parties inherit: on our own libraries, as far as that needs no driver, and on wrong adapters."""
+"""The conformance suite: right adapters pass it, and it finds the fault of each wrong one."""
 
 # ruff: noqa: ARG002  (the signatures are the contract's)
 
@@ -31,21 +31,21 @@ class Simulated(AdapterConformance):
     new_array = new_event
 
 
-@pytest.mark.skipif(gpu_is_there(), reason="tests/gpu has the whole of it")
+@pytest.mark.skipif(gpu_is_there(), reason="tests/gpu runs the whole suite")
 class TestCupy(Simulated):
     library = "cupy"
 
 
-@pytest.mark.skipif(gpu_is_there(), reason="tests/gpu has the whole of it")
+@pytest.mark.skipif(gpu_is_there(), reason="tests/gpu runs the whole suite")
 class TestRmm(Simulated):
     library = "rmm"
 
 
-# -- a library that has everything, and ways to get it wrong -----------------------------------------------------------
+# -- an invented library with everything, and wrong adapters for it ----------------------------------------------------
 
 
 class Library(threading.local):
-    """What is current in the library, in a thread; ``with`` keeps a stack beside it, as CuPy does."""
+    """The state of the library in one thread: its current stream, and the stack of its ``with`` blocks, as in CuPy."""
 
     def __init__(self):
         self.stack = [Stream(0)]
@@ -125,7 +125,7 @@ class Everything(Adapter):
 
 
 def waits(method):
-    """The same method, with a wait of the host for the device."""
+    """An adapter whose *method* blocks the host until the device is done."""
 
     def waiting(self, *arguments):
         _cuda.active().start().cudaDeviceSynchronize()
@@ -135,7 +135,7 @@ def waits(method):
 
 
 def leaves_another_device(method):
-    """The same method, which leaves another device current."""
+    """An adapter whose *method* leaves another device current."""
 
     def switching(self, *arguments):
         cuda = _cuda.active()
@@ -147,25 +147,25 @@ def leaves_another_device(method):
 
 
 class Wrong:
-    """The same, each with one fault; a test that has to see it."""
+    """Adapters with one fault each. FAULTS names the test that must find it."""
 
-    class TakesAnything(Everything):
+    class AcceptsAnyObject(Everything):
         def stream_handle(self, stream):
             return getattr(stream, "handle", 1) or 1
 
-    class GivesNull(Everything):
+    class ReturnsNull(Everything):
         def stream_handle(self, stream):
             return stream.handle if isinstance(stream, Stream) and stream.handle > 2 else None
 
-    class CutsHandles(Everything):
+    class TruncatesHandles(Everything):
         def stream_handle(self, stream):
             return (stream.handle & 0xFFFF_FFFF) or 1 if isinstance(stream, Stream) else None
 
-    class GivesAnotherKindOfInt(Everything):
+    class ReturnsASubclassOfInt(Everything):
         def stream_handle(self, stream):
             return http.HTTPStatus(200) if isinstance(stream, Stream) and stream.handle > 2 else None
 
-    class RaisesForOthers(Everything):
+    class RaisesForOtherObjects(Everything):
         def stream_handle(self, stream):
             return stream.handle or 1
 
@@ -184,11 +184,11 @@ class Wrong:
         def make_stream(self, source):
             return Stream(source.handle)
 
-    class DeniesThatItKeeps(Everything):
+    class DeniesThatItKeepsTheOwner(Everything):
         def keeps_alive(self, stream):
             return False
 
-    class MakesAnother(Everything):
+    class MakesAnotherStream(Everything):
         def make_stream(self, source):
             return Stream(interop.new_stream().cuda_stream, source)
 
@@ -204,7 +204,7 @@ class Wrong:
         def stream_handle(self, stream):
             return stream.handle or 1 if isinstance(stream, Stream | Event) else None
 
-    class LeavesItCurrent(Everything):
+    class DoesNotLeave(Everything):
         def leave(self, before):
             pass
 
@@ -212,15 +212,15 @@ class Wrong:
         def enter(self, stream, before):
             pass
 
-    class PutsBackByCounting(Everything):
+    class RestoresByPoppingTheStack(Everything):
         def leave(self, before):
             library.current.__exit__()
 
-    class ComesBackToAnother(Everything):
+    class RestoresAnotherStream(Everything):
         def leave(self, before):
             super().leave((library.stack[0], before[1]))
 
-    class StaysOffTheStack(Everything):
+    class DoesNotPushOnTheStack(Everything):
         def enter(self, stream, before):
             library.current = stream
 
@@ -281,25 +281,25 @@ class Wrong:
                 return None
             return self.handles.setdefault(id(stream), stream.handle or 1)
 
-    class LivesForEver(Everything):
+    class SaysThatStreamsLiveForEver(Everything):
         streams_stay_the_same = True
 
         def life(self, stream):
-            return Everything  # never goes
+            return Everything  # is never collected
 
-    class ClosesSilently(LivesForEver):
+    class SaysNothingOfAClosedStream(SaysThatStreamsLiveForEver):
         streams_stay_the_same = False
         streams_close = True
 
-    class KnowsNoSubclassOfStreams(Everything):
+    class RefusesSubclassesOfStreams(Everything):
         def stream_handle(self, stream):
             return stream.handle or 1 if type(stream) is Stream else None
 
-    class KnowsNoSubclassOfEvents(Everything):
+    class RefusesSubclassesOfEvents(Everything):
         def event_handle(self, event):
             return event.handle if type(event) is Event else None
 
-    class KnowsNoSubclassOfArrays(Everything):
+    class RefusesSubclassesOfArrays(Everything):
         def is_array(self, array):
             return type(array) is Array
 
@@ -314,7 +314,7 @@ class Wrong:
                 weakref.finalize(made, cuda.stream_destroy, source.handle).atexit = False
             return made
 
-    class RecordsOnAnother(Everything):
+    class RecordsOnAnotherStream(Everything):
         def record(self, event, stream):
             super().record(event, Stream(1))
 
@@ -322,11 +322,11 @@ class Wrong:
         def make_array(self, memory):
             return Array()
 
-    class CannotBeHandedOver(Everything):
+    class RefusesItsOwnArrays(Everything):
         def problem(self, array):
             return "it is ours"
 
-    class ArraysOnAnyStream(Everything):
+    class NamesTheWrongWriter(Everything):
         def array_stream(self, array):
             return Stream(1)
 
@@ -334,26 +334,26 @@ class Wrong:
         def make_array(self, tensor, holder):
             return holder
 
-    class TakesAnyArray(Everything):
+    class AcceptsAnyArray(Everything):
         def is_array(self, array):
             return True
 
 
 FAULTS = {
-    "TakesAnything": "test_what_is_no_stream_is_not_taken_for_one",
-    "GivesNull": "test_the_default_streams_keep_their_meaning",
-    "CutsHandles": "test_a_stream_goes_out_and_comes_back",
-    "GivesAnotherKindOfInt": "test_a_stream_is_borrowed_with_its_owner",
-    "RaisesForOthers": "test_what_is_no_stream_is_not_taken_for_one",
+    "AcceptsAnyObject": "test_what_is_no_stream_is_not_taken_for_one",
+    "ReturnsNull": "test_the_default_streams_keep_their_meaning",
+    "TruncatesHandles": "test_a_stream_goes_out_and_comes_back",
+    "ReturnsASubclassOfInt": "test_a_stream_is_borrowed_with_its_owner",
+    "RaisesForOtherObjects": "test_what_is_no_stream_is_not_taken_for_one",
     "SwapsTheDefaultStreams": "test_the_default_streams_keep_their_meaning",
     "CachesByHandle": "test_what_goes_out_keeps_the_owner_alive",
     "ForgetsTheOwner": "test_what_goes_out_keeps_the_owner_alive",
-    "DeniesThatItKeeps": "test_what_goes_out_keeps_the_owner_alive",
-    "MakesAnother": "test_a_stream_goes_out_and_comes_back",
+    "DeniesThatItKeepsTheOwner": "test_what_goes_out_keeps_the_owner_alive",
+    "MakesAnotherStream": "test_a_stream_goes_out_and_comes_back",
     "RecordsNothing": "test_its_events_order",
     "EventsAreStreams": "test_an_event_that_has_no_handle_yet",
-    "ComesBackToAnother": "test_use_is_nested",
-    "StaysOffTheStack": "test_the_librarys_own_blocks_come_back",
+    "RestoresAnotherStream": "test_use_is_nested",
+    "DoesNotPushOnTheStack": "test_the_librarys_own_blocks_come_back",
     "SwitchesAllThreads": "test_use_is_for_the_calling_thread",
     "LosesTheOwnerInEnter": "test_what_is_current_keeps_its_owner_alive",
     "LosesTheOwnerInLeave": "test_the_very_object_is_current_again",
@@ -374,27 +374,27 @@ FAULTS = {
     "LeavesAnotherDeviceInCurrentStream": "test_streams_of_every_device_are_made_current",
     "ForgetsTheDevice": "test_default_streams_have_their_devices",
     "CachesById": "test_a_handle_is_that_of_the_object_that_is_there_now",
-    "LivesForEver": "test_the_end_of_a_stream_object_is_seen",
-    "KnowsNoSubclassOfStreams": "test_a_stream_of_a_subclass_is_a_stream",
-    "KnowsNoSubclassOfEvents": "test_an_event_of_a_subclass_is_an_event",
-    "KnowsNoSubclassOfArrays": "test_an_array_of_a_subclass_is_an_array",
-    "ClosesSilently": "test_the_end_of_a_stream_object_is_seen",
+    "SaysThatStreamsLiveForEver": "test_the_end_of_a_stream_object_is_seen",
+    "RefusesSubclassesOfStreams": "test_a_stream_of_a_subclass_is_a_stream",
+    "RefusesSubclassesOfEvents": "test_an_event_of_a_subclass_is_an_event",
+    "RefusesSubclassesOfArrays": "test_an_array_of_a_subclass_is_an_array",
+    "SaysNothingOfAClosedStream": "test_the_end_of_a_stream_object_is_seen",
     "TakesNullForThePerThreadStream": "test_its_default_streams_are_known",
     "DestroysTheStream": "test_what_goes_out_does_not_destroy_the_stream",
-    "RecordsOnAnother": "test_its_events_order",
+    "RecordsOnAnotherStream": "test_its_events_order",
     "KeepsNoMemory": "test_an_array_over_memory_keeps_it_until_it_goes",
-    "CannotBeHandedOver": "test_its_arrays_are_known",
-    "LeavesItCurrent": "test_use_makes_a_stream_current",
+    "RefusesItsOwnArrays": "test_its_arrays_are_known",
+    "DoesNotLeave": "test_use_makes_a_stream_current",
     "DoesNotEnter": "test_use_makes_a_stream_current",
-    "PutsBackByCounting": "test_what_was_can_be_put_back_twice_and_without_need",
-    "ArraysOnAnyStream": "test_the_current_stream_has_written_its_arrays",
+    "RestoresByPoppingTheStack": "test_what_was_can_be_put_back_twice_and_without_need",
+    "NamesTheWrongWriter": "test_the_current_stream_has_written_its_arrays",
     "MakesNoArray": "test_an_array_is_handed_over_in_order",
-    "TakesAnyArray": "test_what_is_no_array_is_not_taken_for_one",
+    "AcceptsAnyArray": "test_what_is_no_array_is_not_taken_for_one",
 }
 
 
 class Whole(AdapterConformance):
-    """The suite on a stand-in, which is simulated where a real one has a GPU."""
+    """The suite on the invented library, over the simulator."""
 
     library = "whole"
     only_addresses = True
@@ -430,7 +430,7 @@ class TestWhole(Whole):
 
 
 class OnlyStreams(Adapter):
-    """A library that has nothing else."""
+    """An adapter of a library that has streams only."""
 
     library = "whole"
     instead = "pass it"
@@ -443,7 +443,7 @@ class TestOnlyStreams(Whole):
 
 
 class NamesNoWriter(OnlyStreams):
-    """And one whose arrays do not say who wrote them."""
+    """An adapter of a library whose arrays do not name the stream that wrote them."""
 
     is_array = Everything.is_array
 
@@ -454,7 +454,7 @@ class TestNamesNoWriter(Whole):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory, run_tests):
-    """The tests that fail on the wrong adapters, as ``(fault, test)``."""
+    """The tests that failed on the wrong adapters, as ``(fault, test)``."""
     classes = [f"class Test{fault}(Whole):\n    kind = Wrong.{fault}\n" for fault in FAULTS]
     said = run_tests(
         tmp_path_factory.mktemp("wrong"),
@@ -467,5 +467,5 @@ def failed(tmp_path_factory, run_tests):
 
 
 @pytest.mark.parametrize(("fault", "test"), FAULTS.items())
-def test_a_wrong_adapter_is_found_out(fault, test, failed):
+def test_the_fault_of_a_wrong_adapter_is_found(fault, test, failed):
     assert (fault, test) in failed
