@@ -117,15 +117,19 @@ def calls(results: Results) -> Iterator[str]:
 def hand_overs(results: Results) -> Iterator[str]:
     """A short table of hand-overs beside the libraries' own conversions, for the README."""
     rows = Table(results.rows)
-    yield "| from → to | `handoff` | the library's own conversion | times |"
+    yield "| from → to | `handoff`, µs | the library's own conversion, µs | times as long |"
     yield "|---|---|---|---|"
     for source, target in handovers.WAYS:
         name = handovers.name(source, target)
         own = {label: found for label in handovers.own(source, target) if (found := rows.ns(name, label))}
         cheapest = min(own, key=lambda label: own[label].median, default="")
         ratio = rows.ratio(name, OURS, cheapest)
-        cells = [_time(rows.ns(name, OURS)), f"{_time(own[cheapest])}, `{cheapest}`" if own else ""]
+        cells = [_micros(rows.ns(name, OURS)), f"{_micros(own[cheapest])}, `{cheapest}`" if own else ""]
         yield f"| {source} → {target} | {' | '.join(cells)} | {f'{ratio.median:.2f}' if ratio else ''} |"
+
+
+def _micros(found: Spread | None) -> str:
+    return "" if found is None else f"{found.median / _MICRO:,.1f}"
 
 
 def _time(found: Spread | None) -> str:

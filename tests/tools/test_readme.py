@@ -191,7 +191,7 @@ def test_the_tables_of_speed(tmp_path):
     content = asdict(Results({**ABOUT}, {"batches": 2}, rows=rows))
     lines = written("benchmarks", tmp_path, "benchmarks/results.json", content)
     assert "| wait_stream | 1.50 |  | 4.50 |  |  |  |" in lines
-    assert "| CuPy → torch | 20.0 µs | 10.0 µs, `torch.as_tensor` | 2.00 |" in lines
+    assert "| CuPy → torch | 20.0 | 10.0, `torch.as_tensor` | 2.00 |" in lines
     assert "| torch → CuPy |  |  |  |" in lines
 
 
