@@ -1,5 +1,8 @@
 """Streams: borrowed from any library, ordered against each other on the device, handed back to any library."""
 
+import sys
+from typing import Any
+
 from interop import _cuda
 from interop._core import borrowing, resolve
 from interop._core.created import CreatedStream
@@ -10,7 +13,7 @@ from interop._native import native
 from interop._show.text import described
 from interop.adapters import adapters_of, by_type
 from interop.adapters.base import Adapter
-from interop.errors import AdapterError, DeviceMismatchError, NotSupportedError
+from interop.errors import AdapterError, DeviceMismatchError, InvalidStreamError, NotSupportedError
 
 __all__ = ["ExternalStream", "as_stream", "new_stream"]
 
@@ -63,15 +66,16 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
         return obj
     if is_a(obj, int):
         return ExternalStream(obj, device)
-    borrowed: ExternalStream | None = borrowing.find_borrowed(obj)
+    borrowed: Any = borrowing.borrowed_by_id.get(id(obj))
     if borrowed is not None and device is None and borrowed._cuda is _cuda.active():
-        return borrowed._with_owner(obj)
+        return borrowed._with_owner(obj)  # type: ignore[no-any-return]
     adapters = adapters_of(obj)
     for adapter in adapters:
         try:
             handle = adapter.stream_handle(obj)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
-            borrowing.refuse_stream(obj, error)
+        except Exception as error:
+            message = f"{described(obj)} cannot be used as a stream: {type(error).__name__}: {error}"
+            raise InvalidStreamError(message) from error
         if handle is not None:
             return _from_adapter(adapter, obj, handle, device)
     return ExternalStream(borrowing.stated_handle(obj, has_adapter=bool(adapters)), device, owner=obj)
@@ -110,13 +114,5 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
 
 
 if native is not None:
-    as_stream = native.accelerate(
-        ExternalStream,
-        Event,
-        as_stream,
-        borrowing.borrowed_by_id,
-        by_type,
-        _cuda.EVENT_DISABLE_TIMING,
-        borrowing.refuse_event,
-    )
+    native.accelerate(ExternalStream, Event, sys.modules[__name__], borrowing.borrowed_by_id, by_type)
 resolve.as_stream = as_stream

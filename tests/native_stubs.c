@@ -6,10 +6,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* In the order of the addresses that the extension is bound to. */
+/* In the order of the addresses that the extension is bound to; it does not call CREATE. */
 enum {
     RECORD, EVENT_QUERY, EVENT_SYNCHRONIZE, EVENT_DESTROY, WAIT, QUERY, SYNCHRONIZE, IS_CAPTURING, EXCHANGE,
-    GET_CONTEXT, SET_CONTEXT, CREATE, GET_STREAM_CONTEXT, GET_ID, KINDS
+    GET_CONTEXT, SET_CONTEXT, GET_STREAM_CONTEXT, GET_ID, CREATE, KINDS
 };
 enum { ANSWERS = 4, NOTED = 1000, PATIENCE = 3000 };
 

@@ -22,7 +22,7 @@ from interop._native import native
 from interop.adapters.base import Adapter
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = HOT_CALLS
+KINDS = (*HOT_CALLS, "cuEventCreate")
 OWN = 1
 """The context of P, Q and C. The context of each stream is ``handle >> 16``; that of ELSEWHERE is another one."""
 P, Q, C, ELSEWHERE = 0x10010, 0x10020, 0x10030, 0x20010
@@ -58,7 +58,7 @@ class Driver:
         self._answers = ((ctypes.c_int * 4) * len(KINDS)).in_dll(library, "answers")
         held = ctypes.cast(ctypes.pythonapi.PyGILState_Check, ctypes.c_void_p)
         ctypes.c_void_p.in_dll(library, "gil_held").value = held.value
-        self.addresses = tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in KINDS)
+        self.addresses = tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in HOT_CALLS)
         self.plain: list[str] = []
         """The functions that the fallback called, through :class:`Bindings`."""
 

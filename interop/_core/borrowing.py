@@ -1,14 +1,14 @@
 """From an object of any library to the handle of a stream or event; and the streams that were borrowed before."""
 
 import weakref
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from interop import _cuda
 from interop._cuda.addresses import check_handle, exact_int, is_a, stands_for_another
 from interop._native import StreamFields
 from interop._show.text import described
 from interop.adapters.base import Adapter
-from interop.errors import AdapterError, InvalidEventError, InvalidStreamError, StaleStreamError
+from interop.errors import AdapterError, InvalidStreamError, StaleStreamError
 
 # -- what was borrowed before --------------------------------------------------------------------------------------
 
@@ -19,16 +19,8 @@ lifetimes: Final[dict[int, weakref.ref[object]]] = {}
 
 
 def remember(obj: object, anchor: object, stream: StreamFields) -> None:
-    """Remember that *obj* is *stream*, which has no owner, for as long as *anchor* lives.
-
-    Args:
-        obj: an object of another library, whose handle stays the same.
-        anchor: what the adapter's ``life`` gives for *obj*: *obj* itself, or an object that lives as long.
-        stream: the stream. It must not keep *obj* alive.
-    """
+    """Remember that *obj* is *stream*, which has no owner, for as long as *anchor*, the ``life`` of *obj*, lives."""
     identity = id(obj)
-    if anchor is not obj:
-        stream.owner = weakref.ref(anchor)  # for `find_borrowed`
 
     # At the exit of the interpreter, the names of this module mean None before the last objects go.
     def forget(reference: object, streams: dict[int, Any] = borrowed_by_id, lives: dict[int, Any] = lifetimes) -> None:
@@ -38,20 +30,6 @@ def remember(obj: object, anchor: object, stream: StreamFields) -> None:
 
     lifetimes[identity] = weakref.ref(anchor, forget)
     borrowed_by_id[identity] = stream
-
-
-def find_borrowed(obj: object) -> Any:  # noqa: ANN401  (an ExternalStream, which is above)
-    """The stream that was remembered for this very object, or None.
-
-    An anchor that is an attribute of the object goes into copies of the object, and so can live longer than the object.
-    Then another object can be at the address: the stream is that object's only if it has the same anchor.
-    """
-    stream = borrowed_by_id.get(id(obj))
-    if stream is None or stream.owner is None:
-        return stream
-    reference: Any = stream.owner
-    anchor = reference()
-    return stream if anchor is not None and getattr(obj, "_interop_life", None) is anchor else None
 
 
 def update_borrowed(stream: StreamFields) -> None:
@@ -168,21 +146,6 @@ def is_binding(obj: object, *names: str) -> bool:
     """Whether *obj* is of one of these classes of cuda.bindings, found without an import of cuda.bindings."""
     classes = (cls for cls in type(obj).__mro__ if cls.__name__ in names)
     return any(is_a(cls.__module__, str) and cls.__module__.startswith("cuda.bindings.") for cls in classes)
-
-
-def refuse_stream(obj: object, error: Exception) -> NoReturn:
-    """Raise that the adapter of *obj* has failed with *error* when it was asked for the handle of the stream."""
-    message = f"{described(obj)} cannot be used as a stream: {type(error).__name__}: {error}"
-    raise InvalidStreamError(message) from error
-
-
-# -- events --------------------------------------------------------------------------------------------------------
-
-
-def refuse_event(obj: object, error: Exception) -> NoReturn:
-    """Raise that the adapter of *obj* has failed with *error* when it was asked for the handle of the event."""
-    message = f"{described(obj)} cannot be used as an event: {type(error).__name__}: {error}"
-    raise InvalidEventError(message) from error
 
 
 def checked_event(adapter: Adapter, obj: object, handle: int) -> int:

@@ -383,8 +383,9 @@ def as_event(obj: object) -> Event:
     for adapter in adapters_of(obj):
         try:
             handle = adapter.event_handle(obj)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
-            borrowing.refuse_event(obj, error)
+        except Exception as error:
+            message = f"{described(obj)} cannot be used as an event: {type(error).__name__}: {error}"
+            raise InvalidEventError(message) from error
         if handle is not None:
             return Event._borrowed(borrowing.checked_event(adapter, obj, handle), obj, adapter)
     if borrowing.is_binding(obj, "cudaEvent_t", "CUevent"):

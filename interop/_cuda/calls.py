@@ -34,7 +34,6 @@ HOT_CALLS: Final = (
     "cuThreadExchangeStreamCaptureMode",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
-    "cuEventCreate",
     "cuStreamGetCtx",
     "cuCtxGetId",
 )

@@ -7,12 +7,11 @@ the default-stream handles 1 and 2 mean a stream *of the current context*, and e
 import sys
 import weakref
 from collections.abc import Callable
-from itertools import chain, starmap
 from typing import Any
 
 from interop._cuda.calls import Calls, noted
 from interop._cuda.codes import BROKEN, EVENT_DISABLE_TIMING, IPC_HANDLE_BYTES, NON_BLOCKING, checked
-from interop._native import Pool, native
+from interop._native import Pool
 from interop.errors import CudaError, InteropError, InvalidDeviceError
 
 
@@ -212,12 +211,8 @@ class Cuda(Calls):
 
     def event_batch(self, context: int, flags: int, count: int, events: list[int]) -> None:
         """Create *count* events in *context*, and append each to *events*."""
-        wanted = len(events) + count
-        if native is not None and self.uses_extension:
-            made = starmap(native.create_events, ((count, flags),))
-            self.within(context, events.extend, chain.from_iterable(made))  # created and appended in one step of C
-        while len(events) < wanted:
-            events.append(self.event_create(context, flags))
+        create = (int(self.call("cudaEventCreateWithFlags", flags)) for _ in range(count))
+        self.within(context, events.extend, create)
 
     def event_destroy(self, event: int) -> None:
         """Destroy an event; streams that wait for it still do."""

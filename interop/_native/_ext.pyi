@@ -1,5 +1,6 @@
 from collections.abc import Callable
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any
 
 from interop._arrays.holder import HandoverFields as HandoverFields
 from interop._arrays.holder import OpenHandover
@@ -10,17 +11,14 @@ from interop._native.plain import StreamFields as StreamFields
 def accelerate(
     stream_class: type[StreamFields],
     event_class: type[EventFields],
-    as_stream: Callable[..., Any],
+    module: ModuleType,
     known: dict[int, Any],
     by_type: dict[type, tuple[Any, ...]],
-    flags: int,
-    refuse_event: Callable[..., NoReturn],
     /,
-) -> Callable[..., Any]: ...
+) -> None: ...
 def activate(cuda: object, /) -> None: ...
 def bind(addresses: tuple[int, ...], cuda: object, pools: dict[int, Pool], /) -> None: ...
 def count_handovers() -> int: ...
-def create_events(count: int, flags: int, /) -> list[int]: ...
 def dlpack_capsule(
     owner: object,
     versioned: bool,

@@ -3,6 +3,7 @@
 #include "native.h"
 
 #include <errno.h>
+#include <string.h>
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__)) /* CUDA's two Linux platforms */
 #include <sys/syscall.h>
@@ -32,9 +33,7 @@ PyDoc_STRVAR(bind_doc,
 "--\n\n"
 "Take a driver.\n\n"
 "Args:\n"
-"    addresses: of cuEventRecord, cuEventQuery, cuEventSynchronize, cuEventDestroy, cuStreamWaitEvent, cuStreamQuery,\n"
-"        cuStreamSynchronize, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode, cuCtxGetCurrent,\n"
-"        cuCtxSetCurrent, cuEventCreate, cuStreamGetCtx and cuCtxGetId.\n"
+"    addresses: of its functions, in the order of HOT_CALLS.\n"
 "    cuda: the Cuda object of this driver.\n"
 "    pools: its pools of spare events, by the id of the context.");
 
@@ -42,42 +41,19 @@ static PyObject *
 bind(PyObject *module, PyObject *arguments)
 {
     PyObject *addresses, *object, *spare;
-    unsigned long long a[14];
+    unsigned long long a[13];
 
+    _Static_assert(sizeof a == sizeof driver, "one address for each function, on a machine of 64 bits");
     (void)module;
     if (!PyArg_ParseTuple(arguments, "O!OO!:bind", &PyTuple_Type, &addresses, &object, &PyDict_Type, &spare) ||
-        !PyArg_ParseTuple(addresses, "KKKKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
-                          a + 9, a + 10, a + 11, a + 12, a + 13)) {
+        !PyArg_ParseTuple(addresses, "KKKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
+                          a + 9, a + 10, a + 11, a + 12)) {
         return NULL;
     }
-    driver.event_record = (int (*)(void *, void *))pointer(a[0]);
-    driver.event_query = (int (*)(void *))pointer(a[1]);
-    driver.event_synchronize = (int (*)(void *))pointer(a[2]);
-    driver.event_destroy = (int (*)(void *))pointer(a[3]);
-    driver.stream_wait_event = (int (*)(void *, void *, unsigned int))pointer(a[4]);
-    driver.stream_query = (int (*)(void *))pointer(a[5]);
-    driver.stream_synchronize = (int (*)(void *))pointer(a[6]);
-    driver.stream_is_capturing = (int (*)(void *, int *))pointer(a[7]);
-    driver.exchange_capture_mode = (int (*)(int *))pointer(a[8]);
-    driver.get_context = (int (*)(void **))pointer(a[9]);
-    driver.set_context = (int (*)(void *))pointer(a[10]);
-    driver.event_create = (int (*)(void **, unsigned int))pointer(a[11]);
-    driver.stream_get_context = (int (*)(void *, void **))pointer(a[12]);
-    driver.context_get_id = (int (*)(void *, unsigned long long *))pointer(a[13]);
+    memcpy(&driver, a, sizeof driver);
     keep(&bound, object);
     keep(&pools, spare);
     Py_RETURN_NONE;
-}
-
-/* Whether there is a driver to call; if not, an exception is set. */
-static int
-is_bound(void)
-{
-    if (bound == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "no driver is bound");
-        return 0;
-    }
-    return 1;
 }
 
 PyDoc_STRVAR(activate_doc,
@@ -110,44 +86,6 @@ watch(PyObject *module, PyObject *on)
     }
     watched = truth;
     Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(create_events_doc,
-"create_events(count, flags, /)\n"
-"--\n\n"
-"A list of new events of the current context; fewer than *count* if the driver answers anything but success.");
-
-static PyObject *
-create_events(PyObject *module, PyObject *arguments)
-{
-    Py_ssize_t count;
-    unsigned int flags;
-    PyObject *list;
-
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "nI:create_events", &count, &flags) || !is_bound() ||
-        (list = PyList_New(0)) == NULL) {
-        return NULL;
-    }
-    while (count-- > 0) {
-        void *event;
-        PyObject *handle;
-        int code, is_lost;
-        Py_BEGIN_ALLOW_THREADS
-        code = driver.event_create(&event, flags);
-        Py_END_ALLOW_THREADS
-        if (code != SUCCESS) {
-            break;
-        }
-        handle = PyLong_FromVoidPtr(event);
-        is_lost = handle == NULL || PyList_Append(list, handle);
-        Py_XDECREF(handle);
-        if (is_lost) {
-            Py_DECREF(list);
-            return NULL;
-        }
-    }
-    return list;
 }
 
 PyDoc_STRVAR(record_handle_doc,
@@ -212,7 +150,6 @@ readable(PyObject *module, PyObject *address)
 PyMethodDef driver_functions[] = {
     {"activate", activate, METH_O, activate_doc},
     {"bind", bind, METH_VARARGS, bind_doc},
-    {"create_events", create_events, METH_VARARGS, create_events_doc},
     {"readable", readable, METH_O, readable_doc},
     {"record_handle", record_handle, METH_VARARGS, record_handle_doc},
     {"watch", watch, METH_O, watch_doc},

@@ -3,49 +3,17 @@
 
 #include "native.h"
 
-static PyObject *known;        /* by the identity of an object, the stream that it is, without an owner */
-static PyObject *adapters;     /* by a class, the adapters of its libraries, if they were looked for */
-static PyObject *refuse_event; /* raises what is wrong with an event */
-static PyObject *str_event_handle, *str_interop_life;
+static PyObject *known;    /* by the identity of an object, the stream that it is, without an owner */
+static PyObject *adapters; /* by a class, the adapters of its libraries, if they were looked for */
+static PyObject *str_event_handle;
 
 int
-set_tables(PyObject *streams, PyObject *by_type, PyObject *refuse)
+set_tables(PyObject *streams, PyObject *by_type)
 {
-    if ((str_event_handle == NULL && (str_event_handle = PyUnicode_InternFromString("event_handle")) == NULL) ||
-        (str_interop_life == NULL && (str_interop_life = PyUnicode_InternFromString("_interop_life")) == NULL)) {
-        return -1;
-    }
     keep(&known, streams);
     keep(&adapters, by_type);
-    keep(&refuse_event, refuse);
-    return 0;
-}
-
-/* Whether a remembered stream is that of this object; 0 also with an exception.
- *
- * The entry goes with the object's life: the object itself, or an attribute of it. A copy of the object has the same
- * attribute and prolongs the entry, while another object may be made at the address of the first one. */
-static int
-is_same_object(Stream *stream, PyObject *object)
-{
-    PyObject *attribute, *life;
-    int same;
-
-    if (stream->owner == NULL || stream->owner == Py_None) {
-        return 1; /* its life is the object itself */
-    }
-    attribute = PyObject_GetAttr(object, str_interop_life);
-    if (attribute == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            PyErr_Clear();
-        }
-        return 0;
-    }
-    life = PyObject_CallFunctionObjArgs(stream->owner, NULL); /* it is a weak reference */
-    same = life != NULL && life != Py_None && life == attribute;
-    Py_XDECREF(life);
-    Py_DECREF(attribute);
-    return same;
+    str_event_handle = PyUnicode_InternFromString("event_handle");
+    return str_event_handle == NULL ? -1 : 0;
 }
 
 /* A new reference to the stream that another library's object is, if that is remembered; else NULL, maybe with an
@@ -62,7 +30,7 @@ known_stream(PyObject *object)
     Py_XINCREF(found);
     Py_DECREF(key);
     /* Not if it is a stream of another driver or simulation, which is over. */
-    if (found != NULL && ((Stream *)found)->cuda == bound && is_same_object((Stream *)found, object)) {
+    if (found != NULL && ((Stream *)found)->cuda == bound) {
         return (Stream *)found;
     }
     Py_XDECREF(found);
@@ -89,21 +57,12 @@ foreign_event(PyObject *object)
     Py_INCREF(adapter); /* before anything runs */
     answer = PyObject_CallMethodObjArgs(adapter, str_event_handle, object, NULL);
     if (answer == NULL && PyErr_ExceptionMatches(PyExc_Exception)) { /* and not for KeyboardInterrupt */
-        PyObject *type, *error, *traceback;
-        PyErr_Fetch(&type, &error, &traceback);
-        PyErr_NormalizeException(&type, &error, &traceback);
-        if (traceback != NULL) {
-            PyException_SetTraceback(error, traceback);
-        }
-        Py_XDECREF(PyObject_CallFunctionObjArgs(refuse_event, object, error, NULL));
-        Py_XDECREF(type);
-        Py_XDECREF(error);
-        Py_XDECREF(traceback);
+        PyErr_Clear(); /* Python asks once more, and says what is wrong */
     }
     if (answer != NULL && PyLong_CheckExact(answer)) {
         handle = PyLong_AsUnsignedLongLong(answer);
         if (PyErr_Occurred()) {
-            PyErr_Clear(); /* out of range: Python asks once more, and says so */
+            PyErr_Clear(); /* out of range: the same */
             handle = 0;
         }
     }

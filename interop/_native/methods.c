@@ -14,28 +14,18 @@
 
 #include "native.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 PyTypeObject *stream_class, *event_class;
 
-static PyObject *plain_flags; /* of an event without timing */
-
 typedef struct {
-    const char *name;
     const char *signature;
     PyMethodDef definition;
-    PyObject *fast;   /* what replaces the method: a descriptor, or a function */
-    PyObject *python; /* the method in Python that was replaced */
+    PyObject *python; /* the function in Python that was replaced */
 } Method;
 
 #define FAST(variable, name, signature) \
     static PyObject *do_##variable(PyObject *, PyObject *const *, Py_ssize_t, PyObject *); \
-    static Method variable = {name, \
-                              name signature "\n--\n\n", \
-                              {name, (PyCFunction)(void (*)(void))do_##variable, METH_FASTCALL | METH_KEYWORDS, NULL}, \
-                              NULL, \
-                              NULL};
+    static Method variable = { \
+        signature, {name, (PyCFunction)(void (*)(void))do_##variable, METH_FASTCALL | METH_KEYWORDS, NULL}, NULL};
 
 FAST(as_stream, "as_stream", "(obj, device=None)")
 FAST(stream_query, "query", "($self)")
@@ -47,48 +37,40 @@ FAST(stream_to, "to", "($self, library)")
 FAST(event_query, "query", "($self)")
 FAST(event_synchronize, "synchronize", "($self, timeout=None)")
 
-static Method *of_streams[] = {&stream_query,      &stream_synchronize, &stream_record_event,
-                               &stream_wait_event, &stream_wait_stream, &stream_to};
-static Method *of_events[] = {&event_query, &event_synchronize};
+static Method *of_module[] = {&as_stream, NULL};
+static Method *of_streams[] = {&stream_query,       &stream_synchronize, &stream_record_event, &stream_wait_event,
+                               &stream_wait_stream, &stream_to,          NULL};
+static Method *of_events[] = {&event_query, &event_synchronize, NULL};
 
 #define METHOD(variable) \
     static PyObject *do_##variable(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 #define CALL_PYTHON(method) call_python(method.python, self, args, count, names)
 
-METHOD(stream_query)
-{
-    if (count == 0 && names == NULL) {
-        int code = ask_stream(driver.stream_query, (Stream *)self);
-        if (code == SUCCESS || code == NOT_READY) {
-            return PyBool_FromLong(code == SUCCESS);
-        }
-        if (code != FALL_BACK) {
-            return failed(self, "cudaStreamQuery", code, Py_None);
-        }
+/* A method that asks the driver once: a query returns a bool, synchronize None. */
+#define ASKING(variable, is_query, name, answer) \
+    METHOD(variable) \
+    { \
+        int code = count == 0 && names == NULL ? (answer) : FALL_BACK; \
+        if (code == FALL_BACK || (code == NOT_READY && !is_query)) { \
+            return CALL_PYTHON(variable); \
+        } \
+        if (code != SUCCESS && code != NOT_READY) { \
+            return failed(self, name, code, Py_None); \
+        } \
+        return is_query ? PyBool_FromLong(code == SUCCESS) : Py_NewRef(Py_None); \
     }
-    return CALL_PYTHON(stream_query);
-}
 
-METHOD(stream_synchronize)
-{
-    if (count == 0 && names == NULL) {
-        int code = ask_stream(driver.stream_synchronize, (Stream *)self);
-        if (code == SUCCESS) {
-            Py_RETURN_NONE;
-        }
-        if (code != FALL_BACK && code != NOT_READY) {
-            return failed(self, "cudaStreamSynchronize", code, Py_None);
-        }
-    }
-    return CALL_PYTHON(stream_synchronize);
-}
+ASKING(stream_query, 1, "cudaStreamQuery", ask_stream(driver.stream_query, (Stream *)self))
+ASKING(stream_synchronize, 0, "cudaStreamSynchronize", ask_stream(driver.stream_synchronize, (Stream *)self))
+ASKING(event_query, 1, "cudaEventQuery", ask_event(driver.event_query, (Event *)self))
+ASKING(event_synchronize, 0, "cudaEventSynchronize", ask_event(driver.event_synchronize, (Event *)self))
 
 METHOD(stream_record_event)
 {
     Stream *stream = (Stream *)self;
 
     if (names == NULL && count == 0) {
-        PyObject *made = record_new(stream, plain_flags);
+        PyObject *made = record_new(stream);
         if (made != NULL || PyErr_Occurred()) {
             return made;
         }
@@ -194,34 +176,6 @@ METHOD(stream_to)
     return CALL_PYTHON(stream_to);
 }
 
-METHOD(event_query)
-{
-    if (count == 0 && names == NULL) {
-        int code = ask_event(driver.event_query, (Event *)self);
-        if (code == SUCCESS || code == NOT_READY) {
-            return PyBool_FromLong(code == SUCCESS);
-        }
-        if (code != FALL_BACK) {
-            return failed(self, "cudaEventQuery", code, Py_None);
-        }
-    }
-    return CALL_PYTHON(event_query);
-}
-
-METHOD(event_synchronize)
-{
-    if (count == 0 && names == NULL) {
-        int code = ask_event(driver.event_synchronize, (Event *)self);
-        if (code == SUCCESS) {
-            Py_RETURN_NONE;
-        }
-        if (code != FALL_BACK && code != NOT_READY) {
-            return failed(self, "cudaEventSynchronize", code, Py_None);
-        }
-    }
-    return CALL_PYTHON(event_synchronize);
-}
-
 /* An object of another library that is known: the same stream once more, with the object as its owner. */
 METHOD(as_stream)
 {
@@ -257,107 +211,60 @@ METHOD(as_stream)
     return CALL_PYTHON(as_stream);
 }
 
-/* Note which function in Python a fast one replaces, and take over its docstring. */
+/* Replace the methods of a class, or the functions of a module, which keep their docstrings; once in a process. */
 static int
-wrap_python(Method *method, PyObject *python)
+replace(PyObject *owner, Method **methods)
 {
-    PyObject *text = PyObject_GetAttrString(python, "__doc__");
-    const char *utf8 = text == NULL || text == Py_None ? "" : PyUnicode_AsUTF8AndSize(text, NULL);
-    char *copy = NULL;
+    PyObject *module = PyType_Check(owner) ? NULL : PyModule_GetNameObject(owner);
+    int code = module == NULL && PyErr_Occurred() ? -1 : 0;
 
-    if (text != NULL && utf8 != NULL && (copy = malloc(strlen(method->signature) + strlen(utf8) + 1)) == NULL) {
-        PyErr_NoMemory();
+    for (; code == 0 && *methods != NULL; methods++) {
+        Method *method = *methods;
+        PyMethodDef *definition = &method->definition;
+        PyObject *python = PyObject_GetAttrString(owner, definition->ml_name), *fast = NULL;
+        PyObject *text = python == NULL ? NULL : PyObject_GetAttrString(python, "__doc__");
+        if (text != NULL) {
+            text = PyUnicode_FromFormat("%s%s\n--\n\n%S", definition->ml_name, method->signature, text);
+        }
+        if (text != NULL && (definition->ml_doc = PyUnicode_AsUTF8AndSize(text, NULL)) != NULL) {
+            fast = module == NULL ? PyDescr_NewMethod((PyTypeObject *)owner, definition)
+                                  : PyCFunction_NewEx(definition, NULL, module);
+        }
+        method->python = python;
+        code = fast == NULL ? -1 : PyObject_SetAttrString(owner, definition->ml_name, fast);
+        Py_XDECREF(fast);
     }
-    if (copy != NULL) {
-        strcpy(copy, method->signature);
-        strcat(copy, utf8);
-        method->definition.ml_doc = copy; /* for the rest of the process */
-        keep(&method->python, python);
-    }
-    Py_XDECREF(text);
-    return copy == NULL ? -1 : 0;
-}
-
-/* Replace a method of a class, unless that is done. */
-static int
-accelerate_method(PyObject *class, Method *method)
-{
-    PyObject *python = PyObject_GetAttrString(class, method->name), *fast = NULL;
-    int is_done = python != NULL && python == method->fast;
-
-    if (python != NULL && !is_done && !wrap_python(method, python) &&
-        (fast = PyDescr_NewMethod((PyTypeObject *)class, &method->definition)) != NULL) {
-        keep(&method->fast, fast);
-        is_done = !PyObject_SetAttrString(class, method->name, fast);
-    }
-    Py_XDECREF(python);
-    Py_XDECREF(fast);
-    return is_done ? 0 : -1;
-}
-
-/* The function that replaces one of a module in Python; the same if that is given. */
-static PyObject *
-fast_function(PyObject *module, Method *method, PyObject *python)
-{
-    PyObject *place, *fast = NULL;
-
-    if (python == method->fast) {
-        Py_INCREF(python);
-        return python;
-    }
-    place = PyObject_GetAttrString(python, "__module__");
-    if (place != NULL && !wrap_python(method, python) &&
-        (fast = PyCFunction_NewEx(&method->definition, module, place)) != NULL) {
-        keep(&method->fast, fast);
-    }
-    Py_XDECREF(place);
-    return fast;
+    Py_XDECREF(module);
+    return code;
 }
 
 PyDoc_STRVAR(accelerate_doc,
-"accelerate(stream_class, event_class, as_stream, known, by_type, flags, refuse_event, /)\n"
+"accelerate(stream_class, event_class, module, known, by_type, /)\n"
 "--\n\n"
-"Put the fast methods into the classes, and return the fast function that replaces *as_stream*. To call it again with\n"
-"what is fast already changes nothing.\n\n"
+"Put the fast methods into the classes, and the fast as_stream into the module.\n\n"
 "Args:\n"
 "    stream_class, event_class: subclasses of StreamFields and EventFields.\n"
-"    as_stream: the function.\n"
+"    module: the module that has as_stream.\n"
 "    known: by the identity of another library's object, the stream that it is, without an owner.\n"
-"    by_type: by a class, the adapters of the libraries that it comes from, if they were looked for.\n"
-"    flags: those of an event without timing.\n"
-"    refuse_event: called with an event of another library and the error that its adapter has raised; raises that.");
+"    by_type: by a class, the adapters of the libraries that it comes from, if they were looked for.");
 
 static PyObject *
 accelerate(PyObject *module, PyObject *arguments)
 {
-    PyObject *streams, *events, *function, *known, *by_type, *flags, *refuse;
+    PyObject *streams, *events, *python, *known, *by_type;
 
-    if (!PyArg_ParseTuple(arguments, "O!O!OO!O!OO:accelerate", &PyType_Type, &streams, &PyType_Type, &events, &function,
-                          &PyDict_Type, &known, &PyDict_Type, &by_type, &flags, &refuse)) {
-        return NULL;
-    }
-    if (!PyType_IsSubtype((PyTypeObject *)streams, stream_type) ||
-        !PyType_IsSubtype((PyTypeObject *)events, event_type)) {
-        PyErr_SetString(PyExc_TypeError, "expected subclasses of StreamFields and EventFields");
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!O!OO!O!:accelerate", &PyType_Type, &streams, &PyType_Type, &events, &python,
+                          &PyDict_Type, &known, &PyDict_Type, &by_type)) {
         return NULL;
     }
     keep((PyObject **)&stream_class, streams);
     keep((PyObject **)&event_class, events);
-    keep(&plain_flags, flags);
-    if (set_tables(known, by_type, refuse)) {
+    if (set_tables(known, by_type) || replace(streams, of_streams) || replace(events, of_events) ||
+        replace(python, of_module)) {
         return NULL;
     }
-    for (size_t i = 0; i < sizeof of_streams / sizeof *of_streams; i++) {
-        if (accelerate_method(streams, of_streams[i])) {
-            return NULL;
-        }
-    }
-    for (size_t i = 0; i < sizeof of_events / sizeof *of_events; i++) {
-        if (accelerate_method(events, of_events[i])) {
-            return NULL;
-        }
-    }
-    return fast_function(module, &as_stream, function);
+    Py_RETURN_NONE;
 }
 
 PyMethodDef methods_functions[] = {

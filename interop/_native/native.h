@@ -40,9 +40,10 @@ enum { FALL_BACK = -1 };
 /* Added to an answer: the context, or the capture mode, that was current before could not be restored. */
 enum { NOT_RESTORED = 1 << 20, MODE_NOT_RESTORED = 1 << 21 };
 enum { NOT_CAPTURING = 0, RELAXED = 2 };
+enum { DISABLE_TIMING = 2 }; /* the flag of an event */
 enum { LEGACY = 1, PER_THREAD = 2 }; /* the handles of the default streams, which are no addresses */
 
-/* The driver's functions that are called from here; NULL before a driver is bound. */
+/* The driver's functions that are called from here, in the order of HOT_CALLS; NULL before a driver is bound. */
 typedef struct {
     int (*event_record)(void *, void *);
     int (*event_query)(void *);
@@ -55,7 +56,6 @@ typedef struct {
     int (*exchange_capture_mode)(int *);
     int (*get_context)(void **);
     int (*set_context)(void *);
-    int (*event_create)(void **, unsigned int);
     int (*stream_get_context)(void *, void **);
     int (*context_get_id)(void *, unsigned long long *);
 } Driver;
@@ -158,14 +158,14 @@ int record_and_wait(Stream *stream, Stream *producer, unsigned long long event);
 
 int is_ready(Stream *stream);
 int is_same_stream(Stream *one, Stream *other);
-PyObject *record_new(Stream *stream, PyObject *flags);
+PyObject *record_new(Stream *stream);
 unsigned long long recorded_handle(Event *event);
 
 /* -- known.c --------------------------------------------------------------------------------------------------------- */
 
 Stream *known_stream(PyObject *object);
 unsigned long long foreign_event(PyObject *object);
-int set_tables(PyObject *streams, PyObject *by_type, PyObject *refuse);
+int set_tables(PyObject *streams, PyObject *by_type);
 
 /* -- open.c, handover.c, keepalive.c -------------------------------------------------------------------------------- */
 

@@ -154,7 +154,34 @@ is_same_stream(Stream *one, Stream *other)
            (one->handle != PER_THREAD || one->thread == other->thread);
 }
 
-/* Make the consumer wait for the producer. *call* is the name of the call that failed. */
+/* Record one stream's work so far in an event, and make another stream wait for that event; either may be NULL. The
+ * stream that waits is asked whether it captures, the recorded one if *ask*. *call* is the name of the call that failed. */
+static int
+record_then_wait(const Place *recorded, const Place *waiting, unsigned long long event, int ask, const char **call)
+{
+    int code = SUCCESS;
+
+    *call = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    if (waiting != NULL) {
+        code = captures_nothing(*waiting);
+    }
+    if (code == SUCCESS && ask) {
+        code = captures_nothing(*recorded);
+    }
+    if (code == SUCCESS && recorded != NULL) {
+        *call = "cudaEventRecord";
+        code = record_on(*recorded, event);
+    }
+    if (code == SUCCESS && waiting != NULL) {
+        *call = "cudaStreamWaitEvent";
+        code = wait_on(*waiting, event);
+    }
+    Py_END_ALLOW_THREADS
+    return code;
+}
+
+/* Make the consumer wait for the producer. */
 static int
 order(Stream *consumer, Stream *producer, const char **call)
 {
@@ -170,22 +197,8 @@ order(Stream *consumer, Stream *producer, const char **call)
     awaited = place_of(producer);
     pool = producer->pool;
     Py_INCREF((PyObject *)pool);
-    *call = NULL;
-    Py_BEGIN_ALLOW_THREADS
-    code = captures_nothing(waiting);
     /* The legacy default stream cannot join a capture, and must not be used while a blocking stream captures. */
-    if (code == SUCCESS && (waiting.needs || awaited.needs)) {
-        code = captures_nothing(awaited);
-    }
-    if (code == SUCCESS) {
-        *call = "cudaEventRecord";
-        code = record_on(awaited, event);
-    }
-    if (code == SUCCESS) {
-        *call = "cudaStreamWaitEvent";
-        code = wait_on(waiting, event);
-    }
-    Py_END_ALLOW_THREADS
+    code = record_then_wait(&awaited, &waiting, event, waiting.needs || awaited.needs, call);
     /* After a failure the event may stand for anything, or be of no use at all. */
     if ((*call != NULL && code != SUCCESS) || !pool_give(pool, event)) {
         Py_BEGIN_ALLOW_THREADS
@@ -258,7 +271,7 @@ int
 record_and_wait(Stream *stream, Stream *producer, unsigned long long event)
 {
     Place recorded, waiting = {0, 0};
-    int code;
+    const char *call;
 
     if (stream->pool == NULL || (producer != NULL && producer->pool == NULL)) {
         return FALL_BACK;
@@ -267,24 +280,12 @@ record_and_wait(Stream *stream, Stream *producer, unsigned long long event)
     if (producer != NULL) {
         waiting = place_of(producer);
     }
-    Py_BEGIN_ALLOW_THREADS
-    code = captures_nothing(recorded);
-    if (code == SUCCESS && producer != NULL) {
-        code = captures_nothing(waiting);
-    }
-    if (code == SUCCESS) {
-        code = record_on(recorded, event);
-    }
-    if (code == SUCCESS && producer != NULL) {
-        code = wait_on(waiting, event);
-    }
-    Py_END_ALLOW_THREADS
-    return code;
+    return record_then_wait(&recorded, producer == NULL ? NULL : &waiting, event, 1, &call);
 }
 
 /* A new event that stands for the stream's work so far; NULL if the fallback is to be taken, or with an exception. */
 PyObject *
-record_new(Stream *stream, PyObject *flags)
+record_new(Stream *stream)
 {
     Pool *pool;
     PyObject *made;
@@ -311,8 +312,7 @@ record_new(Stream *stream, PyObject *flags)
     event->context = stream->context;
     Py_XINCREF(stream->cuda);
     event->cuda = stream->cuda;
-    Py_INCREF(flags);
-    event->flags = flags;
+    event->flags = PyLong_FromLong(DISABLE_TIMING); /* one of the ints that Python keeps: no failure */
     code = record(stream, event);
     if (code == SUCCESS) {
         return made;
@@ -343,19 +343,13 @@ int
 wait_for(Stream *stream, unsigned long long event)
 {
     Place waiting;
-    int code;
+    const char *call;
 
     if (!is_ready(stream)) {
         return FALL_BACK;
     }
     waiting = place_of(stream);
-    Py_BEGIN_ALLOW_THREADS
-    code = captures_nothing(waiting);
-    if (code == SUCCESS) {
-        code = wait_on(waiting, event);
-    }
-    Py_END_ALLOW_THREADS
-    return code;
+    return record_then_wait(NULL, &waiting, event, 0, &call);
 }
 
 /* Call cuStreamQuery or cuStreamSynchronize. */

@@ -18,7 +18,7 @@ from interop import _cuda, adapters, sim
 from interop._core import borrowing
 from interop._cuda.addresses import readable
 from interop._native import native, why_not
-from interop.adapters.base import Adapter, life_of
+from interop.adapters.base import Adapter
 from tests.native.test_native import assert_no_leak
 from tests.native_stubs import (
     ELSEWHERE,
@@ -544,11 +544,6 @@ def test_other_threads_run_while_the_driver_is_busy(driver, world, kind, operati
     assert driver.plain == []
 
 
-def test_other_threads_run_while_events_are_created(driver, world):
-    while_blocked(driver, "cuEventCreate", lambda: native.create_events(2, 2))
-    assert driver.made("cuEventCreate")
-
-
 def test_other_threads_run_while_a_handle_is_recorded(driver, world):
     event = world.event._handle
     while_blocked(driver, "cuEventRecord", lambda: native.record_handle(world.p, event))
@@ -572,7 +567,6 @@ def test_bind_refuses_wrong_arguments(driver, world):
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        *(("create_events", wrong) for wrong in ((), (1,), ("x", 2), (1, None), (2**64, 2), (1, 2, 3))),
         *(("record_handle", wrong) for wrong in ((), (1,), (1, 2), (None, 2))),
         *(("readable", (wrong,)) for wrong in (-1, 2**64, 1.5, "x", None)),
         *((name, wrong) for name in ("watch", "activate") for wrong in ((), (1, 2))),
@@ -583,17 +577,6 @@ def test_functions_of_the_module_refuse_wrong_arguments(driver, world, function,
     with pytest.raises((TypeError, OverflowError, IndexError)):
         getattr(native, function)(*arguments)
     assert driver.calls == []
-
-
-def test_accelerate_refuses_wrong_arguments_and_changes_nothing(driver, world):
-    right = [interop.ExternalStream, interop.Event, len, {}, {}, 2, len]
-    for place, wrong in ((0, 5), (0, int), (1, 5), (1, int), (3, None), (4, None)):
-        with pytest.raises(TypeError):
-            native.accelerate(*right[:place], wrong, *right[place + 1 :])
-    with pytest.raises(TypeError):
-        native.accelerate(*right[:-1])
-    assert type(world.p.record_event()) is interop.Event
-    assert driver.plain == []
 
 
 def test_only_a_pool_or_none_can_be_set_as_pool(driver, world):
@@ -918,56 +901,6 @@ def test_a_subclass_of_int_is_a_handle_even_with_cuda_stream(driver, world):
     assert driver.made("cuStreamWaitEvent") == [("cuStreamWaitEvent", C, STATED)]
 
 
-def test_a_copy_of_a_borrowed_object_is_not_taken_for_it(driver, world, theirs):
-    """Not even if the copy has the same attributes, and is at the address of an object that is gone."""
-    theirs.life = life_of
-    first, copy = Theirs(), Theirs()
-    world.c.wait_stream(first)
-    assert interop.as_stream(first).cuda_stream == STATED
-    assert theirs.asked == 1
-    copy.__dict__.update(first.__dict__)
-    known = borrowing.borrowed_by_id.pop(id(first))
-    borrowing.borrowed_by_id[id(copy)] = known  # as if the copy were at the address that the first one had
-    theirs.handle = STATED + 16
-    assert interop.as_stream(copy).cuda_stream == STATED, "the copied attribute is what tells them apart"
-    del copy.__dict__["_interop_life"]
-    for call in (interop.as_stream, plain_as_stream):
-        assert call(copy).cuda_stream == STATED + 16
-    other, gone = Theirs(), Theirs()
-    borrowing.borrowed_by_id[id(other)] = known  # as if the finaliser of `gone` had not run yet
-    known.owner = weakref.ref(gone)
-    del gone
-    theirs.handle = STATED + 32
-    for call in (interop.as_stream, plain_as_stream):
-        assert call(other).cuda_stream == STATED + 32
-    another = Theirs()
-    assert life_of(another) is another._interop_life
-    borrowing.borrowed_by_id[id(another)] = known
-    theirs.handle = STATED + 48
-    for call in (interop.as_stream, plain_as_stream):
-        assert call(another).cuda_stream == STATED + 48
-
-
-def test_an_error_of_an_objects_getattr_is_raised(driver, world, theirs):
-    class Raising(Theirs):
-        def __getattr__(self, name):
-            raise KeyboardInterrupt
-
-    adapters.by_type[Raising] = (theirs,)
-    object_ = Raising()
-    theirs.life = life_of
-    assert interop.as_stream(object_).cuda_stream == STATED
-    del object_.__dict__["_interop_life"]
-    borrowing.borrowed_by_id[id(object_)] = known = world.p._with_owner(None)
-    keep = Theirs()
-    known.owner = weakref.ref(keep)
-    for call in (plain_as_stream, interop.as_stream, world.c.wait_stream):
-        with pytest.raises(KeyboardInterrupt):
-            call(object_)
-    borrowing.borrowed_by_id.pop(id(object_), None)
-    del adapters.by_type[Raising]
-
-
 def test_a_stream_without_base_init_does_not_crash(python):
     code = """
 import json
@@ -1166,16 +1099,6 @@ def test_a_driver_without_an_entry_point_is_used_from_python(driver, monkeypatch
         assert ("cuStreamWaitEvent" not in driver.plain) is hot
     finally:
         _cuda.activate(before)
-
-
-def test_create_events_returns_those_created_before_a_failure(driver, world):
-    driver.fail("cuEventCreate", 0, 0, 2)
-    events = native.create_events(5, _cuda.EVENT_DISABLE_TIMING)
-    assert [call.flags for call in driver.calls] == [2, 2, 2]
-    assert events == [call.first for call in driver.calls][:2]
-    driver.reset()
-    assert native.create_events(-1, 0) == native.create_events(0, 0) == []
-    assert len(native.create_events(3, 0)) == 3
 
 
 def cycle_of_a_stream(thing):
