@@ -12,6 +12,7 @@ from tests.default_streams import DEFAULT_STREAMS
 from tests.gpu.lab import STREAMS
 from tests.gpu.test_arrays import CONSUMERS, PRODUCERS
 from tests.gpu.test_events import EVENTS
+from tests.gpu.test_limits import REFUSED
 
 NOT_ADAPTERS = {"interop.adapters.base", "interop.adapters.dlpack", "interop.adapters.table", "interop.adapters.tensor"}
 
@@ -43,6 +44,7 @@ def test_the_tests_can_make_what_a_library_has(row):
         needed["how it makes an array, in PRODUCERS of tests/gpu/test_arrays.py"] = PRODUCERS
     if "make_array" in methods:
         needed["how it reads and writes an array, in CONSUMERS of tests/gpu/test_arrays.py"] = CONSUMERS
+        needed["which arrays it cannot take, in REFUSED of tests/gpu/test_limits.py"] = REFUSED
     missing = [what for what, table in needed.items() if row.name not in table]
     assert not missing, f"for {row.name}, add " + "; ".join(missing)
 
