@@ -1,11 +1,9 @@
-"""Warnings and notes on what was found, each with what to do.
+"""Warnings and notes on what was found, each with what to do."""
 
-A rule is a function that takes the :class:`Facts` and yields :class:`Advice`. :data:`RULES` lists them.
-"""
-
+import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -46,9 +44,13 @@ class Advice:
     fix: str
 
 
+_warning: Final = functools.partial(Advice, "warning")
+_note: Final = functools.partial(Advice, "note")
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules look at.
+    """What the advice is about.
 
     Attributes:
         machine: the machine.
@@ -77,116 +79,81 @@ class Facts:
 
 
 def advise(facts: Facts) -> list[Advice]:
-    """The advice of all rules, warnings first."""
-    found = [advice for rule in RULES for advice in _said(rule, facts)]
+    """All advice, warnings first."""
+    found = [*_about_the_gpu(facts), *_about_the_environment(facts), *_about_what_is_installed(facts)]
+    for library in facts.libraries:
+        found += _about_a_library(facts, library)
+    found += _about_default_streams(facts)
+    for library, stream in facts.currents():
+        found += _about_a_current_stream(facts, library, stream)
+    for one, other in itertools.combinations(facts.currents(), 2):
+        found.append(_about_two_streams(*one, *other))
     return sorted(found, key=lambda advice: advice.kind != "warning")
-
-
-def _said(rule: Callable[[Facts], Iterator[Advice]], facts: Facts) -> list[Advice]:
-    nothing: list[Advice] = []
-    advice, failure = attempt(lambda: list(rule(facts)), nothing)
-    if failure:
-        what, fix = f"the rule {rule.__name__} has failed: {failure}", "report this, with the whole table"
-        return [Advice("warning", "interop", what, fix)]
-    return advice
 
 
 # -- the machine ---------------------------------------------------------------------------------------------------
 
 
-def _no_gpu(facts: Facts) -> Iterator[Advice]:
+def _about_the_gpu(facts: Facts) -> Iterator[Advice]:
     machine = facts.machine
-    if not machine.problem or machine.bindings_failure:
-        return
+    if machine.bindings_failure:
+        if not _is_no_number(facts, BINDINGS_VARIABLE):
+            yield _warning(
+                "cuda-python",
+                f"cuda.bindings, by which interop calls CUDA, cannot be used: {machine.bindings_failure}",
+                'pip install --force-reinstall "cuda-python>=12.9,<14"; rename your own files that are called "cuda"',
+            )
+    elif machine.problem:
+        yield _warning("GPU", machine.problem, _way_to_a_gpu(machine))
+
+
+def _way_to_a_gpu(machine: Machine) -> str:
     major = (machine.driver_cuda or "").partition(".")[0]
     wanted = (machine.runtime_cuda or "").partition(".")[0]
     if machine.forked:
-        fix = 'start the workers with "spawn": multiprocessing.set_start_method("spawn")'
-    elif not major:
-        fix = (
+        return 'start the workers with "spawn": multiprocessing.set_start_method("spawn")'
+    if not major:
+        return (
             "install NVIDIA's driver. `nvidia-smi` shows whether it works and, in a container, whether the GPUs are "
             "passed in (docker run --gpus all). Without a GPU: `with interop.sim.simulate() as gpu:`"
         )
-    elif wanted and int(major) < int(wanted):
-        fix = (
+    if wanted and int(major) < int(wanted):
+        return (
             f"the driver is for CUDA {machine.driver_cuda}, and cuda-bindings {machine.bindings} for {wanted}: update "
             f'the driver, or pip install "cuda-python<{wanted}", and the builds of the libraries for CUDA {major}'
         )
-    else:
-        fix = "see whether `nvidia-smi` lists a device, and whether CUDA_VISIBLE_DEVICES hides it"
-    yield Advice("warning", "GPU", machine.problem, fix)
+    return "see whether `nvidia-smi` lists a device, and whether CUDA_VISIBLE_DEVICES hides it"
 
 
-def _no_bindings(facts: Facts) -> Iterator[Advice]:
-    failure = facts.machine.bindings_failure
-    if failure and not _is_no_number(facts, BINDINGS_VARIABLE):
-        yield Advice(
-            "warning",
-            "cuda-python",
-            f"cuda.bindings, by which interop calls CUDA, cannot be used: {failure}",
-            'pip install --force-reinstall "cuda-python>=12.9,<14"; rename files and folders of your own called "cuda"',
-        )
-
-
-def _no_number(facts: Facts) -> Iterator[Advice]:
+def _about_the_environment(facts: Facts) -> Iterator[Advice]:
+    machine, variables = facts.machine, facts.machine.variables
     for variable, reader in ((BINDINGS_VARIABLE, "every call of cuda.bindings"), (CUPY_VARIABLE, "the import of CuPy")):
         if _is_no_number(facts, variable):
-            yield Advice(
-                "warning",
+            yield _warning(
                 variable,
-                f"it is set to {facts.machine.variables[variable]!r}, which is not a number: {reader} fails",
+                f"it is set to {variables[variable]!r}, which is not a number: {reader} fails",
                 f"{variable}=1 for the per-thread default stream, or unset it for the legacy one",
             )
-
-
-def _simulated(facts: Facts) -> Iterator[Advice]:
-    if facts.machine.simulated:
-        yield Advice(
-            "note",
-            "simulator",
-            "a simulation runs: all streams here are SIMULATED",
-            "to use the GPU, leave the `with` block of the simulation",
-        )
-
-
-def _nothing_installed(facts: Facts) -> Iterator[Advice]:
-    if facts.libraries:
-        return
-    major = (facts.machine.driver_cuda or "13").partition(".")[0]
-    yield Advice(
-        "warning",
-        "libraries",
-        "none of the libraries that interop knows is installed",
-        f"{adapters.how_to_install('cupy', 'numba', cuda=major)} brings CuPy and Numba",
-    )
-
-
-def _launches_block(facts: Facts) -> Iterator[Advice]:
-    if facts.machine.variables.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0"):
-        yield Advice(
-            "warning",
+    if variables.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0"):
+        yield _warning(
             "CUDA_LAUNCH_BLOCKING",
             "every launch blocks the host until it is done: nothing overlaps, and a missing wait does not show",
             "unset it, unless you are looking for a launch that fails",
         )
-
-
-def _checked(facts: Facts) -> Iterator[Advice]:
-    if facts.machine.variables.get("INTEROP_CHECK") == "1":
-        yield Advice(
-            "note",
-            "INTEROP_CHECK",
-            "every operation checks its stream first, which is slow",
-            "unset it to measure time",
+    if variables.get("INTEROP_CHECK") == "1":
+        yield _note(
+            "INTEROP_CHECK", "every operation checks its stream first, which is slow", "unset it to measure time"
         )
-
-
-def _no_extension(facts: Facts) -> Iterator[Advice]:
-    if facts.machine.extension != IN_USE:
-        yield Advice(
-            "note",
+    if machine.simulated:
+        yield _note(
+            "simulator",
+            "a simulation runs: all streams here are SIMULATED",
+            "to use the GPU, leave the `with` block of the simulation",
+        )
+    if machine.extension != IN_USE:
+        yield _note(
             "interop",
-            f"no array can be exported by DLPack: interop's extension in C is {facts.machine.extension}",
+            f"no array can be exported by DLPack: interop's extension in C is {machine.extension}",
             "install interop where there is a C compiler, for a Python with a GIL, and without INTEROP_NATIVE=0",
         )
 
@@ -194,102 +161,81 @@ def _no_extension(facts: Facts) -> Iterator[Advice]:
 # -- what is installed ---------------------------------------------------------------------------------------------
 
 
-def _failures(facts: Facts) -> Iterator[Advice]:
-    for library in facts.libraries:
-        if library.failure:
-            yield Advice("warning", library.name, library.failure, "repair its installation, or uninstall it")
-        if library.round_trip and library.round_trip.startswith("failed"):
-            yield Advice(
-                "warning",
-                library.name,
-                f"a stream that is handed to it does not come back as the same stream: {library.round_trip}",
-                "interop does not work with this version of the library: report this, with the whole table",
-            )
-
-
-def _broken_metadata(facts: Facts) -> Iterator[Advice]:
+def _about_what_is_installed(facts: Facts) -> Iterator[Advice]:
+    if not facts.libraries:
+        major = (facts.machine.driver_cuda or "13").partition(".")[0]
+        yield _warning(
+            "libraries",
+            "none of the libraries that interop knows is installed",
+            f"{adapters.how_to_install('cupy', 'numba', cuda=major)} brings CuPy and Numba",
+        )
     for place, failure in facts.broken.items():
-        yield Advice(
-            "warning",
+        yield _warning(
             "packages",
             f"the metadata of a package cannot be read: {place}: {failure}",
             "install the package again, or delete its remains",
         )
-
-
-def _no_metadata(facts: Facts) -> Iterator[Advice]:
-    for library in facts.libraries:
-        if not library.distributions:
-            yield Advice(
-                "note",
-                library.name,
-                "its version is not known: no installed package contains it",
-                "install its package, unless it is on sys.path on purpose",
-            )
-
-
-def _installed_twice(facts: Facts) -> Iterator[Advice]:
-    for library in facts.libraries:
-        names = [name for name in library.distributions if name.startswith(f"{library.name}-")]
-        if len(names) > 1 and library.name != "numba":
-            yield Advice(
-                "warning",
-                library.name,
-                f"it is installed twice, and the packages overwrite each other's files: {', '.join(names)}",
-                f"pip uninstall {' '.join(names)}, then install the one for your CUDA version",
-            )
-
-
-def _numpy_too_new(facts: Facts) -> Iterator[Advice]:
     numba_cuda, numpy = facts.version("numba-cuda"), _numbers(facts.numpy or "")
     fails, numpy_from = _NUMBA_CUDA_FAILS
     if numba_cuda and numba_cuda[:2] <= fails and numpy[:2] >= numpy_from:
-        yield Advice(
-            "warning",
+        yield _warning(
             "numba",
             f"NumPy {facts.numpy} is too new for numba-cuda {_dotted(numba_cuda)}: it compiles no kernel",
             f'pip install "numpy<{_dotted(numpy_from)}", or a later numba-cuda',
         )
 
 
-def _cannot_use_a_gpu(facts: Facts) -> Iterator[Advice]:
-    for library in facts.libraries:
-        if facts.machine.problem or facts.machine.simulated:
-            return
-        cpu_build = any(version.endswith("+cpu") for version in library.distributions.values())
-        if cpu_build or library.remark.startswith("cannot use a GPU"):
-            yield Advice(
-                "warning",
-                library.name,
-                "as it is installed here, it cannot use a GPU" + (" (a build for the CPU)" if cpu_build else ""),
-                "install its build for CUDA",
-            )
+def _about_a_library(facts: Facts, library: Library) -> Iterator[Advice]:
+    name, installed = library.name, library.distributions
+    if library.failure:
+        yield _warning(name, library.failure, "repair its installation, or uninstall it")
+    if library.round_trip and library.round_trip.startswith("failed"):
+        yield _warning(
+            name,
+            f"a stream that is handed to it does not come back as the same stream: {library.round_trip}",
+            "interop does not work with this version of the library: report this, with the whole table",
+        )
+    if not installed:
+        yield _note(
+            name,
+            "its version is not known: no installed package contains it",
+            "install its package, unless it is on sys.path on purpose",
+        )
+    builds = [package for package in installed if package.startswith(f"{name}-")]
+    if len(builds) > 1 and name != "numba":
+        yield _warning(
+            name,
+            f"it is installed twice, and the packages overwrite each other's files: {', '.join(builds)}",
+            f"pip uninstall {' '.join(builds)}, then install the one for your CUDA version",
+        )
+    is_for_cpu = any(version.endswith("+cpu") for version in installed.values())
+    has_gpu = not (facts.machine.problem or facts.machine.simulated)
+    if has_gpu and (is_for_cpu or library.remark.startswith("cannot use a GPU")):
+        yield _warning(
+            name,
+            "as it is installed here, it cannot use a GPU" + (" (a build for the CPU)" if is_for_cpu else ""),
+            "install its build for CUDA",
+        )
 
 
-# -- what 0 means --------------------------------------------------------------------------------------------------
+# -- streams -------------------------------------------------------------------------------------------------------
 
 
-def _numba_variable(facts: Facts) -> Iterator[Advice]:
-    variables = facts.machine.variables
-    is_set = variables.get(_NUMBA_VARIABLE, "0") not in ("", "0")
+def _about_default_streams(facts: Facts) -> Iterator[Advice]:
+    is_set = facts.machine.variables.get(_NUMBA_VARIABLE, "0") not in ("", "0")
     if is_set and any(library.name == "numba" and library.null == LEGACY for library in facts.libraries):
-        yield Advice(
-            "warning",
+        yield _warning(
             "numba",
             f"{_NUMBA_VARIABLE} does nothing with the bindings that Numba uses: its default stream is the legacy one",
             f"set {BINDINGS_VARIABLE}=1 instead, before anything is imported",
         )
-
-
-def _defaults_differ(facts: Facts) -> Iterator[Advice]:
     kinds: dict[str, list[str]] = {}
     for library in facts.libraries:
         if library.default:
             kinds.setdefault(library.default, []).append(library.name)
     if len(kinds) > 1:
         found = "; ".join(f"the {kind} one in {', '.join(names)}" for kind, names in sorted(kinds.items()))
-        yield Advice(
-            "warning",
+        yield _warning(
             "default streams",
             f"the handle 0, or no stream, means different streams in different libraries: {found}",
             "name a stream everywhere (`with interop.use(stream):`), or unset "
@@ -297,108 +243,55 @@ def _defaults_differ(facts: Facts) -> Iterator[Advice]:
         )
 
 
-# -- the current streams -------------------------------------------------------------------------------------------
+def _about_a_current_stream(facts: Facts, library: Library, stream: StreamFacts) -> Iterator[Advice]:
+    default = {LEGACY: _cuda.LEGACY, PER_THREAD: _cuda.PER_THREAD}.get(library.default or "")
+    if library.name in _STICKY and stream.address != default and stream.address not in facts.in_use:
+        call, undo = _STICKY[library.name]
+        yield _warning(
+            library.name,
+            f"its current stream is {stream.name}, not its default stream, and no `with interop.use(...)` block is "
+            f"open: unless you are in a `with` block of the library, an earlier {call} still holds, maybe one in "
+            "another cell",
+            f"call {undo}; use `with interop.use(stream):`, which ends by itself",
+        )
+    if "nothing keeps it alive" in stream.not_asked:
+        yield _warning(
+            library.name,
+            f"the library knows its current stream {stream.name} only by its address: if the owner of the stream "
+            "destroys it, the next launch crashes",
+            f'make it from the owner: interop.as_stream(owner).to("{library.name}")',
+        )
+    if stream.capturing:
+        yield _warning(
+            library.name,
+            f"its current stream {stream.name} captures a graph: work that is submitted to it does not run now",
+            "if that is not intended, end the capture first",
+        )
+
+
+def _about_two_streams(one: Library, a: StreamFacts, other: Library, b: StreamFacts) -> Advice:
+    if _waits_for_legacy(b, a):
+        one, a, other, b = other, b, one, a
+    about = f"{one.name}, {other.name}"
+    if _waits_for_legacy(a, b):
+        return _warning(
+            about,
+            f"{one.name} works on the legacy default stream, and {other.name} on a blocking stream ({b.name}): each "
+            "waits for all earlier work of the other, so nothing overlaps, and the program may depend on this order",
+            f"give {other.name} a non-blocking stream, such as interop.new_stream(), and make the waits that are "
+            "needed: consumer.wait_stream(producer)",
+        )
+    if (a.address, a.device) == (b.address, b.device):
+        return _note(about, f"both work on one stream, {a.name}: their work is in order", "nothing to do")
+    return _note(
+        about,
+        f"they work on two streams, {a.name} and {b.name}: nothing orders them but waits",
+        "share one stream: `with interop.use(stream):`; or make one wait: consumer.wait_stream(producer)",
+    )
 
 
 def _waits_for_legacy(legacy: StreamFacts, blocking: StreamFacts) -> bool:
     return legacy.address == _cuda.LEGACY and bool(blocking.blocking) and blocking.device == legacy.device
-
-
-def _blocking_against_legacy(facts: Facts) -> Iterator[Advice]:
-    for (one, legacy), (other, blocking) in itertools.permutations(facts.currents(), 2):
-        if _waits_for_legacy(legacy, blocking):
-            yield Advice(
-                "warning",
-                f"{one.name}, {other.name}",
-                f"{one.name} works on the legacy default stream, and {other.name} on a blocking stream "
-                f"({blocking.name}): each waits for all earlier work of the other, so nothing overlaps, and the "
-                "program may depend on this order",
-                f"give {other.name} a non-blocking stream, such as interop.new_stream(), and make the waits that are "
-                "needed: consumer.wait_stream(producer)",
-            )
-
-
-def _sticky(facts: Facts) -> Iterator[Advice]:
-    for library, stream in facts.currents():
-        if library.name not in _STICKY or stream.address in facts.in_use:
-            continue
-        default = {LEGACY: _cuda.LEGACY, PER_THREAD: _cuda.PER_THREAD}.get(library.default or "")
-        if stream.address != default:
-            call, undo = _STICKY[library.name]
-            yield Advice(
-                "warning",
-                library.name,
-                f"its current stream is {stream.name}, not its default stream, and no `with interop.use(...)` block is "
-                f"open: unless you are in a `with` block of the library, an earlier {call} still holds, maybe one in "
-                "another cell",
-                f"call {undo}; use `with interop.use(stream):`, which ends by itself",
-            )
-
-
-def _nobody_keeps_it(facts: Facts) -> Iterator[Advice]:
-    for library, stream in facts.currents():
-        if "nothing keeps it alive" in stream.not_asked:
-            yield Advice(
-                "warning",
-                library.name,
-                f"the library knows its current stream {stream.name} only by its address: if the owner of the stream "
-                "destroys it, the next launch crashes",
-                f'make it from the owner: interop.as_stream(owner).to("{library.name}")',
-            )
-
-
-def _capturing(facts: Facts) -> Iterator[Advice]:
-    for library, stream in facts.currents():
-        if stream.capturing:
-            yield Advice(
-                "warning",
-                library.name,
-                f"its current stream {stream.name} captures a graph: work that is submitted to it does not run now",
-                "if that is not intended, end the capture first",
-            )
-
-
-def _same_or_different(facts: Facts) -> Iterator[Advice]:
-    for (one, a), (other, b) in itertools.combinations(facts.currents(), 2):
-        if (a.address, a.device) == (b.address, b.device):
-            yield Advice(
-                "note",
-                f"{one.name}, {other.name}",
-                f"both work on one stream, {a.name}: their work is in order",
-                "nothing to do",
-            )
-        elif not _waits_for_legacy(a, b) and not _waits_for_legacy(b, a):
-            yield Advice(
-                "note",
-                f"{one.name}, {other.name}",
-                f"they work on two streams, {a.name} and {b.name}: nothing orders them but waits",
-                "share one stream: `with interop.use(stream):`; or make one wait: consumer.wait_stream(producer)",
-            )
-
-
-RULES: Final[tuple[Callable[[Facts], Iterator[Advice]], ...]] = (
-    _no_gpu,
-    _no_bindings,
-    _no_number,
-    _simulated,
-    _nothing_installed,
-    _failures,
-    _broken_metadata,
-    _no_metadata,
-    _installed_twice,
-    _numpy_too_new,
-    _cannot_use_a_gpu,
-    _launches_block,
-    _checked,
-    _no_extension,
-    _numba_variable,
-    _defaults_differ,
-    _blocking_against_legacy,
-    _sticky,
-    _nobody_keeps_it,
-    _capturing,
-    _same_or_different,
-)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

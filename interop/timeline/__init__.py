@@ -103,9 +103,8 @@ class Timeline:
     it. Each device has its own clock. When the timeline is read, the clocks of several devices are compared with the
     host's, and the notes give the error.
 
-    The picture of a large timeline leaves out what could not be seen: short spans that lie close together become one
-    bar, and some of the streams, arrows and rows are missing. The picture says how many. The lists and the trace are
-    complete.
+    The picture of a large timeline leaves out what could not be seen: short spans are grey, without a name, and some of
+    the streams, arrows and rows are missing. The picture says how many. The lists and the trace are complete.
 
     The simulator has no clock. There, a position counts kernels: each kernel is one step, and runs as soon as all work
     before it is done. The streams, and the owners of borrowed streams, are kept alive until the timeline has been left

@@ -6,12 +6,14 @@ matplotlib must not take a name for mathematics: hence ``parse_math=False``.
 
 import io
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from interop.errors import LibraryNotFoundError
-from interop.timeline.reading import Arrow, Lane, Reading
-from interop.timeline.selection import Bar, select
+from interop.timeline.nesting import Place
+from interop.timeline.reading import Arrow, Lane, Reading, Span
+from interop.timeline.selection import select
 
 try:
     from matplotlib import patheffects
@@ -34,8 +36,8 @@ _STYLED: Final = 40
 """So many names have their own look and a line in the legend. No two of them look alike."""
 _PLAIN: Final[dict[str, Any]] = {"facecolor": "white", "hatch": ""}
 """The look of all other names."""
-_SEVERAL: Final[dict[str, Any]] = {"facecolor": "0.6", "hatch": ""}
-"""The look of spans of several names that are drawn together."""
+_SHORT: Final[dict[str, Any]] = {"facecolor": "0.6", "hatch": ""}
+"""The look of the short spans of a large timeline."""
 _LONGEST: Final = 36
 """The most letters of a name that are shown; two thirds of that for a stream."""
 _LINES: Final[dict[str, Any]] = {"wait": "-", "event": (0, (4, 2)), "hand-over": (0, (1, 1.2))}
@@ -63,9 +65,10 @@ def png(reading: Reading) -> bytes:
 
 def draw(reading: Reading) -> Figure:
     """Draw what can be seen of *reading*. The picture says what is left out."""
-    bars, arrows, end, left_out = select(reading)
+    lanes, short, arrows, left_out = select(reading)
     notes = reading.notes + left_out
-    end = end or 1.0
+    positions = [*(span.end for span in reading.spans), *(max(arrow[3:5]) for arrow in reading.arrows)]
+    end = max(positions, default=0.0) or 1.0
     names = list(dict.fromkeys(span.name for span in sorted(reading.spans, key=lambda span: (span.start, -span.end))))
     styles = {
         name: {"facecolor": _COLOURS[i % len(_COLOURS)], "hatch": _HATCHES[i % len(_HATCHES)]}
@@ -74,19 +77,19 @@ def draw(reading: Reading) -> Figure:
     entries: list[tuple[Artist, str]] = [(_box(style), _short(name)) for name, style in styles.items()]
     if len(names) > _STYLED:
         entries.append((_box(_PLAIN), f"and {len(names) - _STYLED} more"))
-    if any(len(bar.names) > 1 for found in bars.values() for bar in found):
-        entries.append((_box(_SEVERAL), "several, too short to see"))
+    if short >= 0:
+        entries.append((_box(_SHORT), "short spans"))
     entries += [(_line(kind), _KINDS[kind]) for kind in dict.fromkeys(arrow.kind for arrow in reading.arrows)]
     columns = max(1, int(_WIDTH / (0.6 + _LETTER * max((len(label) for _, label in entries), default=0))))
-    most = 1 + max((bar.place.row for found in bars.values() for bar in found), default=0)
+    most = 1 + max((place.row for found in lanes.values() for _, place in found), default=0)
     height = 1.25 + 0.17 * math.ceil(len(entries) / columns) + 0.18 * len(notes)
-    height += _ROW * max(len(bars), 1) * (1 + most) / 2
+    height += _ROW * max(len(lanes), 1) * (1 + most) / 2
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
     axes.set_xlim(-0.01 * end, 1.01 * end)
-    axes.set_ylim(len(bars) - 0.45, -0.55)
-    axes.set_yticks(range(len(bars)), [_label(lane) for lane in bars], parse_math=False)
+    axes.set_ylim(len(lanes) - 0.45, -0.55)
+    axes.set_yticks(range(len(lanes)), [_label(lane) for lane in lanes], parse_math=False)
     axes.tick_params(axis="y", length=0, labelsize=8.5)
     axes.grid(visible=True, axis="x", color="0.85", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -98,13 +101,13 @@ def draw(reading: Reading) -> Figure:
         axes.set_xlabel("steps of the simulator: the order, not the time")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title("SIMULATED", loc="right", fontsize=9, fontweight="bold")
-    for lane, found in bars.items():
-        _draw_lane(axes, lane, found, styles, end)
+    for lane, found in lanes.items():
+        _draw_lane(axes, lane, found, styles, short, end)
     for arrow in arrows:
         _draw_arrow(axes, arrow, size=0.5 if len(arrows) > _MANY else 1.0)
     if entries:
         _draw_legend(figure, entries, columns)
-    if not bars:
+    if not lanes:
         axes.text(0.5, 0.5, "nothing was recorded", transform=axes.transAxes, ha="center", va="center", color="0.4")
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8, color="0.35")
@@ -125,31 +128,32 @@ def _label(lane: Lane) -> str:
 def _draw_lane(
     axes: "Axes",
     lane: Lane,
-    bars: list[Bar],
+    spans: list[tuple[Span, Place]],
     styles: dict[str, dict[str, Any]],
+    short: float,
     end: float,
 ) -> None:
     axes.axhspan(lane.number - _BAR, lane.number + _BAR, color="0.95", zorder=0)
-    levels = [0] * (1 + max((bar.place.row for bar in bars), default=0))
-    for bar in bars:
-        levels[bar.place.row] = max(levels[bar.place.row], 1 + bar.place.depth)
-    for bar in bars:
-        row, depth = bar.place
-        # The rows of a lane lie below each other. A span inside another one fills the lower part of it.
-        step = 2 * _BAR / len(levels) / levels[row]
-        bottom = lane.number - _BAR + 2 * _BAR * (row + 1) / len(levels)
-        height = step * (levels[row] - depth)
-        length = max(bar.end - bar.start, 0.0)
-        style = _SEVERAL if len(bar.names) > 1 else styles.get(bar.names[0], _PLAIN)
+    levels = [0] * (1 + max((place.row for _, place in spans), default=0))
+    for _, (row, depth) in spans:
+        levels[row] = max(levels[row], 1 + depth)
+    grey: defaultdict[Place, list[tuple[float, float]]] = defaultdict(list)
+    for span, place in spans:
+        length = max(span.end - span.start, 0.0)
+        if span.end - span.start <= short:
+            grey[place].append((span.start, length))
+            continue
+        bottom, height, step = _extent(lane, place, levels)
+        style = styles.get(span.name, _PLAIN)
         box = Rectangle(
-            (bar.start, bottom - height), length, height, edgecolor="black", linewidth=0.8, zorder=2 + depth, **style
+            (span.start, bottom), length, height, edgecolor="black", linewidth=0.8, zorder=2 + place.depth, **style
         )
         axes.add_patch(box)
-        label = _short(bar.names[0])
-        if bar.spans == 1 and length / end * 0.78 * _WIDTH > _LETTER * len(label):
+        label = _short(span.name)
+        if length / end * 0.78 * _WIDTH > _LETTER * len(label):
             axes.text(
-                bar.start + length / 2,
-                bottom - height + step / 2,
+                span.start + length / 2,
+                bottom + step / 2,
                 label,
                 ha="center",
                 va="center",
@@ -158,19 +162,31 @@ def _draw_lane(
                 parse_math=False,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2},
             )
-    if gaps := list(_gaps(bars)):
+    for place, ranges in grey.items():
+        bottom, height, _ = _extent(lane, place, levels)
+        axes.broken_barh(ranges, (bottom, height), edgecolor="0.6", linewidth=0.4, zorder=2 + place.depth, **_SHORT)
+    if gaps := list(_gaps([span for span, _ in spans])):
         starts, stops = zip(*gaps, strict=True)
         middle = [lane.number] * len(gaps)
         axes.hlines(middle, starts, stops, color="0.45", linewidth=1.0, linestyle=":", zorder=1)
 
 
-def _gaps(bars: list[Bar]) -> Iterator[tuple[float, float]]:
-    """The times between two bars of a lane in which no span was open."""
-    reached: float | None = None
-    for bar in bars:
-        if reached is not None and bar.start > reached:
-            yield reached, bar.start
-        reached = bar.end if reached is None else max(reached, bar.end)
+def _extent(lane: Lane, place: Place, levels: list[int]) -> tuple[float, float, float]:
+    """The bottom of a box, its height, and the height of the part of it that no inner span covers."""
+    # The rows of a lane lie below each other. A span inside another one fills the lower part of it.
+    row = 2 * _BAR / len(levels)
+    step = row / levels[place.row]
+    height = step * (levels[place.row] - place.depth)
+    return lane.number - _BAR + row * (place.row + 1) - height, height, step
+
+
+def _gaps(spans: list[Span]) -> Iterator[tuple[float, float]]:
+    """The times between two spans of a lane in which no span was open."""
+    reached = math.inf
+    for span in sorted(spans, key=lambda span: span.start):
+        if span.start > reached:
+            yield reached, span.start
+        reached = span.end if reached == math.inf else max(reached, span.end)
 
 
 def _draw_arrow(axes: "Axes", arrow: Arrow, size: float) -> None:

@@ -3,13 +3,9 @@
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from interop.timeline import selection
 from interop.timeline.picture import draw, png
 from interop.timeline.reading import Arrow, Lane, Reading, Span, Table
-from interop.timeline.selection import select
 from interop.timeline.trace import trace_text
 
 MANY = 20_000
@@ -63,65 +59,31 @@ def test_the_picture_says_what_of_a_large_timeline_is_left_out(large):
     figure = draw(large)
     axes = figure.axes[0]
     boxes = [patch for patch in axes.patches if patch.get_zorder() >= 2 and type(patch).__name__ == "Rectangle"]
+    greys = [path for drawn in axes.collections if drawn.get_zorder() >= 2 for path in drawn.get_paths()]
     arrows = [patch for patch in axes.patches if type(patch).__name__ == "FancyArrowPatch"]
-    assert len(boxes) <= selection._LANES * selection._ROWS * selection._DEPTHS
+    assert len(boxes) <= 1000
     assert len(arrows) <= 200
     assert max(figure.get_size_inches()) < 200
     said = figure._supxlabel.get_text()
-    chosen = select(large)
-    bars = [bar for found in chosen.bars.values() for bar in found]
-    assert len(boxes) == len(bars)
-    short = sum(bar.spans for bar in bars if bar.spans > 1)
-    assert not short or f"{short:,} short spans are drawn together" in said
-    hidden = sum(span.lane not in chosen.bars for span in large.spans)
+    assert f"{len(greys):,} short spans are drawn in grey" in said or not greys
+    hidden = sum(span.lane not in large.lanes[:30] for span in large.spans)
     assert (hidden > 0) == ("streams are not drawn" in said)
-    deep = MANY - hidden - sum(bar.spans for bar in bars)
-    assert not deep or f"{deep:,} spans are not drawn" in said
-    shown = [arrow for arrow in large.arrows if {arrow.producer, arrow.consumer} <= chosen.bars.keys()]
+    deep = MANY - hidden - len(boxes) - len(greys)
+    assert f"{deep:,} spans are not drawn" in said or not deep
+    shown = [arrow for arrow in large.arrows if {arrow.producer, arrow.consumer} <= {*large.lanes[:30]}]
     assert len(shown) == len(arrows) or f"{len(shown) - len(arrows):,} of {len(shown):,} arrows are not drawn" in said
     assert "timeline.save('trace.json')" in said
-
-
-ends = st.tuples(st.integers(0, 50), st.integers(0, 20)).map(lambda at: (at[0], at[0] + at[1]))
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), ends), max_size=30), st.integers(1, 30))
-def test_bars_of_short_spans_are_where_the_spans_are(marked, most):
-    spans = [Span(name, LANES[0], *at) for name, at in marked]
-    before = selection._BARS
-    selection._BARS = most
-    try:
-        (bars,) = select(reading_of(spans, lanes=1)).bars.values()
-    finally:
-        selection._BARS = before
-    drawn = [(span, place) for span, place in zip(spans, selection.places(spans), strict=True)]
-    drawn = [(span, place) for span, place in drawn if place.row < selection._ROWS and place.depth < selection._DEPTHS]
-    assert sum(bar.spans for bar in bars) == len(drawn)
-    for bar in bars:
-        within = [s for s, place in drawn if place == bar.place and bar.start <= s.start and s.end <= bar.end]
-        assert {span.name for span in within} >= set(bar.names)
-        assert bar.start in [span.start for span in within]
-        assert bar.end in [span.end for span in within]
-    for span, place in drawn:
-        assert any(bar.place == place and bar.start <= span.start and span.end <= bar.end for bar in bars)
 
 
 def test_a_long_span_among_short_ones_is_drawn_as_it_is():
     spans = [Span("short", LANES[0], i, i + 0.9) for i in range(5_000)]
     spans += [Span("long", LANES[0], 5_000, 9_000)]
-    spans += [Span("short", LANES[0], i, i + 0.9) for i in range(9_000, 14_000)]
-    bars = select(reading_of(spans, lanes=1)).bars[LANES[0]]
-    assert [(bar.names, bar.start, bar.end, bar.spans) for bar in bars] == [
-        (("short",), 0, 4_999.9, 5_000),
-        (("long",), 5_000, 9_000, 1),
-        (("short",), 9_000, 13_999.9, 5_000),
-    ]
-
-
-def test_a_bar_of_spans_with_several_names_has_its_own_look():
-    figure = draw(in_turn(1))
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == [*(f"k{i}" for i in range(10)), "several, too short to see"]
+    figure = draw(reading_of(spans, lanes=1))
+    (box,) = [patch for patch in figure.axes[0].patches if patch.get_zorder() >= 2]
+    assert (box.get_x(), box.get_width()) == (5_000, 4_000)
+    (grey,) = [drawn for drawn in figure.axes[0].collections if drawn.get_zorder() >= 2]
+    assert [path.vertices[:, 0].min() for path in grey.get_paths()] == list(range(5_000))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["short", "long", "short spans"]
 
 
 def test_a_large_table_shows_its_ends_and_keeps_all_rows():
