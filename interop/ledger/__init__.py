@@ -64,9 +64,8 @@ While a stream captures a graph, nothing runs. The ledger leaves out calls and a
 in ``ledger.captured``. It does not see launches of graphs.
 """
 
-from interop.ledger.access import Kind, Party
+from interop._order.findings import Finding, Kind, Party
 from interop.ledger.ledger import Ledger
-from interop.ledger.report import Finding
 from interop.ledger.session import Watched
 
 __all__ = ["Finding", "Kind", "Ledger", "Party", "Watched"]

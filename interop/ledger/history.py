@@ -9,9 +9,10 @@ import threading
 from collections.abc import Hashable, Iterator
 
 from interop._order.clocks import Clocks
-from interop.ledger.access import KnownStream, Party
+from interop._order.findings import Party
 from interop.ledger.layout import Layout
 from interop.ledger.memory import Memory, Touch
+from interop.ledger.streams import KnownStream
 
 _HOST = "the host"
 _ASSUMED = "everything that all streams were assumed to have waited for"

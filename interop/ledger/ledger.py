@@ -10,15 +10,16 @@ from interop import _cuda
 from interop._core.created import CreatedStream
 from interop._order import watchers
 from interop._order.clocks import StreamKind
+from interop._order.findings import Finding, Kind, Party
 from interop._show.callsite import user_frame, where
 from interop._show.text import plural
 from interop.event import as_event
-from interop.ledger.access import OBSERVED, SEEN, Kind, KnownStream, Party
 from interop.ledger.events import Events, Token
+from interop.ledger.fixes import Fixes, identity_of
 from interop.ledger.history import History
 from interop.ledger.layout import Layout, describe, layout_of, of_tensor
-from interop.ledger.report import Finding, Fixes, identity_of
 from interop.ledger.steps import Steps
+from interop.ledger.streams import OBSERVED, SEEN, KnownStream
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from interop._order.clock import Clock, Epoch
-from interop.ledger.access import Kind, Party
+from interop._order.findings import Kind, Party
 from interop.ledger.layout import Layout, share
 
 _ROOM: Final = 64

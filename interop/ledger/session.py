@@ -11,9 +11,9 @@ from interop import _cuda
 from interop._order import watchers
 from interop._safety.blocks import Block
 from interop.errors import NotSupportedError
-from interop.ledger.access import OBSERVED
 from interop.ledger.ledger import Ledger
 from interop.ledger.libraries.patch import Patches
+from interop.ledger.streams import OBSERVED
 
 _MODULES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **OBSERVED}
 """For each module of :mod:`interop.ledger.libraries`, the module that is imported when there is something to see."""

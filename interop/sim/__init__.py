@@ -16,6 +16,7 @@ clock, runs no real kernels, shares nothing with other processes, and launches n
 rules against those of a real GPU.
 """
 
+from interop._order.findings import Finding as Race
 from interop.errors import LibraryNotFoundError
 
 try:
@@ -27,7 +28,6 @@ except ModuleNotFoundError as error:
 from interop.sim.explore import Exploration, Failure, explore, replay
 from interop.sim.gpu import SimulatedGPU, simulate
 from interop.sim.objects import Gate, SimulatedArray, SimulatedStream
-from interop.sim.races import Race
 from interop.sim.schedule import Schedule
 
 __all__ = [

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from interop import _cuda
 from interop._cuda.codes import error_text
 from interop._order.clocks import StreamKind
+from interop._order.findings import Finding
 from interop._safety.blocks import block
 from interop._show.callsite import where
 from interop._show.text import described
@@ -23,9 +24,8 @@ from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoD
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
 from interop.sim.objects import Gate, SimulatedArray, SimulatedStream, step
-from interop.sim.races import Race
 from interop.sim.runtime import Driver, Runtime
-from interop.sim.schedule import InOrder, Schedule, Scheduler
+from interop.sim.schedule import InOrder, Schedule
 from interop.sim.state import Array, Stream
 from interop.sim.waits import HostWaits
 from interop.sim.work import Work
@@ -70,7 +70,7 @@ class SimulatedGPU:
         return self._machine.devices
 
     @property
-    def races(self) -> list[Race]:
+    def races(self) -> list[Finding]:
         """The races found so far, in the order in which the later accesses were enqueued."""
         return list(self._machine.races)
 
@@ -312,7 +312,7 @@ def _place_of(stream: object) -> tuple[int, object]:
 
 
 @contextlib.contextmanager
-def simulation(devices: int, on_race: OnRace, scheduler: Scheduler) -> Iterator[SimulatedGPU]:
+def simulation(devices: int, on_race: OnRace, scheduler: InOrder) -> Iterator[SimulatedGPU]:
     """Run a simulation whose kernels *scheduler* runs."""
     if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
         message = f"devices is how many to simulate, an int from 1; got {devices!r}"

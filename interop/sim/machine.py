@@ -11,14 +11,16 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from interop import _cuda
+from interop._order.accesses import Access
 from interop._order.clock import Clock
 from interop._order.clocks import Clocks, StreamKind
+from interop._order.findings import Finding, Kind, Party
 from interop._safety import forks
 from interop.errors import DeadlockError, InteropError, NotSupportedError
 from interop.sim.capture import Captures
 from interop.sim.codes import INVALID_DEVICE, INVALID_HANDLE, Refused
-from interop.sim.races import Party, Race
-from interop.sim.schedule import Scheduler
+from interop.sim.races import race
+from interop.sim.schedule import InOrder
 from interop.sim.state import Array, Event, Stream, Thread
 from interop.sim.work import Queue, Work
 
@@ -55,7 +57,7 @@ T = TypeVar("T")
 class Machine:
     """A simulated CUDA. Call every method but the constructor through :meth:`alone`."""
 
-    def __init__(self, devices: int, scheduler: Scheduler, *, raises: bool) -> None:
+    def __init__(self, devices: int, scheduler: InOrder, *, raises: bool) -> None:
         """Make the devices, each with one context and its default streams; *raises* says whether races are errors."""
         self._lock = forks.lock()
         self._is_busy = False
@@ -66,7 +68,7 @@ class Machine:
         self.clocks = Clocks()
         self.queue = Queue(self._drained)
         self.captures = Captures()
-        self.races: list[Race] = []
+        self.races: list[Finding] = []
         self.host_waits: list[HostWaits] = []
         self.contexts = [_CONTEXTS + device * _SPACING for device in range(devices)]
         self.events: dict[int, Event] = {}
@@ -259,13 +261,17 @@ class Machine:
             return
         thread = self.thread()
         known = self.clocks.before_next(stream, thread)
-        party = Party(work.name, stream.name, work.where, on_host=False)
-        self._race(party, known, work.reads, work.writes)
+        by = f"kernel {work.name!r}"
+        parties = {
+            array: Party(by, stream.name, Kind.WRITE if array in work.writes else Kind.READ, array.name, work.where)
+            for array in (*work.reads, *work.writes)
+        }
+        self._race(parties, known, on_host=False)
         work.number = next(self._works)
         steps = 0 if work.is_gate else 1
         work.epoch = self.clocks.enqueue(stream, thread, steps)
-        for array in (*work.reads, *work.writes):
-            array.accesses.add(party.access(work.epoch, writes=array in work.writes), known)
+        for array, party in parties.items():
+            array.accesses.add(Access(party, work.epoch, party.kind is Kind.WRITE), known)
         work.clock = known
         self.queue.add(work)
         known.add(work.epoch, steps)
@@ -275,14 +281,12 @@ class Machine:
         """Let the host read or write an array, now."""
         thread = self.thread()
         known = self.clocks.of_thread(thread)
-        verb = "write" if writes else "read"
-        party = Party("host", thread.thread.name, where, on_host=True)
+        party = Party("the host", thread.thread.name, Kind.WRITE if writes else Kind.READ, array.name, where)
+        self._race({array: party}, known, on_host=True)
         touched, nothing = frozenset([array]), frozenset[Array]()
-        reads, writes_to = (nothing, touched) if writes else (touched, nothing)
-        self._race(party, known, reads, writes_to)
-        self.scheduler.access(self.queue, reads, writes_to)
-        self.queue.trace.add(f"the host {verb}s {array.name} ({where})")
-        array.accesses.add(party.access(self.clocks.access(thread), writes=writes), known)
+        self.scheduler.access(self.queue, *((nothing, touched) if writes else (touched, nothing)))
+        self.queue.trace.add(f"the host {party.kind.verb} {array.name} ({where})")
+        array.accesses.add(Access(party, self.clocks.access(thread), writes, by_host=True), known)
 
     def query(self, target: Clock, asked: str) -> bool:
         """Whether the work that *target* knows is done."""
@@ -316,11 +320,11 @@ class Machine:
         """Run all pending work."""
         self.reach(self.clocks.of_everything(), "the end of the simulation")
 
-    def _race(self, party: Party, known: Clock, reads: frozenset[Array], writes: frozenset[Array]) -> None:
+    def _race(self, parties: dict[Array, Party], known: Clock, *, on_host: bool) -> None:
         found = [
-            Race(old.who, party, array=array.name, earlier_writes=old.writes, later_writes=array in writes)
-            for array in sorted(reads | writes, key=lambda array: array.number)
-            for old in array.accesses.conflicts(known, writes=array in writes, by_host=party.on_host)
+            race(old, parties[array], on_host=on_host)
+            for array in sorted(parties, key=lambda array: array.number)
+            for old in array.accesses.conflicts(known, writes=parties[array].kind is Kind.WRITE, by_host=on_host)
         ]
         self.races += found
         if found and self._raises:

@@ -5,10 +5,9 @@ simulation. :class:`InOrder` is the default. :class:`Chosen` follows a list of c
 than one thing could happen, so that all of them can be tried.
 """
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
 from interop._order.clock import Clock
 from interop.errors import DeadlockError, InteropError
@@ -42,26 +41,6 @@ class Schedule:
         return "\n".join([f"({self.left_out} lines before these are left out)", *lines] if self.left_out else lines)
 
 
-class Scheduler(Protocol):
-    """Runs pending work when its results are needed."""
-
-    @property
-    def choices(self) -> tuple[int, ...]:
-        """The choices made so far."""
-
-    def enqueued(self, queue: Queue) -> None:
-        """Work was enqueued."""
-
-    def query(self, queue: Queue, target: Clock, asked: str) -> bool:
-        """Answer whether the work that *target* knows is done. May run some of it."""
-
-    def reach(self, queue: Queue, target: Clock) -> None:
-        """Run what must run before *target* is reached, as far as closed gates allow."""
-
-    def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
-        """Run what happens to run before the host touches these arrays."""
-
-
 class InOrder:
     """The default: one deterministic schedule, in which nothing runs before it has to.
 
@@ -69,14 +48,17 @@ class InOrder:
     kernel that it asks for run afterwards: so it says False while work is pending, and a polling loop ends.
     """
 
-    choices: tuple[int, ...] = ()
-
     def __init__(self) -> None:
         """Allow :data:`PENDING` pieces of pending work."""
         self._room = PENDING
 
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The choices made so far: none."""
+        return ()
+
     def enqueued(self, queue: Queue) -> None:
-        """If too much work is pending, run the older half, as far as gates allow, so that memory does not grow."""
+        """Work was enqueued. If too much is pending, run the older half, as far as gates allow: memory is bounded."""
         if len(queue) >= self._room:
             for work in queue.pending[: len(queue) // 2]:
                 if work.is_ready:
@@ -84,7 +66,7 @@ class InOrder:
             self._room = max(PENDING, 2 * len(queue))
 
     def query(self, queue: Queue, target: Clock, asked: str) -> bool:
-        """Answer, and let the next kernel run."""
+        """Answer whether the work that *target* knows is done, and let the next kernel run."""
         del asked
         done = not queue.holds(target)
         work = queue.first_ready(target)
@@ -93,13 +75,13 @@ class InOrder:
         return done
 
     def reach(self, queue: Queue, target: Clock) -> None:
-        """Run what is needed, in the order in which it was enqueued."""
+        """Run what must run before *target* is reached, as far as closed gates allow."""
         for work in queue.held(target):
             if work.is_ready:
                 queue.run(work)
 
     def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
-        """Run nothing: work for which the host has not waited has not run yet."""
+        """The host touches these arrays. Work for which it has not waited has not run yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +92,7 @@ class Choice:
     taken: int
 
 
-@dataclass(slots=True)
-class Chosen:
+class Chosen(InOrder):
     """Follows a list of choices, and takes the first option wherever the list has ended.
 
     A kernel that nobody observes, and that could as well run later, runs later: schedules that differ in nothing that
@@ -126,15 +107,14 @@ class Chosen:
     Attributes:
         prefix: the choices to follow.
         polls: how many times the same pending work is reported as not done. Then it is done: a polling loop ends.
-        chance: takes an option wherever the list has ended, in place of the first one.
         made: the choices that were made.
     """
 
-    prefix: Sequence[int]
-    polls: int
-    chance: random.Random | None = None
-    made: list[Choice] = field(default_factory=list)
-    _refused: dict[tuple[object, ...], int] = field(default_factory=dict)
+    def __init__(self, prefix: Sequence[int], polls: int) -> None:
+        """Follow *prefix*."""
+        self.prefix, self.polls = prefix, polls
+        self.made: list[Choice] = []
+        self._refused: dict[tuple[object, ...], int] = {}
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -194,10 +174,7 @@ class Chosen:
         if len(options) == 1:
             return 0
         position = len(self.made)
-        if position < len(self.prefix):
-            taken = self.prefix[position]
-        else:
-            taken = self.chance.randrange(len(options)) if self.chance else 0
+        taken = self.prefix[position] if position < len(self.prefix) else 0
         if not 0 <= taken < len(options):
             message = (
                 f"choice {position} of this schedule is option {taken}, but there are only {len(options)}: "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from interop._order.accesses import Accesses
 from interop._order.clock import Clock, Epoch, Line
 from interop._order.clocks import StreamKind
-from interop.sim.races import Party
+from interop._order.findings import Party
 
 
 class Mode(enum.IntEnum):

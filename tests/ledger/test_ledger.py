@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import interop
 from interop import _cuda
 from interop._order import watchers
+from interop._order.findings import Kind, Party
 from interop.adapters.tensor import CUDA, FLOAT4_E2M1FN, OPAQUE, DataType, Tensor
 from interop.errors import InvalidArrayError, InvalidStreamError, RaceError
-from interop.ledger.access import Kind, Party
 from interop.ledger.events import Events
 from interop.ledger.layout import block, of_tensor, share
 from interop.ledger.memory import Memory, Touch

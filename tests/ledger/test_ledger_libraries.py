@@ -15,13 +15,14 @@ import pytest
 import interop
 from interop import _cuda
 from interop._order import watchers
+from interop._order.findings import Kind
 from interop.errors import NotSupportedError
 from interop.ledger import session
-from interop.ledger.access import OBSERVED, SEEN, Kind
 from interop.ledger.layout import block
 from interop.ledger.ledger import _uncertainty_of
 from interop.ledger.libraries import observer
 from interop.ledger.libraries.patch import Patches
+from interop.ledger.streams import OBSERVED, SEEN
 from interop.ordering import check
 from interop.stream import ExternalStream
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pytest
 
 import interop
-from interop.ledger.access import Kind
+from interop._order.findings import Kind
 from interop.ledger.layout import block
 from interop.ordering import check
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from interop import _cuda
 from interop.event import Event, as_event
-from interop.ledger.access import SEEN
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
+from interop.ledger.streams import SEEN
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from cupy.cuda.stream import _BaseStream
 
 from interop import _cuda
 from interop.event import Event, as_event
-from interop.ledger.access import SEEN
 from interop.ledger.layout import block
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
+from interop.ledger.streams import SEEN
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from numba import cuda
 from numba.cuda.cudadrv import driver
 from numba.cuda.dispatcher import _Kernel, _LaunchConfiguration
 
+from interop._order.findings import Kind
 from interop.errors import InteropError
-from interop.ledger.access import SEEN, Kind
 from interop.ledger.layout import Layout, block, layout_of
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
+from interop.ledger.streams import SEEN
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
+from interop._order.findings import Kind
 from interop.adapters.tensor import CUDA, OPAQUE, DataType, Tensor
 from interop.event import Event, as_event
-from interop.ledger.access import SEEN, Kind
 from interop.ledger.layout import Layout, block, of_tensor
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
+from interop.ledger.streams import SEEN
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:

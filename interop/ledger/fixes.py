@@ -1,55 +1,20 @@
-"""What the ledger reports: two accesses of one array that nothing orders, or nothing that was seen."""
+"""The line of code that orders two streams, in the words of the program."""
 
 import contextlib
 import inspect
 import itertools
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
 from interop import _cuda
-from interop.errors import InteropError, RaceError
-from interop.ledger.access import KnownStream, Party
+from interop.errors import InteropError
+from interop.ledger.streams import KnownStream
 from interop.stream import ExternalStream, as_stream
+
 
 _REFERENCES: Final = 3
 """References to a frame's variables if nobody called locals(): the frame's, ours, and that of the question."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Two accesses of the same memory that nothing orders, and at least one of them writes, or may write.
-
-    Attributes:
-        earlier: the access that was submitted first.
-        later: the access that was submitted second.
-        fix: the line of code that orders the two, to be put before the later one; in words where no line can.
-        uncertainty: why this may not be a race; empty if it is one.
-    """
-
-    earlier: Party
-    later: Party
-    fix: str
-    uncertainty: str = ""
-
-    def __str__(self) -> str:
-        """The report, in four lines, and a fifth for the uncertainty."""
-        earlier, later = self.earlier, self.later
-        other = "" if earlier.array == later.array else f", as {earlier.array}"
-        what, seen = ("unknown", " that was seen") if self.uncertainty else ("race", "")
-        lines = [
-            f"{what} on {later.array}: nothing{seen} orders",
-            f"  {earlier}, which {earlier.kind.verb} it{other}, before",
-            f"  {later}, which {later.kind.verb} it.",
-            f"  Order them: {self.fix}",
-        ]
-        return "\n".join([*lines, f"  Not certain: {self.uncertainty}"] if self.uncertainty else lines)
-
-    def error(self, others: Sequence["Finding"] = ()) -> RaceError:
-        """The error that reports this race and *others*."""
-        return RaceError("\n".join(str(finding) for finding in (self, *others)))
 
 
 class Fixes:

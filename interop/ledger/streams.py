@@ -1,6 +1,5 @@
-"""What an access is, and whose stream makes it."""
+"""The streams that a ledger knows, and the libraries whose waits it sees."""
 
-import enum
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -13,46 +12,6 @@ OBSERVED: Final = {"cupy": "cupy", "numba": "numba.cuda.cudadrv.driver", "torch"
 
 SEEN: Final = object()
 """The owner of a stream at a bare address that an observed library used: its waits are seen."""
-
-
-class Kind(enum.IntEnum):
-    """What an access does. Work that is ordered after one access need not be compared with earlier, lower kinds."""
-
-    READ = 1
-    MAYBE = 2
-    """It reads, and may write: nothing says which."""
-    WRITE = 3
-
-    @property
-    def verb(self) -> str:
-        """What the access does, in words."""
-        return _VERBS[self]
-
-
-_VERBS: Final = {Kind.READ: "reads", Kind.MAYBE: "reads and may write", Kind.WRITE: "writes"}
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """One access.
-
-    Attributes:
-        by: the work that makes the access, such as ``numba kernel 'fill'``.
-        stream: the stream of that work, in words.
-        kind: what the access does to the array.
-        array: the array, in words.
-        where: ``file:line`` of the user's code that submitted the work.
-    """
-
-    by: str
-    stream: str
-    kind: Kind
-    array: str
-    where: str
-
-    def __str__(self) -> str:
-        """The work and its place, in one line."""
-        return f"{self.by} on {self.stream} ({self.where})"
 
 
 @dataclass(eq=False, slots=True)

@@ -1,0 +1,82 @@
+"""What the simulator and the ledger report: two accesses of one array that nothing orders."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from interop.errors import RaceError
+
+
+class Kind(enum.IntEnum):
+    """What an access does. Work that is ordered after one access need not be compared with earlier, lower kinds."""
+
+    READ = 1
+    MAYBE = 2
+    """It reads, and may write: nothing says which."""
+    WRITE = 3
+
+    @property
+    def verb(self) -> str:
+        """What the access does, in words."""
+        return _VERBS[self]
+
+
+_VERBS: Final = {Kind.READ: "reads", Kind.MAYBE: "reads and may write", Kind.WRITE: "writes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One access.
+
+    Attributes:
+        by: the work that makes the access, such as ``Numba kernel 'fill'``; or ``the host``.
+        stream: the stream of that work, in words; or the name of the host thread.
+        kind: what the access does to the array.
+        array: the array, in words.
+        where: ``file:line`` of the user's code that submitted the work, or made the access.
+    """
+
+    by: str
+    stream: str
+    kind: Kind
+    array: str
+    where: str
+
+    def __str__(self) -> str:
+        """The work and its place, in one line."""
+        return f"{self.by} on {self.stream} ({self.where})"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Two accesses of the same memory that nothing orders, and at least one of them writes, or may write.
+
+    Attributes:
+        earlier: the access that was submitted first.
+        later: the access that was submitted second, and should have been ordered after the first.
+        fix: the line of code that orders the two, to be put before the later one; in words where no line can.
+        uncertainty: why this may not be a race; empty if it is one.
+    """
+
+    earlier: Party
+    later: Party
+    fix: str
+    uncertainty: str = ""
+
+    def __str__(self) -> str:
+        """The report, in four lines, and a fifth for the uncertainty."""
+        earlier, later = self.earlier, self.later
+        other = "" if earlier.array == later.array else f", as {earlier.array}"
+        what, seen = ("unknown", " that was seen") if self.uncertainty else ("race", "")
+        lines = [
+            f"{what} on {later.array}: nothing{seen} orders",
+            f"  {earlier}, which {earlier.kind.verb} it{other}, before",
+            f"  {later}, which {later.kind.verb} it.",
+            f"  Order them: {self.fix}",
+        ]
+        return "\n".join([*lines, f"  Not certain: {self.uncertainty}"] if self.uncertainty else lines)
+
+    def error(self, others: Sequence["Finding"] = ()) -> RaceError:
+        """The error that reports this race and *others*."""
+        return RaceError("\n".join(str(finding) for finding in (self, *others)))
