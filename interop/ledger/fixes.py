@@ -12,7 +12,6 @@ from interop.errors import InteropError
 from interop.ledger.streams import KnownStream
 from interop.stream import ExternalStream, as_stream
 
-
 _REFERENCES: Final = 3
 """References to a frame's variables if nobody called locals(): the frame's, ours, and that of the question."""
 
