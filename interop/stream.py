@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from interop import _cuda
-from interop._core import borrowing, resolve
+from interop._core import above, borrowing
 from interop._core.created import CreatedStream
 from interop._core.event import Event
 from interop._core.stream import ExternalStream
@@ -115,4 +115,4 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
 
 if native is not None:
     native.accelerate(ExternalStream, Event, sys.modules[__name__], borrowing.borrowed_by_id, by_type)
-resolve.as_stream = as_stream
+above.as_stream = as_stream

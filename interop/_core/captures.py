@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from interop import _cuda
-from interop._core.resolve import Stream
+from interop._core.above import Stream
 from interop._native import EventFields
 from interop.errors import CaptureError, CudaError, DeviceMismatchError
 

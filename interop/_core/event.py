@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
 from interop import _cuda
-from interop._core import borrowing, captures, resolve, switching
+from interop._core import above, borrowing, captures, switching
 from interop._core.identity import StreamIdentity
 from interop._core.polling import check_timeout, poll
 from interop._core.waiting import Waitable
@@ -363,7 +363,7 @@ class Event(Waitable, EventFields):
 
 
 def _stream(stream: object) -> Any:  # noqa: ANN401  (an ExternalStream, which is above)
-    return switching.stream_in_use() if stream is None else resolve.as_stream(stream)
+    return switching.stream_in_use() if stream is None else above.as_stream(stream)
 
 
 def as_event(obj: object) -> Event:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from interop import _cuda
 from interop._core import captures
+from interop._core.above import Stream
 from interop._core.borrowing import is_binding
 from interop._core.created import CreatedStream
-from interop._core.resolve import Stream
 from interop.errors import CaptureError, InteropError
 
 

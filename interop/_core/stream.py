@@ -3,7 +3,7 @@
 from typing import Self
 
 from interop import _cuda
-from interop._core import borrowing, captures, resolve, switching
+from interop._core import above, borrowing, captures, switching
 from interop._core.event import Event, as_event
 from interop._core.identity import StreamIdentity, thread_token
 from interop._core.polling import check_timeout, poll
@@ -256,7 +256,7 @@ class ExternalStream(Waitable, StreamIdentity):
             InvalidStreamError: one of them is no stream. Then no wait was made.
             CaptureError: one of the streams is part of a capture, and the other is not. The capture goes on.
         """
-        producers: list[ExternalStream] = [resolve.as_stream(stream) for stream in streams]
+        producers: list[ExternalStream] = [above.as_stream(stream) for stream in streams]
         producers = [producer for producer in producers if producer != self]
         if not producers:
             return

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, overload
 
-from interop._core.resolve import Stream
+from interop._core.above import Stream
 from interop.adapters import with_current_stream
 from interop.adapters.base import Adapter
 from interop.errors import InteropError, InvalidStreamError, NestingError

@@ -77,7 +77,7 @@ void keep(PyObject **place, PyObject *object);
 
 /* -- objects.c ------------------------------------------------------------------------------------------------------- */
 
-enum { MOST_SPARE = 256 };
+enum { MOST_SPARE = 256 }; /* as _MOST_SPARE in plain.py */
 
 typedef struct {
     PyObject_HEAD

@@ -197,7 +197,8 @@ order(Stream *consumer, Stream *producer, const char **call)
     awaited = place_of(producer);
     pool = producer->pool;
     Py_INCREF((PyObject *)pool);
-    /* The legacy default stream cannot join a capture, and must not be used while a blocking stream captures. */
+    /* A producer that captures takes the consumer into its capture, which is legal: it need not be asked. Except that the
+     * legacy default stream cannot join a capture, and must not be used while a blocking stream captures. */
     code = record_then_wait(&awaited, &waiting, event, waiting.needs || awaited.needs, call);
     /* After a failure the event may stand for anything, or be of no use at all. */
     if ((*call != NULL && code != SUCCESS) || !pool_give(pool, event)) {

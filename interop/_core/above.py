@@ -1,7 +1,4 @@
-"""How the modules under the class ``ExternalStream`` see a stream, and how they turn a user's object into one.
-
-``interop.stream`` imports them all, so they cannot import it.
-"""
+"""What the modules of ``_core`` use of ``interop.stream``. It imports them, so they cannot import it."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
