@@ -12,11 +12,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pytest
 
-T = TypeVar("T")
+from tests.threads import in_thread
 
 LEGACY = 1
 PER_THREAD = 2
@@ -103,12 +103,6 @@ def value(result: tuple[Any, ...]) -> Any:
     """What a call returned. Fails if the call did."""
     assert result[0] == SUCCESS, result
     return result[1] if len(result) > 1 else None
-
-
-def in_thread(function: Callable[[], T]) -> T:
-    """What *function* returns, run in a new thread."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
 
 
 def held(lab: Lab, stream: int) -> bool:

@@ -26,6 +26,7 @@ from interop.errors import (
     RaceError,
 )
 from interop.testing import gate
+from tests.threads import in_thread, in_threads
 
 needs_native = pytest.mark.skipif(native is None, reason=why_not)
 
@@ -536,9 +537,7 @@ def test_a_per_thread_stream_is_not_asked_to_wait_in_another_thread(gpu, library
     alive = weakref.ref(source)
     views = [interop.handoff(source, c, into="standin")]
     del source
-    thread = threading.Thread(target=views.clear)
-    thread.start()
-    thread.join()
+    in_thread(views.clear)
     c.synchronize()
     interop.release()
     assert alive() is None
@@ -582,24 +581,14 @@ def test_hold_does_not_wait_for_later_work(gpu, streams):
 
 
 def test_many_threads_may_hand_over_at_once(gpu, library):
-    failures = []
-
     def work():
-        try:
-            p, c = interop.new_stream(), interop.new_stream()
-            for _ in range(50):
-                interop.handoff(Owner(), c, producer=p, into="standin")
-                interop.hold(c, object())
-            c.synchronize()
-        except BaseException as error:
-            failures.append(error)
+        p, c = interop.new_stream(), interop.new_stream()
+        for _ in range(50):
+            interop.handoff(Owner(), c, producer=p, into="standin")
+            interop.hold(c, object())
+        c.synchronize()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(*[work] * 4)
     assert interop.release() == 0
 
 
@@ -805,12 +794,9 @@ def test_the_way_back_is_ordered_later_if_memory_is_out(gpu, streams, library, m
 
 
 def test_hold_refuses_the_per_thread_stream_of_another_thread(gpu):
-    theirs = []
-    thread = threading.Thread(target=lambda: theirs.append(interop.ExternalStream(2)))
-    thread.start()
-    thread.join()
+    theirs = in_thread(lambda: interop.ExternalStream(2))
     with pytest.raises(InvalidStreamError, match="another thread"):
-        interop.hold(theirs[0], object())
+        interop.hold(theirs, object())
 
 
 # -- the descriptions of memory ------------------------------------------------------------------------------------
@@ -999,9 +985,7 @@ def test_the_source_is_released_if_the_consumers_thread_has_ended(gpu, library):
     def work():
         views.append(interop.handoff(sources.pop(), 2, producer=p, into="standin"))
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    in_thread(work)
     views.clear()
     gpu.runtime.cudaDeviceSynchronize()
     kept = interop.release()

@@ -1,7 +1,6 @@
 """The producer of an array, if the caller names none: the stream it was handed to, or its library's current stream."""
 
 import sys
-import threading
 import types
 import weakref
 
@@ -15,6 +14,7 @@ from interop.adapters.base import Adapter
 from interop.adapters.tensor import CUDA, TYPES, Tensor
 from interop.errors import RaceError
 from interop.testing import gate
+from tests.threads import in_threads
 
 
 class Array:
@@ -295,11 +295,7 @@ def test_ten_thousand_handoffs_do_not_leak(gpu, library, threads):
             with interop.borrow(source, consumer=c, producer=p):
                 pass
 
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(*[work] * threads)
     gpu.synchronize()
     assert interop.release() == 0
     assert not sources

@@ -4,7 +4,6 @@ import ctypes
 import gc
 import re
 import sys
-import threading
 import weakref
 
 import numpy as np
@@ -18,6 +17,7 @@ from interop._arrays.capsules import read
 from interop._arrays.reading import from_typestr
 from interop._native import native, why_not
 from interop.adapters.tensor import BFLOAT, DataType, Tensor, c_contiguous
+from tests.threads import in_thread, in_threads
 
 torch = pytest.importorskip("torch")
 
@@ -294,9 +294,7 @@ def test_a_consumer_may_end_in_another_thread(version):
     tensor, owner = owned()
     got = [torch.from_dlpack(Handed(tensor, version))]
     del tensor
-    thread = threading.Thread(target=got.clear)
-    thread.start()
-    thread.join()
+    in_thread(got.clear)
     assert owner() is None
 
 
@@ -343,11 +341,7 @@ def test_many_threads_may_export_at_once():
             torch.from_dlpack(Handed(described(owner.array, owner)))
             make(described(owner.array, owner))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(*[work] * 4)
     assert not owners
 
 

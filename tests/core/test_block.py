@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import linecache
-import threading
 
 import pytest
 
@@ -11,6 +10,7 @@ import interop
 from interop._safety.blocks import block
 from interop.ordering import check
 from interop.testing import assert_host_free, assert_not_ordered, assert_ordered, is_ordered
+from tests.threads import in_thread
 
 
 def span_of(stream, _):
@@ -79,10 +79,7 @@ def test_a_block_that_a_thread_enters_does_not_warn(streams, recwarn):
         with manager:
             pass
 
-    thread = threading.Thread(target=work, args=[interop.use(streams[0])])
-    thread.start()
-    thread.join()
-    del thread
+    in_thread(lambda: work(interop.use(streams[0])))
     gc.collect()
     assert not recwarn.list
 

@@ -20,6 +20,7 @@ from interop import _cuda, adapters, as_event, as_stream, sim
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import InvalidEventError, InvalidStreamError, NotSupportedError, UnrecordedEventError
+from tests.threads import in_thread
 
 # -- streams to borrow: functions of an address, and of a function that derives a class -----------------------------
 
@@ -378,12 +379,9 @@ def test_repr_of_a_default_stream(handle, words):
 
 
 def test_per_thread_stream_stays_in_its_thread():
-    borrowed = []
-    thread = threading.Thread(target=lambda: borrowed.append(as_stream(2)))
-    thread.start()
-    thread.join()
-    assert as_stream(2) == as_stream(2) != borrowed[0]
-    for operation in (borrowed[0].query, borrowed[0].record_event, borrowed[0].__enter__):
+    borrowed = in_thread(lambda: as_stream(2))
+    assert as_stream(2) == as_stream(2) != borrowed
+    for operation in (borrowed.query, borrowed.record_event, borrowed.__enter__):
         with pytest.raises(InvalidStreamError, match=r"per-thread.*was borrowed in another thread"):
             operation()
 

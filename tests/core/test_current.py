@@ -14,6 +14,7 @@ import interop
 from interop import adapters, sim
 from interop.adapters.base import Adapter
 from interop.errors import AdapterError, InvalidStreamError, LibraryNotFoundError, NestingError, NotSupportedError
+from tests.threads import in_threads
 
 
 class StandIn(Adapter):
@@ -170,7 +171,6 @@ def test_two_threads_at_once_with_one_manager(gpu, libraries):
     shared = interop.new_stream()
     manager = interop.use(shared)
     meet = threading.Barrier(2, timeout=10)
-    failures = []
 
     def work():
         try:
@@ -187,16 +187,11 @@ def test_two_threads_at_once_with_one_manager(gpu, libraries):
                         meet.wait()
                     assert handles(libraries) == [mine.cuda_stream] * 2
                 assert handles(libraries) == [None, None]
-        except BaseException as error:
-            failures.append(error)
+        except BaseException:
             meet.abort()
+            raise
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(*[work] * 2)
 
 
 @pytest.mark.parametrize("by", ["use", "stream"])

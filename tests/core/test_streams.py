@@ -1,6 +1,7 @@
 """Streams and events on the simulator: all that can be tested without a GPU."""
 
 import ctypes
+import functools
 import gc
 import itertools
 import threading
@@ -25,6 +26,7 @@ from interop.errors import (
     UnrecordedEventError,
 )
 from interop.testing import assert_not_ordered, assert_ordered, gate
+from tests.threads import in_thread, in_threads
 
 
 @pytest.fixture
@@ -225,28 +227,19 @@ def test_two_threads_never_share_a_scratch_event(gpu, monkeypatch):
 
     def record(*arguments):
         result = real(*arguments)
-        if threading.current_thread() in threads:
+        if threading.current_thread() is not threading.main_thread():
             meeting.wait()
         return result
 
     monkeypatch.setattr(gpu.runtime, "cudaEventRecord", record, raising=False)
     pairs = [(interop.new_stream(), interop.new_stream(), gpu.array([0])) for _ in range(2)]
-    failures = []
 
     def work(p, c, a):
-        try:
-            write(gpu, p, a, 1)
-            c.wait_stream(p)
-            write(gpu, c, a, 2)
-        except BaseException as error:
-            failures.append(error)
+        write(gpu, p, a, 1)
+        c.wait_stream(p)
+        write(gpu, c, a, 2)
 
-    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(*(functools.partial(work, *pair) for pair in pairs))
 
 
 def test_a_wait_between_the_record_and_the_wait_of_another_one(gpu, monkeypatch):
@@ -273,9 +266,7 @@ def test_a_wait_between_the_record_and_the_wait_of_another_one(gpu, monkeypatch)
 def test_scratch_events_outlive_their_thread(gpu, calls):
     p, c = interop.new_stream(), interop.new_stream()
     for _ in range(3):
-        thread = threading.Thread(target=c.wait_stream, args=[p])
-        thread.start()
-        thread.join()
+        in_thread(lambda: c.wait_stream(p))
     assert calls.count("cudaEventCreateWithFlags") == 1
 
 
@@ -622,7 +613,7 @@ def test_new_stream_does_not_raise_the_error_of_a_retired_stream(gpu, monkeypatc
 
 
 def test_two_threads_create_an_event_once(gpu, monkeypatch):
-    event, seen, destroyed = interop.Event(), [], []
+    event, destroyed = interop.Event(), []
     meet, arrived = threading.Barrier(2, timeout=10), set()
     create, destroy = _cuda.Cuda.event_create, gpu.runtime.cudaEventDestroy
 
@@ -635,11 +626,7 @@ def test_two_threads_create_an_event_once(gpu, monkeypatch):
 
     monkeypatch.setattr(_cuda.Cuda, "event_create", created)
     monkeypatch.setattr(gpu.runtime, "cudaEventDestroy", lambda e: destroyed.append(e) or destroy(e), raising=False)
-    threads = [threading.Thread(target=lambda: seen.append(event.cuda_event)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    seen = in_threads(*[lambda: event.cuda_event] * 2)
     assert seen == [event.cuda_event] * 2
     assert len(destroyed) == 1, "the other one of the two is left behind"
     assert destroyed != [event.cuda_event]
@@ -702,22 +689,17 @@ def test_ids_tell_reused_addresses_apart(gpu):
 
 def test_a_per_thread_stream_stays_in_its_thread(gpu):
     borrowed, other = interop.ExternalStream(2), interop.new_stream()
-    found = []
 
     def work():
         mine = interop.ExternalStream(2)
-        found.append((mine.stream_id, mine == borrowed))
         for use in (borrowed.query, borrowed.synchronize, borrowed.record_event, lambda: other.wait_stream(borrowed)):
             with pytest.raises(InvalidStreamError, match="another thread"):
                 use()
-        found.append("refused")
+        return mine.stream_id, mine == borrowed
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found[0][0] != borrowed.stream_id
-    assert found[0][1] is False
-    assert found[1] == "refused"
+    number, equal = in_thread(work)
+    assert number != borrowed.stream_id
+    assert equal is False
 
 
 # -- worlds --------------------------------------------------------------------------------------------------------
@@ -770,20 +752,11 @@ def test_a_stream_of_a_real_library_is_refused_in_a_simulation(gpu, interop_need
 
 
 def test_one_thread_at_a_time_can_simulate(gpu):
-    failures = []
-
     def work():
-        try:
-            with sim.simulate():
-                pass
-        except NotSupportedError as error:
-            failures.append(str(error))
+        with pytest.raises(NotSupportedError, match="another thread runs a simulation"), sim.simulate():
+            pass
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert failures
-    assert "another thread runs a simulation" in failures[0]
+    in_thread(work)
     assert _cuda.active() is gpu.cuda
 
 

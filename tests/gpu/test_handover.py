@@ -1,8 +1,8 @@
 """Hand-overs beyond the plain pairs: JAX, types that only DLPack can say, two devices, no leak."""
 
 import contextlib
+import functools
 import gc
-import threading
 import time
 
 import numpy as np
@@ -25,6 +25,7 @@ from tests.gpu.test_arrays import (
     memset,
     reset,
 )
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Grid size")
 
@@ -475,7 +476,7 @@ def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
 
     gc.collect()
     before = count_open()
-    failures, free, events = [], [], []
+    free, events = [], []
     alive = 0
     create, destroy = interop._cuda.Cuda.event_create, interop._cuda.Cuda.event_destroy
 
@@ -488,32 +489,24 @@ def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
     monkeypatch.setattr(interop._cuda.Cuda, "event_destroy", lambda *a: count(-1, destroy, *a))
 
     def work(rounds):
-        try:
-            p, c = interop.new_stream(), interop.new_stream()
-            arrays = [make(p) for make in (PRODUCERS["cupy"], PRODUCERS["torch"], PRODUCERS["numba"])]
-            for i in range(rounds):
-                view = interop.handoff(arrays[i % 3], c, producer=p, into=("torch", "numba", "cupy")[i % 3])
-                if i % 5 == 0:
-                    interop.handoff(view, p, into=("cupy", "torch", "numba")[i % 3])
-                del view
-            p.synchronize()
-            c.synchronize()
-        except BaseException as error:
-            failures.append(error)
+        p, c = interop.new_stream(), interop.new_stream()
+        arrays = [make(p) for make in (PRODUCERS["cupy"], PRODUCERS["torch"], PRODUCERS["numba"])]
+        for i in range(rounds):
+            view = interop.handoff(arrays[i % 3], c, producer=p, into=("torch", "numba", "cupy")[i % 3])
+            if i % 5 == 0:
+                interop.handoff(view, p, into=("cupy", "torch", "numba")[i % 3])
+            del view
+        p.synchronize()
+        c.synchronize()
 
     for _ in range(4):
-        workers = [threading.Thread(target=work, args=[2500 // threads]) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        in_threads(*[functools.partial(work, 2500 // threads)] * threads)
         call(runtime.cudaDeviceSynchronize())
         gc.collect()
         interop.release()
         cupy.get_default_memory_pool().free_all_blocks()
         free.append(call_two(runtime.cudaMemGetInfo())[0])
         events.append(alive)
-    assert failures == []
     assert interop.release() == 0
     assert count_open() == before
     assert free[-1] >= free[1], "device memory grows"

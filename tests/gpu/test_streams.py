@@ -15,6 +15,7 @@ from interop._core import borrowing
 from interop.errors import DeviceMismatchError, InvalidDeviceError, InvalidStreamError
 from interop.testing import assert_not_ordered, assert_ordered, gate
 from tests.gpu.lab import STALE, STREAMS, WRITTEN, call, device_count, native_stream, on_device, race, runtime
+from tests.threads import in_thread, in_threads
 
 ONE = (0, 0)
 
@@ -122,44 +123,28 @@ def test_default_streams_of_two_devices_are_two(special, interop_need):
 
 def test_works_from_any_thread():
     stream, other = interop.new_stream(), interop.new_stream()
-    failures = []
 
     def work():
-        try:
-            with assert_ordered(stream, other):
-                other.wait_stream(stream)
-            stream.synchronize()
-        except BaseException as error:
-            failures.append(error)
+        with assert_ordered(stream, other):
+            other.wait_stream(stream)
+        stream.synchronize()
 
     for _ in range(3):
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    assert failures == []
+        in_thread(work)
 
 
 def test_many_threads_at_once():
     # Each thread orders its own two streams again and again; a scratch event shared between threads would mix them up.
-    failures = []
     start = threading.Barrier(8)
 
     def work():
-        try:
-            p, c = (interop.new_stream() for _ in range(2))
-            start.wait()
-            for _ in range(20):
-                with assert_ordered(p, c):
-                    c.wait_stream(p)
-        except BaseException as error:
-            failures.append(error)
+        p, c = (interop.new_stream() for _ in range(2))
+        start.wait()
+        for _ in range(20):
+            with assert_ordered(p, c):
+                c.wait_stream(p)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(*[work] * 8)
 
 
 def test_the_steady_state_creates_no_event(monkeypatch):
@@ -279,23 +264,14 @@ def test_default_streams_are_waited_for(producer):
 def test_a_per_thread_stream_stays_in_its_thread():
     borrowed = interop.ExternalStream(2)
     mine = borrowed.stream_id
-    failures, ids = [], []
 
     def work():
-        ids.append(interop.ExternalStream(2).stream_id)
         for use in (borrowed.query, borrowed.record_event, lambda: interop.new_stream().wait_stream(borrowed)):
-            try:
+            with pytest.raises(InvalidStreamError, match="another thread"):
                 use()
-            except InvalidStreamError as error:
-                failures.append(str(error))
+        return interop.ExternalStream(2).stream_id
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert ids
-    assert ids[0] != mine
-    assert len(failures) == 3
-    assert all("another thread" in message for message in failures)
+    assert in_thread(work) != mine
 
 
 # -- what may crash goes into a process of its own -----------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import interop
 from interop.errors import NotSupportedError
 from tests.gpu.lab import STREAMS, call, device_count, native_stream, on_device, pair, runtime
+from tests.threads import in_threads
 
 LIBRARIES = [library for library in STREAMS if library != "int"]
 
@@ -163,7 +164,7 @@ def test_a_sticky_stream_set_before_is_restored(both):
 
 
 def test_two_threads_at_once(both):
-    shared, failures = interop.new_stream(), []
+    shared = interop.new_stream()
     barrier = threading.Barrier(2, timeout=30)
     manager = interop.use(shared)
 
@@ -180,16 +181,11 @@ def test_two_threads_at_once(both):
                         assert handles(both) == (own.cuda_stream,) * 2
                     assert handles(both) == (shared.cuda_stream,) * 2
                 assert handles(both) == before
-        except BaseException as error:
-            failures.append(error)
+        except BaseException:
             barrier.abort()
+            raise
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(*[work] * 2)
 
 
 def test_warps_current_stream_and_device(interop_need):
@@ -232,11 +228,7 @@ def test_warp_is_restored_when_threads_leave_in_the_order_they_came(interop_need
             seen.append(warp.get_stream("cuda:0").cuda_stream == stream.cuda_stream)
 
     seen = []
-    threads = [threading.Thread(target=work) for work in (first, second)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(first, second)
     assert seen == [True]
     assert (warp.get_stream("cuda:0"), warp.get_device()) == before
 

@@ -23,6 +23,7 @@ from interop.ledger.layout import block, of_tensor, share
 from interop.ledger.memory import Memory, Touch
 from interop.ordering import Clock, Clocks, Line, StreamKind, check
 from interop.testing import device
+from tests.threads import in_thread
 
 
 @pytest.fixture
@@ -315,9 +316,7 @@ def test_the_waits_of_an_ended_thread_count(gpu):
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     with check() as ledger:
         ledger.writes(x, a)
-        thread = threading.Thread(target=a.synchronize)
-        thread.start()
-        thread.join()
+        in_thread(a.synchronize)
         ledger.reads(x, b)
     assert not ledger.unknown
 
@@ -389,9 +388,7 @@ def test_each_thread_has_its_own_per_thread_stream(gpu):
     with check(raises=False) as ledger:
         ledger.writes(x, 2)
         ledger.writes(x, 2)
-        thread = threading.Thread(target=lambda: ledger.writes(x, 2))
-        thread.start()
-        thread.join()
+        in_thread(lambda: ledger.writes(x, 2))
     assert len(ledger.races) == 1
 
 

@@ -6,12 +6,12 @@ twin.
 """
 
 import contextlib
-import threading
 
 import pytest
 
 import interop
 from interop.ordering import check
+from tests.threads import in_thread
 
 STALE, RIGHT, NEXT = 1.0, 7.0, 9.0
 
@@ -139,23 +139,17 @@ def launch_on_stream_0(w):
 
 
 def one_per_thread_handle_in_two_threads(w):
-    seen = []
-
     def other():
         if w.fixed:
             interop.as_stream(2).wait_event(event)
         w.copy(2)
         if not w.fixed:
             interop.as_stream(2).synchronize()
-        seen.append(True)
 
     with w.slow(2, w.gpu.stream()):
         w.fill(2)
         event = interop.as_stream(2).record_event()
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-    assert seen
+        in_thread(other)
 
 
 def event_on_the_wrong_device(w):

@@ -2,11 +2,8 @@
 
 import contextlib
 import gc
-import random
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,8 @@ import interop
 from interop._order import watchers
 from interop.ledger import session
 from interop.ordering import check
+from tests.interrupts import interrupt
+from tests.threads import in_thread
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers that send signals here"),
@@ -22,51 +21,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:.*was never entered"),
 ]
 
-TIMES = 2_000
-
-
-@pytest.fixture
-def interrupt():
-    """Call a function many times. Each call ends when a signal handler raises in it, or when it returns."""
-
-    def raise_it(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    chance = random.Random(1)
-
-    def interrupt(call, check, times=TIMES):
-        call()  # what is imported lazily
-        took = []
-        for _ in range(20):
-            start = time.perf_counter()
-            call()
-            took.append(time.perf_counter() - start)
-        whole = min(took)
-        hits = 0
-        for _ in range(times):
-            try:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, max(1e-6, chance.random() * whole))
-                    call()
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                hits += 1
-            check()
-        assert hits > times / 10
-        return hits
-
-    yield interrupt
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
 
 def everything_of(*owners):
     return {(owner, name): value for owner in owners for name, value in vars(owner).items()}
 
 
-def test_an_interrupt_leaves_no_library_patched(interrupt, interop_need):
+def test_an_interrupt_leaves_no_library_patched(interop_need):
     for library in ("torch", "cupy", "numba"):
         interop_need(library)
     import cupy
@@ -103,7 +63,7 @@ def test_an_interrupt_leaves_no_library_patched(interrupt, interop_need):
     interrupt(call, is_as_before)
 
 
-def test_an_interrupt_leaves_another_ledger_open(interrupt):
+def test_an_interrupt_leaves_another_ledger_open():
     with interop.sim.simulate(), check() as ledger:
 
         def call():
@@ -116,7 +76,7 @@ def test_an_interrupt_leaves_another_ledger_open(interrupt):
         interrupt(call, is_as_before)
 
 
-def test_an_interrupt_leaves_no_timeline_recording(interrupt):
+def test_an_interrupt_leaves_no_timeline_recording():
     with interop.sim.simulate():
 
         def call():
@@ -130,7 +90,7 @@ def test_an_interrupt_leaves_no_timeline_recording(interrupt):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_an_interrupted_call_is_entered_once_or_not_at_all(ordered, interrupt):
+def test_an_interrupted_call_is_entered_once_or_not_at_all(ordered):
     with interop.sim.simulate() as gpu, check(raises=False) as ledger:
         x = gpu.array([0.0])
         a, b = interop.new_stream(), interop.new_stream()
@@ -153,13 +113,8 @@ def test_an_interrupted_call_is_entered_once_or_not_at_all(ordered, interrupt):
         def is_free():
             assert not ledger._steps.lock._is_owned()
 
-        interrupt(call, is_free, times=3 * TIMES)
-        seen = []
-        thread = threading.Thread(target=lambda: seen.append(ledger.accesses), daemon=True)
-        thread.start()
-        thread.join(20)
-        assert seen
-        assert done <= seen[0] <= tried
+        interrupt(call, is_free)
+        assert done <= in_thread(lambda: ledger.accesses) <= tried
         assert not ledger._steps.pending
         assert not ledger.unknown
         assert bool(ledger.races) is not ordered
@@ -237,9 +192,7 @@ def test_an_interrupted_step_is_repeated_before_the_next_one():
     with interop.sim.simulate(), check() as ledger:
         with pytest.raises(KeyboardInterrupt):
             ledger._steps.take(step)
-        thread = threading.Thread(target=ledger._steps.take, args=(lambda: taken.append("next"),), daemon=True)
-        thread.start()
-        thread.join(20)
+        in_thread(lambda: ledger._steps.take(lambda: taken.append("next")))
     assert taken == ["interrupted", "interrupted", "next"]
 
 

@@ -25,6 +25,7 @@ from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import OBSERVED, SEEN
 from interop.ordering import check
 from interop.stream import ExternalStream
+from tests.threads import in_thread
 
 
 class Notes:
@@ -1239,14 +1240,10 @@ def test_a_ledger_is_closed_by_the_thread_that_has_opened_it(interop_need):
     def close():
         with pytest.raises(NotSupportedError, match="has to close it"):
             block.__exit__(None, None, None)
-        refused.append(True)
 
-    block, refused = check(), []
+    block = check()
     with block as ledger:
-        thread = threading.Thread(target=close)
-        thread.start()
-        thread.join()
-        assert refused
+        in_thread(close)
         session._all._count_capture()
         assert ledger.captured == 1
     assert not _get_current_dispatch_mode_stack()
@@ -1258,7 +1255,5 @@ def test_a_simulated_ledger_is_closed_by_any_thread():
     with interop.sim.simulate():
         block = check()
         block.__enter__()
-        thread = threading.Thread(target=block.__exit__, args=(None, None, None))
-        thread.start()
-        thread.join()
+        in_thread(lambda: block.__exit__(None, None, None))
     assert not watchers.active

@@ -2,7 +2,6 @@
 
 import gc
 import sys
-import threading
 import time
 import weakref
 from collections import deque
@@ -14,6 +13,7 @@ import interop
 from interop._order.findings import Kind
 from interop.ledger.layout import block
 from interop.ordering import check
+from tests.threads import in_thread
 
 
 class Program:
@@ -55,18 +55,16 @@ class Program:
         stream.synchronize()
 
     def threads(self):
-        self.in_a_thread(self.main)
+        self.read_in_a_thread(self.main)
 
     def threads_with_their_default_stream(self):
-        self.in_a_thread(2)
+        self.read_in_a_thread(2)
 
     def threads_with_a_stream(self):
-        self.in_a_thread(interop.new_stream())
+        self.read_in_a_thread(interop.new_stream())
 
-    def in_a_thread(self, stream):
-        thread = threading.Thread(target=self.ledger.reads, args=(self.x, stream))
-        thread.start()
-        thread.join()
+    def read_in_a_thread(self, stream):
+        in_thread(lambda: self.ledger.reads(self.x, stream))
 
     def arrays(self):
         array = self.gpu.array([0.0])
@@ -89,7 +87,7 @@ class Program:
         self.ledger.accessed(self.main, [("it", block(start, size), Kind.WRITE)], "work")
 
 
-KINDS = [name for name in vars(Program) if not name.startswith(("_", "in_", "number"))]
+KINDS = [name for name in vars(Program) if not name.startswith(("_", "read_", "number"))]
 TIMES = 400
 
 

@@ -4,7 +4,6 @@ import ctypes
 import gc
 import os
 import sys
-import threading
 import weakref
 from collections import deque
 
@@ -19,6 +18,7 @@ from interop._order import watchers
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
 from tests.native.test_native_stubs import OWN, C, P, while_blocked
 from tests.native_stubs import KINDS, bound, spare
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 CALLS = ("cuEventRecord", "cuStreamWaitEvent", "cuEventQuery")
@@ -200,21 +200,6 @@ def test_a_pending_release_is_removed_by_identity(found):
     keepalive._remove(queue, second)
     assert len(queue) == 1
     assert queue[0] is first
-
-
-def other_thread(work):
-    failures = []
-
-    def run():
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert failures == []
 
 
 # -- when the fast path falls back to Python --------------------------------------------------------------------------
@@ -588,11 +573,7 @@ def test_ten_thousand_handovers_do_not_leak(world, threads):
             interop.Handover(tensor, p, c, states=False)
             keepalive.keepalive.poll()
 
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(*[work] * threads)
     gc.collect()
     assert interop.release() == 0
     assert handover.count_open() == before

@@ -5,7 +5,6 @@ import gc
 import itertools
 import random
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +33,8 @@ from interop.errors import (
     RaceError,
 )
 from interop.sim import SimulatedArray, SimulatedGPU, schedule, work
+from tests.interrupts import interrupt
+from tests.threads import in_thread
 
 Memory = Any
 Program = Callable[[SimulatedGPU], Any]
@@ -487,9 +488,7 @@ def test_a_wait_in_one_thread_does_not_order_another(gpu: SimulatedGPU) -> None:
 def test_a_join_orders_after_the_thread(gpu: SimulatedGPU) -> None:
     stream, data = gpu.stream("stream"), gpu.array([0])
     gpu.launch(stream, fill, writes=[data])
-    thread = threading.Thread(target=lambda: gpu.cuda.stream_synchronize(handle(stream)))
-    thread.start()
-    thread.join()
+    in_thread(lambda: gpu.cuda.stream_synchronize(handle(stream)))
     assert gpu.read(data).tolist() == [7]
 
 
@@ -723,9 +722,7 @@ def come_and_go(gpu: SimulatedGPU) -> Callable[[], None]:
         gpu.cuda.stream_synchronize(2)
 
     def step() -> None:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
+        in_thread(work)
 
     return step
 
@@ -827,31 +824,16 @@ def test_the_cost_of_awaiting_a_stream_does_not_grow_with_the_others() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="setitimer")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # finalisers are interrupted too
 def test_the_simulator_survives_signal_handlers_that_raise(gpu: SimulatedGPU) -> None:
-    class Interrupt(BaseException):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise Interrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    chance, interrupted = random.Random(0), 0
     main = gpu.stream()
-    try:
-        for _ in range(2000):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 4e-4))
-                stream, data = gpu.stream(), gpu.array([0])
-                gpu.launch(stream, no_work, writes=[data])
-                gpu.cuda.event_destroy(order(gpu, stream, main))
-                gpu.launch(main, no_work, reads=[data])
-                gpu.cuda.stream_query(handle(main))
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interrupt:
-                interrupted += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert interrupted > 100
+
+    def work() -> None:
+        stream, data = gpu.stream(), gpu.array([0])
+        gpu.launch(stream, no_work, writes=[data])
+        gpu.cuda.event_destroy(order(gpu, stream, main))
+        gpu.launch(main, no_work, reads=[data])
+        gpu.cuda.stream_query(handle(main))
+
+    interrupt(work, lambda: None)
     assert gc.isenabled()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(gpu.synchronize).result(timeout=30)

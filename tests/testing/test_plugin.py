@@ -1,6 +1,5 @@
 """A package of its own that adds its library: ``tests/plugin``, installed as any other; and plugins that are wrong."""
 
-import threading
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import interop
 from interop import adapters, as_stream, current_stream
 from interop.adapters.base import Source
 from interop.errors import AdapterError
+from tests.threads import in_thread
 
 pytestmark = pytest.mark.needs("acme_streams")
 
@@ -86,12 +86,9 @@ def test_current_stream_of_each_thread(address):
     before = acme_streams.get_stream()
     acme_streams.set_stream(acme_streams.Stream(address))
     try:
-        elsewhere = []
-        thread = threading.Thread(target=lambda: elsewhere.append(current_stream(NAME)))
-        thread.start()
-        thread.join()
+        elsewhere = in_thread(lambda: current_stream(NAME))
         assert current_stream(NAME) == as_stream(address)
-        assert elsewhere[0].cuda_stream == 1
+        assert elsewhere.cuda_stream == 1
     finally:
         acme_streams.set_stream(before)
 

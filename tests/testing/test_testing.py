@@ -40,6 +40,7 @@ from interop.testing import (
 from interop.testing.gate import forgotten
 from interop.testing.poison import memory_of
 from tests.programs import PAIRS, STREAMS, expected, programs, replay
+from tests.threads import in_thread
 
 
 @pytest.fixture
@@ -822,9 +823,7 @@ def in_a_thread(wait):
         with contextlib.suppress(DeadlockError):
             wait()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    in_thread(work)
 
 
 def poll(event):

@@ -1,10 +1,10 @@
 """The timeline: on the simulator, and on a simulator whose events have been given times."""
 
+import functools
 import gc
 import itertools
 import json
 import sys
-import threading
 import warnings
 from xml.etree import ElementTree as ET
 
@@ -18,6 +18,7 @@ from interop._order import watchers
 from interop.errors import InteropError, InvalidStreamError, LibraryNotFoundError, NotSupportedError
 from interop.timeline.reading import Lane, Reading, Span
 from tests.core.test_watch import Notes
+from tests.threads import in_thread, in_threads
 
 RELAXED = 2
 
@@ -211,11 +212,7 @@ def test_waits_of_all_threads_become_arrows(gpu, streams):
                 with timeline.span("work", producer):
                     consumer.wait_stream(producer)
 
-        threads = [threading.Thread(target=work, args=pair) for pair in ((a, b), (b, c), (c, a))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(*(functools.partial(work, *pair) for pair in ((a, b), (b, c), (c, a))))
     assert len(timeline.spans) == len(timeline.arrows) == 60
     assert {(arrow.producer.name, arrow.consumer.name) for arrow in timeline.arrows} == {
         ("a", "b"),
@@ -391,9 +388,7 @@ def test_spans_of_two_threads_on_one_stream(behind, streams):
     def overtaken(event, stream):
         result = record(event, stream)
         behind.cudaEventRecord = record
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
+        in_thread(work)
         return result
 
     with interop.Timeline() as timeline, timeline.span("one", streams[0]):
