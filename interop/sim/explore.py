@@ -1,8 +1,11 @@
 """Every schedule of a small program."""
 
+import math
+import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final, TypeVar
 
 import numpy as np
@@ -50,12 +53,15 @@ class Exploration:
 
     Attributes:
         schedules: how many ran.
+        covered: the probability that these include a schedule whose choices are made at random, each option of a choice
+            with the same probability. 1.0 if all schedules ran.
         complete: whether all schedules ran.
         outcomes: the distinct values that the program returned; arrays and sequences as tuples.
         races: the distinct races, of all schedules.
     """
 
     schedules: int
+    covered: float
     complete: bool
     outcomes: frozenset[object]
     races: tuple[Finding, ...]
@@ -86,27 +92,41 @@ class Exploration:
     def _check(self) -> None:
         if not self.complete:
             message = (
-                f"no verdict: none of {self.schedules} schedules failed, but they are not all there are. Make the "
-                "program smaller, or give a higher limit. Their results are in .outcomes and .races"
+                f"no verdict: none of {self.schedules} schedules failed, but they are not all there are: they cover "
+                f"{_percent(self.covered)}. Make the program smaller, or give a higher limit. "
+                "Their results are in .outcomes and .races"
             )
             raise InteropError(message)
 
     def __repr__(self) -> str:
         """Say how many, and how it went."""
-        ended = "all there are" if self.complete else "not all there are"
+        ended = "all there are" if self.complete else f"not all there are: they cover {_percent(self.covered)}"
         verdict = "none failed" if self._failure is None else f"one failed with {type(self._failure.error).__name__}"
         raced = f", {plural(len(self.races), 'race')}" if self.races else ""
         return f"<SIMULATED exploration: {self.schedules} schedules, {ended}; {verdict}{raced}>"
 
 
-def explore(program: Program[object], *, devices: int = 1, limit: int = 10_000, polls: int = POLLS) -> Exploration:
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 1 else "nearly all"
+
+
+def explore(
+    program: Program[object],
+    *,
+    devices: int = 1,
+    limit: int = 10_000,
+    samples: int = 1_000,
+    seed: int = 0,
+    polls: int = POLLS,
+) -> Exploration:
     """Run *program* under every schedule of its kernels.
 
     A schedule says which kernels have run at each point at which the program can tell: a query, a synchronise, an
     access by the host. Schedules that the program cannot tell apart are tried once. Races are recorded and not raised,
     so that the wrong value shows.
 
-    The schedules run in order: the last choices vary first.
+    The schedules run in order: the last choices vary first. If there are more than *limit*, others are taken at random,
+    so that the first choices vary too.
 
     Each schedule runs the program from its start. The program must do the same each time, except for what depends on
     the GPU's answers. It should not use other host threads, which are not scheduled. Kernels must touch nothing but
@@ -119,7 +139,9 @@ def explore(program: Program[object], *, devices: int = 1, limit: int = 10_000, 
     Args:
         program: called with the simulated GPU. It fails if it raises an :class:`Exception`.
         devices: how many devices to simulate.
-        limit: the greatest number of schedules to run.
+        limit: the greatest number of schedules to run in order.
+        samples: how many schedules to take at random if there are more.
+        seed: the seed of the random choices.
         polls: how many times the same pending work is reported as not done before it is done, so that loops end.
 
     Raises:
@@ -127,12 +149,34 @@ def explore(program: Program[object], *, devices: int = 1, limit: int = 10_000, 
     """
     explorer = _Explorer(program, devices, polls)
     made: list[Choice] = []
-    count, complete = 0, False
-    while count < limit and not complete:
-        made = _next(explorer.run(made))
-        count += 1
-        complete = not made
-    return Exploration(count, complete, frozenset(explorer.outcomes), tuple(explorer.races), explorer.failure)
+    last: list[Choice] | None = None
+    in_order = 0
+    while in_order < limit:
+        last = explorer.run(made)
+        in_order += 1
+        made = _next(last)
+        if not made:
+            break
+    covered = _up_to(last) if last is not None else Fraction()
+    chance = random.Random(seed)  # noqa: S311  (no secret depends on it)
+    seen: set[tuple[int, ...]] = set()
+    for _ in range(samples):
+        if covered == 1:
+            break
+        found = explorer.run([], chance)
+        choices = _taken(found)
+        # Those up to the last one have run in order.
+        if choices not in seen and (last is None or choices > _taken(last)):
+            seen.add(choices)
+            covered += _weight(found)
+    return Exploration(
+        in_order + len(seen),
+        float(covered),
+        covered == 1,
+        frozenset(explorer.outcomes),
+        tuple(explorer.races),
+        explorer.failure,
+    )
 
 
 class _Explorer:
@@ -144,9 +188,9 @@ class _Explorer:
         self.races: dict[Finding, None] = {}
         self.failure: Failure | None = None
 
-    def run(self, expected: list[Choice]) -> list[Choice]:
-        """Run it with the choices *expected*, and after them the first options; all choices made."""
-        scheduler = Chosen([choice.taken for choice in expected], self._polls)
+    def run(self, expected: list[Choice], chance: random.Random | None = None) -> list[Choice]:
+        """Run it with the choices *expected*, and after them the first options, or random ones; all choices made."""
+        scheduler = Chosen([choice.taken for choice in expected], self._polls, chance)
         found: SimulatedGPU | None = None
         try:
             with simulation(self._devices, "record", scheduler) as gpu:
@@ -161,6 +205,21 @@ class _Explorer:
         _check(expected, scheduler.made)
         self.races.update(dict.fromkeys(found.races))
         return scheduler.made
+
+
+def _taken(made: Sequence[Choice]) -> tuple[int, ...]:
+    return tuple(choice.taken for choice in made)
+
+
+def _weight(made: Sequence[Choice]) -> Fraction:
+    """How likely it is to make these choices at random."""
+    return Fraction(1, math.prod(len(choice.options) for choice in made))
+
+
+def _up_to(made: Sequence[Choice]) -> Fraction:
+    """How likely it is to make these choices at random, or any that come before them in order."""
+    before = sum((choice.taken * _weight(made[: number + 1]) for number, choice in enumerate(made)), Fraction())
+    return before + _weight(made)
 
 
 def replay(program: Program[T], schedule: Schedule | Sequence[int], *, devices: int = 1, polls: int = POLLS) -> T:

@@ -5,6 +5,7 @@ simulation. :class:`InOrder` is the default. :class:`Chosen` follows a list of c
 than one thing could happen, so that all of them can be tried.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -107,12 +108,13 @@ class Chosen(InOrder):
     Attributes:
         prefix: the choices to follow.
         polls: how many times the same pending work is reported as not done. Then it is done: a polling loop ends.
+        chance: takes an option wherever the list has ended, in place of the first one.
         made: the choices that were made.
     """
 
-    def __init__(self, prefix: Sequence[int], polls: int) -> None:
+    def __init__(self, prefix: Sequence[int], polls: int, chance: random.Random | None = None) -> None:
         """Follow *prefix*."""
-        self.prefix, self.polls = prefix, polls
+        self.prefix, self.polls, self.chance = prefix, polls, chance
         self.made: list[Choice] = []
         self._refused: dict[tuple[object, ...], int] = {}
 
@@ -174,7 +176,10 @@ class Chosen(InOrder):
         if len(options) == 1:
             return 0
         position = len(self.made)
-        taken = self.prefix[position] if position < len(self.prefix) else 0
+        if position < len(self.prefix):
+            taken = self.prefix[position]
+        else:
+            taken = self.chance.randrange(len(options)) if self.chance else 0
         if not 0 <= taken < len(options):
             message = (
                 f"choice {position} of this schedule is option {taken}, but there are only {len(options)}: "

@@ -1128,17 +1128,37 @@ def digits(*numbers: int) -> Program:
     return program
 
 
-def test_an_exploration_says_that_its_limit_left_schedules_out() -> None:
-    found = sim.explore(digits(1, 2, 3, 4), limit=6)
-    assert (found.schedules, found.complete) == (6, False)
+def test_an_exploration_says_how_much_its_limit_covered() -> None:
+    found = sim.explore(digits(1, 2, 3, 4), limit=6, samples=0)
+    assert (found.schedules, found.covered, found.complete) == (6, 0.25, False)
     assert found.outcomes == {1000 + tail for tail in (234, 243, 324, 342, 423, 432)}
-    assert "6 schedules, not all there are; none failed, 6 races>" in repr(found)
+    assert "6 schedules, not all there are: they cover 25 %; none failed, 6 races>" in repr(found)
 
 
-@pytest.mark.parametrize("limit", [24, 25])
-def test_each_schedule_is_counted_once(limit: int) -> None:
-    found = sim.explore(digits(1, 2, 3, 4), limit=limit)
-    assert (found.schedules, found.complete, len(found.outcomes)) == (24, True, 24)
+@pytest.mark.parametrize(("limit", "samples"), [(0, 1000), (1, 1000), (5, 1000), (24, 0), (25, 0)])
+def test_each_schedule_is_counted_once(limit: int, samples: int) -> None:
+    found = sim.explore(digits(1, 2, 3, 4), limit=limit, samples=samples)
+    assert (found.schedules, found.covered, found.complete, len(found.outcomes)) == (24, 1.0, True, 24)
+
+
+def test_samples_past_the_limit_vary_the_first_choices() -> None:
+    def program(gpu: SimulatedGPU) -> None:
+        number = digits(*range(1, 7))(gpu)
+        assert number // 100_000 != 6, "the last kernel ran first"
+
+    in_order = sim.explore(program, limit=50, samples=0)
+    assert "none failed" in repr(in_order)
+    found = sim.explore(program, limit=50, samples=50)
+    assert found.failure is not None
+    assert found.schedules > 90
+    assert found.covered == pytest.approx(found.schedules / 720)
+    with pytest.raises(AssertionError, match="the last kernel ran first"):
+        sim.replay(program, found.failure.schedule)
+    again = sim.explore(program, limit=50, samples=50)
+    assert again.failure is not None
+    assert again.failure.schedule.choices == found.failure.schedule.choices
+    other = sim.explore(program, limit=50, samples=50, seed=1)
+    assert other.outcomes != found.outcomes or other.covered != found.covered or other.failure != found.failure
 
 
 def ordered(gpu: SimulatedGPU) -> object:
@@ -1169,11 +1189,11 @@ def test_the_truth_value_of_an_exploration_is_its_verdict() -> None:
 
 @pytest.mark.parametrize("ask", [bool, lambda found: found.failure], ids=["truth value", "failure"])
 def test_without_all_schedules_there_is_no_verdict(ask: Callable[[sim.Exploration], object]) -> None:
-    with pytest.raises(InteropError, match="no verdict: none of 1 schedules failed, but they are not all"):
-        ask(sim.explore(polls, limit=1))
+    with pytest.raises(InteropError, match=r"no verdict: none of 1 schedules failed, .* they cover 0\.\d+ %"):
+        ask(sim.explore(polls, limit=1, samples=0))
     # One schedule that failed or raced is enough for a verdict.
-    assert not sim.explore(unordered, limit=1)
-    assert sim.explore(fails, limit=1).failure is not None
+    assert not sim.explore(unordered, limit=1, samples=0)
+    assert sim.explore(fails, limit=1, samples=0).failure is not None
 
 
 def test_a_query_may_be_early_or_late() -> None:
