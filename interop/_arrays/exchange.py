@@ -115,7 +115,7 @@ def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
         # The producer was the consumer of the parent. Its user keeps it alive as long as the array of the parent lives,
         # and that array lives as long as this holder.
         kept = None if parent.consumer._handle == _cuda.PER_THREAD else parent.consumer
-    holder = Handover(tensor, kept, stream, parent, states=adapter is None)
+    holder = Handover(tensor, kept, stream, parent, is_neutral=adapter is None)
     result: Any = holder
     if adapter is not None:
         result = _wrapped(tensor, holder, adapter)

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Final
 
 from interop import _cuda
 from interop._arrays.keepalive import keepalive
+from interop._arrays.limits import refused_to_strangers
 from interop._native import native
 from interop._show.text import described
 from interop.adapters import dlpack
 from interop.adapters.tensor import CUDA_HOST, TYPESTRS
-from interop.errors import InvalidStreamError
+from interop.errors import InvalidStreamError, NotSupportedError
 from interop.stream import ExternalStream, new_stream
 
 if TYPE_CHECKING or native is None:
@@ -51,7 +52,7 @@ class Handover(HandoverFields):
             "typestr": typestr,
             "data": (tensor.address, tensor.read_only),
             "strides": tensor.byte_strides(),
-            "stream": self._stated() if self._states else None,
+            "stream": self._stated() if self._is_neutral else None,
         }
 
     def _stated(self) -> int:
@@ -96,7 +97,8 @@ class Handover(HandoverFields):
         Raises:
             BufferError: what is asked for needs a copy, or cannot say that the memory is read-only.
             InvalidStreamError: *stream* is 0, which DLPack forbids, or no handle.
-            NotSupportedError: interop was installed without its extension in C.
+            NotSupportedError: a stride is negative, for which PyTorch aborts the process; or interop was installed
+                without its extension in C.
         """
         tensor = self._tensor
         if copy or dl_device not in (None, self.__dlpack_device__()):
@@ -108,6 +110,9 @@ class Handover(HandoverFields):
         if tensor.read_only and not versioned:
             message = f"{self!r} is read-only, which DLPack can say since version 1.0, and {max_version=} was asked for"
             raise BufferError(message)
+        if self._is_neutral and (reason := refused_to_strangers(tensor)):
+            message = f"{self!r} is not given away by DLPack {reason}"
+            raise NotSupportedError(message)
         self._order(stream)
         return dlpack.capsule(tensor, self, versioned=versioned)
 

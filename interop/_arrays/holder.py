@@ -26,7 +26,7 @@ _MOST_LOOKS: Final = 64
 class HandoverFields:
     """What a Handover is made of."""
 
-    __slots__ = ("__weakref__", "_consumer", "_link", "_producer", "_relay", "_states", "_tensor")
+    __slots__ = ("__weakref__", "_consumer", "_is_neutral", "_link", "_producer", "_relay", "_tensor")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class HandoverFields:
         consumer: ExternalStream,
         parent: "OpenHandover | None" = None,
         *,
-        states: bool,
+        is_neutral: bool,
     ) -> None:
         """Hold *tensor*, and through it the source.
 
@@ -44,12 +44,12 @@ class HandoverFields:
             producer: the stream that waits for the consumer when the holder goes; None if none does.
             consumer: the stream that the memory is handed to, and that waits for who wrote it already.
             parent: the hand-over that the source came of itself, if it did: what :func:`find` has found.
-            states: whether the interface states *consumer*; not for a library that would wait for it once more.
+            is_neutral: whether a library that interop need not know will ask the holder, and no adapter has.
         """
         self._tensor = tensor
         self._producer = producer
         self._consumer = consumer
-        self._states = states
+        self._is_neutral = is_neutral
         self._relay: ExternalStream | None = None
         self._link = OpenHandover(self, tensor, producer, consumer, parent)
 

@@ -10,6 +10,8 @@ from interop.adapters.tensor import TYPESTRS, Tensor
 ReadOnly = Literal["allow"] | None
 
 _CONTIGUOUS: Final = "make a contiguous copy first, on the producer's stream"
+_STRANGERS: Final = Takes(negative_strides=False)
+"""The layouts that every consumer of DLPack takes or refuses. A negative stride makes PyTorch abort the process."""
 
 
 def refusal(tensor: Tensor, adapter: Adapter | None, read_only: ReadOnly) -> str:
@@ -36,6 +38,15 @@ def refusal(tensor: Tensor, adapter: Adapter | None, read_only: ReadOnly) -> str
             "that is returned: its memory is taken for constant by others"
         )
     return ""
+
+
+def refused_to_strangers(tensor: Tensor) -> str:
+    """Why *tensor* is given by DLPack to no library that interop does not know, and what to do; empty if it is."""
+    reason = _of_layout(tensor, _STRANGERS)
+    return reason and (
+        f'{reason}; or hand it to a library that takes such arrays, as handoff(array, consumer, into="cupy") does; or '
+        "let CuPy or Numba read __cuda_array_interface__"
+    )
 
 
 def _of_memory(tensor: Tensor, takes: Takes) -> str:

@@ -141,14 +141,14 @@ holder_dealloc(PyObject *self)
 static PyObject *
 holder_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
 {
-    static char *names[] = {"tensor", "producer", "consumer", "parent", "states", NULL};
+    static char *names[] = {"tensor", "producer", "consumer", "parent", "is_neutral", NULL};
     PyObject *tensor, *producer, *consumer, *parent = Py_None;
     unsigned long long start, stop;
-    int states = 0, closes = 0;
+    int is_neutral = 0, closes = 0;
     Holder *holder;
 
     if (!PyArg_ParseTupleAndKeywords(arguments, named, "OOO!|O$p:Handover", names, &tensor, &producer, stream_type,
-                                     &consumer, &parent, &states) ||
+                                     &consumer, &parent, &is_neutral) ||
         read_extent(tensor, &start, &stop)) {
         return NULL;
     }
@@ -174,7 +174,7 @@ holder_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     }
     holder->start = start;
     holder->stop = stop;
-    holder->states = (char)states;
+    holder->is_neutral = (char)is_neutral;
     holder->closes = (char)closes;
     add_to_table(holder);
     return (PyObject *)holder;
@@ -206,7 +206,7 @@ static PyMemberDef holder_members[] = {
     {"_consumer", T_OBJECT_EX, offsetof(Holder, consumer), READONLY, NULL},
     {"_relay", T_OBJECT_EX, offsetof(Holder, relay), 0, NULL},
     {"_mark", T_ULONGLONG, offsetof(Holder, mark), 0, NULL},
-    {"_states", T_BOOL, offsetof(Holder, states), READONLY, NULL},
+    {"_is_neutral", T_BOOL, offsetof(Holder, is_neutral), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -200,7 +200,7 @@ struct Holder {
     Spot places[2];
     unsigned long long start, stop, number;
     unsigned long long mark; /* what the array that was made, and its parts, are known by; 0: nothing */
-    char states;
+    char is_neutral;
     char closes; /* whether a stream can be closed: it is asked before its handle is used */
 };
 

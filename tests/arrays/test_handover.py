@@ -91,7 +91,7 @@ def touch(gpu, stream, array):
 def holder(gpu, values=None, **tensor):
     p, c = interop.new_stream(), interop.new_stream()
     made = interop.handoff(Interface(np.arange(6.0) if values is None else values), c, producer=p)
-    return Handover(made._tensor._replace(**tensor), p, c, states=True) if tensor else made, c
+    return Handover(made._tensor._replace(**tensor), p, c, is_neutral=True) if tensor else made, c
 
 
 # -- the array interface -------------------------------------------------------------------------------------------
@@ -269,6 +269,10 @@ def views(draw):
     return np.broadcast_to(view, (3, *view.shape)) if draw(st.booleans()) else view
 
 
+def runs_backwards(view):
+    return view.size > 0 and any(step < 0 and n > 1 for step, n in zip(view.strides, view.shape, strict=True))
+
+
 TAKE = {
     "interface": lambda made: made,
     "old capsule": lambda made: made.__dlpack__(stream=-1),
@@ -293,6 +297,10 @@ def test_an_array_passes_from_each_protocol_to_each(given_as, taken_as, view):
         made = interop.handoff(source, c, producer=p)
         if isinstance(source, Capsules):
             assert source.asked == [c.cuda_stream]
+        if taken_as != "interface" and runs_backwards(view):
+            with pytest.raises(NotSupportedError, match="negative strides"):
+                TAKE[taken_as](made)
+            return
         taken = TAKE[taken_as](made)
         if taken is made:
             said = made.__cuda_array_interface__
@@ -303,7 +311,7 @@ def test_an_array_passes_from_each_protocol_to_each(given_as, taken_as, view):
             assert tensor.read_only == read_only
             assert (tensor.device_type, tensor.device_id) == (CUDA, 0)
             # NumPy reads memory of the CPU only, so the tensor is said to be there.
-            again = np.from_dlpack(Handover(tensor._replace(device_type=1), None, c, states=False))
+            again = np.from_dlpack(Handover(tensor._replace(device_type=1), None, c, is_neutral=False))
         assert again.dtype == view.dtype
         assert again.shape == view.shape
         np.testing.assert_array_equal(again, view)

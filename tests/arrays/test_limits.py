@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -153,55 +154,69 @@ def test_arrays_that_need_the_extension_are_refused_without_it(monkeypatch):
 # -- each case in a process of its own, with libraries that can make arrays over host memory ---------------------------
 
 PROGRAM = """
-import json, os, signal, sys
+import json, os, sys
 import numpy as np
+import torch
+import interop
+from interop import Handover, sim
 from interop._arrays.limits import refusal
 from interop.adapters.tensor import TYPES, Tensor
 from interop.adapters import adapter_named
+from interop.errors import NotSupportedError
 
 name, kind = sys.argv[1], int(sys.argv[2])
-adapter = adapter_named(name)
 memory = np.arange(4096, dtype="<f4")
 base = (memory.ctypes.data + 255) // 256 * 256
 
 class Holder:
     pass
 
-def status(work):
+def by_adapter(tensor):
+    adapter_named(name).make_array(tensor, Holder())
+
+def by_holder(is_neutral):
+    def make(tensor):
+        seen = torch.from_dlpack(Handover(tensor, None, consumer, is_neutral=is_neutral))
+        assert seen.shape == tensor.shape
+    return make
+
+def status(make, tensor):
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         try:
-            work()
+            make(tensor)
+        except NotSupportedError:
+            os._exit(2)
         except Exception:
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
+makers = {"a stranger": by_holder(True), "a stranger, unchecked": by_holder(False)}
 found = {}
-for case, (address, shape, strides, item) in json.load(sys.stdin).items():
-    tensor = Tensor(
-        base + address if address else 0, tuple(shape), None if strides is None else tuple(strides), TYPES[item],
-        kind, 0, False, None,
-    )
-    refused = bool(refusal(tensor, adapter, None))
-    found[case] = [refused, status(lambda: adapter.make_array(tensor, Holder()))]
+with sim.simulate():
+    consumer = interop.new_stream()
+    for case, (address, shape, strides, item) in json.load(sys.stdin).items():
+        tensor = Tensor(
+            base + address if address else 0, tuple(shape), None if strides is None else tuple(strides), TYPES[item],
+            kind, 0, False, None,
+        )
+        refused = name not in makers and bool(refusal(tensor, adapter_named(name), None))
+        found[case] = [refused, status(makers.get(name, by_adapter), tensor)]
 print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(("library", "device_type"), [("torch", 1), ("cupy", 2)])
-def test_a_library_makes_every_array_that_is_not_refused(library, device_type, tmp_path):
-    pytest.importorskip(library)
-    if library == "torch" and native is None:
-        pytest.skip("capsules need the extension")
+def in_processes(name, device_type):
+    """For each case, whether it is refused to the library *name*, and how a process ends that makes such an array."""
     cases = {
-        name: (one.address and one.address - 4096 + 1024, one.shape, one.strides, "<f4")
-        for name, one in CASES.items()
-        if name not in ("read-only", "bfloat16", "far apart")
+        case: (one.address and one.address - 4096 + 1024, one.shape, one.strides, "<f4")
+        for case, one in CASES.items()
+        if case not in ("read-only", "bfloat16", "far apart")
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, library, str(device_type)],
+        [sys.executable, "-c", PROGRAM, name, str(device_type)],
         input=json.dumps(cases),
         env={**os.environ, "PYTHONPATH": str(Path(interop.__file__).parents[1])},
         capture_output=True,
@@ -210,10 +225,31 @@ def test_a_library_makes_every_array_that_is_not_refused(library, device_type, t
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+NEGATIVE = {"negative", "negative2"}
+
+
+@pytest.mark.parametrize(("library", "device_type"), [("torch", 1), ("cupy", 2)])
+def test_what_is_not_refused_is_made(library, device_type):
+    pytest.importorskip("torch")
+    pytest.importorskip(library)
+    if library == "torch" and native is None:
+        pytest.skip("capsules need the extension")
+    found = in_processes(library, device_type)
     assert {case for case, (refused, status) in found.items() if not refused and status} == set()
     died = {case for case, (_, status) in found.items() if status < 0}
-    assert died == ({"negative", "negative2"} if library == "torch" else set()), "the library aborts for other arrays"
+    assert died == (NEGATIVE if library == "torch" else set()), "the library aborts for other arrays"
+
+
+@pytest.mark.skipif(native is None, reason="capsules need the extension")
+@pytest.mark.parametrize("name", ["a stranger", "a stranger, unchecked"])
+def test_the_neutral_holder_kills_nobody_who_asks_it_for_a_capsule(name):
+    pytest.importorskip("torch")
+    found = in_processes(name, 1)
+    ended = {case: status for case, (_, status) in found.items() if status}
+    assert ended == dict.fromkeys(NEGATIVE, 2 if name == "a stranger" else -signal.SIGABRT)
 
 
 # -- in a hand-over ---------------------------------------------------------------------------------------------------
@@ -250,6 +286,16 @@ def test_a_refused_array_reaches_neither_the_library_nor_cuda(streams, picky, wa
         lent = interop.borrow(source, consumer=c, producer=p, into="standin")
         with refused:
             lent.__enter__()
+
+
+def test_a_capsule_is_refused_before_anything_is_ordered(streams, monkeypatch):
+    p, c = streams
+    holder = interop.handoff(Owner(np.arange(12.0)[::-1]), c, producer=p)
+    refused = pytest.raises(NotSupportedError, match=r"Handover of \(12,\).*negative strides, \(-1,\).*copy.*into=")
+    with monkeypatch.context() as patch, refused:
+        patch.setattr(p._cuda, "order", lambda *_: pytest.fail("ordered"))
+        holder.__dlpack__()
+    assert holder.__cuda_array_interface__["strides"] == (-8,)
 
 
 def test_the_caller_can_allow_read_only_memory(streams, registry, monkeypatch):

@@ -46,7 +46,7 @@ class World:
         fields = {"address": 0x7F0000000000, "shape": (4,), "strides": None, "dtype": TYPES["<f4"], **said}
         tensor = Tensor(**fields, device_type=CUDA, device_id=0, read_only=False, owner=owner)
         producer = None if producer is None else getattr(self, producer)
-        return interop.Handover(tensor, producer, getattr(self, consumer), parent, states=False)
+        return interop.Handover(tensor, producer, getattr(self, consumer), parent, is_neutral=False)
 
     def busy(self, *, still=True):
         """Let the device work for ever, or be done with everything."""
@@ -73,7 +73,7 @@ def test_the_end_of_a_handover_is_a_record_and_a_wait(world):
 
 def test_control_the_fallback_records_twice(world):
     """The fallback records a second event, for the source that it keeps alive."""
-    made = holder.HandoverFields(world.handover()._tensor, world.p, world.c, states=False)
+    made = holder.HandoverFields(world.handover()._tensor, world.p, world.c, is_neutral=False)
     world.driver.reset()
     del made
     assert len(world.driver.made("cuEventRecord")) == 2
@@ -402,10 +402,10 @@ def test_wrong_arguments(world, wrong):
     good = {"tensor": world.handover()._tensor, "producer": world.p, "consumer": world.c, "parent": None}
     before = handover.count_open()
     with pytest.raises(TypeError):
-        interop.Handover(*{**good, **wrong}.values(), states=False)
+        interop.Handover(*{**good, **wrong}.values(), is_neutral=False)
     tensor = good["tensor"]._replace(shape=("x",))
     with pytest.raises(TypeError):
-        interop.Handover(tensor, None, world.c, states=False)
+        interop.Handover(tensor, None, world.c, is_neutral=False)
     with pytest.raises(TypeError):
         native.find_handover(0, 3)
     assert handover.count_open() == before
@@ -451,7 +451,7 @@ def make_open(world, way, start, length, consumer):
     if way == "the extension":
         return world.handover(address=start, shape=(length,), dtype=TYPES["|u1"], consumer=consumer)
     tensor = Tensor(start, (length,), None, TYPES["|u1"], CUDA, 0, read_only=False, owner=None)
-    return holder.HandoverFields(tensor, world.p, getattr(world, consumer), states=False)
+    return holder.HandoverFields(tensor, world.p, getattr(world, consumer), is_neutral=False)
 
 
 @pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
@@ -570,7 +570,7 @@ def test_ten_thousand_handovers_do_not_leak(world, threads):
         p, c = (interop.ExternalStream(handle, owner=Thing()) for handle in (P, C))
         for _ in range(10_000 // threads):
             tensor = Tensor(1 << 40, (4,), None, TYPES["<f4"], CUDA, 0, read_only=False, owner=Thing())
-            interop.Handover(tensor, p, c, states=False)
+            interop.Handover(tensor, p, c, is_neutral=False)
             keepalive.keepalive.poll()
 
     in_threads(*[work] * threads)
