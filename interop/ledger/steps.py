@@ -2,11 +2,17 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from interop._safety import forks
 
 State = TypeVar("State")
+
+_MORE: Final = 100
+"""So many steps that come meanwhile are taken too: if no more come, none is left."""
+_CROWD: Final = 1000
+_PAUSE: Final = 0.01
+"""While so many steps are pending, a thread that makes one waits for its turn, for so many seconds at most."""
 
 
 class Steps(Generic[State]):
@@ -26,8 +32,9 @@ class Steps(Generic[State]):
     def take(self, step: Callable[[], State | None], *, wait: bool = False) -> None:
         """Take a step after those that are pending. With *wait*, return only after it was taken.
 
-        Without *wait*, another thread that is taking steps takes this one too. So the call blocks nobody: neither a
-        finaliser, which may run in the middle of another step, nor a thread that holds a lock which finalisers take.
+        Without *wait*, another thread that is taking steps takes this one too, or leaves it to the next call. So the
+        call blocks nobody for long: neither a finaliser, which may run in the middle of another step, nor a thread that
+        holds a lock which finalisers take.
         """
         self.pending.append(step)
         if not self.lock._is_owned():  # else this thread is in the middle of a step, and takes this one afterwards
@@ -40,12 +47,15 @@ class Steps(Generic[State]):
         return self.state
 
     def _take_all(self, *, wait: bool) -> None:
-        while wait or self.pending:
+        most = len(self.pending) + _MORE  # not all that come: other threads may make steps without end
+        while wait or (self.pending and most):
+            crowded = len(self.pending) > _CROWD
             # A signal handler raises right after a call: after `acquire`, and never just before `release`.
             try:
-                if not self.lock.acquire(blocking=wait):
+                if not self.lock.acquire(timeout=-1 if wait else _PAUSE if crowded else 0):
                     return
-                while self.pending:
+                while self.pending and most:
+                    most -= 1
                     self._take(self.pending[0])
             finally:
                 try:  # noqa: SIM105  (contextlib.suppress is a call of Python's, before the release)
