@@ -12,7 +12,7 @@ from interop._core.created import CreatedStream
 from interop._core.switching import streams_in_use
 from interop._cuda import memory
 from interop._order import watchers
-from interop._show.text import described
+from interop._show.text import described, exact_str
 from interop.adapters import adapter_named, adapters_of
 from interop.adapters.base import Adapter
 from interop.adapters.tensor import CUDA, Tensor
@@ -186,7 +186,7 @@ def _located(tensor: Tensor, stream: ExternalStream) -> Tensor:
 
 def _check(tensor: Tensor, adapter: Adapter | None, stream: ExternalStream, read_only: ReadOnly) -> None:
     """Make sure that the memory can be handed over, before anything is ordered."""
-    if read_only not in (None, "allow"):
+    if read_only is not None and exact_str(read_only) != "allow":
         message = f'read_only is None, or "allow" to hand a read-only array to any library; got {described(read_only)}'
         raise ValueError(message)
     reason = refusal(tensor, adapter, read_only)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from interop import _cuda
 from interop._cuda import memory
+from interop._cuda.addresses import exact_int
 from interop._show.text import described
 from interop.adapters import adapters_of
 from interop.adapters.tensor import CUDA, CUDA_HOST, CUDA_MANAGED, FLOAT4_E2M1FN, TYPES, DataType, Tensor
@@ -149,13 +150,14 @@ def stated_stream(stream: object, tensor: Tensor) -> ExternalStream | None:
     """
     if stream is None:
         return None
-    if not isinstance(stream, int) or isinstance(stream, bool) or stream == 0:
+    handle = exact_int(stream)
+    if not handle:
         message = (
-            f"the array states stream {stream!r}: the CUDA Array Interface has handles, 1 for the legacy default "
-            "stream, 2 for the per-thread one, and forbids 0"
+            f"the array states stream {described(stream)}: the CUDA Array Interface has handles, 1 for the legacy "
+            "default stream, 2 for the per-thread one, and forbids 0"
         )
         raise InvalidStreamError(message)
-    return ExternalStream(stream, tensor.device_id if stream <= _cuda.PER_THREAD else None)
+    return ExternalStream(handle, tensor.device_id if handle <= _cuda.PER_THREAD else None)
 
 
 # -- DLPack ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from interop._core.polling import check_timeout, poll
 from interop._core.waiting import Waitable
 from interop._cuda.addresses import check_device, check_handle
 from interop._order import watchers
-from interop.adapters import adapter_named
+from interop.adapters import adapter_named, library_name
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
     CudaError,
@@ -304,12 +304,11 @@ class ExternalStream(Waitable, StreamIdentity):
         if self._natives is None:
             self._natives = {}
         natives = self._natives
+        if type(library) is not str:
+            library = library_name(library)
         if self._needs and library in natives:
             self._require_current_context(adapter_named(library))
-        try:
-            native = natives.get(library)
-        except TypeError:  # no hashable name; adapter_named says what a name is
-            native = None
+        native = natives.get(library)
         if native is None:
             adapter = adapter_named(library)
             self._require_current_context(adapter)

@@ -29,6 +29,11 @@ def render(table: "RenderableType") -> str:
     return file.getvalue()
 
 
+def exact_str(obj: object) -> str | None:
+    """The value of a str, also of a subclass, whose methods may do anything; None for anything else."""
+    return str.__str__(obj) if issubclass(type(obj), str) else None
+
+
 def described(obj: object) -> str:
     """How an object is named in a message: a built-in one by its ``repr``, any other by type and address.
 

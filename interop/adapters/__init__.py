@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from interop._safety import forks
 from interop._show import callsite
-from interop._show.text import described
+from interop._show.text import described, exact_str
 from interop.adapters.base import Adapter
 from interop.adapters.table import TABLE, may_have_current_stream
 from interop.errors import AdapterError, LibraryNotFoundError, NotSupportedError
@@ -52,10 +52,11 @@ def register(library: str, adapter: Adapter) -> None:
     Raises:
         AdapterError: *library* has an adapter already, or *adapter* is not for *library*. Nothing is changed.
     """
-    if not isinstance(library, str) or not library:
+    library = exact_str(library) or library
+    if type(library) is not str or library == "":
         message = f"an adapter is registered for a library's import path, such as 'cuda.core'; got {described(library)}"
         raise AdapterError(message)
-    if not isinstance(adapter, Adapter):
+    if not issubclass(type(adapter), Adapter):
         message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {described(adapter)}"
         raise AdapterError(message)
     global _registrations, _with_stream  # noqa: PLW0603  (both are changed under the lock)
@@ -120,7 +121,7 @@ def adapters_of(obj: object) -> tuple[Adapter, ...]:
     cls = type(obj)
     try:
         found = by_type.get(cls)
-    except TypeError:  # the class is not hashable, and is looked up each time
+    except Exception:  # noqa: BLE001  (the class cannot be hashed, and is looked up each time)
         return _find_adapters(cls)
     if found is None:
         before = _registrations
@@ -136,6 +137,19 @@ def _find_adapters(cls: type) -> tuple[Adapter, ...]:
     return tuple(_usable_adapters(libraries))
 
 
+def library_name(library: object) -> str:
+    """The name that a call gives for a library: an exact str, whose methods are Python's own.
+
+    Raises:
+        LibraryNotFoundError: it is no str.
+    """
+    name = exact_str(library)
+    if name is None:
+        message = f"a library is named by its import path, such as 'cupy' or 'cuda.core'; got {described(library)}"
+        raise LibraryNotFoundError(message)
+    return name
+
+
 def adapter_named(library: str) -> Adapter:
     """The adapter of *library*. Imports the library.
 
@@ -143,9 +157,8 @@ def adapter_named(library: str) -> Adapter:
         LibraryNotFoundError: interop does not know the name, or the library is not installed. If the library is
             installed but its import fails, the error of the import is raised unchanged.
     """
-    if not isinstance(library, str):
-        message = f"a library is named by its import path, such as 'cupy' or 'cuda.core'; got {described(library)}"
-        raise LibraryNotFoundError(message)
+    if type(library) is not str:
+        library = library_name(library)
     adapter = _registered.get(library)
     if adapter is not None and is_loaded(library):
         return adapter
@@ -220,7 +233,9 @@ def current_stream_adapter(library: str) -> Adapter:
         NotSupportedError: the library has no current stream. The message says what to do instead.
         LibraryNotFoundError: as for :func:`adapter_named`.
     """
-    module, adapter = _switched.get(library, (None, None)) if isinstance(library, str) else (None, None)
+    if type(library) is not str:
+        library = library_name(library)
+    module, adapter = _switched.get(library, (None, None))
     if adapter is not None and module is sys.modules.get(library):
         return adapter
     adapter = adapter_named(library)
@@ -294,8 +309,8 @@ def _load(library: str) -> Adapter:
 
 
 def _must_be_for(library: str, adapter: Adapter) -> None:
-    if adapter.library != library:
-        message = f"the adapter for {library!r}, {adapter!r}, says that it is for {adapter.library!r}"
+    if exact_str(adapter.library) != library:
+        message = f"the adapter for {library!r}, {described(adapter)}, says that it is for {described(adapter.library)}"
         raise AdapterError(message)
 
 

@@ -407,6 +407,82 @@ def test_equality_calls_no_code_of_a_proxy(address):
     assert as_stream(address) != Mock(spec=ExternalStream)
 
 
+# -- objects whose own methods raise ---------------------------------------------------------------------------------
+
+METHODS = ["__eq__", "__hash__", "__repr__", "__str__", "__format__", "__bool__", "__len__", "__iter__", "__index__"]
+BASES = {"object": object, "str": str, "int": int, "tuple": tuple, "dict": dict}
+
+
+def fails(*_):
+    message = "code of the input has run"
+    raise ZeroDivisionError(message)
+
+
+def raising(name, base=object, **methods):
+    made = type(f"Raising_{name}", (base,), methods)
+    return made("no library") if base is str else made(-5) if base is int else made()
+
+
+class UnhashableMeta(type):
+    __hash__ = fails
+
+
+RAISING = {
+    "class": raising("class", __class__=property(fails)),
+    "getattr": raising("getattr", __getattr__=fails),
+    "getattribute": raising("getattribute", __getattribute__=fails),
+    "of a class that raises": UnhashableMeta("Raising_meta", (), {})(),
+    **{name: raising(name, base, **dict.fromkeys(METHODS, fails)) for name, base in BASES.items()},
+    **{
+        f"{name} {method}": raising(name, base, **{method: fails}) for name, base in BASES.items() for method in METHODS
+    },
+}
+
+
+class Array:
+    """Memory of the host; it states a stream."""
+
+    def __init__(self, stream=None):
+        self.interface = {"version": 3, "shape": (4,), "typestr": "<f8", "data": (4096, False), "stream": stream}
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.interface
+
+
+GIVE = {
+    "as_stream": lambda _, bad: as_stream(bad),
+    "as_event": lambda _, bad: as_event(bad),
+    "use": lambda _, bad: use(bad).__enter__(),
+    "use of a library": use,
+    "to": lambda stream, bad: stream.to(bad),
+    "register a name": lambda _, bad: interop.register(bad, Whatever()),
+    "register an adapter": lambda _, bad: interop.register("whatever", bad),
+    "current_stream": lambda _, bad: current_stream(bad),
+    "wait_stream": lambda stream, bad: stream.wait_stream(bad),
+    "wait_event": lambda stream, bad: stream.wait_event(bad),
+    "hold": lambda _, bad: interop.hold(bad, 1),
+    "handoff of it": lambda stream, bad: interop.handoff(bad, stream, producer=stream),
+    "handoff to it": lambda stream, bad: interop.handoff(Array(), bad, producer=stream),
+    "handoff from it": lambda stream, bad: interop.handoff(Array(), stream, producer=bad),
+    "handoff into it": lambda stream, bad: interop.handoff(Array(), stream, producer=stream, into=bad),
+    "handoff read-only": lambda stream, bad: interop.handoff(Array(), stream, producer=stream, read_only=bad),
+    "handoff of what states it": lambda stream, bad: interop.handoff(Array(bad), stream),
+}
+
+
+@pytest.mark.parametrize("give", GIVE.values(), ids=GIVE)
+@pytest.mark.usefixtures("registry")
+def test_an_input_whose_own_code_raises_is_named_and_not_printed(give, monkeypatch):
+    monkeypatch.setattr("interop._cuda.memory.pointer_place", lambda *_: (2, 0))
+    with interop.sim.simulate():
+        stream = new_stream()
+        for name, bad in RAISING.items():
+            with pytest.raises((InteropError, ValueError), match=r"Raising_|-5|no library") as caught:
+                give(stream, bad)
+            assert type(caught.value).__module__ in ("interop.errors", "builtins"), name
+
+
 class Lying(int):
     """An int whose methods all say that it is another number."""
 
