@@ -232,7 +232,7 @@ NEGATIVE = {"negative", "negative2"}
 
 
 @pytest.mark.parametrize(("library", "device_type"), [("torch", 1), ("cupy", 2)])
-def test_what_is_not_refused_is_made(library, device_type):
+def test_a_library_makes_every_array_that_is_not_refused(library, device_type):
     pytest.importorskip("torch")
     pytest.importorskip(library)
     if library == "torch" and native is None:
