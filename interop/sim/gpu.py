@@ -90,7 +90,7 @@ class SimulatedGPU:
 
     @step
     def stream(self, name: str | None = None, *, device: int = 0, non_blocking: bool = True) -> SimulatedStream:
-        """Make a stream that looks like a foreign library's.
+        """Make a stream that looks like a foreign library's: ``interop.as_stream`` of it has the methods.
 
         Args:
             name: its name in reports. If it is the name of the variable, the advice in reports is valid code.
