@@ -44,7 +44,6 @@ class Party:
     where: str
 
     def __str__(self) -> str:
-        """The work and its place, in one line."""
         return f"{self.by} on {self.stream} ({self.where})"
 
 
@@ -65,7 +64,6 @@ class Finding:
     uncertainty: str = ""
 
     def __str__(self) -> str:
-        """The report, in four lines, and a fifth for the uncertainty."""
         earlier, later = self.earlier, self.later
         other = "" if earlier.array == later.array else f", as {earlier.array}"
         what, seen = ("unknown", " that was seen") if self.uncertainty else ("race", "")

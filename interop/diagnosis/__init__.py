@@ -61,7 +61,6 @@ class Diagnosis:
         return {"schema": SCHEMA, **asdict(self)}
 
     def __rich__(self) -> "RenderableType":
-        """For ``rich.print``."""
         return drawing.rich_table(self.machine, self.libraries, self.advice)
 
     def __str__(self) -> str:

@@ -18,7 +18,6 @@ class Token:
     """
 
     def __init__(self, *, is_unrecorded: bool = False) -> None:
-        """Stand for one event."""
         self.is_unrecorded = is_unrecorded
 
 
@@ -36,7 +35,6 @@ class Events:
         self._by_handle: dict[int, Token] = {}
 
     def __len__(self) -> int:
-        """How many events are known."""
         return len(self._tokens)
 
     def made(self, event: "Event", handle: int) -> None:

@@ -20,7 +20,6 @@ class Fixes:
     """Writes the lines that order streams: with the variables of *frame*, or with the streams' addresses."""
 
     def __init__(self, frame: FrameType | None) -> None:
-        """Look for no variable yet."""
         self._frame = frame
         self._names: dict[tuple[object, ...], str] | None = None
 

@@ -27,7 +27,6 @@ class History:
     """
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self.memory = Memory()
         self.uncertainties: dict[str, None] = {}
         self.streams: dict[Hashable, KnownStream] = {}

@@ -53,7 +53,7 @@ def of_tensor(tensor: Tensor) -> Layout:
     return Layout(None, start, stop, _Elements(tensor.address, tensor.shape, strides, itemsize))
 
 
-def layout_of(array: Any) -> Layout:  # noqa: ANN401  (any library's)
+def layout_of(array: Any) -> Layout:
     """The layout of *array*.
 
     Raises:
@@ -97,7 +97,7 @@ def share(a: Layout, b: Layout) -> bool | None:
         return None
 
 
-def _host_array(layout: Layout, np: Any) -> Any:  # noqa: ANN401  (NumPy, and an array of it)
+def _host_array(layout: Layout, np: Any) -> Any:
     """A NumPy array with this layout. Nothing may touch its elements: the memory is not the host's."""
     address, shape, strides, itemsize = layout.strided or (layout.start, (layout.stop - layout.start,), (1,), 1)
 

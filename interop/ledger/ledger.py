@@ -1,7 +1,7 @@
 """The ledger itself: turns the calls of interop and of the libraries into a history, and finds the races in it."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from interop.event import Event
 
 _KEPT: Final = 1000
-"""So many findings are kept. Others are only plural."""
+"""So many findings are kept. Others are only counted."""
 
 
 class _Tally(NamedTuple):
-    """What was plural so far. Immutable, and replaced as a whole, so that a signal handler never sees a part."""
+    """What was counted so far. Immutable, and replaced as a whole, so that a signal handler never sees a part."""
 
     accesses: int = 0
     captured: int = 0
@@ -86,7 +86,6 @@ class Ledger(watchers.Watcher):
         return [finding for finding in self._steps.settled().findings if finding.uncertainty]
 
     def __str__(self) -> str:
-        """All findings, and how many accesses were looked at."""
         tally = self._steps.settled()
         unknown = sum(bool(finding.uncertainty) for finding in tally.findings)
         races = plural(len(tally.findings) - unknown, "race")
@@ -151,47 +150,40 @@ class Ledger(watchers.Watcher):
 
     def waited(self, stream: ExternalStream, event: "Event") -> None:
         """See :class:`interop._order.watchers.Watcher`."""
-        found = self._known(stream)
-        if found is None:
-            return
         thread = threading.current_thread()
         # If an observed library uses an event at a bare address, the event's records are seen too.
         seen = event._owned or event._cuda.simulation is not None or stream.owner is SEEN
         uncertainty = "" if seen else _uncertainty_of(event._adapter.library if event._adapter else None)
 
-        def step() -> None:
-            known, token = self._history.known(found), self._events.token(event)
+        def step(known: KnownStream) -> None:
+            token = self._events.token(event)
             if not self._history.wait(known, token, thread) and not token.is_unrecorded:
                 self._history.assume_ordered(known, "it has waited for an event whose record was not seen")
             elif uncertainty:
                 self._history.assume_ordered(known, uncertainty)
 
-        self._steps.take(step)
+        self._take(stream, step)
 
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
         """See :class:`interop._order.watchers.Watcher`."""
-        # Either both streams are capturing, or none is.
-        after = self._known(consumer)
-        before = None if after is None else self._known(producer)
         thread = threading.current_thread()
-        if after is not None and before is not None:
-            self._steps.take(
-                lambda: self._history.join(self._history.known(after), self._history.known(before), thread)
-            )
+        # Either both streams are capturing, or none is.
+        if (before := self._known(producer)) is not None:
+            self._take(consumer, lambda after: self._history.join(after, self._history.known(before), thread))
 
     def finished(self, what: "ExternalStream | Event") -> None:
         """See :class:`interop._order.watchers.Watcher`."""
         thread = threading.current_thread()
-        if not isinstance(what, ExternalStream):
+        if isinstance(what, ExternalStream):
+            self._take(what, lambda known: self._history.host_knows_stream(known, thread))
+            return
 
-            def step() -> None:
-                token = self._events.token(what)
-                if not token.is_unrecorded:
-                    self._history.host_knows_event(token, thread)
+        def step() -> None:
+            token = self._events.token(what)
+            if not token.is_unrecorded:
+                self._history.host_knows_event(token, thread)
 
-            self._steps.take(step)
-        elif (found := self._known(what)) is not None:
-            self._steps.take(lambda: self._history.host_knows_stream(self._history.known(found), thread))
+        self._steps.take(step)
 
     def handed_over(
         self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
@@ -256,12 +248,7 @@ class Ledger(watchers.Watcher):
 
     def stream_used(self, stream: ExternalStream) -> None:
         """A stream was given to a library, which does not say what for."""
-        if (found := self._known(stream)) is not None:
-
-            def step() -> None:
-                self._history.known(found)
-
-            self._steps.take(step)
+        self._take(stream, lambda _: None)
 
     def pool_allocated(self, stream: ExternalStream, layout: Layout, by: str) -> None:
         """A memory pool has given memory to a new array, for work on *stream*. That work is not seen yet."""
@@ -285,8 +272,7 @@ class Ledger(watchers.Watcher):
 
     def pool_waited(self, layout: Layout, stream: ExternalStream) -> None:
         """A memory pool gives memory again, and has waited for what *stream* did to it."""
-        if (found := self._known(stream)) is not None:
-            self._steps.take(lambda: self._history.memory.forget_stream(layout, self._history.known(found)))
+        self._take(stream, lambda known: self._history.memory.forget_stream(layout, known))
 
     def context_finished(self, cuda: _cuda.Cuda, context: int) -> None:
         """The host has waited for all work of a context."""
@@ -305,6 +291,11 @@ class Ledger(watchers.Watcher):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _take(self, stream: ExternalStream, step: Callable[[KnownStream], None]) -> None:
+        """Take a step with the stream as the history knows it; none while the stream captures."""
+        if (found := self._known(stream)) is not None:
+            self._steps.take(lambda: step(self._history.known(found)))
+
     def _find(
         self,
         stream: KnownStream,
@@ -322,7 +313,7 @@ class Ledger(watchers.Watcher):
         return found
 
     def _known(self, stream: ExternalStream) -> KnownStream | None:
-        """The stream as the history knows it. None, and plural, while it captures. Asks CUDA, so not in a step."""
+        """The stream as the history knows it. None, and counted, while it captures. Asks CUDA, so not in a step."""
         cuda, handle = stream._cuda, stream._handle
         stream._usable_context()
         context, identity = (cuda, stream._context_id), identity_of(stream)

@@ -80,7 +80,6 @@ class Memory:
     """The accesses that later ones can still conflict with, by the bytes that they touch."""
 
     def __init__(self) -> None:
-        """Start with nothing touched."""
         self._addressed = _Space()
         self._simulated: weakref.WeakKeyDictionary[Any, _Space] = weakref.WeakKeyDictionary()
 

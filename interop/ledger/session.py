@@ -4,7 +4,6 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final
 
 from interop import _cuda
@@ -45,14 +44,12 @@ class Watched(Block[Ledger]):
     _call = "check"
 
     def __init__(self, *, strict: bool, raises: bool) -> None:
-        """Open nothing yet."""
         self._strict = strict
         self._raises = raises
         self._opened = _Opened()
         self._entered = False
 
     def __enter__(self) -> Ledger:
-        """Open a ledger."""
         self._entered = True
         ledger = Ledger(strict=self._strict)
         try:
@@ -62,9 +59,7 @@ class Watched(Block[Ledger]):
             self._opened.close(ledger)
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Close the ledger that was opened last.
 
         Raises:
@@ -77,7 +72,7 @@ class Watched(Block[Ledger]):
         except BaseException:
             self._opened.close(ledger)
             raise
-        if kind is None and self._raises and (races := ledger.races):
+        if error is None and self._raises and (races := ledger.races):
             raise races[0].error(races[1:])
 
 

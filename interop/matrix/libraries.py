@@ -34,7 +34,6 @@ class Library:
     immutable: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        """Import it."""
         self.routes: dict[str, Route] = {}
 
     def current(self, stream: ExternalStream) -> contextlib.AbstractContextManager[object]:  # noqa: ARG002

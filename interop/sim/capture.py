@@ -29,7 +29,6 @@ class Captures:
     """The captures that have begun and have not ended."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._open: list[Capture] = []
         self._numbers = itertools.count(1)
 

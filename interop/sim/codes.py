@@ -24,6 +24,5 @@ class Refused(Exception):  # noqa: N818  (an answer of CUDA's, on its way to bec
     """CUDA answers a call with *code*."""
 
     def __init__(self, code: int) -> None:
-        """Keep the code."""
         super().__init__(code)
         self.code = code

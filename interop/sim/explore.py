@@ -41,7 +41,6 @@ class Failure:
         return str(self.schedule)
 
     def __str__(self) -> str:
-        """The trace, and the error that it ends with."""
         return f"{self.schedule}\n     {type(self.error).__name__}: {self.error}"
 
 
@@ -99,7 +98,6 @@ class Exploration:
             raise InteropError(message)
 
     def __repr__(self) -> str:
-        """Say how many, and how it went."""
         ended = "all there are" if self.complete else f"not all there are: they cover {_percent(self.covered)}"
         verdict = "none failed" if self._failure is None else f"one failed with {type(self._failure.error).__name__}"
         raced = f", {plural(len(self.races), 'race')}" if self.races else ""

@@ -50,7 +50,6 @@ class SimulatedGPU:
     """
 
     def __init__(self, machine: Machine) -> None:
-        """Put the fake modules in front of *machine*."""
         runtime, driver = _cuda.load_bindings()
         self.runtime = Runtime(machine, runtime)
         self.driver = Driver(machine, driver)
@@ -82,7 +81,6 @@ class SimulatedGPU:
         return Schedule(self._machine.scheduler.choices, lines, trace.count - len(lines))
 
     def __repr__(self) -> str:
-        """The number of devices, and whether the simulation has ended."""
         state = ", ended" if self._machine.ended else ""
         return f"<SIMULATED GPU, {self._machine.devices} device(s){state}>"
 

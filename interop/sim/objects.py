@@ -3,7 +3,6 @@
 import functools
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from numpy.typing import NDArray
@@ -45,18 +44,15 @@ class SimulatedStream:
     """
 
     def __init__(self, machine: Machine, handle: int, name: str, device: int) -> None:
-        """Own the stream of *handle*."""
         self.name = name
         self.device = device
         self._handle = handle
         weakref.finalize(self, _destroy, machine, handle).atexit = False
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        """The protocol: version 0, and the handle."""
         return (0, self._handle)
 
     def __repr__(self) -> str:
-        """Name, handle and device."""
         return f"<SIMULATED stream {self.name!r} {self._handle:#x} on device {self.device}>"
 
 
@@ -75,7 +71,6 @@ class SimulatedArray:
     """
 
     def __init__(self, memory: NDArray[Any], array: Array) -> None:
-        """Use *memory* as the device memory."""
         self.name = array.name
         self.shape = memory.shape
         self.dtype = memory.dtype
@@ -83,7 +78,6 @@ class SimulatedArray:
         self._array = array
 
     def __repr__(self) -> str:
-        """Name, shape and type; not the values, which are on the device."""
         return f"<SIMULATED array {self.name!r}, shape {self.shape}, {self.dtype}>"
 
 
@@ -95,7 +89,6 @@ class Gate:
     """
 
     def __init__(self, machine: Machine, work: Work) -> None:
-        """Stand for *work*."""
         self._machine = machine
         self._work = work
 
@@ -119,15 +112,10 @@ class Gate:
             self._machine.queue.open(self._work)
 
     def __enter__(self) -> Self:
-        """Return the gate, which is closed."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Open the gate."""
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.open()
 
     def __repr__(self) -> str:
-        """The stream, and whether the gate is open."""
         return f"<SIMULATED {'open' if self.is_open else 'closed'} gate on {self._work.stream}>"

@@ -35,11 +35,9 @@ class Graph:
     """What ``cudaStreamEndCapture`` returns. It cannot be launched: captured work is not executed here."""
 
     def __init__(self, capture: Capture) -> None:
-        """Keep the number of nodes."""
         self.nodes = capture.nodes
 
     def __repr__(self) -> str:
-        """Say what it is not."""
         return f"<SIMULATED graph of {self.nodes} kernels, which cannot be launched in the simulator>"
 
 
@@ -94,7 +92,6 @@ class Runtime(_Module):
     _status = "cudaError_t"
 
     def __init__(self, machine: Machine, bindings: Any) -> None:  # noqa: ANN401  (cuda.bindings has no types)
-        """Take the enums from the real module."""
         super().__init__(machine, bindings)
         self.cudaError_t = bindings.cudaError_t
         self.cudaStreamCaptureMode = bindings.cudaStreamCaptureMode
@@ -109,7 +106,6 @@ class Runtime(_Module):
 
     @_answers("count")
     def cudaGetDeviceCount(self) -> int:
-        """As CUDA."""
         return self.machine.devices
 
     @_answers("device")
@@ -119,7 +115,6 @@ class Runtime(_Module):
 
     @_answers()
     def cudaSetDevice(self, device: SupportsInt) -> None:
-        """As CUDA."""
         self.machine.set_device(int(device))
 
     @_answers("leastPriority", "greatestPriority")
@@ -140,7 +135,6 @@ class Runtime(_Module):
 
     @_answers("stream")
     def cudaStreamCreateWithFlags(self, flags: SupportsInt) -> int:
-        """As CUDA."""
         return self._create_stream(flags, 0)
 
     @_answers("stream")
@@ -197,7 +191,6 @@ class Runtime(_Module):
 
     @_answers()
     def cudaStreamWaitEvent(self, stream: SupportsInt, event: SupportsInt, flags: SupportsInt) -> None:
-        """As CUDA."""
         self.machine.context()
         if int(flags) not in (0, 1):
             raise Refused(INVALID_VALUE)
@@ -254,7 +247,6 @@ class Runtime(_Module):
 
     @_answers("mode")
     def cudaThreadExchangeStreamCaptureMode(self, mode: SupportsInt) -> object:
-        """As CUDA."""
         self.machine.context()
         thread = self.machine.thread()
         previous, thread.mode = thread.mode, Mode(int(mode))
@@ -264,7 +256,6 @@ class Runtime(_Module):
 
     @_answers("event")
     def cudaEventCreateWithFlags(self, flags: SupportsInt) -> int:
-        """As CUDA."""
         if int(flags) not in _EVENT_FLAGS or int(flags) in _INTERPROCESS_WITH_TIMING:
             raise Refused(INVALID_VALUE)
         return self.machine.create_event()
@@ -343,14 +334,12 @@ class Driver(_Module):
 
     @_answers()
     def cuCtxPushCurrent(self, context: SupportsInt) -> None:
-        """As CUDA."""
         if int(context) not in self.machine.contexts:
             raise Refused(INVALID_CONTEXT)
         self.machine.thread().contexts.append(int(context))
 
     @_answers("pctx")
     def cuCtxPopCurrent(self) -> int:
-        """As CUDA."""
         contexts = self.machine.thread().contexts
         if not contexts:
             raise Refused(INVALID_CONTEXT)

@@ -37,7 +37,6 @@ class Schedule:
     left_out: int = 0
 
     def __str__(self) -> str:
-        """The trace, numbered."""
         lines = [f"{number:3}. {line}" for number, line in enumerate(self.trace, 1 + self.left_out)]
         return "\n".join([f"({self.left_out} lines before these are left out)", *lines] if self.left_out else lines)
 
@@ -50,7 +49,6 @@ class InOrder:
     """
 
     def __init__(self) -> None:
-        """Allow :data:`PENDING` pieces of pending work."""
         self._room = PENDING
 
     @property
@@ -113,7 +111,6 @@ class Chosen(InOrder):
     """
 
     def __init__(self, prefix: Sequence[int], polls: int, chance: random.Random | None = None) -> None:
-        """Follow *prefix*."""
         self.prefix, self.polls, self.chance = prefix, polls, chance
         self.made: list[Choice] = []
         self._refused: dict[tuple[object, ...], int] = {}

@@ -95,7 +95,6 @@ class Trace:
     """What ran and what the host did, one line each, in the order in which it happened: the last :data:`TRACED`."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self._lines: deque[str] = deque(maxlen=TRACED)
         self.count = 0
         """How many lines there were."""
@@ -135,7 +134,6 @@ class Queue:
         self._gates: dict[int, Work] = {}
 
     def __len__(self) -> int:
-        """How many pieces of work are pending."""
         return len(self._works)
 
     @property

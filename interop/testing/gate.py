@@ -14,7 +14,6 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from interop import _cuda
@@ -192,7 +191,6 @@ class Gate:
     """
 
     def __init__(self, stream: ExternalStream, timeout: float) -> None:
-        """Shut *stream*."""
         self._passed = True  # for __del__, if what follows fails
         self._overdue = False
         self.stream = stream
@@ -254,12 +252,9 @@ class Gate:
         _collection.resume(slot)
 
     def __enter__(self) -> Self:
-        """Return the gate, which is shut."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Open the gate. If the block has raised, that exception goes on, and an overdue gate adds none."""
         __tracebackhide__ = True
         if error is None:
@@ -276,7 +271,6 @@ class Gate:
             warnings.warn(message, ResourceWarning, stacklevel=2)
 
     def __repr__(self) -> str:
-        """The stream, and whether the gate is open."""
         return f"<interop.testing.Gate on {self.stream!r}, {'open' if self.is_open else 'shut'}>"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from types import TracebackType
 
 from interop import _cuda
 from interop._safety.blocks import Block
@@ -40,9 +39,7 @@ class _HostFree(Block[None]):
             undo.callback(self._witness.leave)
             self._undo = undo.pop_all()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         __tracebackhide__ = True
         waited = any(shut.is_open for shut in self._gates)
         self._undo.close()

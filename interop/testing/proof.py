@@ -51,7 +51,6 @@ class Verdict:
         return self._ordered
 
     def __eq__(self, other: object) -> bool:
-        """Whether the verdict is *other*, a bool."""
         return bool(self) == other
 
     def __hash__(self) -> int:
@@ -59,7 +58,6 @@ class Verdict:
         return id(self)
 
     def __repr__(self) -> str:
-        """The verdict, or that there is none yet."""
         said = "none yet" if self._ordered is None else "ordered" if self._ordered else "not ordered"
         return f"<interop.testing.Verdict: {said}>"
 

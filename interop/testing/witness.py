@@ -18,18 +18,15 @@ class Earlier(watchers.Watcher):
     """Finds the streams that wait, in its ``with`` block, for an event from before; if interop sees the wait."""
 
     def __init__(self) -> None:
-        """Start without any wait."""
         # For each stream and each event that was recorded in the block: the wait that ties it to an event from before.
         self._streams: dict[ExternalStream, str] = {}
         self._events: dict[int, str] = {}
 
     def __enter__(self) -> Self:
-        """Begin to watch."""
         watchers.watch(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop watching."""
         watchers.unwatch(self)
 
     def holds(self, stream: ExternalStream) -> str:
@@ -65,7 +62,6 @@ class Witness(watchers.Watcher):
     """Notes every record, wait, join, synchronise and hand-over that is made through interop, in any thread."""
 
     def __init__(self) -> None:
-        """Watch until :meth:`leave`."""
         self._lines: list[str] = []
         watchers.watch(self)
 
@@ -81,25 +77,20 @@ class Witness(watchers.Watcher):
         return "\n".join(["interop saw in the block:", *(f"  {line}" for line in [*self._lines[:_MOST], *more])])
 
     def recorded(self, stream: ExternalStream, event: "Event") -> None:
-        """Note it."""
         self._note(f"{event!r} recorded on {stream!r}")
 
     def waited(self, stream: ExternalStream, event: "Event") -> None:
-        """Note it."""
         self._note(f"{stream!r} made to wait for {event!r}")
 
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
-        """Note it."""
         self._note(f"{consumer!r} made to wait for {producer!r}")
 
     def finished(self, what: "ExternalStream | Event") -> None:
-        """Note it."""
         self._note(f"the host found {what!r} done")
 
     def handed_over(
         self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
     ) -> None:
-        """Note it."""
         del tensor
         by = f" by {producer!r}" if producer is not None else ""
         self._note(f"an array of {type(array).__name__} handed{by} to {consumer!r}")

@@ -14,7 +14,6 @@ CUDA events measure everything. No profiler is needed, and nothing blocks the ho
 import unicodedata
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from interop import _cuda
@@ -71,9 +70,7 @@ class _Open(Block[None]):
         self._recorder = recorder
         self._start = recorder.start(self._stream)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         start, self._start = self._start, None
         assert start is not None  # for mypy
         if self._timeline._recording is not None:
@@ -139,9 +136,7 @@ class Timeline:
             watchers.unwatch(recorder)
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """End the recording. A span that is still open is left out."""
         recorder = self._recorder
         assert recorder is not None  # for mypy

@@ -28,7 +28,6 @@ class Lane(NamedTuple):
     device: int
 
     def __str__(self) -> str:
-        """Library, name and device."""
         return f"{self.library} {self.name}, device {self.device}".lstrip()
 
 
@@ -131,7 +130,6 @@ class Table(list[Row]):
     """
 
     def __init__(self, reading: Reading) -> None:
-        """Make the rows of *reading*."""
         self.unit: Unit = reading.unit
         self.notes = reading.notes
         rows = [Row("span", name, str(lane), start, end, end - start) for name, lane, start, end in reading.spans]
@@ -142,7 +140,6 @@ class Table(list[Row]):
         super().__init__(sorted(rows, key=lambda row: (row.start, row.end)))
 
     def __rich__(self) -> "RichTable":
-        """The table, for rich."""
         rich = _rich()
         digits = 3 if self.unit == "ms" else 0
         notes, first, last = list(self.notes), self[:], []

@@ -41,7 +41,6 @@ class Recorder(Watcher):
     """Records the ticks of one timeline, from all threads. No watcher is told of these records."""
 
     def __init__(self, cuda: _cuda.Cuda) -> None:
-        """Make a recorder for *cuda*: the GPU, or one simulation."""
         self._cuda = cuda
         self._ticks = Ticks(cuda)
         self._lanes: dict[ExternalStream, Lane] = {}
@@ -59,7 +58,6 @@ class Recorder(Watcher):
         self._ticks.give_back()
 
     def __len__(self) -> int:
-        """How many spans and arrows there are."""
         return len(self._spans) + len(self._waits)
 
     @property

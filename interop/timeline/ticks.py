@@ -28,7 +28,6 @@ class Ticks:
     """The events of one timeline."""
 
     def __init__(self, cuda: Cuda) -> None:
-        """Start without any."""
         self._cuda = cuda
         self._spare = _spare.setdefault(cuda, {})
         self._clocks: dict[int, int] = {}

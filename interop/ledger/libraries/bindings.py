@@ -2,23 +2,21 @@
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from interop import _cuda
 from interop.event import Event, as_event
+from interop.ledger.ledger import Ledger
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import SEEN
 from interop.stream import ExternalStream
 
-if TYPE_CHECKING:
-    from interop.ledger.ledger import Ledger
-
 _NAMES: Final = {"hStream": "stream", "hEvent": "event"}
 """The runtime's names of the driver's arguments."""
 
 
-def observe(ledger: "Ledger", patches: Patches) -> None:
+def observe(ledger: Ledger, patches: Patches) -> None:
     """Tell *ledger* of the records and the waits."""
     observer = _Observer(ledger)
     for module, prefix, device in (
@@ -42,7 +40,7 @@ def observe(ledger: "Ledger", patches: Patches) -> None:
 def _if_successful(callback: Callable[..., None]) -> Callable[..., None]:
     """*callback*, called if the status is 0, and with the arguments by the runtime's names."""
 
-    def call(result: tuple[Any, ...], *args: Any, **named: Any) -> None:  # noqa: ANN401  (all that cuda.bindings takes)
+    def call(result: tuple[Any, ...], *args: Any, **named: Any) -> None:
         if not result[0]:
             callback(result, *args, **{_NAMES.get(name, name): value for name, value in named.items()})
 
@@ -50,9 +48,9 @@ def _if_successful(callback: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Observer(Observer):
-    def stream_of(self, stream: Any, event: Any) -> ExternalStream:  # noqa: ANN401
+    def stream_of(self, stream: Any, event: Any) -> ExternalStream:
         del event
         return ExternalStream(0 if stream is None else int(stream), owner=SEEN)
 
-    def event_of(self, event: Any) -> Event:  # noqa: ANN401
+    def event_of(self, event: Any) -> Event:
         return as_event(int(event))

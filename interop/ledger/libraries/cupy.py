@@ -1,7 +1,7 @@
 """CuPy: its streams and events, its waits for the device, and its memory pool. Its kernels cannot be observed."""
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cupy
 from cupy.cuda.stream import _BaseStream
@@ -9,16 +9,14 @@ from cupy.cuda.stream import _BaseStream
 from interop import _cuda
 from interop.event import Event, as_event
 from interop.ledger.layout import block
+from interop.ledger.ledger import Ledger
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import SEEN
 from interop.stream import ExternalStream, as_stream
 
-if TYPE_CHECKING:
-    from interop.ledger.ledger import Ledger
 
-
-def observe(ledger: "Ledger", patches: Patches) -> None:
+def observe(ledger: Ledger, patches: Patches) -> None:
     """Tell *ledger* of CuPy's calls; of its memory pool, those in the calling thread only."""
     observer, runtime = _Observer(ledger), _Runtime(ledger)
     patches.observe(_BaseStream, "wait_event", observer.stream_waited)
@@ -47,18 +45,18 @@ def observe(ledger: "Ledger", patches: Patches) -> None:
 
 
 class _Observer(Observer):
-    def stream_of(self, stream: Any, event: Any) -> ExternalStream:  # noqa: ANN401
+    def stream_of(self, stream: Any, event: Any) -> ExternalStream:
         del event
         return _current() if stream is None else as_stream(stream)
 
-    def stream_recorded(self, event: Any, /, stream: Any, *_event: Any, **_named: Any) -> None:  # noqa: ANN401
+    def stream_recorded(self, event: Any, /, stream: Any, *_event: Any, **_named: Any) -> None:
         self.event_recorded(None, event, stream)
 
     def copied_to_host(
         self,
         _result: object,
         _array: object,
-        stream: Any = None,  # noqa: ANN401
+        stream: Any = None,
         order: str = "C",
         out: object = None,
         blocking: bool = True,  # noqa: FBT001, FBT002  (CuPy's signature)
@@ -67,7 +65,7 @@ class _Observer(Observer):
         if blocking:
             self.stream_done(None, stream)
 
-    def device_synchronized(self, _result: None, device: Any) -> None:  # noqa: ANN401
+    def device_synchronized(self, _result: None, device: Any) -> None:
         self.device_done(device.id)
 
 
@@ -86,7 +84,7 @@ def _current() -> ExternalStream:
     return as_stream(cupy.cuda.get_current_stream())
 
 
-def _pool(ledger: "Ledger") -> Any:  # noqa: ANN401  (a hook of CuPy's is a context manager)
+def _pool(ledger: Ledger) -> Any:
     class Pool(cupy.cuda.MemoryHook):  # type: ignore[misc]
         name = "interop.ledger"
 

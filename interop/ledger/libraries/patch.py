@@ -26,11 +26,9 @@ class Patches:
     """
 
     def __init__(self) -> None:
-        """Start with no change."""
         self._undo: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
-        """How many changes there are."""
         return len(self._undo)
 
     def on_undo(self, undo: Callable[[], None]) -> None:
@@ -50,7 +48,7 @@ class Patches:
             self._undo[-1]()
             self._undo.pop()
 
-    def patch(self, owner: Any, name: str, new: object) -> None:  # noqa: ANN401  (a class or a module)
+    def patch(self, owner: Any, name: str, new: object) -> None:
         """Replace the attribute *name* of a class or module by *new*."""
         before = vars(owner).get(name, _INHERITED)
 
@@ -65,13 +63,7 @@ class Patches:
         self.on_undo(put_back)
         setattr(owner, name, new)
 
-    def observe(
-        self,
-        owner: Any,  # noqa: ANN401  (a class or a module)
-        name: str,
-        callback: Callable[..., None],
-        except_from: str = "",
-    ) -> None:
+    def observe(self, owner: Any, name: str, callback: Callable[..., None], except_from: str = "") -> None:
         """Call *callback* after each successful call of a method: with the result, and then the arguments.
 
         The arguments come as the caller passed them, by position or by name. So the parameters of *callback* have the
@@ -95,7 +87,7 @@ class Patches:
 
         self.patch(owner, name, property(read, doc=original.__doc__))
 
-    def observe_class(self, owner: Any, name: str, **callbacks: Callable[..., None]) -> None:  # noqa: ANN401  (a module)
+    def observe_class(self, owner: Any, name: str, **callbacks: Callable[..., None]) -> None:
         """Replace a class whose own methods cannot be replaced by a subclass whose methods are observed.
 
         Instances of the original class pass for instances of the subclass.
@@ -122,7 +114,7 @@ def _observed(
     original: Callable[..., Any], callbacks: Sequence[Callable[..., None]], except_from: str
 ) -> Callable[..., Any]:
     @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (whatever the method takes and returns)
+    def call(*args: Any, **kwargs: Any) -> Any:
         is_ours = except_from and sys._getframe(1).f_globals.get("__package__") == except_from
         if not callbacks or _calls.running or is_ours:
             return original(*args, **kwargs)

@@ -3,7 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch.utils import _python_dispatch
@@ -14,13 +14,11 @@ from interop._order.findings import Kind
 from interop.adapters.tensor import CUDA, OPAQUE, DataType, Tensor
 from interop.event import Event, as_event
 from interop.ledger.layout import Layout, block, of_tensor
+from interop.ledger.ledger import Ledger
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import SEEN
 from interop.stream import ExternalStream, as_stream
-
-if TYPE_CHECKING:
-    from interop.ledger.ledger import Ledger
 
 _COPIES: Final = ("aten::copy_", "aten::_to_copy")
 _COLLECTIVES: Final = ("c10d", "_c10d_functional")
@@ -38,7 +36,7 @@ _READS_SHAPE: Final = ("new_", "_like", "is_same_size")
 """Parts of the names of operators that look only at their argument's shape."""
 
 
-def observe(ledger: "Ledger", patches: Patches) -> None:
+def observe(ledger: Ledger, patches: Patches) -> None:
     """Tell *ledger* of PyTorch's calls; of its operators, those in the calling thread and its backward passes only."""
     observer, events = _Observer(ledger), _Events(ledger)
     patches.observe(torch.cuda.Event, "record", observer.event_recorded)
@@ -75,25 +73,25 @@ def observe(ledger: "Ledger", patches: Patches) -> None:
 class _Observer(Observer):
     """Of ``torch.cuda.Event`` and ``torch.cuda.Stream``."""
 
-    def stream_of(self, stream: Any, event: object) -> ExternalStream:  # noqa: ANN401
+    def stream_of(self, stream: Any, event: object) -> ExternalStream:
         del event
         return as_stream(torch.cuda.current_stream() if stream is None else stream)
 
-    def event_of(self, event: Any) -> Event | None:  # noqa: ANN401
+    def event_of(self, event: Any) -> Event | None:
         return as_event(event) if event.cuda_event else None
 
-    def synchronized(self, _result: None, device: Any = None) -> None:  # noqa: ANN401
+    def synchronized(self, _result: None, device: Any = None) -> None:
         self.device_done(torch.cuda._utils._get_device_index(device, optional=True))
 
 
 class _Events(Observer):
     """Of ``torch.Event``, which has no more than an address, 0 if it is another device's or was not recorded."""
 
-    def stream_of(self, stream: Any, event: Any) -> ExternalStream:  # noqa: ANN401
+    def stream_of(self, stream: Any, event: Any) -> ExternalStream:
         found = _stream_of(event.device) if stream is None else as_stream(stream)
         return ExternalStream(found.cuda_stream, found.device, owner=SEEN)
 
-    def event_of(self, event: Any) -> Event | None:  # noqa: ANN401
+    def event_of(self, event: Any) -> Event | None:
         return as_event(event.event_id) if event.device.type == "cuda" and event.event_id else None
 
 
@@ -107,8 +105,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Let code be compiled as without a ledger: otherwise PyTorch would run it uncompiled, or refuse to."""
         return True
 
-    def __init__(self, ledger: "Ledger") -> None:
-        """Tell *ledger*."""
+    def __init__(self, ledger: Ledger) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._ledger = ledger
         self._recorded: dict[Layout, dict[ExternalStream, None]] = {}
@@ -124,13 +121,8 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             TorchDispatchMode.__enter__(mode)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        """Run the operator, and tell the ledger."""
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if not all(map(_is_plain, types)):
             return NotImplemented  # PyTorch asks their class next, and the operators that the class calls come here
         kwargs = kwargs or {}
@@ -169,14 +161,14 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if on_gpu(tensor):
             self._recorded.setdefault(_memory(tensor), {})[as_stream(stream)] = None
 
-    def _pool_has_waited(self, func: Any, result: Any) -> None:  # noqa: ANN401
+    def _pool_has_waited(self, func: Any, result: Any) -> None:
         """If a new tensor lies in memory that was recorded on streams, the pool has waited for these streams."""
         for new in (_memory(leaf) for leaf in tree_leaves(_new(func, result)) if self._recorded and _is_seen(leaf)):
             for memory in [old for old in list(self._recorded) if old.start < new.stop and new.start < old.stop]:
                 for stream in self._recorded.pop(memory, ()):
                     self._ledger.pool_waited(memory, stream)
 
-    def _tell_of_functions(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:  # noqa: ANN401
+    def _tell_of_functions(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Tell of an operator that calls the user's functions, such as torch.cond. What these do cannot be seen."""
         touched = [(leaf, Kind.MAYBE) for leaf in tree_leaves((args, kwargs)) if _is_seen(leaf)]
         touched += [(leaf, Kind.WRITE) for leaf in tree_leaves(result) if _is_seen(leaf)]
@@ -196,14 +188,14 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._ledger.joined(one, other)
 
 
-def _touched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> list[tuple[Any, Kind]]:  # noqa: ANN401
+def _touched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> list[tuple[Any, Kind]]:
     """The tensors on a GPU whose elements an operator accesses, each once: as written if it is also written."""
     if torch.Tag.inplace_view in func.tags:
         return []  # such as t_(): it changes the shape and the strides, and touches no element
     name = func._schema.name.partition("::")[2]
     kinds: dict[int, tuple[Any, Kind]] = {}
 
-    def touch(value: Any, kind: Kind) -> None:  # noqa: ANN401
+    def touch(value: Any, kind: Kind) -> None:
         for leaf in tree_leaves(value):
             if _is_seen(leaf):
                 kinds[id(leaf)] = (leaf, max(kind, kinds.get(id(leaf), (leaf, kind))[1]))
@@ -222,19 +214,19 @@ def _is_seen(value: object) -> bool:
     return isinstance(value, torch.Tensor) and on_gpu(value) and value.layout is torch.strided
 
 
-def _new(func: Any, result: Any) -> list[Any]:  # noqa: ANN401
+def _new(func: Any, result: Any) -> list[Any]:
     """The results of an operator that are not views of an argument."""
     results = [result] if len(func._schema.returns) == 1 else result or []
     return [value for returned, value in zip(func._schema.returns, results, strict=False) if not returned.alias_info]
 
 
-def _arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
+def _arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     arguments = func._schema.arguments
     yield from zip(arguments, args, strict=False)
     yield from ((argument, kwargs[argument.name]) for argument in arguments if argument.name in kwargs)
 
 
-def _waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:  # noqa: ANN401
+def _waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
     """Whether the operator returns only when the device is done: the host reads data, or the copy is blocking."""
     given = {argument.name: value for argument, value in _arguments(func, args, kwargs)}
     name = func._schema.name
@@ -248,7 +240,7 @@ def _waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     return any(_on_host(leaf) for leaf in tree_leaves((args, kwargs, result) if name in _COPIES else result))
 
 
-def _indexing_waits(indices: list[Any], values: Any) -> bool:  # noqa: ANN401
+def _indexing_waits(indices: list[Any], values: Any) -> bool:
     """Whether PyTorch waits to count the elements that a mask selects, or to copy from the host (IndexingUtils.h)."""
     indices = [index for index in indices if index is not None]
     masks = [index for index in indices if index.dtype in _MASKS]

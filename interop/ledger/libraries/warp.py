@@ -1,17 +1,15 @@
 """Warp: where the host waits. What its streams wait for cannot be observed."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import warp
 
+from interop.ledger.ledger import Ledger
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
 
-if TYPE_CHECKING:
-    from interop.ledger.ledger import Ledger
 
-
-def observe(ledger: "Ledger", patches: Patches) -> None:
+def observe(ledger: Ledger, patches: Patches) -> None:
     """Tell *ledger* of the host's waits, which are functions of Warp's module."""
     observer = _Observer(ledger)
     for name, callback in (
@@ -29,11 +27,11 @@ class _Observer(Observer):
         for device in warp.get_cuda_devices():
             self.device_synchronized(None, device)
 
-    def device_synchronized(self, _result: None, device: Any = None) -> None:  # noqa: ANN401
+    def device_synchronized(self, _result: None, device: Any = None) -> None:
         device = warp.get_device(device)
         if device.is_cuda:
             self.device_done(device.ordinal)
 
-    def stream_synchronized(self, _result: None, stream_or_device: Any = None) -> None:  # noqa: ANN401
+    def stream_synchronized(self, _result: None, stream_or_device: Any = None) -> None:
         is_stream = isinstance(stream_or_device, warp.Stream)
         self.stream_done(None, stream_or_device if is_stream else warp.get_device(stream_or_device).stream)

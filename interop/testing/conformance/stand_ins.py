@@ -14,11 +14,9 @@ class Owner:
     """A stream of an unknown library, with nothing but ``__cuda_stream__``."""
 
     def __init__(self, handle: int) -> None:
-        """Offer *handle*, and own nothing."""
         self.handle = handle
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        """The protocol: version 0, and the handle."""
         return (0, self.handle)
 
 
