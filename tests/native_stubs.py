@@ -22,7 +22,7 @@ from interop._native import native
 from interop.adapters.base import Adapter
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = (*HOT_CALLS, "cuEventCreate")
+KINDS = HOT_CALLS
 OWN = 1
 """The context of P, Q and C. The context of each stream is ``handle >> 16``; that of ELSEWHERE is another one."""
 P, Q, C, ELSEWHERE = 0x10010, 0x10020, 0x10030, 0x20010

@@ -36,6 +36,7 @@ HOT_CALLS: Final = (
     "cuCtxSetCurrent",
     "cuStreamGetCtx",
     "cuCtxGetId",
+    "cuEventCreate",
 )
 """The driver functions that the extension in C calls itself, in the order in which it takes their addresses."""
 _CUDA_12: Final = 12000

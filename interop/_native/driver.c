@@ -41,13 +41,13 @@ static PyObject *
 bind(PyObject *module, PyObject *arguments)
 {
     PyObject *addresses, *object, *spare;
-    unsigned long long a[13];
+    unsigned long long a[14];
 
     _Static_assert(sizeof a == sizeof driver, "one address for each function, on a machine of 64 bits");
     (void)module;
     if (!PyArg_ParseTuple(arguments, "O!OO!:bind", &PyTuple_Type, &addresses, &object, &PyDict_Type, &spare) ||
-        !PyArg_ParseTuple(addresses, "KKKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
-                          a + 9, a + 10, a + 11, a + 12)) {
+        !PyArg_ParseTuple(addresses, "KKKKKKKKKKKKKK:bind", a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7, a + 8,
+                          a + 9, a + 10, a + 11, a + 12, a + 13)) {
         return NULL;
     }
     memcpy(&driver, a, sizeof driver);
@@ -111,7 +111,7 @@ record_handle(PyObject *module, PyObject *arguments)
     if (PyErr_Occurred()) {
         return NULL;
     }
-    code = record_and_wait((Stream *)stream, NULL, event);
+    code = record_and_wait((Stream *)stream, NULL, &event);
     if (code != SUCCESS && code != FALL_BACK) {
         return failed(stream, "cudaEventRecord", code, Py_None);
     }

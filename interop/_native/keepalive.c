@@ -158,21 +158,20 @@ keep_after(Stream *stream, Stream *producer, PyObject *memory)
     Queue *queue;
     Kept *kept;
 
-    if (!is_ready(stream) || (producer != NULL && !is_ready(producer)) || !(event = pool_take(stream->pool))) {
+    if (!is_ready(stream) || (producer != NULL && !is_ready(producer)) ||
+        (kept = new_kept(stream, memory)) == NULL) { /* before anything is ordered: there may be no memory for it */
         return 0;
     }
-    kept = new_kept(stream, memory); /* before anything is ordered: there may be no memory for it */
-    if (kept == NULL) {
-        pool_give(stream->pool, event);
-        return 0;
-    }
-    kept->event = event;
     kept->pool = (Pool *)Py_NewRef((PyObject *)stream->pool);
-    if (record_and_wait(stream, producer, event) != SUCCESS || (queue = queue_of(stream)) == NULL) {
-        destroy_event(event); /* it may stand for anything */
+    event = pool_take(kept->pool);
+    if (record_and_wait(stream, producer, &event) != SUCCESS || (queue = queue_of(stream)) == NULL) {
+        if (event) {
+            destroy_event(event); /* it may stand for anything */
+        }
         free_kept(kept);
         return 0;
     }
+    kept->event = event;
     append(queue, kept);
     return 1;
 }

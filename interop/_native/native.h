@@ -12,6 +12,7 @@
  *   open.c      the hand-overs that are open, by where their memory lies
  *   handover.c  the type HandoverFields: the holder of an array that was handed over, and what its end does
  *   keepalive.c what is kept until the device is done with it
+ *   calls.c     the driver's calls, each in the context that it needs, without the GIL
  *   order.c     the CUDA calls: record, wait, query, synchronize
  *   known.c     the streams and events of other libraries
  *   fallback.c  calls of the Python code
@@ -58,6 +59,7 @@ typedef struct {
     int (*set_context)(void *);
     int (*stream_get_context)(void *, void **);
     int (*context_get_id)(void *, unsigned long long *);
+    int (*event_create)(void **, unsigned int);
 } Driver;
 
 extern Driver driver;
@@ -146,6 +148,26 @@ needs_of(Stream *stream)
     return stream->handle <= PER_THREAD ? stream->context : 0;
 }
 
+/* -- calls.c --------------------------------------------------------------------------------------------------------- */
+
+/* What the driver needs to know of a stream. */
+typedef struct {
+    unsigned long long handle, needs, context;
+} Place;
+
+static inline Place
+place_of(Stream *stream)
+{
+    Place place = {stream->handle, needs_of(stream), stream->context};
+
+    return place;
+}
+
+int captures_nothing(Place stream);
+int record_then_wait(const Place *recorded, const Place *waiting, unsigned long long *event, int ask, const char **call);
+int ask(int (*call)(void *), unsigned long long handle);
+int ask_on(Place stream, int (*call)(void *));
+
 /* -- order.c --------------------------------------------------------------------------------------------------------- */
 
 /* Each returns SUCCESS, FALL_BACK, or what the driver has answered. */
@@ -154,7 +176,7 @@ int record(Stream *stream, Event *event);
 int wait_for(Stream *stream, unsigned long long event);
 int ask_stream(int (*call)(void *), Stream *stream);
 int ask_event(int (*call)(void *), Event *event);
-int record_and_wait(Stream *stream, Stream *producer, unsigned long long event);
+int record_and_wait(Stream *stream, Stream *producer, unsigned long long *event);
 
 int is_ready(Stream *stream);
 int is_same_stream(Stream *one, Stream *other);

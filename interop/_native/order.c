@@ -55,97 +55,6 @@ is_ready(Stream *stream)
     return stream->pool != NULL;
 }
 
-/* What the driver needs to know of a stream. */
-typedef struct {
-    unsigned long long handle, needs;
-} Place;
-
-static inline Place
-place_of(Stream *stream)
-{
-    Place place = {stream->handle, needs_of(stream)};
-
-    return place;
-}
-
-/* Make the context current that a stream needs, if it needs one; 0 if that fails. */
-static inline int
-enter(Place stream, void **before)
-{
-    int code = SUCCESS;
-
-    if (stream.needs) {
-        code = driver.get_context(before);
-        if (code == SUCCESS && *before != pointer(stream.needs)) {
-            code = driver.set_context(pointer(stream.needs));
-        }
-    }
-    return code == SUCCESS;
-}
-
-/* Make the context current that was so before; *code*, the answer to the call between, if that succeeds. */
-static inline int
-leave(Place stream, void *before, int code)
-{
-    int failed = SUCCESS;
-
-    if (stream.needs && before != pointer(stream.needs)) {
-        failed = driver.set_context(before);
-    }
-    return failed == SUCCESS ? code : NOT_RESTORED + failed;
-}
-
-/* SUCCESS if a stream captures nothing, FALL_BACK if it captures or cannot be asked. */
-static inline int
-captures_nothing(Place stream)
-{
-    void *before = NULL;
-    int status = NOT_CAPTURING, code;
-
-    if (!enter(stream, &before)) {
-        return FALL_BACK;
-    }
-    code = leave(stream, before, driver.stream_is_capturing(pointer(stream.handle), &status));
-    return code >= NOT_RESTORED || (code == SUCCESS && status == NOT_CAPTURING) ? code : FALL_BACK;
-}
-
-static inline int
-record_on(Place stream, unsigned long long event)
-{
-    void *before = NULL;
-
-    if (!enter(stream, &before)) {
-        return FALL_BACK;
-    }
-    return leave(stream, before, driver.event_record(pointer(event), pointer(stream.handle)));
-}
-
-static inline int
-wait_on(Place stream, unsigned long long event)
-{
-    void *before = NULL;
-
-    if (!enter(stream, &before)) {
-        return FALL_BACK;
-    }
-    return leave(stream, before, driver.stream_wait_event(pointer(stream.handle), pointer(event), 0));
-}
-
-/* Query or synchronize, without breaking the capture of some other stream: in the capture modes "global" and "thread
- * local", CUDA forbids every query and synchronize, related or not, and invalidates the capture for one. */
-static inline int
-ask(int (*call)(void *), unsigned long long handle)
-{
-    int mode = RELAXED, code, failed;
-
-    if (driver.exchange_capture_mode(&mode) != SUCCESS) {
-        return FALL_BACK;
-    }
-    code = call(pointer(handle));
-    failed = driver.exchange_capture_mode(&mode);
-    return failed == SUCCESS ? code : MODE_NOT_RESTORED + failed;
-}
-
 /* Whether two streams are one, as == decides in Python. */
 int
 is_same_stream(Stream *one, Stream *other)
@@ -154,29 +63,14 @@ is_same_stream(Stream *one, Stream *other)
            (one->handle != PER_THREAD || one->thread == other->thread);
 }
 
-/* Record one stream's work so far in an event, and make another stream wait for that event; either may be NULL. The
- * stream that waits is asked whether it captures, the recorded one if *ask*. *call* is the name of the call that failed. */
+/* As record_then_wait, and the GIL is released: the calls may wait for another thread's. */
 static int
-record_then_wait(const Place *recorded, const Place *waiting, unsigned long long event, int ask, const char **call)
+enqueue(const Place *recorded, const Place *waiting, unsigned long long *event, int ask, const char **call)
 {
-    int code = SUCCESS;
+    int code;
 
-    *call = NULL;
     Py_BEGIN_ALLOW_THREADS
-    if (waiting != NULL) {
-        code = captures_nothing(*waiting);
-    }
-    if (code == SUCCESS && ask) {
-        code = captures_nothing(*recorded);
-    }
-    if (code == SUCCESS && recorded != NULL) {
-        *call = "cudaEventRecord";
-        code = record_on(*recorded, event);
-    }
-    if (code == SUCCESS && waiting != NULL) {
-        *call = "cudaStreamWaitEvent";
-        code = wait_on(*waiting, event);
-    }
+    code = record_then_wait(recorded, waiting, event, ask, call);
     Py_END_ALLOW_THREADS
     return code;
 }
@@ -190,18 +84,19 @@ order(Stream *consumer, Stream *producer, const char **call)
     Pool *pool;
     int code;
 
-    if (!is_ready(consumer) || !is_ready(producer) || !(event = pool_take(producer->pool))) {
+    if (!is_ready(consumer) || !is_ready(producer)) {
         return FALL_BACK;
     }
     waiting = place_of(consumer);
     awaited = place_of(producer);
     pool = producer->pool;
     Py_INCREF((PyObject *)pool);
+    event = pool_take(pool);
     /* A producer that captures takes the consumer into its capture, which is legal: it need not be asked. Except that the
      * legacy default stream cannot join a capture, and must not be used while a blocking stream captures. */
-    code = record_then_wait(&awaited, &waiting, event, waiting.needs || awaited.needs, call);
+    code = enqueue(&awaited, &waiting, &event, waiting.needs || awaited.needs, call);
     /* After a failure the event may stand for anything, or be of no use at all. */
-    if ((*call != NULL && code != SUCCESS) || !pool_give(pool, event)) {
+    if (event && ((*call != NULL && code != SUCCESS) || !pool_give(pool, event))) {
         Py_BEGIN_ALLOW_THREADS
         driver.event_destroy(pointer(event));
         Py_END_ALLOW_THREADS
@@ -253,12 +148,13 @@ order_all(Stream *consumer, Stream **producers, Py_ssize_t count)
 int
 record(Stream *stream, Event *event)
 {
+    unsigned long long handle = event->handle;
     int code;
 
-    if (event->handle == 0 || !is_ready(stream) || event->pool != stream->pool) {
+    if (handle == 0 || !is_ready(stream) || event->pool != stream->pool) {
         return FALL_BACK;
     }
-    code = record_and_wait(stream, NULL, event->handle);
+    code = record_and_wait(stream, NULL, &handle);
     if (code == SUCCESS) {
         event->recorded = 1;
         event->capture = 0;
@@ -267,11 +163,11 @@ record(Stream *stream, Event *event)
 }
 
 /* Record the stream's work so far in an event of the stream's context, and make *producer*, if it is not NULL, wait for
- * that same event; no watcher is told. */
+ * that same event, which is created if it is 0; no watcher is told. */
 int
-record_and_wait(Stream *stream, Stream *producer, unsigned long long event)
+record_and_wait(Stream *stream, Stream *producer, unsigned long long *event)
 {
-    Place recorded, waiting = {0, 0};
+    Place recorded, waiting = {0, 0, 0};
     const char *call;
 
     if (stream->pool == NULL || (producer != NULL && producer->pool == NULL)) {
@@ -281,41 +177,38 @@ record_and_wait(Stream *stream, Stream *producer, unsigned long long event)
     if (producer != NULL) {
         waiting = place_of(producer);
     }
-    return record_then_wait(&recorded, producer == NULL ? NULL : &waiting, event, 1, &call);
+    return enqueue(&recorded, producer == NULL ? NULL : &waiting, event, 1, &call);
 }
 
 /* A new event that stands for the stream's work so far; NULL if the fallback is to be taken, or with an exception. */
 PyObject *
 record_new(Stream *stream)
 {
-    Pool *pool;
-    PyObject *made;
+    PyObject *made, *pool;
     Event *event;
+    unsigned long long handle;
     int code;
 
-    if (!is_ready(stream) || (pool = stream->pool)->count == 0) {
+    if (!is_ready(stream)) {
         return NULL;
     }
-    Py_INCREF((PyObject *)pool);
+    pool = Py_NewRef((PyObject *)stream->pool);
     made = PyType_GenericAlloc(event_class, 0);
     if (made == NULL) {
-        Py_DECREF((PyObject *)pool);
+        Py_DECREF(pool);
         PyErr_Clear(); /* MemoryError only: finalisers that a collection runs raise nothing */
         return NULL;
     }
     event = (Event *)made;
-    event->pool = pool;
-    event->handle = pool_take(pool);
-    if (event->handle == 0) { /* the allocation has set off a collection, whose finalisers have used it */
-        Py_DECREF(made);
-        return NULL;
-    }
+    event->pool = (Pool *)pool;
     event->context = stream->context;
-    Py_XINCREF(stream->cuda);
-    event->cuda = stream->cuda;
+    event->cuda = Py_XNewRef(stream->cuda);
     event->flags = PyLong_FromLong(DISABLE_TIMING); /* one of the ints that Python keeps: no failure */
-    code = record(stream, event);
+    handle = pool_take(event->pool);
+    code = record_and_wait(stream, NULL, &handle);
+    event->handle = handle;
     if (code == SUCCESS) {
+        event->recorded = 1;
         return made;
     }
     if (code != FALL_BACK) {
@@ -350,7 +243,7 @@ wait_for(Stream *stream, unsigned long long event)
         return FALL_BACK;
     }
     waiting = place_of(stream);
-    return record_then_wait(NULL, &waiting, event, 0, &call);
+    return enqueue(NULL, &waiting, &event, 0, &call);
 }
 
 /* Call cuStreamQuery or cuStreamSynchronize. */
@@ -358,7 +251,6 @@ int
 ask_stream(int (*call)(void *), Stream *stream)
 {
     Place asked;
-    void *before = NULL;
     int code;
 
     if (!is_ready(stream)) {
@@ -366,10 +258,7 @@ ask_stream(int (*call)(void *), Stream *stream)
     }
     asked = place_of(stream);
     Py_BEGIN_ALLOW_THREADS
-    code = captures_nothing(asked);
-    if (code == SUCCESS) {
-        code = enter(asked, &before) ? leave(asked, before, ask(call, asked.handle)) : FALL_BACK;
-    }
+    code = ask_on(asked, call);
     Py_END_ALLOW_THREADS
     return code;
 }

@@ -47,6 +47,12 @@ def _calls(name):
         ctypes.c_int.from_address(status).value = int(answer or 0)
         return int(code)
 
+    def create(event, flags):
+        made.append(name)
+        code, handle = _hot[-1].runtime.cudaEventCreateWithFlags(flags)
+        ctypes.c_uint64.from_address(event).value = int(handle or 0)
+        return int(code)
+
     def get(of, found):
         code, number = getattr(_hot[-1].driver, name)(of or 0)
         ctypes.c_uint64.from_address(found).value = int(number or 0)
@@ -64,6 +70,7 @@ def _calls(name):
         "cuCtxGetCurrent": get_current,
         "cuCtxSetCurrent": set_current,
         "cuStreamIsCapturing": is_capturing,
+        "cuEventCreate": create,
         "cuStreamGetCtx": get,
         "cuCtxGetId": get,
     }
@@ -75,6 +82,7 @@ _TYPES = {
     "cuEventRecord": (POINTER, POINTER),
     "cuStreamWaitEvent": (POINTER, POINTER, ctypes.c_uint),
     "cuStreamIsCapturing": (POINTER, POINTER),
+    "cuEventCreate": (POINTER, ctypes.c_uint),
     "cuStreamGetCtx": (POINTER, POINTER),
     "cuCtxGetId": (POINTER, POINTER),
 }

@@ -86,6 +86,20 @@ def test_without_a_producer_the_end_is_a_record_only(world):
     assert [name for name, *_ in world.driver.made(*CALLS)] == ["cuEventRecord"]
 
 
+def test_where_no_event_is_spare_the_end_creates_one(world):
+    while world.pool.take():
+        pass
+    made = world.handover()
+    world.driver.reset()
+    del made
+    [(_, event, _)] = world.driver.made("cuEventCreate")
+    assert world.driver.made(*CALLS) == [("cuEventRecord", event, C), ("cuStreamWaitEvent", P, event)]
+    assert world.driver.plain == []
+    assert not any(call.gil_held for call in world.driver.calls)
+    assert interop.release() == 0
+    assert spare(world.pool) == [event]
+
+
 def test_a_handover_on_one_stream_ends_without_a_wait(world):
     made = world.handover(producer="c")
     world.driver.reset()
@@ -213,9 +227,10 @@ def producer_capturing(world):
     world.driver.capture(P)
 
 
-def no_spare_event(world):
+def no_event(world):
     while world.pool.take():
         pass
+    world.driver.fail("cuEventCreate", 2)
 
 
 def record_fails(world):
@@ -232,7 +247,7 @@ def watched(world):
     world.undo = lambda: watchers.unwatch(watcher)
 
 
-@pytest.mark.parametrize("why", [capturing, producer_capturing, no_spare_event, record_fails, wait_fails, watched])
+@pytest.mark.parametrize("why", [capturing, producer_capturing, no_event, record_fails, wait_fails, watched])
 def test_the_way_back_is_ordered_later_if_the_fast_path_cannot(world, why):
     thing = Thing()
     alive = weakref.ref(thing)
@@ -251,7 +266,7 @@ def test_the_way_back_is_ordered_later_if_the_fast_path_cannot(world, why):
     world.busy(still=False)
     assert interop.release() == 0
     assert alive() is None
-    if why is not watched and why is not no_spare_event:
+    if why is not watched:
         # The release has made up for the order that failed above.
         assert world.driver.made("cuStreamWaitEvent")
 

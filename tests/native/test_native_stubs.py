@@ -289,6 +289,13 @@ FAST = {
     "record_event, the first time": [("cuStreamIsCapturing", P, 0), ("cuEventRecord", "fresh", P)],
     "wait_event": [("cuStreamIsCapturing", C, 0), ("cuStreamWaitEvent", C, "event")],
     "wait_stream": [("cuStreamIsCapturing", C, 0), ("cuEventRecord", "spare", P), ("cuStreamWaitEvent", C, "spare")],
+    "record_event, no spare event": [
+        *[("cuStreamIsCapturing", P, 0), ("cuEventCreate", "new", 0), ("cuEventRecord", "new", P)],
+    ],
+    "wait_stream, no spare event": [
+        *[("cuStreamIsCapturing", C, 0), ("cuEventCreate", "new", 0)],
+        *[("cuEventRecord", "new", P), ("cuStreamWaitEvent", C, "new")],
+    ],
     "wait_stream, itself": [],
     "wait_stream, none": [],
     "wait_stream, elsewhere": [
@@ -355,12 +362,14 @@ def test_the_fast_path_makes_exactly_these_calls(driver, world, operation):
     [aside] = spare(world.apart)
     handles = {"spare": newest, "event": world.event._handle, "fresh": world.fresh._handle}
     [there] = spare(world.p._cuda.pool(OWN + 1))
-    handles.update(aside=aside, there=there, foreign=world.foreign.handle)
+    handles.update(aside=aside, there=there, foreign=world.foreign.handle, new=driver.number("last_event").value + 16)
     expected = [tuple(handles.get(argument, argument) for argument in call) for call in FAST[operation]]
     result = OPERATIONS[operation](world)
     assert driver.plain == []
-    assert driver.made(*SLOW, "cuStreamIsCapturing", "cuStreamGetCtx", "cuCtxGetId") == expected
-    assert [call.flags for call in driver.calls] == [0] * len(driver.calls)
+    assert driver.made(*SLOW, "cuStreamIsCapturing", "cuEventCreate", "cuStreamGetCtx", "cuCtxGetId") == expected
+    flags = {"cuEventCreate": _cuda.EVENT_DISABLE_TIMING}
+    assert [call.flags for call in driver.calls] == [flags.get(call.name, 0) for call in driver.calls]
+    assert all(call.context == OWN for call in driver.calls if call.name == "cuEventCreate")
     del result
 
 
@@ -531,6 +540,7 @@ QUICK = {
     "cuStreamGetCtx": ["wait_stream, by protocol"],
     "cuCtxGetId": ["wait_stream, by protocol"],
     EXCHANGE: ["query", "synchronize", "event.query", "event.synchronize"],
+    "cuEventCreate": ["record_event, no spare event", "wait_stream, no spare event"],
 }
 """The driver calls that interop makes before and after those in SLOW, and the operations that make them."""
 
