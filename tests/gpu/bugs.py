@@ -1,10 +1,10 @@
-"""Twelve small bugs as they occur in the wild, with real libraries, and their corrected twins.
+"""Twelve common bugs with real libraries, and their corrected twins.
 
-Each is one function, and ``lab.fixed`` makes the difference. It runs in two ways. Under a ledger, with no gate: does
-the ledger report it? And behind a gate, with no ledger: what does somebody see? For the second, each names the stream
-that is held up, and the one whose work comes too early in the bug.
+Each is one function; ``lab.fixed`` makes it the bug or the twin. It runs in two ways: under a ledger without a gate, to
+see whether the ledger reports it; and behind a gate without a ledger, to see which values the reader gets. For the
+gate, the function names the stream to hold up, and the stream whose work comes too early in the bug.
 
-CuPy's kernels cannot be seen, so what they do is declared.
+A ledger cannot see CuPy's kernels, so the functions declare their accesses.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def copy(source, target):
 
 
 class Nobody:
-    """In place of a ledger."""
+    """Stands for a ledger, and does nothing."""
 
     def reads(self, array, stream):
         pass
@@ -39,7 +39,7 @@ class Nobody:
 
 
 class Lab:
-    """What a bug runs in: ``Lab(fixed=True, ledger=ledger)`` or, behind a gate, ``Lab(fixed=True, gated=True)``."""
+    """How a bug or its twin runs: with ``ledger=ledger``, or with ``gated=True`` behind a gate."""
 
     def __init__(self, *, fixed, ledger=None, gated=False):
         self.fixed = fixed
@@ -48,7 +48,7 @@ class Lab:
 
     @contextlib.contextmanager
     def slow(self, stream, early):
-        """Hold *stream* up in the block. In the bug, the work of *early* is done before it goes on."""
+        """Hold up *stream* in the block. In the bug, *early* is done with its work before the block ends."""
         with interop.testing.gate(stream) if self.gated else contextlib.nullcontext():
             yield
             self.finish(early)
@@ -58,11 +58,11 @@ class Lab:
             interop.as_stream(early).synchronize()
 
     def ready(self):
-        """Everything that was set up is there, for all streams."""
+        """Wait until the devices are done with the set-up."""
         for device in range(torch.cuda.device_count()):
             torch.cuda.synchronize(device)
 
-    # CuPy's work, declared.
+    # Work of CuPy, which is also declared to the ledger.
 
     def fill(self, x, stream, value=RIGHT):
         self.ledger.writes(x, stream)
@@ -92,11 +92,11 @@ def cupy_stream():
     return cupy.cuda.Stream(non_blocking=True)
 
 
-# Each returns the array that somebody looks at: RIGHT everywhere, or the bug has shown.
+# Each function returns the array that its reader has written: all RIGHT, or the bug has shown.
 
 
 def wrong_current_stream(lab):
-    """PyTorch works on its own current stream, not on CuPy's."""
+    """PyTorch works on its own current stream, not on CuPy's current stream."""
     (x, _), (_, y) = cupy_arrays(lab), torch_arrays(lab)
     stream, default = cupy_stream(), torch.cuda.current_stream()
     with lab.slow(stream, default):
@@ -153,13 +153,13 @@ def event_never_recorded(lab):
         lab.fill(x, writer)
         if lab.fixed:
             event.record(writer)
-        reader.wait_event(event)  # CUDA: nothing to wait for
+        reader.wait_event(event)  # to CUDA, an unrecorded event is done
         lab.copy(x, y, reader)
     return y
 
 
 def buffer_used_again(lab):
-    """The next batch is loaded into a buffer that the last one is still computed from."""
+    """The next batch is loaded into a buffer while the last batch is still computed from it."""
     x, y = torch_arrays(lab)
     batches = [torch.full((SIZE,), value, dtype=torch.float64).pin_memory() for value in (RIGHT, NEXT)]
     loads, computes = torch.cuda.Stream(), torch.cuda.Stream()
@@ -178,7 +178,7 @@ def buffer_used_again(lab):
 
 
 def freed_before_the_consumer_is_done(lab):
-    """A pool gives the memory to the next array of its stream, whoever else still works on it."""
+    """A pool gives the memory to the next array of its stream, although another stream still uses the memory."""
     _, y = cupy_arrays(lab)
     target = cuda.as_cuda_array(y, sync=False)
     pool, consumer = cupy_stream(), cupy_stream()
@@ -188,7 +188,7 @@ def freed_before_the_consumer_is_done(lab):
         spare = cupy.empty(SIZE)
     address = x.data.ptr
     if lab.fixed:
-        del spare  # so that the pool has memory to give that is not in use, and need not ask the driver
+        del spare  # the pool can give this memory, and need not ask the driver
     lab.ready()
     with lab.slow(consumer, pool):
         lab.fill(x, pool)
@@ -201,8 +201,8 @@ def freed_before_the_consumer_is_done(lab):
         del x, view
         with pool:
             following = cupy.empty(SIZE)
-        if lab.gated or not lab.fixed:  # the twin's memory is free as soon as the consumer is done, unless that is late
-            assert (following.data.ptr == address) != lab.fixed, "CuPy's pool is not as this test takes it to be"
+        if lab.gated or not lab.fixed:  # in the twin without a gate, the consumer may be done already
+            assert (following.data.ptr == address) != lab.fixed, "CuPy's pool does not work as this test expects"
         lab.fill(following, pool, NEXT)
     lab.ready()
     interop.release()
@@ -231,7 +231,7 @@ def numba_launch_on_stream_0(lab):
 
 
 def one_per_thread_handle_in_two_threads(lab):
-    """The handle is the same, and the stream is another one in every thread."""
+    """The same handle stands for another stream in each thread."""
     x, y = cupy_arrays(lab)
     stream = cupy.cuda.Stream.ptds
     failed, queued, opened = [], threading.Event(), threading.Event()
@@ -245,7 +245,7 @@ def one_per_thread_handle_in_two_threads(lab):
         except BaseException as error:
             failed.append(error)
         queued.set()
-        opened.wait()  # a thread that ends takes its stream with it, and that is not to happen behind a gate
+        opened.wait()  # the end of the thread destroys its stream, which must not happen behind a gate
         stream.synchronize()
 
     with lab.slow(stream, None):
@@ -261,7 +261,7 @@ def one_per_thread_handle_in_two_threads(lab):
 
 
 def event_on_the_wrong_device(lab):
-    """An event that is recorded "here" is recorded on the current device's stream; the work was on the other's."""
+    """The event is recorded on a stream of the current device. The work was on a stream of the other device."""
     x, y = torch_arrays(lab, 1, 0)
     event = torch.cuda.Event()
     with torch.cuda.device(1):
@@ -281,7 +281,7 @@ def event_on_the_wrong_device(lab):
 
 
 def missing_reverse_edge(lab):
-    """The way there is ordered, and the way back is not."""
+    """The consumer waits for the producer, but nothing orders the way back."""
     x, y = cupy_arrays(lab)
     target = cuda.as_cuda_array(y, sync=False)
     owner, guest = cupy_stream(), cupy_stream()
@@ -314,7 +314,7 @@ BUGS = [
 ]
 
 
-# The same mistakes, made through interop's own calls, where these refuse them.
+# The same mistakes with interop's own calls, which refuse them.
 
 
 def refused_event_never_recorded():

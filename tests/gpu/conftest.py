@@ -1,4 +1,4 @@
-"""The record of a run, and a watchdog: a gate that nobody opens must not hang the machine."""
+"""Fixtures of the GPU tests: a watchdog for each test, memory, and the record of a whole run."""
 
 import faulthandler
 import json
@@ -19,7 +19,7 @@ def _gpu(interop_need):
 
 @pytest.fixture(autouse=True)
 def watchdog():
-    """Ends the process if a test hangs; a test that takes longer calls it with its seconds."""
+    """Ends the process if a test takes over 110 s. A test that takes longer calls this with its seconds."""
 
     def within(seconds):
         faulthandler.dump_traceback_later(seconds, exit=True)
@@ -31,7 +31,7 @@ def watchdog():
 
 @pytest.fixture(scope="session", autouse=True)
 def _memory():
-    """Allocated before anything is captured, or held up by a gate."""
+    """Allocates the memory of all cells: later, in a capture or behind a gate, no test can."""
     from tests.gpu.lab import Cell, device_count
 
     for device in range(device_count()):
@@ -40,7 +40,7 @@ def _memory():
 
 @pytest.fixture(autouse=True)
 def _same_device(_gpu):
-    """Nothing may leave another device current than it found."""
+    """Checks that the test has left the current device as it was."""
     from tests.gpu.lab import call, runtime
 
     before = call(runtime.cudaGetDevice())
@@ -50,7 +50,7 @@ def _same_device(_gpu):
 
 
 def _was_whole(session, exitstatus):
-    """Whether all of this folder was collected, and nothing else, and the run came to its end."""
+    """Whether the run was of this whole folder, of nothing else, and came to its end."""
     config = session.config
     named = [(config.invocation_params.dir / argument).resolve() for argument in config.args]
     left_out = any(config.getoption(name, default=None) for name in ("ignore", "ignore_glob", "lf", "collectonly"))

@@ -1,4 +1,4 @@
-"""What the GPU tests share: streams of every library, and one-byte cells of device memory that show who ran when."""
+"""What the GPU tests share: streams of every library, and cells of device memory, which show what ran first."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ STALE, WRITTEN, UNSEEN = 1, 7, 9
 
 
 def call(result):
-    """The value of a runtime call that has to succeed."""
+    """The value of a CUDA call, which must have succeeded."""
     assert not result[0], result
     return result[1] if len(result) > 1 else None
 
@@ -61,18 +61,18 @@ STREAMS: dict[str, Callable[[], object]] = {
 
 @functools.cache
 def native_stream(library: str, device: int, number: int) -> object:
-    """A stream of *library* on *device*; each *number* another one. Kept for the whole run."""
+    """A stream of *library* on *device*, another one for each *number*. It lives for the whole run."""
     with on_device(device):
         return STREAMS[library]()
 
 
 def pair(producer: str, consumer: str, devices: tuple[int, int] = (0, 0)) -> tuple[object, object]:
-    """Two streams, never the same one."""
+    """Two different streams."""
     return native_stream(producer, devices[0], 0), native_stream(consumer, devices[1], 1)
 
 
 def handle_of(stream: object) -> int:
-    """The handle of any library's stream, found without interop."""
+    """The handle of a stream of any library, read without interop."""
     if isinstance(stream, int):
         return stream
     return int(stream.__cuda_stream__()[1])
@@ -82,7 +82,7 @@ def handle_of(stream: object) -> int:
 def _peer_access(a: int, b: int) -> None:
     with on_device(a):
         code = runtime.cudaDeviceEnablePeerAccess(b, 0)[0]
-        assert int(code) in (0, 704), code  # 704: it is enabled already
+        assert int(code) in (0, 704), code  # 704: already enabled
 
 
 @functools.cache
@@ -99,7 +99,7 @@ class Cell:
         self.address = _memory(device) + offset
 
     def put(self, value: int) -> None:
-        """Set it now, from the host; only when nothing is held up."""
+        """Set the cell from the host, at once. No stream may be held up."""
         with on_device(self.device):
             call(runtime.cudaMemset(self.address, value, 1))
             call(runtime.cudaDeviceSynchronize())
@@ -117,7 +117,7 @@ class Cell:
             call(runtime.cudaMemcpyAsync(self.address, source.address, 1, kind, handle_of(stream)))
 
     def value(self) -> int:
-        """What is in it, when everything is done."""
+        """The value, once the device is done."""
         import ctypes
 
         host = ctypes.c_uint8()
@@ -129,14 +129,14 @@ class Cell:
 
 
 def race(producer: object, consumer: object, devices: tuple[int, int], order: Callable[[], None] | None) -> int:
-    """Hold the producer up, let it write, *order* the two or not, let the consumer read; what the consumer saw.
+    """The value that *consumer* reads of a cell that the gated *producer* writes, with *order* in between.
 
-    Fails if anything in it waited for the device: then the gate would have had to open itself.
+    Fails if any call blocked the host.
     """
     from interop.testing import gate
 
     source, target = Cell(devices[0], 0), Cell(devices[1], 64)
-    target.copy_from(source, consumer)  # once in the open, so that nothing is set up behind the gate
+    target.copy_from(source, consumer)  # CUDA must load everything before the gate is shut
     source.put(STALE)
     target.put(UNSEEN)
     with gate(producer) as shut:
@@ -146,6 +146,6 @@ def race(producer: object, consumer: object, devices: tuple[int, int], order: Ca
         target.copy_from(source, consumer)
         assert not shut.is_open, "the host was blocked until the gate opened itself"
         if order is None:
-            # Nothing holds the consumer: it is done before the producer may begin.
+            # Nothing holds the consumer up: it is done before the gate opens.
             call(runtime.cudaStreamSynchronize(handle_of(consumer)))
     return target.value()

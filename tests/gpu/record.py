@@ -1,4 +1,4 @@
-"""What a record of a run says: when, where, with what, and on which code; and what its tests have measured."""
+"""The record of a run: its date, machine, packages and code, and what its tests have measured."""
 
 import datetime as dt
 import hashlib
@@ -25,30 +25,30 @@ PACKAGES = (
 
 
 MEASURED = Path(__file__).with_name("measured.json")
-"""What the tests have measured, one entry each: tests/gpu/measured.json."""
+"""The file with an entry for each test that measures something."""
 
 
 def measured(name: str, **numbers: object) -> None:
-    """Write what a test has measured as the entry *name* of :data:`MEASURED`, in place of the one before."""
+    """Write *numbers* as the entry *name* of :data:`MEASURED`. It replaces the entry of an earlier run."""
     entries = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     entries[name] = {**described_run(), **numbers}
     MEASURED.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
 
 
 def interop_sha256() -> str:
-    """As of `find interop -type f ... -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum`."""
+    """One hash of all sources in ``interop/``."""
     return sources_sha256((ROOT / "interop").rglob("*"))
 
 
 def sources_sha256(paths: Iterable[Path]) -> str:
-    """The same, of those among *paths* that are sources."""
+    """One hash of those *paths* that are sources: of the lines that ``sha256sum`` prints for them, sorted by name."""
     names = sorted(str(path.relative_to(ROOT)) for path in paths if path.suffix in (".py", ".c", ".h"))
     lines = [f"{hashlib.sha256((ROOT / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def described_run() -> dict[str, object]:
-    """When, where, and with what; nothing without a GPU."""
+    """The date, the GPU, and the versions of driver and packages; empty without a GPU."""
     from cuda.bindings import driver, runtime
 
     code, count = runtime.cudaGetDeviceCount()

@@ -1,4 +1,4 @@
-"""Arrays handed from every library to every library: in order, the host free, the way back too."""
+"""Hand-overs from every library to every library: both ways are ordered, and the host is not blocked."""
 
 import gc
 import itertools
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Grid size")
 
 
 class Plain:
-    """An array of no library: one protocol, and nothing else."""
+    """An array of an unknown library, with one protocol."""
 
     def __init__(self, base):
         self.base = base
@@ -96,7 +96,7 @@ def address_of(array):
 
 
 class Cupy:
-    """How a library reads and writes a view on a stream, in its own words."""
+    """CuPy reads and writes a view on a stream. The classes below do so with the other libraries."""
 
     def __init__(self):
         import cupy
@@ -106,7 +106,7 @@ class Cupy:
 
     def read(self, view, stream):
         with stream.to("cupy"):
-            self.cupy.copyto(self.out, view.view(self.out.dtype))  # buffers have bytes with a sign
+            self.cupy.copyto(self.out, view.view(self.out.dtype))  # views of buffers have signed bytes
 
     def write(self, view, stream, value):
         with stream.to("cupy"):
@@ -231,7 +231,7 @@ def reset(array):
 
 @pairs
 @pytest.mark.parametrize("inside", [True, False])
-def test_handoff(producer, consumer, inside, streams):
+def test_handoff_makes_the_consumer_wait(producer, consumer, inside, streams):
     p, c = streams
     array, library = PRODUCERS[producer](p), CONSUMERS[consumer]()
 
@@ -244,7 +244,7 @@ def test_handoff(producer, consumer, inside, streams):
         library.read(view, c)
         return view
 
-    view = hand_over()  # everything is loaded and compiled now
+    view = hand_over()  # loads and compiles everything
     del view
     gc.collect()
     reset(array)
@@ -258,7 +258,7 @@ def test_handoff(producer, consumer, inside, streams):
 
 
 @pairs
-def test_control_without_the_producer_it_is_stale(producer, consumer, streams):
+def test_control_with_the_wrong_producer_the_consumer_reads_stale_data(producer, consumer, streams):
     p, c = streams
     array, library = PRODUCERS[producer](p), CONSUMERS[consumer]()
     library.read(interop.handoff(array, c, producer=c, into=consumer), c)
@@ -269,7 +269,7 @@ def test_control_without_the_producer_it_is_stale(producer, consumer, streams):
         memset(address_of(array), WRITTEN, p)
         view = interop.handoff(array, c, producer=c, into=consumer)
         library.read(view, c)
-        c.synchronize()  # nothing holds it
+        c.synchronize()  # nothing holds c up
         seen = set(library.seen())
     assert seen == {STALE}
     del view
@@ -304,7 +304,7 @@ def test_borrow_orders_the_way_back(producer, consumer, streams):
     del view
 
 
-def test_the_last_view_orders_the_way_back_before_the_source_goes(streams, interop_need):
+def test_the_end_of_the_last_view_orders_the_way_back(streams, interop_need):
     interop_need("cupy")
     p, c = streams
     array = cupy_array(p)
@@ -314,12 +314,12 @@ def test_the_last_view_orders_the_way_back_before_the_source_goes(streams, inter
     with gate(c):
         reader.read(view, c)
         del view
-        memset(address_of(array), AGAIN, p)  # as the pool's next owner would
+        memset(address_of(array), AGAIN, p)  # as the next owner of the block in the pool would
     call(runtime.cudaDeviceSynchronize())
     assert set(reader.seen()) == {STALE}
 
 
-def test_control_the_view_still_there_orders_nothing_back(streams, interop_need):
+def test_control_a_living_view_does_not_order_the_way_back(streams, interop_need):
     interop_need("cupy")
     p, c = streams
     array = cupy_array(p)
@@ -337,7 +337,7 @@ def test_control_the_view_still_there_orders_nothing_back(streams, interop_need)
 
 @pytest.mark.parametrize("dropped", [True, False], ids=["dropped", "the control"])
 @pytest.mark.parametrize("last_first", [True, False])
-def test_the_ways_back_of_a_chain(streams, interop_need, last_first, dropped):
+def test_the_first_producer_of_a_chain_waits_for_all_consumers(streams, interop_need, last_first, dropped):
     interop_need("cupy")
     interop_need("torch")
     p, c = streams
@@ -347,7 +347,7 @@ def test_the_ways_back_of_a_chain(streams, interop_need, last_first, dropped):
         view = interop.handoff(array, c, producer=p, into="torch")
         return [view, interop.handoff(view, d, producer=c, into="cuda.core")]
 
-    hand_on()  # everything is loaded now
+    hand_on()  # loads everything
     call(runtime.cudaDeviceSynchronize())
     interop.release()
     reset(array)
@@ -358,7 +358,7 @@ def test_the_ways_back_of_a_chain(streams, interop_need, last_first, dropped):
             chain.reverse()
         while dropped and chain:
             del chain[0]
-        memset(address_of(array), AGAIN, p)  # as the pool's next owner would
+        memset(address_of(array), AGAIN, p)  # as the next owner of the block in the pool would
         if not dropped:
             p.synchronize()
         assert not shut.is_open, "the host was blocked"
@@ -382,7 +382,7 @@ def test_the_current_stream_is_the_producer(library, interop_need):
 
 
 @pytest.mark.parametrize("producer", ["numba", "rmm", "cuda.core", "interface"])
-def test_an_array_that_states_no_stream_is_not_taken_as_idle(producer, streams):
+def test_without_a_stated_stream_the_producer_is_unknown(producer, streams):
     with pytest.raises(ProducerUnknownError, match="producer="):
         interop.handoff(PRODUCERS[producer](None), streams[1], into="cuda.core")
 
@@ -399,7 +399,7 @@ def test_a_stated_stream_is_the_producer(streams, interop_need):
     assert set(reader.seen()) == {WRITTEN}
 
 
-def test_the_neutral_holder_states_the_stream_that_it_is_ready_on(streams, interop_need):
+def test_a_handover_states_the_consumer(streams, interop_need):
     interop_need("cupy")
     interop_need("cuda.core")
     from cuda.core.utils import StridedMemoryView
@@ -421,7 +421,7 @@ def test_the_neutral_holder_states_the_stream_that_it_is_ready_on(streams, inter
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32", "complex64"])
 @pytest.mark.parametrize("into", ["torch", "cupy", "numba", "cuda.core"])
-def test_types_shapes_and_strides(dtype, into, streams, interop_need):
+def test_views_keep_types_shapes_and_strides(dtype, into, streams, interop_need):
     interop_need("torch", into)
     import torch
 
@@ -442,7 +442,7 @@ def test_types_shapes_and_strides(dtype, into, streams, interop_need):
             assert (view.copy_to_host() == expected).all()
 
 
-def test_a_read_only_array(streams, interop_need):
+def test_a_read_only_array_is_refused_unless_allowed(streams, interop_need):
     interop_need("cupy")
     interop_need("cuda.core")
 
@@ -459,7 +459,7 @@ def test_a_read_only_array(streams, interop_need):
     assert interop.handoff(array, c, producer=p, into="cupy", read_only="allow").data.ptr == address_of(array)
 
 
-def test_what_torch_means_by_bits_beside_the_memory(streams, interop_need):
+def test_torch_tensors_that_are_more_than_memory_are_refused(streams, interop_need):
     interop_need("torch")
     import torch
 
@@ -469,7 +469,7 @@ def test_what_torch_means_by_bits_beside_the_memory(streams, interop_need):
             interop.handoff(tensor, streams[1], into="torch")
 
 
-def test_the_library_of_the_result(interop_need):
+def test_the_library_of_the_view_follows_the_consumer_then_the_array(interop_need):
     interop_need("cupy", "torch", "numba")
     import cupy
     import torch
@@ -480,7 +480,7 @@ def test_the_library_of_the_result(interop_need):
     assert type(interop.handoff(array, native_stream("numba", 0, 0))).__name__ == "DeviceNDArray"
 
 
-def test_several_with_one_wait_a_producer(streams, interop_need):
+def test_borrow_makes_one_wait_for_each_distinct_producer(streams, interop_need):
     interop_need("cupy")
     p, c = streams
     arrays = [cupy_array(p) for _ in range(4)]
@@ -513,7 +513,7 @@ def test_the_way_back_is_ordered_after_an_exception(streams, interop_need):
         assert not p.query()
 
 
-def test_what_is_no_array_on_a_gpu(streams):
+def test_an_object_that_is_no_array_on_a_gpu_is_refused(streams):
     import torch
 
     for wrong in (np.zeros(3), [1, 2], None, torch.zeros(3)):
@@ -521,7 +521,7 @@ def test_what_is_no_array_on_a_gpu(streams):
             interop.handoff(wrong, streams[1], producer=streams[0])
 
 
-def test_hold(streams):
+def test_hold_keeps_an_object_until_the_stream_is_done(streams):
     import weakref
 
     class Thing:
@@ -532,7 +532,7 @@ def test_hold(streams):
     alive = weakref.ref(thing)
     with gate(c) as shut:
         interop.hold(c, thing)
-        del thing  # no gc.collect() in here: it may free device memory, and that waits for the device
+        del thing  # no gc.collect() here: it may free device memory, which waits for the device
         interop.release()
         assert not shut.is_open
         assert alive() is not None
@@ -542,7 +542,7 @@ def test_hold(streams):
 
 
 @pytest.mark.parametrize("way", ["handoff", "borrow"])
-def test_captured(interop_need, way):
+def test_hand_overs_can_be_captured(interop_need, way):
     interop_need("cupy")
     interop_need("numba")
     import cupy
@@ -588,7 +588,7 @@ def test_captured(interop_need, way):
 
 
 def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
-    """Allocate, hand over, free, on two streams with a slow consumer; how many hand-overs showed wrong values."""
+    """Allocate, hand over and free, with a slow consumer. Returns how many consumers read wrong values."""
     import cupy
     import torch
 
@@ -598,7 +598,7 @@ def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
     expected = np.zeros((iterations, shown), dtype="u1")
     kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
     call(runtime.cudaDeviceSynchronize())
-    # With a third stream, the memory is allocated, and goes back to the pool, on one that is not the producer's.
+    # With *third*, the memory is allocated on, and goes back to the pool of, a third stream.
     allocator, producer = interop.new_stream(), p
     if not third:
         allocator = producer
@@ -637,7 +637,7 @@ def test_control_without_the_way_back_pools_corrupt(library, third, interop_need
     from interop._arrays.keepalive import KeepAlive
 
     monkeypatch.setattr(KeepAlive, "put", lambda *_: None)
-    watcher = watchers.Watcher()  # while somebody watches, the way back is Python's
+    watcher = watchers.Watcher()  # under a watcher, the way back falls back to Python
     watchers.watch(watcher)
     try:
         assert stress(library, third=third) > 100

@@ -1,4 +1,4 @@
-"""Streams awaited in an asyncio loop, on a real GPU; and what the waiting costs."""
+"""Streams awaited in an asyncio loop, on a GPU, and the processor time that this takes."""
 
 import asyncio
 import subprocess
@@ -27,22 +27,22 @@ def native_threads():
 
 
 async def cpu_share(seconds):
-    """The processor time that the whole process takes while the loop has nothing of its own to do, by wall time."""
+    """The process's processor time divided by wall time, while the loop does nothing but await."""
     wall, cpu = time.perf_counter(), time.process_time()
     await asyncio.sleep(seconds)
     return (time.process_time() - cpu) / (time.perf_counter() - wall)
 
 
-def test_a_hundred_streams_in_one_loop_one_cancelled_no_thread_no_busy_loop():
+def test_a_hundred_awaited_streams_need_no_thread_and_no_busy_loop():
     async def main():
         head = interop.new_stream()
         streams = [interop.new_stream() for _ in range(STREAMS_AWAITED)]
-        for stream in streams:  # everything is set up once, in the open
+        for stream in streams:  # loads everything before the gate is shut
             stream.wait_stream(head)
             await stream
         native = native_threads()
         with gate(head) as shut:
-            threads = set(threading.enumerate())  # the gate's alarm with them
+            threads = set(threading.enumerate())  # includes the timer of the gate
             for stream in streams:
                 stream.wait_stream(head)
             tasks = [asyncio.ensure_future(stream) for stream in streams]
@@ -82,7 +82,7 @@ def test_a_hundred_streams_in_one_loop_one_cancelled_no_thread_no_busy_loop():
             native_threads_before=native,
             native_threads_after=native_threads(),
         )
-        assert control > 0.5  # the measure sees a busy loop
+        assert control > 0.5  # a busy loop shows in the measurement
         assert share < 0.1
         assert late < 0.5
 
@@ -90,7 +90,7 @@ def test_a_hundred_streams_in_one_loop_one_cancelled_no_thread_no_busy_loop():
 
 
 @pytest.mark.parametrize("library", STREAMS)
-def test_waits_for_the_work_so_far_and_no_other(library, interop_need):
+def test_await_waits_for_the_work_so_far_only(library, interop_need):
     if library != "int":
         interop_need(library)
 
@@ -113,7 +113,7 @@ def test_waits_for_the_work_so_far_and_no_other(library, interop_need):
 
 
 @pytest.mark.parametrize("handle", [1, 2])
-def test_a_default_stream(handle):
+def test_a_default_stream_can_be_awaited(handle):
     async def main():
         stream = interop.ExternalStream(handle)
         await stream
@@ -128,7 +128,7 @@ def test_a_default_stream(handle):
     run(main())
 
 
-def test_two_devices_in_one_loop(interop_need):
+def test_streams_of_two_devices_can_be_awaited_in_one_loop(interop_need):
     interop_need("gpu2")
 
     async def main():
@@ -143,7 +143,7 @@ def test_two_devices_in_one_loop(interop_need):
     run(main())
 
 
-def test_a_callback():
+def test_when_done_calls_its_function_once_the_stream_is_done():
     async def main():
         stream = interop.new_stream()
         called = []
@@ -158,7 +158,7 @@ def test_a_callback():
     run(main())
 
 
-# A fault on the device is the end of its context: a process of its own.
+# A fault on the device destroys the context, so this runs in a process of its own.
 FAULT = """
 import asyncio
 import numpy as np
@@ -183,7 +183,7 @@ async def main():
 asyncio.run(main())
 import os, sys
 sys.stdout.flush()
-os._exit(0)  # nothing of the context can be torn down in order
+os._exit(0)  # finalisers would fail in the broken context
 """
 
 

@@ -1,4 +1,4 @@
-"""The twelve bugs of bugs.py: each gives wrong values behind a gate, and is found; its twin gives neither."""
+"""The twelve bugs of bugs.py: each gives wrong values behind a gate, and the ledger finds it. Its twin does neither."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def bugs(request, interop_need):
 
 
 def run(bugs, name, **options):
-    """Run a bug, or its twin, and look at the end of it when everything is done."""
+    """Run a bug or its twin; returns the values that its reader has written."""
     lab = bugs.Lab(**options)
     array = getattr(bugs, name)(lab)
     lab.ready()
@@ -55,15 +55,15 @@ def watched(bugs, name, *, fixed):
 
 @each_bug
 @both
-def test_what_somebody_sees(bugs, name, fixed):
-    run(bugs, name, fixed=fixed)  # everything is compiled, loaded and allocated now
+def test_a_bug_gives_wrong_values_and_its_twin_right_ones(bugs, name, fixed):
+    run(bugs, name, fixed=fixed)  # compiles, loads and allocates everything
     seen = run(bugs, name, fixed=fixed, gated=True)
     assert (seen == {bugs.RIGHT}) == fixed, seen
 
 
 @each_bug
 @both
-def test_the_ledger(bugs, name, fixed):
+def test_the_ledger_finds_each_bug_and_not_its_twin(bugs, name, fixed):
     run(bugs, name, fixed=fixed)
     ledger = watched(bugs, name, fixed=fixed)
     assert bool(ledger.races) == (not fixed), str(ledger)
@@ -76,14 +76,14 @@ def test_the_ledger(bugs, name, fixed):
 @pytest.mark.parametrize(
     "name", ["event_never_recorded", "one_per_thread_handle_in_two_threads", "event_on_the_wrong_device"]
 )
-def test_what_interop_refuses(bugs, name):
+def test_interop_refuses_some_of_the_bugs(bugs, name):
     refused, error = bugs.REFUSED[name]
     with pytest.raises(getattr(interop.errors, error)):
         refused()
 
 
-def test_the_table(bugs):
-    """Which tool found which, for the record."""
+def test_the_table_of_bugs_is_recorded(bugs):
+    """Records which bug the ledger finds, and which one interop refuses."""
     rows = []
     for name in NAMES:
         bug, twin = (watched(bugs, name, fixed=fixed) for fixed in (False, True))

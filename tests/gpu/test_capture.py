@@ -1,4 +1,4 @@
-"""While a CUDA graph is captured: what is legal works, and what is not leaves the capture whole."""
+"""Calls while a CUDA graph is captured: legal ones work, and others raise without invalidating the capture."""
 
 import pytest
 
@@ -14,7 +14,7 @@ MODES = {
 
 
 class Capture:
-    """A stream that captures; ``end()`` gives the graph, and fails if the capture was broken."""
+    """A new stream that captures. ``end()`` returns the graph, and fails if the capture was invalidated."""
 
     def __init__(self, mode, *, non_blocking=True):
         self.stream = interop.new_stream(non_blocking=non_blocking)
@@ -39,7 +39,7 @@ def capture(request):
 def test_work_of_two_streams_is_captured_and_replayed(capture):
     p, c = capture.stream, interop.new_stream()
     source, target = Cell(0, 0), Cell(0, 64)
-    capture.abandon()  # the cells are set in the open
+    capture.abandon()  # the cells cannot be set during a capture
     source.put(STALE)
     target.put(UNSEEN)
     call(runtime.cudaStreamBeginCapture(p.cuda_stream, MODES["relaxed"]))
@@ -60,7 +60,7 @@ def test_work_of_two_streams_is_captured_and_replayed(capture):
         assert target.value() == WRITTEN
 
 
-def test_record_and_wait(capture):
+def test_record_and_wait_are_captured(capture):
     p, c = capture.stream, interop.new_stream()
     event = p.record_event()
     c.wait_event(event)
@@ -81,7 +81,7 @@ def test_a_stream_borrowed_while_it_captures(capture):
 
 
 @pytest.mark.parametrize("verb", ["query", "synchronize", "stream_id"])
-def test_asking_the_captured_stream(capture, verb):
+def test_queries_of_a_capturing_stream_are_refused(capture, verb):
     stream = interop.ExternalStream(capture.stream.cuda_stream)
     with pytest.raises(CaptureError, match="captures a graph"):
         stream.stream_id if verb == "stream_id" else getattr(stream, verb)()
@@ -90,7 +90,7 @@ def test_asking_the_captured_stream(capture, verb):
     capture.end()
 
 
-def test_asking_any_other_stream(capture):
+def test_queries_of_another_stream_work_during_a_capture(capture):
     other = interop.new_stream()
     event = other.record_event()
     assert other.query() in (True, False)
@@ -103,7 +103,7 @@ def test_asking_any_other_stream(capture):
     capture.end()
 
 
-def test_waiting_for_a_stream_outside(capture):
+def test_a_capturing_stream_cannot_wait_for_one_outside(capture):
     outside = interop.new_stream()
     with pytest.raises(CaptureError) as caught:
         capture.stream.wait_stream(outside)
@@ -112,7 +112,7 @@ def test_waiting_for_a_stream_outside(capture):
     capture.end()
 
 
-def test_waiting_for_one_inside_and_one_outside_waits_for_none(capture):
+def test_a_refused_producer_leaves_all_producers_unwaited(capture):
     inside, outside = interop.new_stream(), interop.new_stream()
     inside.wait_stream(capture.stream)
     with pytest.raises(CaptureError):
@@ -121,7 +121,7 @@ def test_waiting_for_one_inside_and_one_outside_waits_for_none(capture):
     capture.end()
 
 
-def test_two_captures(capture):
+def test_two_captures_cannot_wait_for_each_other(capture):
     other = Capture("relaxed")
     with pytest.raises(CaptureError, match="another capture"):
         capture.stream.wait_stream(other.stream)
@@ -131,7 +131,7 @@ def test_two_captures(capture):
     capture.end()
 
 
-def test_waiting_for_our_event_from_outside(capture):
+def test_a_capturing_stream_cannot_wait_for_an_event_from_outside(capture):
     event = interop.new_stream().record_event()
     with pytest.raises(CaptureError, match="outside the graph capture"):
         capture.stream.wait_event(event)
@@ -140,14 +140,14 @@ def test_waiting_for_our_event_from_outside(capture):
     capture.end()
 
 
-def test_waiting_for_a_foreign_event_from_outside_breaks_the_capture_and_says_so(capture):
+def test_a_foreign_event_from_outside_invalidates_the_capture(capture):
     foreign = call(runtime.cudaEventCreateWithFlags(2))
     interop.new_stream().record_event(foreign)
     with pytest.raises(CaptureError, match="CUDA has invalidated the capture"):
         capture.stream.wait_event(foreign)
 
 
-def test_asking_a_captured_event(capture):
+def test_queries_of_a_captured_event_are_refused(capture):
     event = capture.stream.record_event()
     with pytest.raises(CaptureError):
         event.query()
@@ -169,7 +169,7 @@ def test_an_event_can_be_used_again_after_the_capture(capture):
     assert event.query()
 
 
-def test_the_legacy_stream_cannot_join(capture):
+def test_the_legacy_stream_cannot_join_a_capture(capture):
     legacy = interop.ExternalStream(1)
     with pytest.raises(CaptureError, match="legacy"):
         legacy.wait_stream(capture.stream)
@@ -180,7 +180,7 @@ def test_the_legacy_stream_cannot_join(capture):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_legacy_stream_while_a_blocking_stream_captures(mode):
+def test_the_legacy_stream_is_refused_while_a_blocking_stream_captures(mode):
     capture = Capture(mode, non_blocking=False)
     legacy, other = interop.ExternalStream(1), interop.new_stream()
     event = other.record_event()
@@ -198,7 +198,7 @@ def test_the_legacy_stream_while_a_blocking_stream_captures(mode):
     capture.end()
 
 
-def test_the_scratch_events_survive_a_capture(capture):
+def test_events_of_the_pool_work_after_a_capture(capture):
     from tests.gpu.lab import STREAMS, race
 
     forked = interop.new_stream()
@@ -209,7 +209,7 @@ def test_the_scratch_events_survive_a_capture(capture):
     assert race(p, c, (0, 0), lambda: interop.as_stream(c).wait_stream(p)) == WRITTEN
 
 
-def test_inside_torchs_own_capture(interop_need):
+def test_waits_work_in_a_capture_of_torch(interop_need):
     interop_need("torch")
     interop_need("cupy")
     import cupy
@@ -219,7 +219,7 @@ def test_inside_torchs_own_capture(interop_need):
     y = cupy.asarray(x)
     cupy_stream = cupy.cuda.Stream(non_blocking=True)
     with cupy_stream:
-        y *= 3.0  # compiled and loaded now
+        y *= 3.0  # compiles and loads the kernel
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -1,4 +1,4 @@
-"""The suite that third parties inherit, on every library of the table that has streams."""
+"""The conformance suite, on every library of the table that has streams."""
 
 import pytest
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Grid size")
 
 
 class Real(AdapterConformance):
-    """Streams and arrays as the library makes them itself."""
+    """The suite with streams, events and arrays that the library itself makes."""
 
     def new_stream(self):
         return STREAMS[self.library]()

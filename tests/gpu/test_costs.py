@@ -1,4 +1,4 @@
-"""What thousands of hand-overs leave behind in the libraries, and what is done to users' arrays."""
+"""Thousands of hand-overs leave nothing allocated, also in the libraries, and leave users' arrays as they were."""
 
 import gc
 import tracemalloc
@@ -35,15 +35,15 @@ def left_by(work, count=4000):
 
 @pytest.mark.parametrize("consumer", [*CONSUMERS, "jax"])
 @pytest.mark.parametrize("producer", ["cupy", "numba", "torch", "warp"])
-def test_hand_overs_leave_nothing(producer, consumer, interop_need):
+def test_handoffs_leak_nothing(producer, consumer, interop_need):
     interop_need("cupy", producer, consumer)
     p, c = interop.new_stream(), interop.new_stream()
     array = PRODUCERS[producer](p)
     assert left_by(lambda: interop.handoff(array, c, producer=p, into=consumer)) <= 0.2
 
 
-def test_control_pytorch_leaves_something_for_each_array_interface(interop_need):
-    """When it does no more, that is good news; interop goes by DLPack all the same."""
+def test_control_torch_leaks_for_each_array_interface(interop_need):
+    """PyTorch leaks for each array interface that it reads, so interop uses DLPack."""
     interop_need("cupy", "torch")
     import torch
 
@@ -81,7 +81,7 @@ def test_a_tensor_of_torch_can_be_given_other_memory_while_it_is_handed_over(int
 
 
 @pytest.mark.parametrize("consumer", ["cupy", "numba", "torch"])
-def test_what_jax_computes_is_read_only(consumer, interop_need):
+def test_an_array_of_jax_is_read_only(consumer, interop_need):
     interop_need("jax", consumer)
     import jax.numpy as jnp
 
@@ -110,7 +110,7 @@ EMPTY = ["cupy", "numba", "torch", "jax"]
 
 @pytest.mark.parametrize("consumer", [*EMPTY, "cuda.core"])
 @pytest.mark.parametrize("producer", [*EMPTY, "null pointer"])
-def test_empty_arrays(producer, consumer, interop_need):
+def test_empty_arrays_can_be_handed_over(producer, consumer, interop_need):
     interop_need("cupy", *[name for name in (producer, consumer) if name != "null pointer"])
     p, c = interop.new_stream(), interop.new_stream()
     if producer == "jax":

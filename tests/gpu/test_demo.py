@@ -1,4 +1,4 @@
-"""The command that a new user runs first."""
+"""``python -m interop demo``, the command that a new user runs first."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ def run(*options):
     )
 
 
-def test_the_demo():
+def test_the_demo_succeeds():
     result = run()
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.startswith("backend: NVIDIA")
@@ -22,7 +22,7 @@ def test_the_demo():
     assert "WRONG" not in result.stdout
 
 
-def test_the_demo_without_the_wait():
+def test_without_the_wait_the_demo_shows_the_wrong_result():
     result = run("--forget-wait")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "WRONG: y[0] = 1.0" in result.stdout

@@ -1,4 +1,4 @@
-"""``interop.doctor()`` and the reprs on a real GPU: they see what is there, and leave everything as it was."""
+"""``interop.doctor()`` and the reprs on a GPU: they find what is there, and change nothing."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from interop.testing import gate
 from tests.gpu.lab import STREAMS, call, native_stream, on_device, runtime
 from tests.gpu.record import measured
 
-# Which primary contexts are there, without making one.
+# contexts() says which primary contexts exist, and whether a context is current. It creates none.
 CONTEXTS = """
 import json, sys
 from cuda.bindings import driver, runtime
@@ -44,7 +44,7 @@ def named(found, name):
     return next(library for library in found.libraries if library.name == name)
 
 
-def test_it_creates_no_context():
+def test_doctor_creates_no_context():
     code = """
 import interop
 found = interop.doctor()
@@ -57,13 +57,13 @@ print(json.dumps([contexts(), len(found.machine.gpus), [gpu.has_context for gpu 
     assert not any(seen)
 
 
-def test_the_control_a_stream_creates_a_context():
+def test_control_a_stream_creates_a_context():
     code = "import interop; stream = interop.new_stream(); print(json.dumps(contexts()))"
     assert result(code)[0] == 1
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp", "numba", "rmm", "cuda.core"])
-def test_it_creates_no_context_for_a_library_that_is_loaded(library, interop_need):
+def test_doctor_creates_no_context_for_an_imported_library(library, interop_need):
     interop_need(library)
     code = f"""
 import importlib
@@ -85,7 +85,7 @@ STARTED = {
 
 
 @pytest.mark.parametrize("library", STARTED)
-def test_it_starts_no_library(library, interop_need):
+def test_doctor_initialises_no_library(library, interop_need):
     interop_need(library)
     code = f"""
 import interop, {library}
@@ -107,7 +107,7 @@ print(json.dumps([before, plain, remarks[{library!r}], started()]))
     assert probed is True
 
 
-def test_it_sees_the_machine():
+def test_doctor_describes_the_machine():
     machine = interop.doctor().machine
     assert machine.problem == ""
     assert machine.driver
@@ -121,7 +121,7 @@ def test_it_sees_the_machine():
 
 
 @pytest.mark.parametrize("device", [0, 1])
-def test_it_sees_the_current_streams(device, interop_need):
+def test_doctor_describes_the_current_streams(device, interop_need):
     interop_need("cupy", "torch")
     if device:
         interop_need("gpu2")
@@ -136,7 +136,7 @@ def test_it_sees_the_current_streams(device, interop_need):
     assert any("both work on one stream" in advice.what for advice in found.advice)
 
 
-def test_a_sticky_use(interop_need):
+def test_doctor_warns_of_a_stream_that_cupy_still_uses(interop_need):
     interop_need("cupy")
     import cupy
 
@@ -153,7 +153,7 @@ def test_a_sticky_use(interop_need):
     assert not any("Stream.use()" in what for what in warnings(found))
 
 
-def test_a_sticky_set_stream(interop_need):
+def test_doctor_warns_of_a_stream_that_torch_still_uses(interop_need):
     interop_need("torch")
     import torch
 
@@ -165,7 +165,7 @@ def test_a_sticky_set_stream(interop_need):
     assert not any("set_stream()" in what for what in warnings(interop.doctor()))
 
 
-def test_a_blocking_stream_against_the_legacy_one(interop_need):
+def test_doctor_warns_of_a_blocking_stream_beside_the_legacy_one(interop_need):
     interop_need("cupy", "torch")
     import cupy
     import torch
@@ -181,7 +181,7 @@ def test_a_blocking_stream_against_the_legacy_one(interop_need):
 
 @pytest.mark.parametrize("non_blocking", [True, False])
 @pytest.mark.parametrize("mode", ["Global", "ThreadLocal", "Relaxed"])
-def test_it_breaks_no_capture(non_blocking, mode, interop_need):
+def test_doctor_invalidates_no_capture(non_blocking, mode, interop_need):
     interop_need("cupy", "torch")
     import torch
 
@@ -193,14 +193,14 @@ def test_it_breaks_no_capture(non_blocking, mode, interop_need):
         call(runtime.cudaStreamBeginCapture(stream.cuda_stream, how))
         found = interop.doctor()
         shown = stream._repr_html_(), interop.ExternalStream(1)._repr_html_(), interop.ExternalStream(2)._repr_html_()
-        graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))  # fails if anything has broken it
+        graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))  # fails if the capture was invalidated
         call(runtime.cudaGraphDestroy(graph))
     assert named(found, "cupy").current.capturing is True
     assert any("captures a graph" in what for what in warnings(found))
     assert all("interop.ExternalStream" in text for text in shown)
 
 
-def test_it_does_not_block_the_host(interop_need):
+def test_doctor_does_not_block_the_host(interop_need):
     interop_need("cupy")
     interop.doctor()
     stream = interop.new_stream()
@@ -222,7 +222,7 @@ def test_probe_hands_a_stream_to_every_library():
     assert any(gpu["has_context"] for gpu in found["machine"]["gpus"])
 
 
-def test_what_the_page_shows(interop_need):
+def test_the_output_for_the_page_is_recorded(interop_need):
     interop_need("cupy")
     interop_need("torch")
     code = """
@@ -236,7 +236,7 @@ print(interop.doctor())
     measured("doctor", shown=done.stdout.strip())
 
 
-def test_a_driver_and_nothing_installed():
+def test_doctor_works_without_any_library():
     code = """
 import interop
 from interop.diagnosis import libraries
@@ -250,7 +250,7 @@ print(json.dumps([[advice.what for advice in found.warnings], len(found.machine.
     assert not any(contexts)
 
 
-def test_a_forked_process():
+def test_doctor_works_in_a_forked_process():
     code = """
 import os
 import interop
@@ -270,7 +270,7 @@ print(os.read(reading, 1 << 16).decode())
 
 
 @pytest.mark.parametrize(("value", "address"), [("0", 1), ("1", 2)])
-def test_the_default_stream_of_cupy(value, address, interop_need):
+def test_doctor_knows_which_default_stream_cupy_uses(value, address, interop_need):
     interop_need("cupy")
     code = """
 import interop
@@ -286,7 +286,7 @@ print(json.dumps([cupy.current.address, cupy.default, [advice.about for advice i
 
 
 @pytest.mark.parametrize("library", STREAMS)
-def test_a_repr_in_a_notebook(library, interop_need):
+def test_the_html_of_a_stream_describes_it(library, interop_need):
     if library != "int":
         interop_need(library)
     stream = interop.as_stream(native_stream(library, 0, 0))
@@ -310,7 +310,7 @@ from interop import _cuda
 runtime.cudaSetDevice(1)
 stream = interop.new_stream(1)
 shown, after = [], []
-def look():  # in a thread, where device 0 is the current one, and no context
+def look():  # a new thread: device 0 is current, and no context
     shown.append(stream._repr_html_())
     after.append(contexts()[:2])
 before = contexts()[:2]

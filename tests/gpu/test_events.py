@@ -84,7 +84,7 @@ def _needs(request):
 
 @kinds
 @pytest.mark.parametrize(("producer", "consumer"), list(itertools.product(STREAMS, repeat=2)))
-def test_record_and_wait(kind, producer, consumer):
+def test_record_and_wait_order_two_streams(kind, producer, consumer):
     p, c = pair(producer, consumer)
     event = EVENTS[kind]()
 
@@ -101,7 +101,7 @@ def test_record_and_wait(kind, producer, consumer):
 @kinds
 @pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("current", [0, 1])
-def test_record_and_wait_on_two_devices(kind, devices, current, interop_need):
+def test_record_and_wait_order_streams_of_two_devices(kind, devices, current, interop_need):
     interop_need("gpu2")
     for library in ("int", *LIBRARIES & {kind}):
         p, c = pair(library, library, devices)
@@ -127,13 +127,13 @@ def test_control_a_record_alone_orders_nothing(kind):
     assert race(p, c, ONE, None) == STALE
 
 
-def test_a_new_event():
+def test_record_event_makes_a_new_event():
     p, c = pair("int", "int")
     with assert_ordered(p, c):
         interop.as_stream(c).wait_event(interop.as_stream(p).record_event())
 
 
-def test_a_wait_keeps_the_record_it_saw():
+def test_a_later_record_does_not_change_a_wait():
     p, c = pair("int", "int")
     event = interop.Event()
     other = interop.new_stream()
@@ -147,7 +147,7 @@ def test_a_wait_keeps_the_record_it_saw():
 
 
 @pytest.mark.parametrize("library", ["torch", "cupy"])
-def test_our_event_in_their_wait(library, interop_need):
+def test_other_libraries_wait_for_an_interop_event(library, interop_need):
     interop_need(library)
     p, c = pair("int", library)
     event = interop.Event()
@@ -162,7 +162,7 @@ def test_our_event_in_their_wait(library, interop_need):
 
 
 @pytest.mark.parametrize("library", ["torch", "cupy"])
-def test_our_event_in_their_record(library, interop_need):
+def test_other_libraries_record_an_interop_event(library, interop_need):
     interop_need(library)
     p, c = pair(library, "int")
     event = interop.Event()
@@ -175,7 +175,7 @@ def test_our_event_in_their_record(library, interop_need):
 
 
 @pytest.mark.parametrize("library", ["int", "torch", "cupy"])
-def test_the_generic_event_of_torch(library, interop_need):
+def test_the_generic_event_of_torch_is_supported(library, interop_need):
     interop_need("torch")
     import torch
 
@@ -183,7 +183,7 @@ def test_the_generic_event_of_torch(library, interop_need):
     event = torch.Event(device="cuda")
     with pytest.raises(UnrecordedEventError):
         interop.as_stream(c).wait_event(event)
-    for _ in range(2):  # the first record creates it
+    for _ in range(2):  # the first record creates the CUDA event
 
         def order():
             interop.as_stream(p).record_event(event)
@@ -206,7 +206,7 @@ def test_an_event_knows_its_device(device, interop_need):
         event = interop.Event(enable_timing=timing)
         stream.record_event(event)
         assert event.device == device
-    assert [stream.record_event().device for _ in range(3)] == [device] * 3  # the later ones by the extension
+    assert [stream.record_event().device for _ in range(3)] == [device] * 3  # later ones take the fast path
 
 
 def test_an_unrecorded_torch_event_is_an_error(interop_need):
@@ -222,7 +222,7 @@ def test_an_unrecorded_torch_event_is_an_error(interop_need):
     stream.wait_event(borrowed)
 
 
-def test_query_and_synchronize():
+def test_query_and_synchronize_follow_the_work():
     stream = interop.new_stream()
     event = interop.Event()
     with gate(stream) as shut:
@@ -264,7 +264,7 @@ def test_an_event_of_another_device_can_be_waited_for(current, interop_need):
             assert race(p, c, (0, 1), order) == WRITTEN
 
 
-def test_elapsed_time():
+def test_elapsed_time_is_in_milliseconds():
     stream = interop.new_stream()
     start, end = interop.Event(enable_timing=True), interop.Event(enable_timing=True)
     with gate(stream):
@@ -293,14 +293,14 @@ def test_elapsed_time_says_what_is_missing():
     assert caught.value.name == "cudaErrorNotReady"
 
 
-def test_blocking_events_synchronize():
+def test_a_blocking_event_can_be_synchronized():
     stream = interop.new_stream()
     event = interop.Event(blocking=True)
     event.record(stream)
     event.synchronize()
 
 
-def test_flags_reach_cuda():
+def test_events_are_created_with_the_right_flags():
     flags = []
     real = _cuda.GPU._runtime.cudaEventCreateWithFlags
 
@@ -317,7 +317,7 @@ def test_flags_reach_cuda():
     try:
         stream = interop.new_stream()
         plain = []
-        while not flags:  # a plain event is created only when none is left of those that were given back
+        while not flags:  # a plain event is created only when the pool is empty
             assert len(plain) < 1000
             plain.append(interop.Event())
             plain[-1].record(stream)
@@ -341,7 +341,7 @@ print(stream.query(), flush=True)
 """
 
 
-def test_an_event_in_another_process():
+def test_another_process_can_wait_for_an_event():
     stream = interop.new_stream()
     event = interop.Event(interprocess=True)
     with gate(stream) as shut:
@@ -359,12 +359,12 @@ def test_an_event_in_another_process():
     assert child.returncode == 0
 
 
-def test_an_event_that_cannot_leave_the_process():
+def test_only_an_interprocess_event_has_an_ipc_handle():
     with pytest.raises(NotSupportedError, match="interprocess=True"):
         interop.Event().ipc_handle()
 
 
-def test_events_are_destroyed_once_and_waits_stay():
+def test_an_event_is_destroyed_once_and_its_waits_remain():
     destroyed = []
     real = _cuda.Cuda.event_destroy
 

@@ -1,4 +1,4 @@
-"""A process that forks while the GPU works: the child's calls fail at once, and it ends with its own status."""
+"""A process forks while the GPU works: the child's calls fail at once, and the child exits by itself."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ if LIBRARY == "cupy":
         array = cupy.ones(1000)
     view = interop.handoff(array, q)
     interop.hold(q, array)
-slow(q, 1)  # loaded now
+slow(q, 1)  # loads its kernel
 q.synchronize()
 if PENDING:
     slow(q, 3000)
@@ -49,7 +49,7 @@ for _ in range(20):
             os.kill(child, 9)
         time.sleep(0.001)
     found.append((ended[1], time.monotonic() - began))
-p.wait_stream(q)  # the parent goes on
+p.wait_stream(q)  # calls in the parent still work
 p.synchronize()
 print(json.dumps(found))
 """
@@ -57,7 +57,7 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize("library", ["none", "cupy"])
 @pytest.mark.parametrize("work", ["done", "pending"])
-def test_children_end_at_once(work, library, interop_need):
+def test_children_exit_at_once(work, library, interop_need):
     if library == "cupy":
         interop_need("cupy")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Streams of a green context, which has a part of the device's processors: they are streams as all others."""
+"""Streams of a green context, which has some of the device's multiprocessors, work like all others."""
 
 import threading
 
@@ -20,7 +20,7 @@ SM = driver.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM
 def green():
     """A green context with eight multiprocessors of device 0, for the rest of the process."""
     call(runtime.cudaSetDevice(0))
-    call(runtime.cudaFree(0))  # so that the primary context is there
+    call(runtime.cudaFree(0))  # creates the primary context
     device = call(driver.cuDeviceGet(0))
     resource = call(driver.cuDeviceGetDevResource(device, SM))
     code, groups, *_ = driver.cuDevSmResourceSplitByCount(1, resource, 0, 8)
@@ -43,13 +43,13 @@ def stream(green):
 
 @pytest.fixture
 def current(green):
-    """The green context is current meanwhile."""
+    """Makes the green context current during the test."""
     call(driver.cuCtxPushCurrent(call(driver.cuCtxFromGreenCtx(green))))
     yield
     call(driver.cuCtxPopCurrent())
 
 
-def test_it_is_a_stream_of_the_device(stream):
+def test_a_green_stream_is_borrowed_with_its_device(stream):
     borrowed = interop.as_stream(stream)
     assert borrowed.device == 0
     assert borrowed.query()
@@ -61,12 +61,12 @@ def test_it_is_a_stream_of_the_device(stream):
 
 @pytest.mark.parametrize("is_producer", [True, False])
 @pytest.mark.parametrize("library", ["int", "torch", "cupy", "cuda.core"])
-def test_waits(stream, library, is_producer, interop_need):
+def test_a_green_stream_waits_and_is_waited_for(stream, library, is_producer, interop_need):
     if library != "int":
         interop_need(library)
     other = native_stream(library, 0, 0)
     p, c = (stream, other) if is_producer else (other, stream)
-    for _ in range(3):  # the later ones by the extension
+    for _ in range(3):  # later waits take the fast path
         assert race(p, c, ONE, lambda: interop.as_stream(c).wait_stream(p)) == WRITTEN
     assert race(p, c, ONE, None) == STALE
     with assert_ordered(p, c):
@@ -76,7 +76,7 @@ def test_waits(stream, library, is_producer, interop_need):
 
 
 @pytest.mark.parametrize("timing", [False, True])
-def test_events(stream, timing):
+def test_events_are_recorded_on_a_green_stream(stream, timing):
     other = interop.new_stream()
     event = interop.Event(enable_timing=timing)
 
@@ -96,7 +96,7 @@ def test_events(stream, timing):
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_use(stream, green, library, interop_need):
+def test_libraries_can_use_a_green_stream(stream, green, library, interop_need):
     interop_need(library)
     before = interop.current_stream(library)
     context = int(call(driver.cuCtxGetCurrent()))
@@ -108,7 +108,7 @@ def test_use(stream, green, library, interop_need):
 
 
 @pytest.mark.parametrize("is_producer", [True, False])
-def test_hand_overs(stream, is_producer, interop_need):
+def test_arrays_are_handed_to_and_from_a_green_stream(stream, is_producer, interop_need):
     interop_need("cupy", "torch")
     import cupy
     import torch
@@ -130,7 +130,7 @@ def test_hand_overs(stream, is_producer, interop_need):
     p.synchronize()
 
 
-def test_numba_says_that_it_takes_none(stream, interop_need):
+def test_numba_refuses_a_green_stream(stream, interop_need):
     interop_need("numba")
     raised = []
 
@@ -147,7 +147,7 @@ def test_numba_says_that_it_takes_none(stream, interop_need):
 
 
 @pytest.mark.usefixtures("current")
-def test_its_legacy_stream_can_capture():
+def test_the_legacy_stream_of_a_green_context_can_capture():
     legacy = interop.ExternalStream(1)
     assert not legacy.is_capturing()
     relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED

@@ -1,4 +1,4 @@
-"""Hand-overs beyond the plain pairs: JAX, types that only DLPack can say, two devices, no leak."""
+"""More hand-overs: JAX, types that need DLPack, two devices, and no leak."""
 
 import contextlib
 import functools
@@ -101,7 +101,7 @@ def test_jax_keeps_the_source_until_it_has_read_it(streams, jitted):
     read.block_until_ready()
     del read
     c.synchronize()
-    # JAX lets go of it on a thread of its own.
+    # JAX releases the source in a thread of its own.
     deadline = time.monotonic() + 20
     while alive() is not None and time.monotonic() < deadline:
         interop.release()
@@ -111,7 +111,7 @@ def test_jax_keeps_the_source_until_it_has_read_it(streams, jitted):
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS)
-def test_what_jax_computes_is_ordered(consumer, streams, jitted):
+def test_an_array_that_jax_computes_is_handed_over_in_order(consumer, streams, jitted):
     p, c = streams
     array, library = cupy_array(p), CONSUMERS[consumer]()
 
@@ -133,12 +133,12 @@ def test_what_jax_computes_is_ordered(consumer, streams, jitted):
     del view
 
 
-def test_what_jax_does_not_have(streams, jitted):
+def test_jax_cannot_borrow(streams, jitted):
     import jax.numpy as jnp
 
     p, c = streams
     with interop.borrow(jnp.zeros(4), consumer=c, into="cuda.core"):
-        pass  # nothing writes to it, so nothing has to be ordered back
+        pass  # nothing writes to an array of JAX, so no way back is needed
     with pytest.raises(NotSupportedError, match="streams of its own"):
         interop.borrow(cupy_array(p), consumer=c, into="jax").__enter__()
     array = PRODUCERS["dlpack"](p)
@@ -160,7 +160,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("dtype", "consumer"), TYPES)
-def test_types_that_only_dlpack_can_say(dtype, consumer, streams, interop_need):
+def test_types_without_a_typestr_are_handed_over(dtype, consumer, streams, interop_need):
     interop_need("torch")
     import torch
 
@@ -181,7 +181,7 @@ def test_types_that_only_dlpack_can_say(dtype, consumer, streams, interop_need):
 
 
 @pytest.mark.parametrize("consumer", ["numba", "warp"])
-def test_types_that_a_library_cannot_take(consumer, streams, interop_need):
+def test_types_that_a_library_does_not_know_are_refused(consumer, streams, interop_need):
     interop_need("torch")
     import torch
 
@@ -218,7 +218,7 @@ def test_jax_takes_types_and_shapes(dtype, streams, jitted, interop_need):
 
 
 def pool_buffer(stream):
-    """A buffer of cuda.core, out of the device's memory pool, which has an access list of its own."""
+    """A buffer of cuda.core, from the device's memory pool: the pool says which devices can access it."""
     from cuda.core import Device
 
     device = Device(call(runtime.cudaGetDevice()))
@@ -264,7 +264,7 @@ class TwoDevices:
             memset(place(self.array), value, self.p)
 
     def hand_over(self, *, producer, inside=False):
-        """The view, and the library has been given its reading."""
+        """Hand over the array, and let the library read the view; returns the view."""
         with interop.use(self.p) if inside else contextlib.nullcontext(), on_device(self.devices[1]):
             view = interop.handoff(self.array, self.c, producer=producer, into=self.into)
         with on_device(self.devices[1]):
@@ -280,7 +280,7 @@ class TwoDevices:
 @pytest.fixture
 def two_devices(producer, consumer, devices):
     far = TwoDevices(producer, consumer, devices)
-    for inside in (True, False):  # everything is loaded and compiled now
+    for inside in (True, False):  # loads and compiles everything
         far.hand_over(producer=far.p, inside=inside)
     far.reset()
     return far
@@ -301,7 +301,7 @@ two_device_pairs = pytest.mark.parametrize(
 @pytest.mark.needs("gpu2", "cuda.core")
 @pytest.mark.parametrize("inside", [True, False])
 @two_device_pairs
-def test_two_devices(two_devices, inside):
+def test_a_handoff_orders_streams_of_two_devices(two_devices, inside):
     far = two_devices
     with gate(far.p) as shut:
         far.write(WRITTEN)
@@ -314,12 +314,12 @@ def test_two_devices(two_devices, inside):
 @pytest.mark.needs("gpu2", "cuda.core")
 @pytest.mark.parametrize("inside", [True, False])
 @two_device_pairs
-def test_control_two_devices_without_the_producer(two_devices, producer, inside):
-    far, inside = two_devices, inside and producer != "dlpack"  # inside, its own __dlpack__ orders
+def test_control_with_the_wrong_producer_two_devices_are_not_ordered(two_devices, producer, inside):
+    far, inside = two_devices, inside and producer != "dlpack"  # inside, its own __dlpack__ orders the work
     with gate(far.p):
         far.write(WRITTEN)
         view = far.hand_over(producer=far.c, inside=inside)
-        far.c.synchronize()  # nothing holds it
+        far.c.synchronize()  # nothing holds c up
     assert far.seen() == {STALE}
     del view
 
@@ -327,7 +327,7 @@ def test_control_two_devices_without_the_producer(two_devices, producer, inside)
 @pytest.mark.needs("gpu2", "cuda.core")
 @two_device_pairs
 @pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "the control"])
-def test_the_way_back_on_two_devices(two_devices, ordered):
+def test_the_way_back_orders_streams_of_two_devices(two_devices, ordered):
     far = two_devices
 
     def lend(producer):
@@ -340,7 +340,7 @@ def test_the_way_back_on_two_devices(two_devices, ordered):
         lend(far.p if ordered else far.c)
         far.write(AGAIN)
         if not ordered:
-            far.p.synchronize()  # nothing holds it
+            far.p.synchronize()  # nothing holds p up
         assert not shut.is_open, "the host was blocked"
     view = far.hand_over(producer=far.p)
     assert far.seen() == {AGAIN if ordered else WRITTEN}
@@ -358,7 +358,7 @@ def test_the_producer_is_the_current_stream_of_the_arrays_device():
         with cupy.cuda.Device(1):
             there.use()
         with here:
-            # The control: what CuPy states is the other one.
+            # The control: CuPy states the other stream.
             assert array.__cuda_array_interface__["stream"] == here.ptr
             with assert_ordered(there, consumer):
                 view = interop.handoff(array, consumer)
@@ -375,7 +375,7 @@ def test_jax_takes_arrays_of_either_device(producer, devices, jitted):
     p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
     with on_device(devices[0]):
         array = FAR[producer](p)
-    with on_device(0):  # JAX leaves another device current
+    with on_device(0):  # JAX may leave another device current
         np.asarray(jitted(interop.handoff(array, c, producer=p, into="jax")))
     settle()
     with on_device(devices[0]):
@@ -392,7 +392,7 @@ def test_jax_takes_arrays_of_either_device(producer, devices, jitted):
 @pytest.mark.needs("gpu2")
 @pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("consumer", ["cupy", "numba", "torch", "cuda.core"])
-def test_what_jax_computes_is_ordered_on_the_other_device(consumer, devices, jitted):
+def test_an_array_that_jax_computes_is_handed_to_another_device_in_order(consumer, devices, jitted):
     p, c = (interop.as_stream(native_stream("int", device, number)) for number, device in enumerate(devices))
     with on_device(devices[0]):
         array = cupy_array(p)
@@ -423,13 +423,13 @@ def test_what_jax_computes_is_ordered_on_the_other_device(consumer, devices, jit
     del view
 
 
-# -- each time anew ------------------------------------------------------------------------------------------------
+# -- repeated hand-overs -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.needs("cupy", "numba", "torch")
 @pytest.mark.parametrize("consumer", ["cupy", "numba", "torch"])
 @pytest.mark.parametrize("producer", ["cupy", "numba", "torch"])
-def test_there_and_back_each_time_in_order(producer, consumer, streams):
+def test_repeated_handovers_are_ordered_both_ways(producer, consumer, streams):
     p, c = streams
     array, library = PRODUCERS[producer](p), CONSUMERS[consumer]()
     for _ in range(2):
@@ -445,13 +445,13 @@ def test_there_and_back_each_time_in_order(producer, consumer, streams):
         c.synchronize()
         assert set(library.seen()) == {WRITTEN}
         with gate(c):
-            back = interop.handoff(view, p, into=producer)  # it was written where it was handed to
+            back = interop.handoff(view, p, into=producer)  # its producer is c, which the view was handed to
             assert not p.query()
         assert address_of(back) == address_of(array)
 
 
 @pytest.mark.needs("cupy", "torch")
-def test_changed_in_place_it_is_converted_anew(streams):
+def test_a_source_that_was_resized_is_read_again(streams):
     import torch
 
     p, c = streams
@@ -471,7 +471,7 @@ def test_changed_in_place_it_is_converted_anew(streams):
 
 @pytest.mark.needs("cupy", "numba", "torch")
 @pytest.mark.parametrize("threads", [1, 8])
-def test_ten_thousand_hand_overs_leave_nothing(threads, monkeypatch):
+def test_ten_thousand_handoffs_do_not_leak(threads, monkeypatch):
     import cupy
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""What a signal handler that raises at a random time leaves behind on a real GPU, in the real libraries: nothing."""
+"""After a signal handler raised in the middle of a call, the real libraries and the GPU are as before."""
 
 import types
 
@@ -11,14 +11,14 @@ from tests.gpu.lab import call, device_count, runtime
 from tests.gpu.test_use import both, currents, handles
 from tests.interrupts import interrupt
 
-# An interrupt that comes in a finaliser is lost, as Python has it.
+# Python only reports an exception that a signal handler raises in a finaliser.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 __all__ = ["both"]
 
 
 @pytest.mark.parametrize("way", ["use", "stream"])
-def test_blocks(both, way):
+def test_interrupted_blocks_restore_the_current_streams(both, way):
     cupy, _ = both
     before = currents(both)
     outer, inner, other = interop.new_stream(), interop.new_stream(), cupy.cuda.Stream(non_blocking=True)
@@ -32,7 +32,7 @@ def test_blocks(both, way):
     def check():
         assert switching._thread.blocks == []
         assert currents(both) == before
-        with other:  # the stack that CuPy keeps is whole
+        with other:  # CuPy's own stack of streams still works
             pass
         assert currents(both) == before
 
@@ -57,8 +57,8 @@ def exchanged(mode):
 
 @pytest.mark.parametrize("way", ["C", "Python"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_calls(interop_need, way, name):
-    """The context and the capture mode are what they were."""
+def test_interrupted_calls_restore_context_and_mode(interop_need, way, name):
+    """The current context and the capture mode are the same as before."""
     if name == "to":
         interop_need("cupy")
     p, c, legacy = interop.new_stream(), interop.new_stream(), interop.ExternalStream(1, device_count() - 1)
@@ -79,7 +79,7 @@ def test_plain_calls(interop_need, way, name):
     try:
         if way == "Python":
             watchers.watch(watcher)
-        work()  # so that the capture mode has been seen
+        work()  # interop reads the capture mode once
         interrupt(work, check)
     finally:
         watchers.unwatch(watcher)

@@ -1,4 +1,4 @@
-"""The libraries' own work, on their own streams, in their own words: kernels and tensors, not copies of ours."""
+"""Kernels of CuPy, Numba and PyTorch on the libraries' own streams are ordered."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def libraries(interop_need):
 
 
 def run(libraries, *, ordered):
-    """CuPy writes 1, Numba doubles it, PyTorch adds 1: each on a stream of its own."""
+    """CuPy writes 1, Numba doubles it, PyTorch adds 1, each on its own stream; returns the extremes of the result."""
     cupy, cuda, torch, double = libraries
     a, b = cupy.zeros(N), cupy.zeros(N)
     c = torch.zeros(N, dtype=torch.float64, device="cuda")
@@ -46,7 +46,7 @@ def run(libraries, *, ordered):
         with torch.cuda.stream(streams[2]):
             torch.add(tensor, 1.0, out=c)
 
-    work()  # everything is loaded and compiled now
+    work()  # loads and compiles everything
     for stream in (writer, doubler, adder):
         stream.synchronize()
     a.fill(0.0)
@@ -63,15 +63,15 @@ def run(libraries, *, ordered):
     return float(c.min()), float(c.max())
 
 
-def test_three_libraries_on_three_streams(libraries):
+def test_waits_order_three_libraries_on_three_streams(libraries):
     assert run(libraries, ordered=True) == (3.0, 3.0)
 
 
-def test_control_without_the_waits(libraries):
+def test_control_without_waits_three_libraries_are_not_ordered(libraries):
     assert run(libraries, ordered=False) == (1.0, 1.0)
 
 
-def test_three_libraries_on_one_stream(libraries):
+def test_three_libraries_can_share_one_stream(libraries):
     cupy, cuda, torch, double = libraries
     a, b = cupy.zeros(N), cupy.zeros(N)
     cupy.cuda.get_current_stream().synchronize()
@@ -85,7 +85,7 @@ def test_three_libraries_on_one_stream(libraries):
             b[...] += 1.0
             tensor.mul_(2.0)
 
-    work()  # everything is loaded and compiled now
+    work()  # loads and compiles everything
     stream.synchronize()
     b.fill(0.0)
     cupy.cuda.get_current_stream().synchronize()

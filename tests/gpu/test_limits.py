@@ -1,6 +1,6 @@
-"""Every library with every kind of array: what is not refused before the call is taken, and is the same memory.
+"""Every library with every kind of array: each array is refused by interop, or the library makes the same values of it.
 
-Each library in a process of its own: what a library cannot take may end the process.
+Each library runs in a process of its own: an array that it cannot take may end the process.
 """
 
 import json
@@ -89,7 +89,7 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize("route", ["own", "interface"])
 @pytest.mark.parametrize("library", REFUSED)
-def test_every_kind_of_array(library, route, interop_need):
+def test_each_kind_of_array_is_made_or_refused(library, route, interop_need):
     interop_need("cupy", library)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, library, route],
@@ -151,8 +151,8 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize("library", ["numba", "torch", "jax", "warp"])
-def test_every_kind_of_source(library, interop_need):
-    """Read by its own attributes: Numba's interface says that a broadcast array is contiguous."""
+def test_each_kind_of_source_is_read(library, interop_need):
+    """interop reads the arrays by their attributes: Numba's array interface is wrong for a broadcast array."""
     interop_need("cupy", library)
     done = subprocess.run(
         [sys.executable, "-c", SOURCES, library], capture_output=True, text=True, timeout=300, check=False

@@ -1,4 +1,4 @@
-"""The table of what happens to arrays by default, and that nothing happens to them through interop."""
+"""The matrix of hand-overs: without interop there are races and blocked hosts, and with interop there are none."""
 
 import json
 import subprocess
@@ -18,31 +18,31 @@ CONSUMERS = ("cupy", "numba", "torch", "jax", "cuda.core")
 @pytest.mark.filterwarnings("ignore:.*Grid size")
 @pytest.mark.needs("cupy", "numba", "torch", "jax", "cuda.core", "rmm")
 @pytest.mark.timeout(240)
-def test_the_matrix(watchdog):
+def test_handovers_by_interop_are_ordered_and_others_race(watchdog):
     watchdog(230)
     rows = matrix.measure()
     RECORD.write_text(json.dumps({**described_run(), "rows": rows}, indent=2) + "\n")
     ours = [row for row in rows if row["route"] in matrix.OURS]
-    # Numba hands over to itself too: its arrays are bound to no stream.
+    # Numba also hands over to itself, because its arrays belong to no stream.
     pairs = {(p, c) for p in LIBRARIES for c in CONSUMERS if p != c or p == "numba"}
     assert {(row["producer"], row["consumer"]) for row in ours} == pairs
     assert len(ours) == 2 * len(pairs)
     wrong = [row for row in ours if {row[when] for when in matrix.WHEN} - {matrix.ORDERED, matrix.NONE}]
     assert not wrong
-    # What there is not: a way back where nothing can be written, and streams of JAX's that could be waited for.
+    # There is no way back where nothing can be written, and none from JAX, whose streams nobody can wait for.
     for row in ours:
         nothing = {when for when in matrix.WHEN if row[when] == matrix.NONE}
         if row["consumer"] == "jax":
             assert nothing == ({"back"} if row["route"] == matrix.HANDOFF else set(matrix.WHEN))
         else:
             assert nothing == ({"back"} if row["producer"] == "jax" else set())
-    # The control: by default there are races, and blocked hosts, in the very same runs.
+    # The control: the same runs without interop have races and blocked hosts.
     default = {row[when] for row in rows if row["route"] not in matrix.OURS for when in matrix.WHEN}
     assert {matrix.RACE, matrix.BLOCKED} <= default
 
 
 @pytest.mark.needs("cupy", "torch")
-def test_the_command():
+def test_the_command_measures_the_named_libraries():
     command = [sys.executable, "-m", "interop", "matrix", "--json", "--only", "cupy,torch"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr

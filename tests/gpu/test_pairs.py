@@ -1,4 +1,4 @@
-"""Every ordered pair of libraries: proved by capture, and seen in values behind a gate; each with its control."""
+"""Each pair of libraries: a wait orders them, proved by capture and by values behind a gate, each with its control."""
 
 import itertools
 
@@ -35,14 +35,14 @@ def test_wait_stream_orders(producer, consumer):
 
 
 @both
-def test_control_nothing_is_ordered_without_it(producer, consumer):
+def test_control_without_a_wait_nothing_is_ordered(producer, consumer):
     p, c = pair(producer, consumer)
     with assert_not_ordered(p, c):
         interop.as_stream(c), interop.as_stream(p)
 
 
 @both
-def test_the_other_way_round_is_not_ordered(producer, consumer):
+def test_a_wait_orders_one_direction_only(producer, consumer):
     p, c = pair(producer, consumer)
     with assert_not_ordered(c, p):
         pass
@@ -51,13 +51,13 @@ def test_the_other_way_round_is_not_ordered(producer, consumer):
 
 
 @both
-def test_values_are_right_and_the_host_free(producer, consumer):
+def test_after_a_wait_values_are_right_and_the_host_is_free(producer, consumer):
     p, c = pair(producer, consumer)
     assert race(p, c, ONE, lambda: waits(c, p)) == WRITTEN
 
 
 @both
-def test_control_values_are_stale_without_it(producer, consumer):
+def test_control_without_a_wait_values_are_stale(producer, consumer):
     p, c = pair(producer, consumer)
     assert race(p, c, ONE, None) == STALE
 
@@ -65,7 +65,7 @@ def test_control_values_are_stale_without_it(producer, consumer):
 @both
 @pytest.mark.parametrize("devices", TWO)
 @pytest.mark.parametrize("current", [0, 1])
-def test_two_devices(producer, consumer, devices, current, interop_need):
+def test_a_wait_orders_streams_of_two_devices(producer, consumer, devices, current, interop_need):
     interop_need("gpu2")
     p, c = pair(producer, consumer, devices)
     with on_device(current):
@@ -78,7 +78,7 @@ def test_two_devices(producer, consumer, devices, current, interop_need):
         assert call(runtime.cudaGetDevice()) == current
 
 
-def test_several_producers_each_behind_its_own_gate():
+def test_the_consumer_waits_for_each_of_several_producers():
     one, other, consumer = STREAMS["int"](), STREAMS["int"](), STREAMS["int"]()
     for held in (one, other):
         assert race(held, consumer, ONE, lambda: interop.as_stream(consumer).wait_stream(one, other)) == WRITTEN

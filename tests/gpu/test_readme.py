@@ -6,7 +6,7 @@ from tests.tools.test_readme import PROGRAMS, SIMULATED, execute
 
 
 @pytest.mark.needs("cupy", "numba", "torch", "jax")
-def test_the_programs():
+def test_the_programs_run_one_after_the_other():
     names = {}
     for program in PROGRAMS:
         if program not in SIMULATED:

@@ -1,6 +1,6 @@
-"""A real GPU obeys CUDA's rules as :mod:`tests.rules` states them, and as the simulator does.
+"""A GPU follows the rules of CUDA in :mod:`tests.rules`, which the simulator follows too.
 
-Whatever may wait for the device is done before the first gate is closed: memory is allocated once, and every kind of
+Calls that may wait for the device come before the first gate is closed: memory is allocated once, and every kind of
 operation has run once on every kind of stream.
 """
 
@@ -34,23 +34,23 @@ PENDING_FOR = 0.03
 
 
 class Memory:
-    """What is allocated once: cells on device 0."""
+    """The memory of the cells, on device 0, which is allocated once."""
 
     def __init__(self) -> None:
         self.devices = int(value(runtime.cudaGetDeviceCount()))
-        # All contexts now: to make one may wait for the device.
+        # All contexts are made here: that may wait for the device.
         self.contexts = [value(driver.cuDevicePrimaryCtxRetain(device)) for device in range(self.devices)]
         value(runtime.cudaSetDevice(0))
         self.cells = int(value(runtime.cudaMalloc(SIZE)))
 
     def reset(self) -> None:
-        """All cells stale. Nothing may be running."""
+        """Make all cells stale. Nothing may be running."""
         value(runtime.cudaMemset(self.cells, STALE, SIZE))
         value(runtime.cudaDeviceSynchronize())
 
 
 class GpuLab:
-    """A real CUDA."""
+    """A :class:`tests.rules.Lab` on a GPU."""
 
     def __init__(self, memory: Memory, need: Callable[[str], None]) -> None:
         self.runtime: Any = runtime
@@ -110,7 +110,7 @@ class GpuLab:
             self._on(device, runtime.cudaDeviceSynchronize)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Open the gates, wait for all work, and destroy the streams and events."""
         for shut in self._gates:
             shut.let_pass()
         self.synchronize()
@@ -119,7 +119,7 @@ class GpuLab:
         for event in self._events:
             value(runtime.cudaEventDestroy(event))
         for shut in self._gates:
-            shut.open()  # that it had to open itself is said now
+            shut.open()  # raises if the gate had to open itself
 
     def _poll(self, query: Callable[[], tuple[Any, ...]], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -140,7 +140,7 @@ class GpuLab:
 
 @pytest.fixture(scope="module")
 def real_stderr(pytestconfig: pytest.Config) -> Iterator[int]:
-    """The standard error that pytest was started with: a watchdog's last words must not go to its capture."""
+    """The standard error that pytest was started with. pytest's capture would swallow what the watchdog prints."""
     capture: Any = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         number = os.dup(2)
@@ -150,7 +150,7 @@ def real_stderr(pytestconfig: pytest.Config) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    """Memory, and a CUDA that has done once what the tests do behind closed gates."""
+    """The memory, after each operation that tests do behind closed gates was done once."""
     memory = Memory()
     memory.reset()
     lab = GpuLab(memory, lambda _: None)
@@ -174,7 +174,7 @@ def memory() -> Memory:
 class TestGpu(CudaRules):
     @pytest.fixture
     def lab(self, interop_need: Callable[[str], None], memory: Memory, real_stderr: int) -> Iterator[GpuLab]:
-        # Behind a gate that nobody opens Python would hang in C, where no other time limit reaches it.
+        # Behind a gate that nobody opens, Python hangs in C, where no other time limit reaches it.
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True, file=real_stderr)
         value(runtime.cudaSetDevice(0))
         memory.reset()

@@ -1,4 +1,4 @@
-"""The default streams: 0, 1 and 2, in from every library and out to every library, each landing on the right one."""
+"""The default streams 0, 1 and 2, borrowed from every library and given to every library, stay the same streams."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ LEGACY, PER_THREAD = 1, 2
 
 
 def identity(handle):
-    """CUDA's own number of a stream, by the raw handle as cuda.bindings takes it."""
+    """The id that CUDA gives the stream of a handle."""
     return call(runtime.cudaStreamGetId(handle))
 
 
@@ -81,7 +81,7 @@ IN = {
 
 
 @pytest.mark.parametrize("name", IN)
-def test_in(name, interop_need):
+def test_a_default_stream_is_borrowed_from_each_library(name, interop_need):
     library, make, handle = IN[name]
     if library:
         interop_need(library)
@@ -93,7 +93,7 @@ def test_in(name, interop_need):
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
 @pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
-def test_out(library, handle, interop_need):
+def test_a_default_stream_is_given_to_each_library(library, handle, interop_need):
     interop_need(library)
     native = interop.ExternalStream(handle).to(library)
     assert identity(handle_of(native)) == identity(handle)
@@ -102,7 +102,7 @@ def test_out(library, handle, interop_need):
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
 @pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
-def test_out_of_the_other_device(library, handle, interop_need):
+def test_a_default_stream_of_another_device_is_given_or_refused(library, handle, interop_need):
     interop_need(library)
     interop_need("gpu2")
     for current in (0, 1):
@@ -121,13 +121,13 @@ def test_out_of_the_other_device(library, handle, interop_need):
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
-def test_current(library, handle, interop_need):
+def test_a_default_stream_can_be_made_current(library, handle, interop_need):
     interop_need(library)
     with interop.use(handle):
         assert interop.current_stream(library) == interop.ExternalStream(handle)
 
 
-def test_torch_default_stream_of_the_other_device(interop_need):
+def test_the_default_stream_of_torch_on_another_device_is_borrowed(interop_need):
     interop_need("torch")
     interop_need("gpu2")
     import torch
@@ -140,8 +140,8 @@ def test_torch_default_stream_of_the_other_device(interop_need):
             assert stream.to("torch") == torch.cuda.default_stream(1)
 
 
-# cuda.bindings reads the variable when it is imported: a process of its own. A blocking stream holds up the legacy
-# default stream, and not the per-thread one: so where a library's default work goes shows behind a gate.
+# cuda.bindings reads the variable when it is imported, so this runs in a process of its own. The gate on a blocking
+# stream holds up the legacy default stream, and not the per-thread one. So it shows which one a library uses.
 PER_THREAD_PROCESS = """
 import warnings; warnings.simplefilter("ignore")
 import numpy as np
@@ -174,7 +174,7 @@ with gate(blocking):
 
 
 @pytest.mark.parametrize(("per_thread", "handle", "state"), [("0", 1, "held"), ("1", 2, "free")])
-def test_a_library_default_stream_in_either_environment(per_thread, handle, state, interop_need):
+def test_the_environment_chooses_the_default_stream_of_a_library(per_thread, handle, state, interop_need):
     interop_need("numba")
     environment = {**os.environ, "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM": per_thread}
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Streams on a real GPU: what torch.cuda.ExternalStream promises, on any device and from any thread."""
+"""Streams on a GPU: all methods, whichever device is current, and from any thread."""
 
 import gc
 import importlib
@@ -21,7 +21,7 @@ ONE = (0, 0)
 
 
 def run(code, **environment):
-    """Run *code* in a Python of its own: it may crash."""
+    """Run *code* in a process of its own, because it may crash."""
     environment = {**os.environ, **environment}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, env=environment)
 
@@ -36,7 +36,7 @@ def test_query_is_false_while_work_is_pending():
         assert stream.query() is True
 
 
-def test_synchronize_with_a_timeout():
+def test_synchronize_raises_after_its_timeout():
     stream = interop.new_stream()
     with gate(stream) as shut:
         with pytest.raises(TimeoutError, match=r"0\.02 s"):
@@ -60,7 +60,7 @@ def test_synchronize_releases_the_gil():
 
 @pytest.mark.parametrize("library", STREAMS)
 @pytest.mark.parametrize("device", [0, 1])
-def test_the_device_is_found(library, device, interop_need):
+def test_the_device_of_a_stream_is_found(library, device, interop_need):
     if device:
         interop_need("gpu2")
     if library != "int":
@@ -75,7 +75,7 @@ def test_the_device_is_found(library, device, interop_need):
                     interop.as_stream(native, wrong)
 
 
-def test_a_device_that_does_not_exist():
+def test_a_device_that_does_not_exist_is_refused():
     for make in (interop.new_stream, lambda device: interop.ExternalStream(1, device)):
         with pytest.raises(InvalidDeviceError, match="there is no device 99: this process sees"):
             make(99)
@@ -121,7 +121,7 @@ def test_default_streams_of_two_devices_are_two(special, interop_need):
                 streams[1].synchronize()
 
 
-def test_works_from_any_thread():
+def test_a_stream_works_from_any_thread():
     stream, other = interop.new_stream(), interop.new_stream()
 
     def work():
@@ -133,8 +133,8 @@ def test_works_from_any_thread():
         in_thread(work)
 
 
-def test_many_threads_at_once():
-    # Each thread orders its own two streams again and again; a scratch event shared between threads would mix them up.
+def test_many_threads_may_order_streams_at_once():
+    # Each thread orders its own two streams again and again. If threads shared an event, these would be mixed up.
     start = threading.Barrier(8)
 
     def work():
@@ -147,7 +147,7 @@ def test_many_threads_at_once():
     in_threads(*[work] * 8)
 
 
-def test_the_steady_state_creates_no_event(monkeypatch):
+def test_repeated_waits_create_no_event(monkeypatch):
     streams = [interop.new_stream() for _ in range(3)]
     streams[0].wait_stream(*streams[1:])
     created = []
@@ -169,7 +169,7 @@ def test_a_stream_need_not_wait_for_itself(monkeypatch):
     assert calls == []
 
 
-def test_no_id_is_given_twice():
+def test_each_stream_has_its_own_id():
     ids = set()
     for _ in range(20):
         stream = interop.new_stream()
@@ -179,7 +179,7 @@ def test_no_id_is_given_twice():
     assert len(ids) == 20
 
 
-def test_a_new_stream_lives_as_long_as_anything_of_it(monkeypatch, interop_need):
+def test_a_new_stream_lives_as_long_as_its_native_objects(monkeypatch, interop_need):
     interop_need("torch")
     destroyed = []
     real = _cuda.Cuda.stream_destroy
@@ -190,7 +190,7 @@ def test_a_new_stream_lives_as_long_as_anything_of_it(monkeypatch, interop_need)
 
     monkeypatch.setattr(_cuda.Cuda, "stream_destroy", spy)
     stream = interop.new_stream()
-    destroyed.clear()  # its address may be that of one that was
+    destroyed.clear()  # an earlier stream may have had the same address
     handle, native = stream.cuda_stream, stream.to("torch")
     del stream
     gc.collect()
@@ -233,13 +233,13 @@ def test_a_borrowed_stream_is_not_destroyed(monkeypatch):
     assert not runtime.cudaStreamQuery(handle)[0]
 
 
-def test_priorities():
+def test_priorities_are_clamped():
     low, high = (interop.new_stream(priority=p) for p in (0, -100))
     assert low.priority == 0
     assert high.priority < low.priority
 
 
-def test_blocking_and_non_blocking():
+def test_only_a_blocking_stream_waits_for_the_legacy_stream():
     for non_blocking in (True, False):
         stream = interop.new_stream(non_blocking=non_blocking)
         with gate(1):
@@ -274,7 +274,7 @@ def test_a_per_thread_stream_stays_in_its_thread():
     assert in_thread(work) != mine
 
 
-# -- what may crash goes into a process of its own -----------------------------------------------------------------
+# -- in a process of its own ---------------------------------------------------------------------------------------
 
 OWN_CONTEXT = """
 from cuda.bindings import driver, runtime
@@ -305,7 +305,7 @@ print("fine")
 """
 
 
-def test_a_stream_of_a_context_of_its_own():
+def test_streams_of_a_context_of_its_own_are_supported():
     result = run(OWN_CONTEXT)
     assert result.stdout == "fine\n", result.stderr
 
@@ -353,7 +353,7 @@ for wild in (device_memory, 0xDEAD0000, 2**64 - 4096):
 """
 
 
-def test_an_address_of_no_memory_is_refused_and_not_asked():
+def test_an_address_without_memory_is_refused():
     result = run(UNMAPPED)
     assert result.stdout == 3 * "refused\n", (result.returncode, result.stderr)
 
@@ -367,14 +367,14 @@ except interop.errors.NoDeviceError as error:
 """
 
 
-def test_no_device_to_be_seen():
+def test_without_a_visible_device_the_error_says_why():
     result = run(HIDDEN, CUDA_VISIBLE_DEVICES="")
     assert "cudaErrorNoDevice" in result.stdout, result.stderr
     assert "CUDA_VISIBLE_DEVICES is set to ''" in result.stdout
     assert "interop.sim" in result.stdout
 
 
-def test_importing_and_borrowing_make_no_context():
+def test_importing_and_borrowing_create_no_context():
     code = (
         "from cuda.bindings import driver\nimport interop\nimport ctypes\n"
         "b = ctypes.create_string_buffer(64)\ninterop.as_stream(ctypes.addressof(b))\n"
@@ -384,7 +384,7 @@ def test_importing_and_borrowing_make_no_context():
 
 
 class Speaks:
-    """Has a stream, and no adapter."""
+    """Has ``__cuda_stream__``, and no adapter."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -394,7 +394,7 @@ class Speaks:
 
 
 @pytest.mark.parametrize("kind", ["torch", "cupy", "protocol"])
-def test_a_new_object_at_each_call_is_waited_for_and_forgotten(kind, interop_need):
+def test_stream_objects_made_for_one_call_are_waited_for_and_forgotten(kind, interop_need):
     p, c = interop.new_stream(), interop.new_stream()
     if kind == "protocol":
         current = lambda: Speaks(p)  # noqa: E731
@@ -425,7 +425,7 @@ def test_a_new_object_at_each_call_is_waited_for_and_forgotten(kind, interop_nee
     c.synchronize()
 
 
-def test_an_events_handle_is_waited_for_and_the_host_goes_on(interop_need):
+def test_a_wait_for_another_librarys_event_does_not_block_the_host(interop_need):
     interop_need("torch", "cupy")
     import cupy
     import torch
@@ -437,7 +437,7 @@ def test_an_events_handle_is_waited_for_and_the_host_goes_on(interop_need):
             c.wait_event(event)
             assert not c.query()
             other = interop.new_stream()
-            assert other.query(), "the control: nothing makes it wait"
+            assert other.query(), "the control: a stream without the wait is done"
         c.synchronize()
 
 

@@ -1,4 +1,4 @@
-"""interop.testing on a GPU: proofs by capture, by gate, and by the clocks agree; delays; poison; the host."""
+"""interop.testing on a GPU: proofs of order, gates, delays, poison, and assert_host_free."""
 
 # ruff: noqa: PT012  (the block is what is tested)
 
@@ -44,7 +44,7 @@ def _needs(request):
 
 
 class Bytes:
-    """Device memory under the array interface, allocated before any gate is shut."""
+    """Device memory with an array interface, allocated before any gate is shut."""
 
     def __init__(self, value, device=0):
         with on_device(device):
@@ -77,7 +77,7 @@ def memory():
 
 
 @both
-def test_the_gate_says_what_the_capture_says(producer, consumer):
+def test_proofs_by_gate_and_by_capture_agree(producer, consumer):
     p, c = pair(producer, consumer)
     orders = {
         True: lambda: interop.as_stream(c).wait_stream(p),
@@ -101,12 +101,12 @@ def test_a_failure_names_both_streams(by):
         c.wait_stream(p)
 
 
-def test_the_gate_serves_the_legacy_stream():
+def test_a_proof_by_gate_works_on_the_legacy_stream():
     blocking, exempt = interop.new_stream(non_blocking=False), interop.new_stream()
     slow(blocking, 0)  # loads its kernel
     for ordered in ((1, blocking), (blocking, 1)):
         with assert_ordered(*ordered, by="gate"):
-            # (Nothing would do, too: the legacy stream holds up events on blocking streams as it does work.)
+            # The proof would hold without work, too: the legacy stream also holds up events on blocking streams.
             slow(ordered[1], 0)
     for unordered in ((1, exempt), (exempt, 1)):
         with assert_not_ordered(*unordered, by="gate"):
@@ -115,7 +115,7 @@ def test_the_gate_serves_the_legacy_stream():
             interop.as_stream(unordered[1]).wait_stream(unordered[0])
 
 
-def test_capture_says_where_it_cannot_serve():
+def test_a_proof_by_capture_says_where_it_needs_the_gate():
     p, c = interop.new_stream(), interop.new_stream()
     for streams in ((1, c), (p, 1)):
         with pytest.raises(NotSupportedError, match='by="gate"'), assert_ordered(*streams):
@@ -126,7 +126,7 @@ def test_capture_says_where_it_cannot_serve():
 
 
 @by_both
-def test_no_verdict_where_an_event_from_before_the_block_is_waited_for(by):
+def test_a_wait_for_an_event_from_before_the_block_gives_no_verdict(by):
     p, c, other = (interop.new_stream() for _ in range(3))
     event = p.record_event()
     for prove in (assert_ordered, assert_not_ordered):
@@ -142,7 +142,7 @@ def test_no_verdict_where_an_event_from_before_the_block_is_waited_for(by):
         c.wait_stream(p)
 
 
-def test_the_gate_serves_code_that_synchronises():
+def test_a_proof_by_gate_allows_the_host_to_wait_for_the_consumer():
     p, c = interop.new_stream(), interop.new_stream()
     with assert_ordered(p, c, by="gate"):
         c.synchronize()
@@ -151,14 +151,14 @@ def test_the_gate_serves_code_that_synchronises():
         c.synchronize()
 
 
-def test_no_verdict_where_the_block_waits_for_the_producer():
+def test_a_host_wait_for_the_producer_gives_no_verdict():
     p, c = interop.new_stream(), interop.new_stream()
     for check in (assert_ordered, assert_not_ordered):
         with pytest.raises(AssertionError, match="had to open itself"), check(p, c, by="gate", timeout=0.2):
             p.synchronize()
 
 
-def test_the_verdicts_are_those_of_the_clocks():
+def test_the_verdicts_agree_with_the_clocks():
     streams = {name: interop.new_stream() for name in NAMES}
     by_capture, by_gate = [], []
 
@@ -169,7 +169,7 @@ def test_the_verdicts_are_those_of_the_clocks():
             try:
                 with is_ordered(streams[producer], streams[consumer]) as verdict:
                     replay(program, streams)
-            except CaptureError:  # a wait that would cross the border of the capture; the gate answers that too
+            except CaptureError:  # the program waits across the border of the capture, which only the gate can prove
                 continue
             by_capture.append(bool(verdict))
             assert bool(verdict) == expected(program, producer, consumer), (producer, consumer)
@@ -180,8 +180,8 @@ def test_the_verdicts_are_those_of_the_clocks():
                 reached = {name: streams[name].record_event() for name in consumers}
                 free = [name for name in consumers if not expected(program, producer, name)]
                 for name in free:
-                    reached[name].synchronize(timeout=5)  # it gets through, however long that takes
-                time.sleep(0.002)  # the others could, if they are not held
+                    reached[name].synchronize(timeout=5)  # nothing holds this stream up
+                time.sleep(0.002)  # enough for the others, if nothing held them up
                 for name in consumers:
                     by_gate.append(not reached[name].query())
                     assert by_gate[-1] == expected(program, producer, name), (producer, name)
@@ -198,7 +198,7 @@ def test_the_verdicts_are_those_of_the_clocks():
 # -- gates ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_gate_without_a_block():
+def test_a_gate_needs_no_with_block():
     stream = interop.new_stream()
     shut = gate(stream)
     assert not stream.query()
@@ -207,7 +207,7 @@ def test_a_gate_without_a_block():
     stream.synchronize(timeout=10)
 
 
-def test_a_gate_that_is_forgotten_opens_and_warns():
+def test_a_forgotten_gate_opens_and_warns():
     stream = interop.new_stream()
     shut = gate(stream)
     with pytest.warns(ResourceWarning, match="forgotten"):
@@ -216,8 +216,8 @@ def test_a_gate_that_is_forgotten_opens_and_warns():
     assert gc.isenabled()
 
 
-def test_a_slot_that_is_used_again_shuts_nobody_else():
-    # A stream behind another one's gate looks at the slot of its own gate late, when somebody else has that slot.
+def test_a_reused_slot_of_a_gate_holds_up_no_other_stream():
+    # `late` waits for `held`. So `late` reads the slot of its own gate after another gate has taken the slot.
     held, late = interop.new_stream(), interop.new_stream()
     with gate(held):
         late.wait_stream(held)
@@ -233,13 +233,13 @@ def test_a_slot_that_is_used_again_shuts_nobody_else():
     again.open()
 
 
-def test_the_gate_opens_itself_while_the_host_is_blocked():
+def test_a_gate_opens_itself_while_the_host_is_blocked():
     stream = interop.new_stream()
     with pytest.raises(AssertionError, match="had to open itself"), gate(stream, timeout=0.2):
         stream.synchronize()
 
 
-def test_a_gate_on_the_legacy_stream_breaks_no_capture():
+def test_a_gate_on_the_legacy_stream_invalidates_no_capture():
     blocking, other = interop.new_stream(non_blocking=False), interop.new_stream()
     with assert_ordered(blocking, other):
         with pytest.raises(CaptureError, match="blocking stream"):
@@ -247,7 +247,7 @@ def test_a_gate_on_the_legacy_stream_breaks_no_capture():
         other.wait_stream(blocking)
 
 
-def test_no_gate_where_the_host_waits_for_every_kernel():
+def test_a_gate_is_refused_if_launches_are_blocking():
     code = """
 import interop
 from interop.errors import DeadlockError
@@ -273,7 +273,7 @@ except DeadlockError as error:
 
 @pytest.mark.parametrize("length", [1, 5, 20, 50])
 @pytest.mark.parametrize("device", [0, 1])
-def test_slow_takes_its_time_from_when_the_stream_gets_there(length, device, interop_need):
+def test_the_delay_of_slow_begins_when_the_stream_reaches_it(length, device, interop_need):
     if device:
         interop_need("gpu2")
     stream = interop.new_stream(device)
@@ -283,14 +283,14 @@ def test_slow_takes_its_time_from_when_the_stream_gets_there(length, device, int
         stream.record_event(start)
         slow(stream, length)
         stream.record_event(end)
-        time.sleep(0.1)  # the delay must not pass meanwhile
+        time.sleep(0.1)  # the delay begins only when the gate opens
     end.synchronize()
     taken = start.elapsed_time(end)
     assert length <= taken + 0.01
     assert taken < length * 1.05 + 0.1
 
 
-def test_slow_returns_at_once_and_holds_up_its_stream_alone():
+def test_slow_holds_up_its_own_stream_only():
     stream, other = interop.new_stream(), interop.new_stream()
     slow(stream, 0)
     stream.synchronize()
@@ -338,12 +338,12 @@ print("done")
 
 
 def read_late(memory, *, waits):
-    """A writer behind a gate, a reader on another stream; whether the reader saw what was there before the write."""
+    """Whether a reader sees the poison from before the write of a producer behind a gate."""
     written, seen = memory
     producer, consumer = interop.new_stream(), interop.new_stream()
     poison(written, producer)
     producer.synchronize()
-    seen.copy_from(written, consumer)  # once in the open, so that nothing is set up behind the gate
+    seen.copy_from(written, consumer)  # CUDA must load everything before the gate is shut
     consumer.synchronize()
     with gate(producer) as shut:
         call(runtime.cudaMemsetAsync(written.address, 1, SIZE, producer.cuda_stream))
@@ -351,16 +351,16 @@ def read_late(memory, *, waits):
             consumer.wait_stream(producer)
         seen.copy_from(written, consumer)
         if not waits:
-            consumer.synchronize()  # nothing holds it
+            consumer.synchronize()  # nothing holds it up
         assert not shut.is_open
     return is_poisoned(seen, consumer)
 
 
-def test_who_waits_does_not_see_the_poison(memory):
+def test_a_reader_that_waits_does_not_see_the_poison(memory):
     assert not read_late(memory, waits=True)
 
 
-def test_control_who_does_not_wait_sees_it(memory):
+def test_control_a_reader_that_does_not_wait_sees_the_poison(memory):
     assert read_late(memory, waits=False)
 
 
@@ -375,7 +375,7 @@ def test_poison_is_written_in_the_order_of_the_stream(memory):
     assert is_poisoned(array, stream)
 
 
-def test_half_a_read_gives_no_verdict(memory):
+def test_memory_that_is_half_poisoned_gives_no_verdict(memory):
     array, _ = memory
     stream = interop.new_stream()
     poison(array, stream)
@@ -398,7 +398,7 @@ def of_torch_without_a_typestr():
 
 def of_a_library(name):
     array = PRODUCERS[name](None)
-    call(runtime.cudaMemset(address_of(array), 0, 4096))  # RMM's is anything
+    call(runtime.cudaMemset(address_of(array), 0, 4096))  # RMM's memory may hold anything
     return array
 
 
@@ -410,7 +410,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_arrays_of_every_library(kind, interop_need):
+def test_arrays_of_every_library_can_be_poisoned(kind, interop_need):
     name = kind.partition(" ")[0]
     interop_need("cupy" if name == "dlpack" else name)
     array, stream = ARRAYS[kind](), interop.new_stream()
@@ -420,7 +420,7 @@ def test_arrays_of_every_library(kind, interop_need):
     assert is_poisoned(array, stream)
 
 
-def test_the_programs_of_the_page(memory):
+def test_the_programs_of_the_page_run(memory):
     from tests.testing.test_docs_testing import PAGE, blocks
 
     names = {}
@@ -440,7 +440,7 @@ def test_the_programs_of_the_page(memory):
 # -- the host ------------------------------------------------------------------------------------------------------
 
 
-def test_host_free():
+def test_ordering_calls_are_host_free():
     p, c = interop.new_stream(), interop.new_stream()
     with assert_host_free(p, c):
         c.wait_stream(p)
@@ -457,26 +457,26 @@ WAITS = {
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_not_host_free(wait):
+def test_a_wait_of_the_host_is_not_host_free(wait):
     p, c = interop.new_stream(), interop.new_stream()
     with pytest.raises(AssertionError, match="not host-free"), assert_host_free(p, timeout=0.3):
         WAITS[wait](p, c)
 
 
-def test_waiting_for_others_is_no_matter():
+def test_a_wait_for_another_stream_is_host_free():
     p, c = interop.new_stream(), interop.new_stream()
     with assert_host_free(p):
         c.synchronize()
 
 
-def test_who_waits_for_an_event_from_before_the_block_is_not_seen():
+def test_a_wait_for_an_event_from_before_the_block_is_not_noticed():
     stream = interop.new_stream()
     event = stream.record_event()
     with assert_host_free(stream):
         event.synchronize()
 
 
-def test_by_default_the_legacy_stream_and_the_current_ones(memory):
+def test_assert_host_free_watches_the_legacy_stream_by_default(memory):
     blocking, mine = interop.new_stream(non_blocking=False), interop.new_stream()
     with pytest.raises(AssertionError, match="not host-free"), assert_host_free(timeout=0.3):
         call(runtime.cudaMemsetAsync(memory[0].address, 0, 1, blocking.cuda_stream))
@@ -486,7 +486,7 @@ def test_by_default_the_legacy_stream_and_the_current_ones(memory):
 
 
 @pytest.mark.needs("cupy")
-def test_by_default_the_current_stream_of_a_library():
+def test_assert_host_free_watches_current_streams_by_default():
     import cupy
 
     stream = interop.new_stream()

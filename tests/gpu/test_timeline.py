@@ -1,4 +1,4 @@
-"""The timeline against plain CUDA events, on real streams; what it costs."""
+"""The timeline on a GPU: its times agree with plain CUDA events, it orders nothing, and it costs little."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ SIZE = 1 << 28
 SLACK = 0.1
 """Milliseconds that the two ends of an arrow may be apart: they are recorded one by one, after the wait."""
 RESOLUTION = 0.002
-"""Milliseconds; CUDA names half a microsecond."""
+"""Milliseconds: four times the resolution that CUDA documents for events."""
 
 
 @functools.cache
@@ -31,7 +31,7 @@ def _block(device):
 
 
 def busy(stream, count):
-    """Fill 256 MiB of memory *count* times, on *stream*; the first time on a device waits for it."""
+    """Fill 256 MiB of memory *count* times, on *stream*. The first call on a device waits for the device."""
     device = interop.as_stream(stream).device
     block = _block(device)
     with on_device(device):
@@ -61,7 +61,7 @@ class Plain:
 
 
 @pytest.mark.parametrize("library", STREAMS)
-def test_a_span_is_as_long_as_plain_events_say(library, interop_need):
+def test_the_length_of_a_span_agrees_with_plain_events(library, interop_need):
     if library != "int":
         interop_need(library)
     stream = native_stream(library, 0, 0)
@@ -76,14 +76,14 @@ def test_a_span_is_as_long_as_plain_events_say(library, interop_need):
     truth = {name: timer.milliseconds() for name, timer in plain.items()}
     assert all(milliseconds > 0.5 for milliseconds in truth.values()), truth
     assert found == pytest.approx(truth, rel=0.05)
-    # They follow each other, and none begins before the one before it is done.
+    # The spans follow each other, and none begins before the earlier one ends.
     spans = sorted(timeline.spans, key=lambda span: span.start)
     assert [span.name for span in spans] == ["20", "100", "300"]
     assert all(earlier.end <= later.start for earlier, later in itertools.pairwise(spans))
     assert {span.lane.library for span in spans} == {"" if library == "int" else library}
 
 
-def test_nothing_waits_until_it_is_read():
+def test_a_timeline_waits_only_when_it_is_read():
     stream, other = interop.new_stream(), interop.new_stream()
     busy(stream, 1)
     stream.synchronize()
@@ -97,7 +97,7 @@ def test_nothing_waits_until_it_is_read():
 
 
 @pytest.mark.needs("cupy", "numba")
-def test_arrows_between_streams_that_are_ordered_and_no_others():
+def test_a_timeline_has_an_arrow_for_each_wait_and_no_other():
     import cupy
     from numba import cuda
 
@@ -130,7 +130,7 @@ def test_arrows_between_streams_that_are_ordered_and_no_others():
         (arrow,) = timeline.arrows
         assert arrow.kind == kind
         assert (arrow.producer, arrow.consumer) == (spans["producer"].lane, spans["consumer"].lane)
-        # What CUDA ordered is seen in the times, and so is what it did not: the control.
+        # The times show what is ordered; the stream `free`, which is not, is the control.
         assert arrow.recorded >= spans["producer"].end - SLACK
         assert arrow.waited >= spans["producer"].end - SLACK
         assert spans["consumer"].start >= spans["producer"].end
@@ -139,7 +139,7 @@ def test_arrows_between_streams_that_are_ordered_and_no_others():
         interop.release()
 
 
-def test_a_wait_that_a_library_makes_by_itself_is_no_arrow():
+def test_a_wait_outside_of_interop_is_no_arrow():
     p, c = interop.new_stream(), interop.new_stream()
     event = call(runtime.cudaEventCreateWithFlags(2))
     with interop.Timeline() as timeline:
@@ -151,7 +151,7 @@ def test_a_wait_that_a_library_makes_by_itself_is_no_arrow():
     call(runtime.cudaEventDestroy(event))
 
 
-def test_what_a_timeline_records_orders_nothing():
+def test_the_events_of_a_timeline_order_nothing():
     p, c = interop.new_stream(), interop.new_stream()
     with interop.Timeline() as timeline, assert_not_ordered(p, c), timeline.span("p", p), timeline.span("c", c):
         pass
@@ -159,7 +159,7 @@ def test_what_a_timeline_records_orders_nothing():
 
 @pytest.mark.needs("gpu2")
 @pytest.mark.parametrize("devices", [(0, 1), (1, 0)])
-def test_two_devices(devices):
+def test_spans_of_two_devices_are_on_one_axis(devices):
     p, c = (interop.new_stream(device) for device in devices)
     for stream in (p, c):
         busy(stream, 1)
@@ -183,7 +183,7 @@ def test_two_devices(devices):
         assert abs(arrow.waited - arrow.recorded) < reading.error + SLACK
 
 
-def test_a_capture_is_left_alone():
+def test_a_timeline_leaves_a_capture_alone():
     stream, other = interop.new_stream(), interop.new_stream()
     busy(stream, 1)
     stream.synchronize()
@@ -202,7 +202,7 @@ def test_a_capture_is_left_alone():
         with timeline.span("launch", stream):
             executable = call(runtime.cudaGraphInstantiate(graph, 0))
             call(runtime.cudaGraphLaunch(executable, stream.cuda_stream))
-    assert nodes == 1, "only the memset: no record of the timeline's"
+    assert nodes == 1, "only the memset, and no record of the timeline"
     assert [span.name for span in timeline.spans] == ["launch"]
     assert timeline.arrows == ()
     assert "3 spans and waits are not shown" in timeline.table().notes[0]
@@ -210,7 +210,7 @@ def test_a_capture_is_left_alone():
     call(runtime.cudaGraphDestroy(graph))
 
 
-def test_a_capture_that_the_legacy_stream_would_break_goes_on():
+def test_a_timeline_records_nothing_that_would_invalidate_a_capture():
     blocking, legacy = interop.new_stream(non_blocking=False), interop.ExternalStream(1, 0)
     relaxed = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
     with interop.Timeline() as timeline:
@@ -224,7 +224,7 @@ def test_a_capture_that_the_legacy_stream_would_break_goes_on():
 
 
 @pytest.mark.parametrize("special", [1, 2])
-def test_default_streams(special):
+def test_a_default_stream_has_spans(special):
     busy(special, 1)
     with interop.Timeline() as timeline, timeline.span("work", special):
         busy(special, 20)
@@ -232,7 +232,7 @@ def test_default_streams(special):
     assert timeline.spans[0].lane.name == {1: "legacy default", 2: "per-thread default"}[special]
 
 
-def test_it_draws_and_saves(tmp_path):
+def test_a_timeline_can_be_drawn_and_saved(tmp_path):
     p, c = interop.new_stream(), interop.new_stream()
     with interop.Timeline() as timeline:
         with timeline.span("upload", p):
@@ -248,7 +248,7 @@ def test_it_draws_and_saves(tmp_path):
 
 
 def microseconds(record, count=1000):
-    """The host's time for each of *count* calls of *record*, in microseconds, with no garbage collected meanwhile."""
+    """The host's time for a call of *record*, in microseconds: the mean of *count* calls without garbage collection."""
     gc.collect()
     gc.disable()
     try:
@@ -260,8 +260,8 @@ def microseconds(record, count=1000):
         gc.enable()
 
 
-def test_a_thousand_spans_cost_less_than_a_hundredth_of_a_loop_of_a_millisecond_a_step():
-    """10 microseconds a span, with the events made on the way, and with events to spare; the record says both."""
+def test_a_span_takes_less_than_ten_microseconds():
+    """A span takes under 10 microseconds, with new events and with spare ones."""
     from interop.timeline import ticks
 
     stream, other = interop.new_stream(), interop.new_stream()

@@ -1,4 +1,4 @@
-"""One stream, current in the real libraries, and exactly what was before, after it."""
+"""``use`` makes one stream current in the real libraries, and restores the streams that were current before."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def handles(both):
 
 @pytest.mark.parametrize("device", [0, 1])
 @pytest.mark.parametrize("library", STREAMS)
-def test_use(both, library, device, interop_need):
+def test_use_makes_a_stream_current(both, library, device, interop_need):
     if device:
         interop_need("gpu2")
     if library != "int":
@@ -55,7 +55,7 @@ def test_use(both, library, device, interop_need):
     assert currents(both) == before
 
 
-def test_with_stream_is_the_same(both):
+def test_with_stream_does_the_same_as_use(both):
     before = currents(both)
     stream = interop.new_stream()
     with stream as entered:
@@ -65,18 +65,18 @@ def test_with_stream_is_the_same(both):
 
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
-def test_a_stream_object_at_the_address_of_another_one_is_not_taken_for_it(library, interop_need):
+def test_a_reused_address_is_not_taken_for_the_old_stream(library, interop_need):
     interop_need(library)
     streams = [interop.new_stream() for _ in range(8)]
     for stream in streams * 8:
         with interop.use(stream, library):
-            assert interop.current_stream(library) == stream  # a library may make an object for each question
+            assert interop.current_stream(library) == stream  # the library may return a new object each time
     for stream in streams * 8:
         assert interop.as_stream(stream.to(library)) == stream
         assert interop.as_stream(native_stream(library, 0, 0)) != stream
 
 
-# In an interpreter of its own: a weak reference to an object that forgets to clear it crashes at the end.
+# In a process of its own: a weak reference to an object that does not clear it crashes the end of the interpreter.
 TORCH = """
 import torch
 import interop
@@ -92,13 +92,13 @@ print("done")
 """
 
 
-def test_an_interpreter_that_has_used_torch_streams_and_events_ends(interop_need):
+def test_a_process_that_used_torch_streams_and_events_ends_cleanly(interop_need):
     interop_need("torch")
     done = subprocess.run([sys.executable, "-c", TORCH], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_only_the_named(both):
+def test_use_switches_only_the_named_libraries(both):
     cupy, torch = both
     stream, torch_before = interop.new_stream(), torch.cuda.current_stream()
     with interop.use(stream, "cupy"):
@@ -106,14 +106,14 @@ def test_only_the_named(both):
         assert torch.cuda.current_stream() == torch_before
 
 
-def test_restored_after_an_exception(both):
+def test_use_restores_after_an_exception(both):
     before = currents(both)
     with pytest.raises(KeyError), interop.use(interop.new_stream()):
         raise KeyError
     assert currents(both) == before
 
 
-def test_nested_with_the_same_and_with_others(both):
+def test_blocks_may_be_nested(both):
     before = currents(both)
     a, b = interop.new_stream(), interop.new_stream()
     manager = interop.use(a)
@@ -124,7 +124,7 @@ def test_nested_with_the_same_and_with_others(both):
     assert currents(both) == before
 
 
-def test_the_libraries_own_blocks_inside_come_back_to_it(both):
+def test_a_librarys_own_block_inside_use_returns_to_the_stream(both):
     cupy, torch = both
     stream = interop.new_stream()
     with interop.use(stream):
@@ -133,7 +133,7 @@ def test_the_libraries_own_blocks_inside_come_back_to_it(both):
         assert handles(both) == (stream.cuda_stream,) * 2
 
 
-def test_streams_set_inside_and_left_there_are_undone(both):
+def test_streams_set_inside_the_block_are_undone(both):
     cupy, torch = both
     before = currents(both)
     with interop.use(interop.new_stream()):
@@ -144,7 +144,7 @@ def test_streams_set_inside_and_left_there_are_undone(both):
     assert currents(both) == before
 
 
-def test_a_sticky_stream_set_before_is_restored(both):
+def test_a_stream_set_before_the_block_is_restored(both):
     cupy, torch = both
     cupy_before, torch_before = cupy.cuda.get_current_stream(), torch.cuda.current_stream()
     sticky, torch_sticky = cupy.cuda.Stream(), torch.cuda.Stream()
@@ -163,7 +163,7 @@ def test_a_sticky_stream_set_before_is_restored(both):
         torch.cuda.set_stream(torch_before)
 
 
-def test_two_threads_at_once(both):
+def test_two_threads_may_use_one_manager_at_once(both):
     shared = interop.new_stream()
     barrier = threading.Barrier(2, timeout=30)
     manager = interop.use(shared)
@@ -188,7 +188,7 @@ def test_two_threads_at_once(both):
     in_threads(*[work] * 2)
 
 
-def test_warps_current_stream_and_device(interop_need):
+def test_use_switches_the_stream_and_device_of_warp(interop_need):
     interop_need("warp")
     interop_need("gpu2")
     import warp
@@ -233,14 +233,14 @@ def test_warp_is_restored_when_threads_leave_in_the_order_they_came(interop_need
     assert (warp.get_stream("cuda:0"), warp.get_device()) == before
 
 
-def test_warps_own_stream_comes_back_as_itself(interop_need):
+def test_to_warp_returns_warps_own_stream(interop_need):
     interop_need("warp")
     interop_need("cupy")
     own = STREAMS["warp"]()
     assert interop.as_stream(interop.as_stream(own).to("cupy")).to("warp") is own
 
 
-def test_warp_gets_one_wrapper_a_handle(interop_need):
+def test_to_warp_makes_one_stream_object_for_each_handle(interop_need):
     interop_need("warp")
     handle = native_stream("int", 0, 0)
     one, two = interop.as_stream(handle), interop.as_stream(handle)
@@ -248,7 +248,7 @@ def test_warp_gets_one_wrapper_a_handle(interop_need):
 
 
 @pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm", "jax"])
-def test_a_library_without_a_current_stream_says_what_to_do(library, interop_need):
+def test_a_library_without_a_current_stream_is_refused(library, interop_need):
     interop_need(library)
     for ask in (lambda: interop.use(interop.new_stream(), library), lambda: interop.current_stream(library)):
         with pytest.raises(NotSupportedError, match="no current stream"):
@@ -261,7 +261,7 @@ def test_a_library_without_a_current_stream_says_what_to_do(library, interop_nee
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("device", [0, 1])
 @pytest.mark.parametrize("source", STREAMS)
-def test_to(library, device, source, interop_need):
+def test_to_makes_the_same_stream_in_each_library(library, device, source, interop_need):
     for name in {library, source} - {"int"}:
         interop_need(name)
     if device:
@@ -305,7 +305,7 @@ def test_to_keeps_the_owner_alive(library, interop_need):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_what_to_makes_does_not_destroy_the_stream(library, interop_need):
+def test_an_object_made_by_to_does_not_destroy_the_stream(library, interop_need):
     interop_need(library)
     import gc
 
@@ -320,7 +320,7 @@ def test_what_to_makes_does_not_destroy_the_stream(library, interop_need):
 
 
 @pytest.mark.filterwarnings("ignore:.*Grid size")
-def test_numba_launches_on_it_and_not_on_a_foreign_object(interop_need):
+def test_numba_launches_on_its_own_stream_objects_only(interop_need):
     interop_need("numba")
     import numpy as np
     from numba import cuda
@@ -338,13 +338,13 @@ def test_numba_launches_on_it_and_not_on_a_foreign_object(interop_need):
         write[1, 1, stream](a)
 
 
-def test_jax_says_why_not_and_what_to_do(interop_need):
+def test_to_jax_is_refused_and_says_what_to_do(interop_need):
     interop_need("jax")
     with pytest.raises(NotSupportedError, match=r"interop\.handoff\(array, stream, into=\"jax\"\)"):
         interop.new_stream().to("jax")
 
 
-def test_the_protocol_out(interop_need):
+def test_other_libraries_borrow_an_interop_stream(interop_need):
     interop_need("cupy")
     import cupy
 

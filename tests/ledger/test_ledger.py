@@ -1,4 +1,4 @@
-"""The ledger: on the simulator, against the simulator's own verdict, and against PyTorch's clocks."""
+"""The ledger on the simulator: what it reports, compared with the simulator's races and with PyTorch's sanitizer."""
 
 import gc
 import importlib
@@ -33,7 +33,7 @@ def gpu():
 
 
 def line_of(text: str) -> str:
-    """``file:line`` of the one line of this file that has *text*."""
+    """``file:line`` of the only line of this file that ends with *text*."""
     lines = Path(__file__).read_text().splitlines()
     [number] = [number for number, line in enumerate(lines, 1) if line.endswith(text)]
     return f"{__file__}:{number}"
@@ -211,7 +211,7 @@ def test_a_reused_event_address_is_another_event(gpu):
         del event
         gc.collect()
         other = interop.Event()
-        assert other.cuda_event == address  # the handle was read: from here on, somebody else may have recorded it
+        assert other.cuda_event == address  # whoever has read the handle may record the event out of sight
         b.wait_event(other)
         ledger.reads(x, b)
     assert not ledger.races
@@ -219,7 +219,7 @@ def test_a_reused_event_address_is_another_event(gpu):
 
 
 class TakesNoWeakReference:
-    """As torch.cuda.Event before PyTorch 2.13, which leaves weak references dangling."""
+    """An object without weak references. torch.cuda.Event before PyTorch 2.13 is used so: it leaves them dangling."""
 
     __slots__ = ("__dict__",)
 
@@ -245,7 +245,7 @@ def test_an_event_is_found_by_its_bare_handle(gpu):
     assert not ledger.unknown
 
 
-def test_an_event_that_was_recorded_before_the_block_may_stand_for_anything_so_far(gpu):
+def test_a_wait_for_an_event_from_before_the_block_makes_races_unknown(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     event = a.record_event()
@@ -261,7 +261,7 @@ def test_an_event_that_was_recorded_before_the_block_may_stand_for_anything_so_f
     assert len(ledger.races) == 1
 
 
-def test_an_event_that_was_recorded_before_the_block_may_tell_the_host_anything_so_far(gpu):
+def test_a_host_wait_for_an_event_from_before_the_block_makes_races_unknown(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     event = a.record_event()
@@ -298,8 +298,8 @@ def test_a_wait_of_another_thread_is_unknown_until_hear(gpu):
 
     with check() as ledger:
         ledger.writes(x, a)
-        b.record_event()  # so that the ledger knows this thread before the other one
-        thread = threading.Thread(target=wait, daemon=True)  # also if this test fails
+        b.record_event()  # the ledger must know this thread before the other one
+        thread = threading.Thread(target=wait, daemon=True)  # a failing test must not hang
         thread.start()
         done.wait()
         ledger.reads(x, b)
@@ -337,7 +337,7 @@ def test_the_legacy_stream_waits_for_blocking_streams_only(gpu):
 @pytest.mark.parametrize("is_noticed", [False, True])
 @pytest.mark.parametrize(("consumer", "is_ordered"), [("legacy", True), ("blocking", False), ("non-blocking", False)])
 def test_only_the_legacy_stream_waits_for_a_destroyed_blocking_stream(gpu, consumer, is_ordered, is_noticed):
-    # Measured on a GPU, with work pending when the stream is destroyed.
+    # So it is on a GPU, with work pending while the stream is destroyed.
     x, y = gpu.array([0.0]), gpu.array([0.0])
     producer = gpu.stream(non_blocking=False)
     address = producer.__cuda_stream__()[1]
@@ -364,7 +364,7 @@ def test_a_blocking_stream_made_after_a_legacy_kernel_waits_for_it(gpu, non_bloc
 
 @pytest.mark.parametrize("call", ["record", "wait"])
 def test_a_bare_call_on_a_blocking_stream_does_not_make_its_query_cover_legacy_work(gpu, call):
-    # Measured on a GPU: the stream says done, and an event that is recorded on it is not done before the legacy work.
+    # So it is on a GPU: the stream is done, but an event recorded on it is done only after the legacy work.
     x = gpu.array([0.0])
     blocking = interop.as_stream(gpu.stream(non_blocking=False))
     consumers = [interop.as_stream(gpu.stream()) for _ in range(2)]
@@ -392,7 +392,7 @@ def test_each_thread_has_its_own_per_thread_stream(gpu):
     assert len(ledger.races) == 1
 
 
-def test_calls_in_a_capture_are_left_out_and_do_not_break_it(gpu):
+def test_calls_in_a_capture_are_left_out_and_keep_it_valid(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     fresh = interop.as_stream(gpu.stream())
@@ -529,7 +529,7 @@ def test_strided_views_conflict_only_if_they_share_a_byte(gpu):
     assert len(ledger.races) == 1
 
 
-def test_a_pool_that_waited_for_one_stream_has_not_waited_for_others(gpu):
+def test_a_wait_of_a_pool_covers_one_stream_only(gpu):
     a, b, c = gpu.stream("a"), gpu.stream("b"), gpu.stream("c")
     x = Interface(1 << 40)
     with check(raises=False) as ledger:
@@ -546,7 +546,7 @@ def test_a_pool_that_waited_for_one_stream_has_not_waited_for_others(gpu):
     assert [race.earlier.stream for race in ledger.races] == ["b"]
 
 
-def test_elements_of_less_than_a_byte_take_their_bits():
+def test_elements_smaller_than_a_byte_are_laid_out_by_bits():
     halves = DataType(FLOAT4_E2M1FN, 4, 1)
     dense = of_tensor(Tensor(64, (8,), None, halves, CUDA, 0, False, None))  # noqa: FBT003
     assert dense == block(64, 4)
@@ -591,7 +591,7 @@ def touch(kind, layout, epoch):
 
 @st.composite
 def layouts(draw):
-    """Layouts inside a few bytes, so that many overlap; each with the set of its bytes."""
+    """A layout inside a few bytes, so that many overlap, and the set of its bytes."""
     array = np.arange(BYTES, dtype=np.uint8)
     size = draw(st.integers(1, 2))
     start = size * draw(st.integers(0, (BYTES - 1) // size))
@@ -611,7 +611,7 @@ def layouts(draw):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(layouts(), layouts())
-def test_layouts_against_sets_of_bytes(first, second):
+def test_layouts_overlap_as_their_sets_of_bytes_do(first, second):
     (a, mine), (b, theirs) = first, second
     base = 1 << 40
     lowest, highest = min(mine), max(mine)
@@ -625,7 +625,7 @@ def test_layouts_against_sets_of_bytes(first, second):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(layouts(), st.sampled_from(Kind), st.sampled_from("ab"), st.booleans()), max_size=12))
-def test_memory_against_a_list_of_everything(program):
+def test_memory_finds_the_conflicts_that_a_plain_list_has(program):
     clocks, memory = Clocks(), Memory()
     for stream in "ab":
         clocks.add_stream(stream, context=0, kind=StreamKind.NON_BLOCKING)
@@ -641,7 +641,7 @@ def test_memory_against_a_list_of_everything(program):
             if not covered.isdisjoint(theirs) and not known.knows(old.epoch) and max(old.party.kind, kind) > Kind.READ
         }
         found = set(memory.conflicts(layout, kind, known))
-        # A conflict may stand for earlier ones. But no access is reported without one, and none goes without a report.
+        # One reported conflict may stand for earlier ones. But each is real, and where there are any, one is reported.
         assert found <= expected
         assert bool(found) == bool(expected)
         assert any(sure for _, sure in found) == any(sure for _, sure in expected)
@@ -650,7 +650,7 @@ def test_memory_against_a_list_of_everything(program):
         everything.append((new, covered))
 
 
-def test_memory_that_is_cut_keeps_its_accesses():
+def test_a_partial_write_keeps_the_accesses_around_it():
     memory, clock = Memory(), Clock()
     memory.add(touch(Kind.WRITE, block(64, 16), clock.tick(A)), Clock())
     memory.add(touch(Kind.WRITE, block(68, 4), clock.tick(A)), clock)
@@ -677,7 +677,7 @@ def test_memory_from_the_driver_has_no_accesses():
     assert not memory.is_untouched(block(12, 1))
 
 
-# -- oracles -----------------------------------------------------------------------------------------------------
+# -- comparisons with the simulator and with PyTorch -------------------------------------------------------------
 
 STREAMS = ["legacy", "blocking", "b2", "x", "y"]
 EVENTS = ["e", "f"]
@@ -700,7 +700,7 @@ def steps(*, streams=STREAMS):
 
 
 class Program:
-    """Runs steps on the simulator, with every kernel declared to the ledger too."""
+    """Runs steps on the simulator, and declares each kernel to the ledger."""
 
     def __init__(self, gpu):
         self.gpu = gpu
@@ -752,7 +752,7 @@ def test_the_ledger_agrees_with_the_simulator(program):
         for step in program:
             before = len(gpu.races), sum(ledger._steps.state.findings.values())
             runner.step(*step)
-            # Access by access: how many earlier ones it races with.
+            # After each step, the new access races with the same number of earlier ones in both.
             assert len(gpu.races) - before[0] == sum(ledger._steps.state.findings.values()) - before[1]
         assert not ledger.unknown
         assert bool(ledger.races) == bool(gpu.races)
@@ -761,7 +761,7 @@ def test_the_ledger_agrees_with_the_simulator(program):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.booleans(), steps()), max_size=20))
 def test_the_ledger_agrees_with_the_simulator_on_two_threads(program):
-    # The other thread may have told this one what it waited for. So the ledger says "unknown" for some of the races.
+    # Threads may tell each other of their waits. So the ledger reports some of the races as unknown.
     with interop.sim.simulate(on_race="record") as gpu, check(raises=False) as ledger:
         runner = Program(gpu)
         runner.ledger = ledger
@@ -797,7 +797,7 @@ def test_the_ledger_agrees_with_the_simulator_on_two_threads(program):
 
 
 class Sanitizer:
-    """PyTorch's, with the steps of :class:`Program`."""
+    """PyTorch's sanitizer, driven by the steps of :class:`Program`."""
 
     def __init__(self):
         self.handler = importlib.import_module("torch.cuda._sanitizer").EventHandler()
@@ -846,7 +846,7 @@ class Sanitizer:
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.lists(steps(streams=["legacy", "x", "y"]), max_size=25))
 def test_the_ledger_agrees_with_pytorchs_sanitizer(program):
-    # Where the two are meant to agree: one thread, no blocking stream, and no queries, which PyTorch takes for nothing.
+    # The two should agree for one thread without blocking streams and queries: PyTorch's sanitizer knows of neither.
     theirs = Sanitizer()
     with interop.sim.simulate(on_race="record") as gpu, check(raises=False) as ledger:
         ours = Program(gpu)
@@ -864,7 +864,7 @@ def test_the_ledger_agrees_with_pytorchs_sanitizer(program):
 # -- the ledger itself -------------------------------------------------------------------------------------------
 
 
-def test_a_finaliser_in_the_middle_of_a_step(gpu):
+def test_a_finaliser_may_run_during_a_step(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())
     with check(raises=False) as ledger:
@@ -872,7 +872,7 @@ def test_a_finaliser_in_the_middle_of_a_step(gpu):
         work = history.work
 
         def with_finaliser(*arguments):
-            ledger.joined(b, a)  # as the finaliser of a hand-over does
+            ledger.joined(b, a)  # the finaliser of a hand-over makes this call
             assert not ledger._history._seen.before_next(reader, threading.current_thread())._seen
             work(*arguments)
 
@@ -881,7 +881,7 @@ def test_a_finaliser_in_the_middle_of_a_step(gpu):
         history.work = with_finaliser
         ledger.writes(x, a)
         history.work = work
-        ledger.reads(x, b)  # the join came after the write, and before this
+        ledger.reads(x, b)  # ordered: the join came after the write
     assert not ledger.races
 
 
@@ -933,7 +933,7 @@ def test_a_report_keeps_no_variable_of_the_program_alive(gpu):
         a, b, big = gpu.stream(), gpu.stream(), Big()
         gone = weakref.ref(big)
         ledger.writes(x, a)
-        ledger.writes(x, b)  # a race, for which the variables of this function are looked at
+        ledger.writes(x, b)  # a race: its report looks at the variables of this function
         del big
         return gone()
 

@@ -1,8 +1,6 @@
-"""Twelve bugs as they occur in the wild, and their corrected twins, on the simulator. tests/gpu/bugs.py has the same
-bugs with real libraries.
+"""Twelve common bugs and their corrected twins, on the simulator. tests/gpu/bugs.py has the same bugs with libraries.
 
-Each program ends with the value that its reader sees: the wrong one in the bug, because of a gate; the right one in the
-twin.
+In each bug, a gate makes the reader see the wrong value. In its twin, the reader sees the right one.
 """
 
 import contextlib
@@ -42,7 +40,7 @@ class World:
 
     @contextlib.contextmanager
     def slow(self, stream, quick):
-        """Hold *stream* up in the block; in the bug, *quick* gets to its end meanwhile."""
+        """Hold up *stream* in the block. In the bug, *quick* is done with its work before the block ends."""
         with interop.testing.gate(stream):
             yield
             if not self.fixed:
@@ -92,8 +90,8 @@ def event_recorded_before_the_work(w):
 def event_never_recorded(w):
     writer, reader = interop.as_stream(w.gpu.stream("writer")), interop.as_stream(w.gpu.stream("reader"))
     event = interop.Event()
-    w.ledger.event_made(event)  # as the observers of CuPy and Numba do
-    assert event.cuda_event  # from here on interop itself cannot tell
+    w.ledger.event_made(event)  # the observers of CuPy and Numba make this call
+    assert event.cuda_event  # after this, interop cannot know whether somebody has recorded the event
     with w.slow(writer, reader):
         w.fill(writer)
         if w.fixed:
@@ -190,7 +188,7 @@ BUGS = [
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["bug", "twin"])
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_twelve_bugs_and_their_twins(bug, fixed):
+def test_the_ledger_finds_each_bug_and_not_its_twin(bug, fixed):
     with interop.sim.simulate(devices=2, on_race="record") as gpu:
         with check(raises=False) as ledger:
             world = World(gpu, ledger, fixed=fixed)

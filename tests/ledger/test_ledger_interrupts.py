@@ -1,4 +1,4 @@
-"""Signal handlers that raise, at any moment, while a ledger or a timeline starts, runs, or stops."""
+"""A signal handler raises while a ledger or a timeline starts, runs, or stops."""
 
 import contextlib
 import gc
@@ -17,7 +17,7 @@ from tests.threads import in_thread
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers that send signals here"),
-    # Python drops what a handler raises in a finaliser.
+    # Python only reports an exception that a signal handler raises in a finaliser.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:.*was never entered"),
 ]
 
@@ -124,12 +124,12 @@ def test_an_interrupted_call_is_entered_once_or_not_at_all(ordered):
 
 
 BETWEEN = ("_take_all", "_take")
-"""Functions of the ledger with lines between which no signal handler runs."""
+"""Functions of the ledger in which no signal handler can run between two lines."""
 
 
 @contextlib.contextmanager
 def raised_at(moment, error):
-    """Raise *error* at the *moment*-th line of the ledger's code, as a signal handler may. Yields the lines left."""
+    """Raise *error* at line number *moment* that the ledger runs, as a signal handler may. Yields ``[lines left]``."""
     left = [moment]
 
     def count(frame, event, _argument):

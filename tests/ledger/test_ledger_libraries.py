@@ -1,4 +1,4 @@
-"""What the ledger sees of the libraries, without a GPU: their real classes, with the calls to CUDA taken out."""
+"""The ledger observes the libraries' real classes. Their calls of CUDA are replaced, so that no GPU is needed."""
 
 import contextlib
 import copy
@@ -29,7 +29,7 @@ from tests.threads import in_thread
 
 
 class Notes:
-    """Stands in for a ledger, and keeps the calls that it gets."""
+    """Stands for a ledger, and keeps the calls that it gets."""
 
     def __init__(self):
         self.calls = []
@@ -49,7 +49,7 @@ def notes():
 
 @contextlib.contextmanager
 def patched(*makers):
-    """Let each of *makers* patch something until the end of the block."""
+    """Make the patches of all *makers* until the end of the block."""
     patches = Patches()
     try:
         for make in makers:
@@ -104,7 +104,7 @@ def pairs(ledger):
     ]
 
 
-def test_torch_operators_by_their_schemas(torch):
+def test_torch_operators_read_and_write_as_their_schemas_say(torch):
     x, y = torch.torch.zeros(4), torch.torch.zeros(4)
     with operators(torch) as ledger:
         x.add_(1)
@@ -135,7 +135,7 @@ def test_torch_outputs_are_written(torch):
     assert pairs(ledger) == [("PyTorch's aten::add", Kind.WRITE, "PyTorch's aten::sum", Kind.READ, True)]
 
 
-def test_torch_views_that_do_not_overlap(torch):
+def test_torch_views_conflict_only_if_they_overlap(torch):
     x = torch.torch.zeros(8)
     with operators(torch) as ledger:
         x[:4].add_(1)
@@ -158,14 +158,14 @@ def test_torch_waits_that_are_seen_order(torch):
 
 @pytest.fixture
 def host(torch, monkeypatch):
-    """A tensor on the host. All other tensors count as the device's."""
+    """A tensor that counts as one on the host. All others count as tensors on the device."""
     host = torch.torch.zeros(4)
     monkeypatch.setattr(torch.library, "on_gpu", lambda tensor: tensor.data_ptr() != host.data_ptr())
     return host
 
 
 def waits(torch, act):
-    """Whether the ledger knows that *act*, on stream a, waits for the earlier work there."""
+    """Whether the ledger knows that *act* makes the host wait for the earlier work on stream a."""
     x = torch.torch.zeros(4)
     torch.streams.now = torch.streams.a
     with operators(torch) as ledger:
@@ -188,7 +188,7 @@ def test_torch_indexing_waits_for_masks_of_the_device_and_copies_of_the_host(tor
     assert waits(torch, lambda: x.index_put_((index,), host))
     assert not waits(torch, lambda: x.index_put_((mask,), host[:1]))  # a fill
     assert waits(torch, lambda: x[host.view(torch.torch.int32)])
-    assert not waits(torch, lambda: x[host.view(torch.torch.bool)[:4]])  # it was counted without the device
+    assert not waits(torch, lambda: x[host.view(torch.torch.bool)[:4]])  # the host counts the mask without the device
 
 
 def test_torch_operators_with_a_given_output_size_do_not_wait(torch):
@@ -255,7 +255,7 @@ def test_torch_reuses_memory_recorded_on_a_stream_after_that_stream(torch, monke
         torch.streams.now = torch.streams.b
         y.copy_(x[:4])
         torch.streams.now = torch.streams.a
-        torch.torch.zeros(4)  # elsewhere
+        torch.torch.zeros(4)  # at another address
         again = torch.torch.ops.interop_test.again()
         assert bool(ledger.races) is not recorded
         before = len(ledger.races)
@@ -264,7 +264,7 @@ def test_torch_reuses_memory_recorded_on_a_stream_after_that_stream(torch, monke
         y.copy_(again[:4])
         assert len(ledger.races) == before
         torch.streams.now = torch.streams.a
-        torch.torch.ops.interop_test.again()  # and this time nobody has recorded it
+        torch.torch.ops.interop_test.again()  # this time, nobody has recorded the memory on stream b
     assert len(ledger.races) == before + 1
     empty._destroy()
     record._destroy()
@@ -284,7 +284,7 @@ def test_torch_operators_that_call_functions_are_unknown(torch):
     assert all("cannot be seen" in unknown.uncertainty for unknown in ledger.unknown)
 
 
-def test_which_tensors_of_torch_are_seen(interop_need):
+def test_only_plain_torch_tensors_are_observed(interop_need):
     interop_need("torch")
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -306,7 +306,7 @@ def test_which_tensors_of_torch_are_seen(interop_need):
     assert not any(map(library.on_gpu, (plain, mine, fake)))
 
 
-def test_the_operators_on_wrapped_torch_tensors_are_seen(torch, monkeypatch):
+def test_operators_on_the_tensors_inside_a_wrapper_are_observed(torch, monkeypatch):
     from torch.testing._internal.two_tensor import TwoTensor
 
     monkeypatch.setattr(torch.library, "on_gpu", lambda tensor: torch.library._is_plain(type(tensor)))
@@ -340,7 +340,7 @@ def test_torch_backward_passes_are_never_a_race(torch):
     x, gradient = torch.torch.ones(4, requires_grad=True), torch.torch.ones(())
     with operators(torch) as ledger:
         y = x * 2
-        squares = y * y  # kept: the host's memory, unlike the device's, is given to another stream at once
+        squares = y * y  # kept alive: unlike device memory, freed host memory is given to another stream at once
         loss = squares.sum()
         torch.streams.now = torch.streams.b
         loss.backward(gradient)
@@ -349,7 +349,7 @@ def test_torch_backward_passes_are_never_a_race(torch):
     assert "backward" in ledger.unknown[0].uncertainty
 
 
-def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
+def test_torch_streams_and_events_are_observed(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
@@ -391,7 +391,7 @@ def test_torch_streams_and_events(notes, monkeypatch, address, interop_need):
     assert everything_of(torch.cuda.Event, torch.cuda.Stream, torch.cuda) == before
 
 
-def test_torch_calls_with_keyword_arguments(notes, monkeypatch, address, interop_need):
+def test_torch_calls_with_keyword_arguments_are_observed(notes, monkeypatch, address, interop_need):
     interop_need("torch")
     import torch
 
@@ -559,7 +559,7 @@ def cupy(monkeypatch, interop_need):
     return cupy
 
 
-def test_cupy_streams_and_events(cupy, notes, address):
+def test_cupy_streams_and_events_are_observed(cupy, notes, address):
     from cupy.cuda.stream import _BaseStream
 
     library = importlib.import_module("interop.ledger.libraries.cupy")
@@ -591,12 +591,12 @@ def test_cupy_streams_and_events(cupy, notes, address):
     for _, *arguments in notes.calls[1:]:
         assert arguments[0].cuda_stream == address if isinstance(arguments[0], ExternalStream) else True
         assert getattr(arguments[-1], "owner", None) in (event, stream)
-    event.ptr = 0  # there is nothing to be destroyed
+    event.ptr = 0  # the finaliser must destroy nothing
 
 
-def test_cupy_runtime_calls(cupy, notes, monkeypatch, address):
+def test_cupy_runtime_calls_are_observed(cupy, notes, monkeypatch, address):
     library = importlib.import_module("interop.ledger.libraries.cupy")
-    monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
+    monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # it asks CUDA about default streams
     with observing(library, notes):
         cupy.cuda.runtime.eventRecord(address + 16, address)
         cupy.cuda.runtime.streamWaitEvent(0, address + 16)
@@ -611,9 +611,9 @@ def test_cupy_runtime_calls(cupy, notes, monkeypatch, address):
     assert all(call[1].owner is SEEN for call in notes.calls[:3])
 
 
-def test_cupy_calls_with_keyword_arguments(cupy, notes, monkeypatch, address):
+def test_cupy_calls_with_keyword_arguments_are_observed(cupy, notes, monkeypatch, address):
     library = importlib.import_module("interop.ledger.libraries.cupy")
-    monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # of default streams it asks CUDA
+    monkeypatch.setattr(ExternalStream, "_find_context", nothing)  # it asks CUDA about default streams
     monkeypatch.setattr(cupy.ndarray, "get", nothing, raising=False)
     event, stream = np.int64(address + 16), np.int64(address)
     own = cupy.cuda.Stream.from_external(ExternalStream(address))
@@ -638,10 +638,10 @@ def test_cupy_calls_with_keyword_arguments(cupy, notes, monkeypatch, address):
         *["event_made", "recorded", "recorded", "waited", "finished", "finished", "finished"],
     ]
     assert [[at.ptr for at in call[1:]] for call in notes.calls[:4]] == [[address, address + 16]] * 4
-    made.ptr = 0  # there is nothing to be destroyed
+    made.ptr = 0  # the finaliser must destroy nothing
 
 
-def test_cupy_waits_for_the_device(cupy, notes, monkeypatch, address):
+def test_cupy_host_waits_are_observed(cupy, notes, monkeypatch, address):
     library = importlib.import_module("interop.ledger.libraries.cupy")
     cuda = types.SimpleNamespace(current_context=lambda: 3, primary_context=lambda device: device + 10)
     monkeypatch.setattr(observer._cuda, "GPU", cuda)
@@ -679,7 +679,7 @@ def test_cupy_get_is_patched_only_in_the_block(cupy, notes):
     assert "get" not in vars(cupy.ndarray)
 
 
-def test_cupy_pool_allocations(cupy, notes, monkeypatch):
+def test_cupy_pool_allocations_are_observed(cupy, notes, monkeypatch):
     library = importlib.import_module("interop.ledger.libraries.cupy")
     monkeypatch.setattr(library, "_current", lambda: "current")
     with observing(library, notes):
@@ -696,7 +696,7 @@ def _has_hooks(cupy):
     return hasattr(cupy.cuda.memory_hook, "_get_memory_hooks")
 
 
-def test_memory_that_a_pool_gives_again_is_unknown():
+def test_reuse_of_memory_by_a_pool_is_unknown():
     with interop.sim.simulate() as gpu, check() as ledger:
         old = types.SimpleNamespace(
             __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "|u1", "data": (1 << 40, False)}
@@ -738,7 +738,7 @@ def numba(monkeypatch, interop_need):
     )
 
 
-def test_numba_streams_and_events(numba, notes, address):
+def test_numba_streams_and_events_are_observed(numba, notes, address):
     driver = numba.driver
     before = everything_of(driver, driver.Event, driver.Stream, driver.Context, numba.dispatcher._Kernel)
     stream = driver.Stream(address, external=True)
@@ -756,14 +756,14 @@ def test_numba_streams_and_events(numba, notes, address):
         assert arguments[1].owner is event, name
 
 
-def test_numba_launches(numba, notes, address):
+def test_numba_launches_are_observed(numba, notes, address):
     from cuda.core import Stream
 
     kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
     array = types.SimpleNamespace(
         __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (1 << 40, False)}
     )
-    launch = Stream.from_handle(address)  # as Numba wraps it
+    launch = Stream.from_handle(address)  # Numba passes its stream so
     with observing(numba.library, notes):
         numba.dispatcher._Kernel.launch(kernel, (array, 3, np.zeros(3)), (1, 1, 1), (1, 1, 1), launch, 0)
         numba.dispatcher._Kernel.launch(kernel, (3,), (1, 1, 1), (1, 1, 1), launch, 0)
@@ -774,7 +774,7 @@ def test_numba_launches(numba, notes, address):
     assert touched == [(array, block(1 << 40, 64), Kind.MAYBE)]
 
 
-def test_numba_launches_with_tuples_of_arrays(numba, notes, address):
+def test_arrays_in_tuples_of_numba_launches_are_observed(numba, notes, address):
     arrays = [
         types.SimpleNamespace(
             __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (at << 40, False)}
@@ -788,7 +788,7 @@ def test_numba_launches_with_tuples_of_arrays(numba, notes, address):
     assert [touched[0] for touched in notes.calls[0][2]] == arrays
 
 
-def test_numba_copies(numba, notes, address):
+def test_numba_copies_are_observed(numba, notes, address):
     stream = numba.driver.Stream(address, external=True)
     with observing(numba.library, notes):
         numba.driver.host_to_device(1024, "host", 64, stream=stream)
@@ -803,7 +803,7 @@ def test_numba_copies(numba, notes, address):
     ]
 
 
-def test_numba_calls_with_keyword_arguments(numba, notes, monkeypatch, address):
+def test_numba_calls_with_keyword_arguments_are_observed(numba, notes, monkeypatch, address):
     driver = numba.driver
     for owner, name in (
         (driver.Context, "memalloc"),
@@ -848,7 +848,7 @@ def test_a_cuda_core_stream_given_to_numba_is_uncertain(numba, notes, address):
 
 @pytest.fixture
 def uncertain(monkeypatch):
-    """A simulation with streams whose waits may be out of sight, as on a GPU; and their handles."""
+    """A simulation, and a set of handles: the ledger cannot see the waits of these streams, as on a GPU."""
     with interop.sim.simulate() as gpu:
         handles = set()
         monkeypatch.setattr(
@@ -919,7 +919,7 @@ CALLS = {
 
 @pytest.mark.parametrize("status", [0, 1])
 @pytest.mark.parametrize("module", CALLS)
-def test_calls_through_cuda_bindings(notes, monkeypatch, address, module, status):
+def test_calls_of_cuda_bindings_are_observed(notes, monkeypatch, address, module, status):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
     library = importlib.import_module("interop.ledger.libraries.bindings")
     monkeypatch.setattr(observer._cuda, "GPU", types.SimpleNamespace(current_context=lambda: 3))
@@ -965,7 +965,7 @@ DRIVERS = {"stream": "hStream", "event": "hEvent", "flags": "flags"}
 
 
 @pytest.mark.parametrize("module", CALLS)
-def test_calls_through_cuda_bindings_with_keyword_arguments(notes, monkeypatch, address, module):
+def test_calls_of_cuda_bindings_with_keyword_arguments_are_observed(notes, monkeypatch, address, module):
     bindings = importlib.import_module(f"cuda.bindings.{module}")
     library = importlib.import_module("interop.ledger.libraries.bindings")
     values = {"stream": address, "event": address + 16, "flags": 0}
@@ -1036,7 +1036,7 @@ def test_calls_inside_an_observed_call_are_not_observed(notes):
     assert notes.names == ["outer", "inner"]
 
 
-def test_a_method_kept_beyond_the_block_is_not_observed(notes):
+def test_a_method_that_outlives_the_block_is_not_observed_after_it(notes):
     class Device:
         def synchronize(self):
             return "done"
@@ -1079,7 +1079,7 @@ def test_a_class_derived_in_the_block_has_its_own_instances(notes):
     assert not isinstance(old, Derived)
 
 
-def test_a_method_called_through_its_class(notes):
+def test_a_method_called_through_its_class_is_observed(notes):
     class Stream:
         def synchronize(self, timeout):
             return timeout
@@ -1094,7 +1094,7 @@ def test_a_method_called_through_its_class(notes):
     assert notes.calls == [("outer", 3, stream, 3)]
 
 
-def test_cuda_core_device_sync(notes, monkeypatch, interop_need):
+def test_the_device_sync_of_cuda_core_is_observed(notes, monkeypatch, interop_need):
     interop_need("cuda.core")
     from cuda.core import Device
 
@@ -1108,7 +1108,7 @@ def test_cuda_core_device_sync(notes, monkeypatch, interop_need):
     assert notes.calls == [("context_finished", cuda, 15)]
 
 
-def test_warp_host_waits(notes, monkeypatch):
+def test_warp_host_waits_are_observed(notes, monkeypatch):
     class Stream:
         pass
 
@@ -1165,7 +1165,7 @@ def test_a_wait_below_the_libraries_is_not_seen(through_interop):
     assert bool(ledger.races) is not through_interop
 
 
-def test_which_streams_are_uncertain(address, interop_need):
+def test_the_ledger_says_why_a_stream_is_uncertain(address, interop_need):
     interop_need("cuda.core")
     from cuda.core import Stream
 

@@ -1,4 +1,4 @@
-"""A ledger that is open for long: what it keeps, and what a call costs, is the same after any number of streams."""
+"""A ledger that stays open for long: its memory, and the time of a call, do not grow with the streams it has seen."""
 
 import gc
 import sys
@@ -17,7 +17,7 @@ from tests.threads import in_thread
 
 
 class Program:
-    """Each method does one thing that a program may do again and again, and is named by what is short-lived in it."""
+    """Each public method is a step that a program repeats. Its name says which objects live for that step only."""
 
     def __init__(self, gpu, ledger):
         self.gpu, self.ledger = gpu, ledger
@@ -108,7 +108,7 @@ def again():
 
 
 def kept_by(ledger):
-    """The size in bytes of all objects of the ledger's own classes, with the containers and strings in them."""
+    """The size in bytes of all objects of the ledger's own classes, with their containers and strings."""
     plain = (dict, list, tuple, set, deque, str, int, weakref.ref, weakref.WeakKeyDictionary, MappingProxyType)
     todo, seen = [ledger], {}
     while todo:
