@@ -70,7 +70,7 @@ class Clock:
         seen = self._seen
         for other in others:
             if seen:
-                for line, number in other._seen.items():
+                for line, number in other._seen.copy().items():  # a signal handler may add to it
                     if number > seen.get(line, 0):
                         seen[line] = number
             else:

@@ -133,7 +133,7 @@ class Clocks:
         """Forget a thread that has ended. All other threads know what it knew: one of them may have joined it."""
         ended = self._threads.get(thread)
         if ended is not None:
-            for clock in (self._ended_threads, *(other.clock for other in self._threads.values())):
+            for clock in (self._ended_threads, *(other.clock for other in list(self._threads.values()))):
                 clock.join(ended.clock)
             del self._threads[thread]
             self._end_line(ended.line, ended.clock)
@@ -290,10 +290,14 @@ class Clocks:
             self._ended_lines.tidy([clocks._parts() for clocks in self._all])
 
     def _parts(self) -> tuple[list[Clock], list[Clock]]:
-        """The clocks of the threads, and all others."""
-        others = [self._ended_threads, *self._events.values(), *(stream.clock for stream in self._streams.values())]
+        """The clocks of the threads, and all others, from copies: a signal handler may use a simulation meanwhile."""
+        others = [
+            self._ended_threads,
+            *self._events.values(),
+            *(stream.clock for stream in list(self._streams.values())),
+        ]
         others += [clock for context in self._contexts.values() for clock in (context.removed, context.left)]
-        return [thread.clock for thread in self._threads.values()], others
+        return [thread.clock for thread in list(self._threads.values())], others
 
 
 _NOTHING = Clock()
