@@ -12,7 +12,7 @@ consumer is done, so its block never comes back to PyTorch's pool before, and th
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from interop._arrays.exchange import Options, exchange, make, refuse_to_borrow, resolve
+from interop._arrays.exchange import make, refuse_to_borrow, resolve
 from interop._arrays.keepalive import keepalive
 from interop._arrays.limits import ReadOnly
 from interop._safety.blocks import Block
@@ -105,7 +105,13 @@ def handoff(
         CaptureError: one of the streams captures a graph, and the other one not that.
     """
     keepalive.poll()
-    return exchange(array, as_stream(consumer), Options(consumer, producer, into, read_only))
+    stream = as_stream(consumer)
+    wrote = None if producer is None else as_stream(producer)
+    source = resolve(array, stream, wrote, consumer, into, read_only)
+    wrote = source[4]
+    if wrote is not None:
+        stream.wait_stream(wrote)
+    return make(source, stream)[0]
 
 
 class borrow(Block[Any]):  # noqa: N801  (used as a function)
@@ -141,7 +147,8 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
     ) -> None:
         """Do nothing yet."""
         self._arrays = arrays
-        self._options = Options(consumer, producer, into, read_only)
+        self._options = (consumer, into, read_only)
+        self._producer = producer
         self._holders: list[Handover] = []
         self._producers: list[ExternalStream] = []
         self._entered = False
@@ -150,13 +157,12 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
         """Hand the arrays over."""
         self._entered = True
         keepalive.poll()
-        options = self._options
-        self._consumer = consumer = as_stream(options.consumer)
-        producer = None if options.producer is None else as_stream(options.producer)
-        sources = [resolve(array, consumer, producer, options) for array in self._arrays]
+        self._consumer = consumer = as_stream(self._options[0])
+        producer = None if self._producer is None else as_stream(self._producer)
+        sources = [resolve(array, consumer, producer, *self._options) for array in self._arrays]
         refuse_to_borrow(sources)
         if producer is None:
-            producers = list(dict.fromkeys(source.producer for source in sources if source.producer is not None))
+            producers = list(dict.fromkeys(wrote for *_, wrote, _ in sources if wrote is not None))
         else:
             producers = [producer]
         consumer.wait_stream(*producers)

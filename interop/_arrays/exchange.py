@@ -1,7 +1,7 @@
 """The act of a hand-over: who produced, what is refused, the order, and the consumer's array over a holder."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from interop import _cuda
 from interop._arrays import reading
@@ -29,49 +29,23 @@ if TYPE_CHECKING:
     from interop._arrays.holder import OpenHandover
 
 
-class Source(NamedTuple):
-    """An array that is to be handed over.
-
-    Attributes:
-        array: the array.
-        tensor: its memory.
-        from_adapter: the adapter of its library; None for a library that interop does not know.
-        into_adapter: the adapter of the library whose array to return; None for the neutral holder.
-        producer: the stream that wrote it; None if the array has ordered the consumer itself.
-        link: the hand-over that the array is known to have come of, if it is.
-    """
-
-    array: Any
-    tensor: Tensor
-    from_adapter: Adapter | None
-    into_adapter: Adapter | None
-    producer: ExternalStream | None
-    link: "OpenHandover | None"
+Source = tuple[Any, Tensor, Adapter | None, Adapter | None, ExternalStream | None, "OpenHandover | None"]
+"""What is to be handed over: the array; its memory; the adapter of its library, or None if interop does not know that;
+the adapter of the library whose array to return, or None for the neutral holder; the stream that wrote it, or None if
+the array has ordered the consumer itself; and the hand-over that the array came of, as far as is known, or None."""
 
 
-class Options(NamedTuple):
-    """What a caller says beside the arrays; as the parameters of :func:`interop.handoff`."""
-
-    consumer: object
-    producer: object
-    into: str | None
-    read_only: ReadOnly
-
-
-def exchange(array: Any, stream: ExternalStream, options: Options) -> Any:  # noqa: ANN401
-    """Hand one array to *stream*; the array of the consumer's library."""
-    producer = None if options.producer is None else as_stream(options.producer)
-    source = resolve(array, stream, producer, options)
-    if source.producer is not None:
-        stream.wait_stream(source.producer)
-    result, _ = make(source, stream)
-    return result
-
-
-def resolve(array: Any, stream: ExternalStream, producer: ExternalStream | None, options: Options) -> Source:  # noqa: ANN401
+def resolve(
+    array: Any,  # noqa: ANN401
+    stream: ExternalStream,
+    producer: ExternalStream | None,
+    consumer: object,
+    into: str | None,
+    read_only: ReadOnly,
+) -> Source:
     """Where the array's memory is, and which stream wrote it, by default *producer*. Nothing is ordered.
 
-    Except that an array that is known by DLPack only is asked to order *stream* itself.
+    Except that an array that is known by DLPack only is asked to order *stream*, which is *consumer*, itself.
 
     Raises:
         InteropError: the array cannot be handed over.
@@ -82,34 +56,42 @@ def resolve(array: Any, stream: ExternalStream, producer: ExternalStream | None,
         if tensor is not None or candidate.is_array(array):
             adapter = candidate
             break
-    into_adapter = _into_adapter(options, adapter)
+    into_adapter = _into_adapter(into, consumer, adapter)
     is_ordered = False
     if tensor is None:
         tensor, stated, is_ordered = _ask(array, adapter, stream)
     elif tensor.device_id < 0:
         tensor = _located(tensor, stream)
-    _check(tensor, into_adapter, stream, options.read_only)
-    link = _link_of(array, adapter, tensor)
+    _check(tensor, into_adapter, stream, read_only)
+    parent = find(tensor.address, producer)
+    link = _link_of(array, adapter, tensor, parent)
     if producer is None and not is_ordered:
         producer = _producer(array, adapter, tensor, stated) if link is None else link.consumer
-    return Source(array, tensor, adapter, into_adapter, producer, link)
+        if link is None and parent is not None:
+            parent = find(tensor.address, producer)
+    return array, tensor, adapter, into_adapter, producer, parent if link is None else link
 
 
-def _link_of(array: Any, adapter: Adapter | None, tensor: Tensor) -> "OpenHandover | None":  # noqa: ANN401
-    """The hand-over that the array, or the one that it is a part of, came of; None if nothing says that it did."""
+def _link_of(
+    array: Any,  # noqa: ANN401
+    adapter: Adapter | None,
+    tensor: Tensor,
+    near: "OpenHandover | None",
+) -> "OpenHandover | None":
+    """The hand-over that the array, or the one that it is a part of, came of; None if nothing says that it did.
+
+    *near* is any hand-over of that memory.
+    """
     holder = array if adapter is None else adapter.holder_of(array)
     if isinstance(holder, Handover):
         return holder._link
-    if adapter is None or find(tensor.address, None) is None:
-        return None
-    mark = adapter.mark_of(array)
+    mark = 0 if adapter is None or near is None else adapter.mark_of(array)
     return find(tensor.address, None, mark) if mark else None
 
 
 def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
     """The array to return, after everything is ordered, and its holder."""
-    tensor, adapter, producer = source.tensor, source.into_adapter, source.producer
-    parent = find(tensor.address, producer) if source.link is None else source.link
+    array, tensor, _, adapter, producer, parent = source
     kept = _kept_alive(producer)
     if kept is None and parent is not None and parent.consumer == producer:
         # The producer was the consumer of the parent. Its user keeps it alive as long as the array of the parent lives,
@@ -121,7 +103,7 @@ def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
         result = _wrapped(tensor, holder, adapter)
         holder._mark = adapter.mark_of(result)
     for watcher in watchers.active:
-        watcher.handed_over(source.array, tensor, producer, stream)
+        watcher.handed_over(array, tensor, producer, stream)
     return result, holder
 
 
@@ -143,16 +125,16 @@ def _wrapped(tensor: Tensor, holder: Handover, adapter: Adapter) -> Any:  # noqa
         raise NotSupportedError(message) from error
 
 
-def _into_adapter(options: Options, from_adapter: Adapter | None) -> Adapter | None:
+def _into_adapter(into: str | None, consumer: object, from_adapter: Adapter | None) -> Adapter | None:
     """The adapter that makes the array to return; None for the neutral holder."""
-    if options.into is not None:
-        adapter = adapter_named(options.into)
+    if into is not None:
+        adapter = adapter_named(into)
         if not adapter.makes_arrays:
-            message = f"{options.into} makes no arrays over foreign memory that interop can offer"
+            message = f"{into} makes no arrays over foreign memory that interop can offer"
             raise NotSupportedError(message)
         return adapter
-    for adapter in adapters_of(options.consumer):
-        if adapter.makes_arrays and adapter.stream_handle(options.consumer) is not None:
+    for adapter in adapters_of(consumer):
+        if adapter.makes_arrays and adapter.stream_handle(consumer) is not None:
             return adapter
     return from_adapter if from_adapter is not None and from_adapter.makes_arrays else None
 
@@ -259,17 +241,16 @@ def refuse_to_borrow(sources: Sequence[Source]) -> None:
         NotSupportedError: the consumer's library works on streams of its own.
         ProducerUnknownError: an array has ordered its consumer itself, and something may still write to it.
     """
-    for source in sources:
-        adapter = source.into_adapter
+    for array, _, from_adapter, adapter, producer, _ in sources:
         if adapter is not None and adapter.orders_itself:
             message = (
                 f"{adapter.library} works on streams of its own, which nobody can wait for on the way back: use "
                 "handoff, and hand its result back"
             )
             raise NotSupportedError(message)
-        if source.producer is None and not (source.from_adapter and source.from_adapter.immutable):
+        if producer is None and not (from_adapter and from_adapter.immutable):
             message = (
-                f"{described(source.array)} orders its consumers itself, and cannot be lent: no stream of its library "
+                f"{described(array)} orders its consumers itself, and cannot be lent: no stream of its library "
                 "is known that could wait on the way back. Use handoff, and do not write to it; or say producer="
             )
             raise ProducerUnknownError(message)

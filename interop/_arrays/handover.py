@@ -35,6 +35,14 @@ class Handover(HandoverFields):
 
     __slots__ = ()
 
+    if native is not None:
+        __dlpack_c_exchange_api__ = native.exchange_api
+        """DLPack's exchange in C, without a wait: its current work stream is the one that the memory is ready on.
+
+        That is the stream of the hand-over which the thread has given last. So a call that takes several, of different
+        streams, needs these ordered by you.
+        """
+
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
         """Version 3 of the CUDA Array Interface; there is none for types that it has no name for, such as bfloat16.
@@ -110,9 +118,7 @@ class Handover(HandoverFields):
         if tensor.read_only and not versioned:
             message = f"{self!r} is read-only, which DLPack can say since version 1.0, and {max_version=} was asked for"
             raise BufferError(message)
-        if self._is_neutral and (reason := refused_to_strangers(tensor)):
-            message = f"{self!r} is not given away by DLPack {reason}"
-            raise NotSupportedError(message)
+        self._refuse_strangers()
         self._order(stream)
         return dlpack.capsule(tensor, self, versioned=versioned)
 
@@ -132,6 +138,17 @@ class Handover(HandoverFields):
         of_memory = stream <= _cuda.PER_THREAD and self._tensor.device_type != CUDA_HOST
         device = self._tensor.device_id if of_memory else None
         ExternalStream(stream, device).wait_stream(self._consumer)
+
+    def _exchanged(self) -> int:
+        """The stream that the memory is ready on, for a consumer that takes it in C."""
+        self._refuse_strangers()
+        return self._stated()
+
+    def _refuse_strangers(self) -> None:
+        """Refuse to give away by DLPack what only libraries that interop knows can be trusted with."""
+        if self._is_neutral and (reason := refused_to_strangers(self._tensor)):
+            message = f"{self!r} is not given away by DLPack {reason}"
+            raise NotSupportedError(message)
 
     def __repr__(self) -> str:
         """Shape, type, and the streams."""

@@ -28,7 +28,7 @@ def refusal(tensor: Tensor, adapter: Adapter | None, read_only: ReadOnly) -> str
     if adapter is None:
         return ""
     takes = adapter.takes
-    reason = _of_memory(tensor, takes) or _of_layout(tensor, takes)
+    reason = _of_memory(tensor, takes) or (tensor.strides is not None and _of_layout(tensor, takes))
     if reason:
         return f"{adapter.library} takes no array {reason}"
     if tensor.read_only and not takes.read_only and read_only is None:

@@ -13,7 +13,7 @@ from interop import _cuda
 from interop._cuda import memory
 from interop._cuda.addresses import exact_int
 from interop._show.text import described
-from interop.adapters import adapters_of
+from interop.adapters import adapters_of, dlpack
 from interop.adapters.tensor import CUDA, CUDA_HOST, CUDA_MANAGED, FLOAT4_E2M1FN, TYPES, DataType, Tensor
 from interop.errors import InteropError, InvalidArrayError, InvalidStreamError, NotSupportedError
 from interop.stream import ExternalStream, new_stream
@@ -189,15 +189,13 @@ def by_dlpack(
     try:
         kind, device = array.__dlpack_device__()
         kind, device = operator.index(kind), operator.index(device)
-        from interop._arrays import capsules  # noqa: PLC0415  (ctypes is slow to import)
-
         if kind not in ON_GPU:
             message = f"{described(array)} is not on a GPU (DLPack device type {kind}); copy it there first"
             raise InvalidArrayError(message)  # noqa: TRY301  (as it is)
         asks = consumer
         if consumer is not None and consumer.cuda_stream <= _cuda.PER_THREAD and consumer.device != device:
             asks = new_stream(device)  # a default stream is told by a number, and would be taken for that of *device*
-        tensor = capsules.read(_capsule_of(array, cuda, device, -1 if asks is None else asks.cuda_stream))
+        tensor = dlpack.read(_capsule_of(array, cuda, device, -1 if asks is None else asks.cuda_stream))
     except InteropError:
         raise
     except Exception as error:  # whatever a library makes of it

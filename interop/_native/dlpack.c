@@ -1,45 +1,24 @@
-/* DLPack capsules, for arrays that are given away.
+/* DLPack: the tensors of arrays that are given away, in capsules or without, and those that are taken.
  *
- * https://dmlc.github.io/dlpack/latest/c_api.html, version 1.0, and the structure from before versions. The function
- * that frees a capsule's tensor must work in any thread, with or without the GIL, with an exception in flight, and after
- * the end of the interpreter. No Python function can do that.
+ * https://dmlc.github.io/dlpack/latest/c_api.html, version 1, and the structure from before versions. The function
+ * that frees a tensor that was given away must work in any thread, with or without the GIL, with an exception in flight,
+ * and after the end of the interpreter. No Python function can do that.
  */
 
 #include "native.h"
 
 #include <stdlib.h>
 
-typedef struct {
-    void *data;
-    int32_t device_type;
-    int32_t device_id;
-    int32_t ndim;
-    uint8_t code;
-    uint8_t bits;
-    uint16_t lanes;
-    int64_t *shape;
-    int64_t *strides;
-    uint64_t byte_offset;
-} DLTensor;
-
-typedef struct DLManagedTensor {
-    DLTensor tensor;
-    void *owner;
-    void (*deleter)(struct DLManagedTensor *);
-} DLManagedTensor;
-
-typedef struct DLManagedTensorVersioned {
-    uint32_t major;
-    uint32_t minor;
-    void *owner;
-    void (*deleter)(struct DLManagedTensorVersioned *);
-    uint64_t flags;
-    DLTensor tensor;
-} DLManagedTensorVersioned;
-
-enum { READ_ONLY = 1 };
+enum { SUBBYTE_TYPE_PADDED = 1 << 2, MOST_DIMENSIONS = 64 };
 
 static const char UNVERSIONED[] = "dltensor", VERSIONED[] = "dltensor_versioned";
+static const char USED_UNVERSIONED[] = "used_dltensor", USED_VERSIONED[] = "used_dltensor_versioned";
+
+static PyTypeObject *taken_type;
+static PyObject *tensor_class, *dtype_class; /* interop's Tensor and DataType, which are tuples */
+static PyObject *unsupported, *invalid;      /* classes of errors */
+
+/* -- giving ----------------------------------------------------------------------------------------------------------- */
 
 static void
 release_owner(PyObject *owner)
@@ -75,18 +54,6 @@ delete_versioned(DLManagedTensorVersioned *managed)
     release_owner(owner);
 }
 
-/* A consumer renames the capsule: one that still has its name was not consumed. */
-static void
-destroy_capsule(PyObject *capsule)
-{
-    if (PyCapsule_IsValid(capsule, UNVERSIONED)) {
-        delete_unversioned(PyCapsule_GetPointer(capsule, UNVERSIONED));
-    }
-    else if (PyCapsule_IsValid(capsule, VERSIONED)) {
-        delete_versioned(PyCapsule_GetPointer(capsule, VERSIONED));
-    }
-}
-
 /* Copy the numbers of a tuple of ndim ints. */
 static int
 read_numbers(PyObject *tuple, Py_ssize_t ndim, int64_t *numbers)
@@ -104,83 +71,306 @@ read_numbers(PyObject *tuple, Py_ssize_t ndim, int64_t *numbers)
     return 0;
 }
 
-PyDoc_STRVAR(dlpack_capsule_doc,
-"dlpack_capsule(owner, versioned, read_only, address, shape, strides, dtype, device, /)\n"
-"--\n\n"
-"A DLPack capsule over memory that lives for as long as *owner*, which it keeps alive.\n\n"
-"Args:\n"
-"    owner: released when the consumer is done, or with a capsule that nobody consumed.\n"
-"    versioned: whether the capsule is of version 1.0, or of the form from before versions.\n"
-"    read_only: whether the capsule says that the memory is read-only; only version 1.0 can say it.\n"
-"    address: of the first element.\n"
-"    shape, strides: tuples of the same length, in elements; no strides, None, if C-contiguous.\n"
-"    dtype: DLPack's code, bits and lanes.\n"
-"    device: DLPack's type and number of the device.");
-
-static PyObject *
-dlpack_capsule(PyObject *module, PyObject *arguments)
+/* Allocate *head* bytes, and behind them the shape and the strides of a Tensor, which *described* then points to. NULL
+ * with an exception. */
+void *
+describe(PyObject *tensor, size_t head, DLTensor *described)
 {
-    PyObject *owner, *shape, *strides, *capsule;
-    int versioned, read_only, device_type, device_id;
-    unsigned char code, bits;
-    unsigned short lanes;
+    PyObject *shape, *strides, *owner;
     unsigned long long address;
+    int read_only;
 
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "OppKO!O(bbH)(ii):dlpack_capsule", &owner, &versioned, &read_only, &address,
-                          &PyTuple_Type, &shape, &strides, &code, &bits, &lanes, &device_type,
-                          &device_id)) {
+    if (!PyTuple_Check(tensor) || !PyArg_ParseTuple(tensor, "KO!O(bbH)iipO:Tensor", &address, &PyTuple_Type, &shape,
+                                                    &strides, &described->code, &described->bits, &described->lanes,
+                                                    &described->device_type, &described->device_id, &read_only, &owner)) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_TypeError, "expected a Tensor");
+        }
         return NULL;
     }
     Py_ssize_t ndim = PyTuple_Size(shape);
-    size_t head = versioned ? sizeof(DLManagedTensorVersioned) : sizeof(DLManagedTensor); /* both are multiples of eight */
     char *memory = calloc(1, head + 2 * sizeof(int64_t) * (size_t)ndim);
     if (memory == NULL) {
-        return PyErr_NoMemory();
+        PyErr_NoMemory();
+        return NULL;
     }
-    DLTensor *tensor =
-        versioned ? &((DLManagedTensorVersioned *)memory)->tensor : &((DLManagedTensor *)memory)->tensor;
-    int64_t *numbers = (int64_t *)(memory + head);
-    tensor->data = (void *)(uintptr_t)address;
-    tensor->device_type = device_type;
-    tensor->device_id = device_id;
-    tensor->ndim = (int32_t)ndim;
-    tensor->code = code;
-    tensor->bits = bits;
-    tensor->lanes = lanes;
-    tensor->shape = numbers;
-    tensor->strides = numbers + ndim;
-    if (read_numbers(shape, ndim, tensor->shape) ||
-        (strides != Py_None && read_numbers(strides, ndim, tensor->strides))) {
+    described->data = pointer(address);
+    described->ndim = (int32_t)ndim;
+    described->shape = (int64_t *)(memory + head);
+    described->strides = described->shape + ndim;
+    described->byte_offset = 0;
+    if (read_numbers(shape, ndim, described->shape) ||
+        (strides != Py_None && read_numbers(strides, ndim, described->strides))) {
         free(memory);
         return NULL;
     }
     for (int64_t i = ndim - 1, step = 1; strides == Py_None && i >= 0; i--) {
-        tensor->strides[i] = step;
-        step *= tensor->shape[i] ? tensor->shape[i] : 1;
+        described->strides[i] = step;
+        step *= described->shape[i] ? described->shape[i] : 1;
     }
-    if (versioned) {
-        DLManagedTensorVersioned *managed = (DLManagedTensorVersioned *)memory;
+    return memory;
+}
+
+/* The memory of a Tensor, which lives for as long as *owner*: its deleter lets that go. NULL with an exception. */
+DLManagedTensorVersioned *
+give(PyObject *tensor, PyObject *owner)
+{
+    DLTensor described;
+    DLManagedTensorVersioned *managed = describe(tensor, sizeof *managed, &described);
+
+    if (managed != NULL) {
         managed->major = 1;
-        managed->flags = read_only ? READ_ONLY : 0;
-        managed->owner = owner;
+        managed->owner = Py_NewRef(owner);
         managed->deleter = delete_versioned;
+        managed->flags = PyTuple_GetItem(tensor, 6) == Py_True ? READ_ONLY : 0;
+        managed->tensor = described;
     }
-    else {
-        DLManagedTensor *managed = (DLManagedTensor *)memory;
-        managed->owner = owner;
+    return managed;
+}
+
+static DLManagedTensor *
+give_unversioned(PyObject *tensor, PyObject *owner)
+{
+    DLTensor described;
+    DLManagedTensor *managed = describe(tensor, sizeof *managed, &described);
+
+    if (managed != NULL) {
+        managed->owner = Py_NewRef(owner);
         managed->deleter = delete_unversioned;
+        managed->tensor = described;
     }
-    capsule = PyCapsule_New(memory, versioned ? VERSIONED : UNVERSIONED, destroy_capsule);
-    if (capsule == NULL) {
-        free(memory);
+    return managed;
+}
+
+/* A consumer renames the capsule: one that still has its name was not consumed. */
+static void
+destroy_capsule(PyObject *capsule)
+{
+    if (PyCapsule_IsValid(capsule, UNVERSIONED)) {
+        delete_unversioned(PyCapsule_GetPointer(capsule, UNVERSIONED));
+    }
+    else if (PyCapsule_IsValid(capsule, VERSIONED)) {
+        delete_versioned(PyCapsule_GetPointer(capsule, VERSIONED));
+    }
+}
+
+PyDoc_STRVAR(make_capsule_doc,
+"make_capsule(tensor, owner, versioned, /)\n"
+"--\n\n"
+"A DLPack capsule over the memory of a Tensor, which lives for as long as *owner*: the capsule keeps that alive.\n\n"
+"Args:\n"
+"    tensor: its own owner is not used.\n"
+"    owner: released when the consumer is done, or with a capsule that nobody consumed.\n"
+"    versioned: whether the capsule is of version 1.0, or of the form from before versions, which cannot say \"read-only\".");
+
+static PyObject *
+make_capsule(PyObject *module, PyObject *arguments)
+{
+    PyObject *tensor, *owner, *capsule;
+    int versioned;
+    void *managed;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOp:make_capsule", &tensor, &owner, &versioned)) {
         return NULL;
     }
-    Py_INCREF(owner);
+    managed = versioned ? (void *)give(tensor, owner) : (void *)give_unversioned(tensor, owner);
+    if (managed == NULL) {
+        return NULL;
+    }
+    capsule = PyCapsule_New(managed, versioned ? VERSIONED : UNVERSIONED, destroy_capsule);
+    if (capsule == NULL) {
+        free(managed);
+        Py_DECREF(owner);
+    }
     return capsule;
 }
 
+/* -- taking ----------------------------------------------------------------------------------------------------------- */
+
+/* A tensor that was taken; its deleter is called when this object goes. */
+typedef struct {
+    PyObject_HEAD
+    void *managed;
+    int versioned;
+} Taken;
+
+static void
+taken_dealloc(PyObject *self)
+{
+    Taken *taken = (Taken *)self;
+    PyObject *type, *value, *traceback;
+
+    if (taken->managed != NULL && !has_ended) { /* what the producer holds goes with the process */
+        DLManagedTensorVersioned *versioned = taken->managed;
+        DLManagedTensor *unversioned = taken->managed;
+        PyErr_Fetch(&type, &value, &traceback);
+        if (taken->versioned && versioned->deleter != NULL) {
+            versioned->deleter(versioned);
+        }
+        else if (!taken->versioned && unversioned->deleter != NULL) {
+            unversioned->deleter(unversioned);
+        }
+        PyErr_Restore(type, value, traceback);
+    }
+    free_object(self);
+}
+
+static PyObject *
+tuple_of(const int64_t *numbers, int32_t count)
+{
+    PyObject *tuple = PyTuple_New(count);
+
+    for (int32_t i = 0; tuple != NULL && i < count; i++) {
+        PyObject *number = PyLong_FromLongLong(numbers[i]);
+        if (number == NULL || PyTuple_SetItem(tuple, i, number)) {
+            Py_CLEAR(tuple);
+        }
+    }
+    return tuple;
+}
+
+/* An object of a class that is a tuple; takes the references to the items, of which NULL means an exception. */
+static PyObject *
+named_tuple(PyObject *class, Py_ssize_t count, PyObject **items)
+{
+    PyObject *made = PyType_GenericAlloc((PyTypeObject *)class, count);
+
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (made == NULL || items[i] == NULL) {
+            Py_XDECREF(items[i]);
+            Py_CLEAR(made);
+        }
+        else if (PyTuple_SetItem(made, i, items[i])) {
+            Py_CLEAR(made);
+        }
+    }
+    return made;
+}
+
+/* A Tensor of what somebody else has described; NULL with an exception. */
+PyObject *
+tensor_of(const DLTensor *tensor, int read_only, PyObject *owner)
+{
+    if (tensor->ndim < 0 || tensor->ndim > MOST_DIMENSIONS) {
+        return PyErr_Format(invalid, "the array states %d dimensions; no library has arrays of more than %d",
+                            (int)tensor->ndim, MOST_DIMENSIONS);
+    }
+    if (tensor->ndim && tensor->shape == NULL) {
+        return PyErr_Format(invalid, "the array states %d dimensions, and no shape", (int)tensor->ndim);
+    }
+    if (tensor->byte_offset > UINTPTR_MAX - (uintptr_t)tensor->data) {
+        return PyErr_Format(invalid, "the array states the address %p, and an offset that goes beyond all addresses",
+                            tensor->data);
+    }
+    PyObject *type[] = {PyLong_FromLong(tensor->code), PyLong_FromLong(tensor->bits), PyLong_FromLong(tensor->lanes)};
+    PyObject *items[] = {
+        PyLong_FromUnsignedLongLong((uintptr_t)tensor->data + tensor->byte_offset),
+        tuple_of(tensor->shape, tensor->ndim),
+        tensor->ndim && tensor->strides != NULL ? tuple_of(tensor->strides, tensor->ndim) : Py_NewRef(Py_None),
+        named_tuple(dtype_class, 3, type),
+        PyLong_FromLong(tensor->device_type),
+        PyLong_FromLong(tensor->device_id),
+        PyBool_FromLong(read_only),
+        Py_NewRef(owner),
+    };
+    return named_tuple(tensor_class, 8, items);
+}
+
+PyDoc_STRVAR(read_capsule_doc,
+"read_capsule(capsule, /)\n"
+"--\n\n"
+"Take over a DLPack capsule of either kind, as its consumer: it can be consumed only once.\n\n"
+"Its managed tensor stays for as long as the Tensor's owner; then its deleter is called, once, in whichever thread lets\n"
+"the owner go, with the GIL held. Only when the interpreter exits it is not called.\n\n"
+"Raises:\n"
+"    InvalidArrayError: it states a number of dimensions that cannot be.\n"
+"    NotSupportedError: this is no DLPack capsule, or a used one; its version is not 1.x; its elements, smaller than\n"
+"        a byte, are padded. In the last two cases the capsule has been consumed, and its deleter called.");
+
+static PyObject *
+read_capsule(PyObject *module, PyObject *capsule)
+{
+    int versioned = PyCapsule_IsValid(capsule, VERSIONED);
+    const char *name = versioned ? VERSIONED : UNVERSIONED;
+    DLManagedTensorVersioned *managed;
+    PyObject *tensor = NULL;
+    Taken *taken;
+
+    (void)module;
+    if (!PyCapsule_IsValid(capsule, name)) {
+        if (PyCapsule_IsValid(capsule, USED_VERSIONED) || PyCapsule_IsValid(capsule, USED_UNVERSIONED)) {
+            return PyErr_Format(unsupported, "the DLPack capsule was consumed before, and can be only once: ask for a "
+                                             "new one with __dlpack__()");
+        }
+        return PyErr_Format(unsupported, "expected a DLPack capsule, such as __dlpack__() returns; got %R", Py_TYPE(capsule));
+    }
+    taken = (Taken *)PyType_GenericAlloc(taken_type, 0);
+    if (taken == NULL) {
+        return NULL;
+    }
+    managed = taken->managed = PyCapsule_GetPointer(capsule, name);
+    taken->versioned = versioned;
+    PyCapsule_SetName(capsule, versioned ? USED_VERSIONED : USED_UNVERSIONED);
+    if (!versioned) {
+        tensor = tensor_of(&((DLManagedTensor *)taken->managed)->tensor, 0, (PyObject *)taken);
+    }
+    else if (managed->major != 1) {
+        PyErr_Format(unsupported, "the capsule is of DLPack %u.%u, and interop knows 1.x only: ask for that with "
+                                  "__dlpack__(max_version=(1, 0))", (unsigned)managed->major, (unsigned)managed->minor);
+    }
+    else if (managed->flags & SUBBYTE_TYPE_PADDED) {
+        PyErr_SetString(unsupported, "the elements are smaller than a byte and padded: hand over packed ones, or a view "
+                                     "as bytes");
+    }
+    else {
+        tensor = tensor_of(&managed->tensor, (managed->flags & READ_ONLY) != 0, (PyObject *)taken);
+    }
+    Py_DECREF((PyObject *)taken);
+    return tensor;
+}
+
+/* -- the module ------------------------------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(prepare_doc,
+"prepare_dlpack(tensor, dtype, unsupported, invalid, /)\n"
+"--\n\n"
+"Take the classes Tensor, DataType, NotSupportedError and InvalidArrayError.");
+
+static PyObject *
+prepare(PyObject *module, PyObject *arguments)
+{
+    PyObject *tensor, *dtype, *error, *other;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!O!OO:prepare_dlpack", &PyType_Type, &tensor, &PyType_Type, &dtype, &error, &other)) {
+        return NULL;
+    }
+    keep(&tensor_class, tensor);
+    keep(&dtype_class, dtype);
+    keep(&unsupported, error);
+    keep(&invalid, other);
+    Py_RETURN_NONE;
+}
+
+static PyType_Slot taken_slots[] = {
+    {Py_tp_doc, "A tensor that was taken; its deleter is called when this object goes."},
+    {Py_tp_dealloc, taken_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec taken_spec = {
+    "interop._native._ext.Taken", sizeof(Taken), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, taken_slots};
+
+int
+add_taken_type(PyObject *module)
+{
+    return add_type(module, &taken_spec, &taken_type);
+}
+
 PyMethodDef dlpack_functions[] = {
-    {"dlpack_capsule", dlpack_capsule, METH_VARARGS, dlpack_capsule_doc},
+    {"make_capsule", make_capsule, METH_VARARGS, make_capsule_doc},
+    {"prepare_dlpack", prepare, METH_VARARGS, prepare_doc},
+    {"read_capsule", read_capsule, METH_O, read_capsule_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -8,10 +8,12 @@
 
 #include "native.h"
 
-static PyTypeObject *holder_type;
+#include <stdlib.h>
+
+PyTypeObject *holder_type;
 static PyObject *add_ended; /* puts what Python has to do into its queue */
 static PyObject *settle;    /* does it */
-static int is_over;         /* whether the interpreter ends: nothing is let go of any more */
+int has_ended;
 
 /* -- the way back ----------------------------------------------------------------------------------------------------- */
 
@@ -119,7 +121,7 @@ holder_dealloc(PyObject *self)
     if (holder->start == holder->stop) {
         memory = Py_None;
     }
-    if (is_over || (!go_back(holder, memory) && !leave_to_python(holder, memory))) {
+    if (has_ended || (!go_back(holder, memory) && !leave_to_python(holder, memory))) {
         Py_INCREF(holder->tensor); /* for good: nobody can know any more when it may go */
         Py_XINCREF(holder->root);
     }
@@ -132,6 +134,7 @@ holder_dealloc(PyObject *self)
     Py_CLEAR(holder->returned);
     Py_XDECREF((PyObject *)holder->link);
     Py_XDECREF((PyObject *)holder->parent);
+    free(holder->view);
     free_object(self);
     PyErr_Restore(type, value, traceback);
 }
@@ -269,7 +272,7 @@ end(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    is_over = 1;
+    has_ended = 1;
     Py_RETURN_NONE;
 }
 

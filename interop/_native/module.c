@@ -7,7 +7,8 @@ static int
 execute(PyObject *module)
 {
     PyMethodDef *functions[] = {
-        driver_functions, dlpack_functions, methods_functions, open_functions, handover_functions, keepalive_functions, NULL,
+        driver_functions, dlpack_functions, exchange_functions, methods_functions,
+        open_functions, handover_functions, keepalive_functions, NULL,
     };
 
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0 || stream_type != NULL) {
@@ -19,7 +20,7 @@ execute(PyObject *module)
             return -1;
         }
     }
-    return add_types(module) || add_handover_types(module) ? -1 : 0;
+    return add_types(module) || add_taken_type(module) || add_handover_types(module) || add_exchange_api(module) ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {

@@ -6,7 +6,8 @@
  *
  * One subject a file:
  *   module.c    the module and its functions
- *   dlpack.c    DLPack capsules
+ *   dlpack.c    DLPack's tensors and capsules
+ *   exchange.c  the exchange of tensors in C
  *   driver.c    the driver's entry points, and which driver is bound
  *   objects.c   the types: Pool, StreamFields, EventFields
  *   open.c      the hand-overs that are open, by where their memory lies
@@ -222,11 +223,13 @@ struct Holder {
     Spot places[2];
     unsigned long long start, stop, number;
     unsigned long long mark; /* what the array that was made, and its parts, are known by; 0: nothing */
+    void *view; /* DLPack's shape and strides, if they were asked for; else NULL */
     char is_neutral;
     char closes; /* whether a stream can be closed: it is asked before its handle is used */
 };
 
-extern PyTypeObject *link_type;
+extern PyTypeObject *link_type, *holder_type;
+extern int has_ended; /* whether the interpreter ends: nothing is let go of any more */
 
 void add_to_table(Holder *holder);
 void remove_from_table(Holder *holder);
@@ -237,6 +240,44 @@ int add_handover_types(PyObject *module);
 int keep_after(Stream *stream, Stream *producer, PyObject *memory);
 int keep_until(Stream *stream, Event *event, PyObject *memory);
 
+/* -- dlpack.c, exchange.c -------------------------------------------------------------------------------------------- */
+
+enum { READ_ONLY = 1 << 0 }; /* a flag */
+
+typedef struct {
+    void *data;
+    int32_t device_type;
+    int32_t device_id;
+    int32_t ndim;
+    uint8_t code;
+    uint8_t bits;
+    uint16_t lanes;
+    int64_t *shape;
+    int64_t *strides;
+    uint64_t byte_offset;
+} DLTensor;
+
+typedef struct DLManagedTensor {
+    DLTensor tensor;
+    void *owner;
+    void (*deleter)(struct DLManagedTensor *);
+} DLManagedTensor;
+
+/* All but the tensor stays where it is in every version. */
+typedef struct DLManagedTensorVersioned {
+    uint32_t major;
+    uint32_t minor;
+    void *owner;
+    void (*deleter)(struct DLManagedTensorVersioned *);
+    uint64_t flags;
+    DLTensor tensor;
+} DLManagedTensorVersioned;
+
+void *describe(PyObject *tensor, size_t head, DLTensor *described);
+DLManagedTensorVersioned *give(PyObject *tensor, PyObject *owner);
+PyObject *tensor_of(const DLTensor *tensor, int read_only, PyObject *owner);
+int add_taken_type(PyObject *module);
+
 /* -- fallback.c ------------------------------------------------------------------------------------------------------ */
 
 PyObject *call_python(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
@@ -244,7 +285,8 @@ PyObject *failed(PyObject *of, const char *call, int code, PyObject *other);
 
 /* -- the functions of the module ------------------------------------------------------------------------------------- */
 
-extern PyMethodDef driver_functions[], dlpack_functions[], methods_functions[], open_functions[],
+extern PyMethodDef driver_functions[], dlpack_functions[], exchange_functions[], methods_functions[], open_functions[],
     handover_functions[], keepalive_functions[];
+int add_exchange_api(PyObject *module);
 
 #endif

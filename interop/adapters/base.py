@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from interop._cuda import LEGACY, PER_THREAD, null_handle
 from interop._safety.forks import lock
-from interop.adapters.dlpack import CAPSULES, capsule
+from interop.adapters.dlpack import CAPSULES, capsule, exchanges, make_tensor, read_tensor
 from interop.adapters.tensor import (
     BFLOAT16,
     COMPLEX,
@@ -51,11 +51,14 @@ __all__ = [
     "Tensor",
     "byte_strides_to_elements",
     "capsule",
+    "exchanges",
     "is_kept",
     "keep",
     "life_of",
     "lock",
+    "make_tensor",
     "null_handle",
+    "read_tensor",
 ]
 
 

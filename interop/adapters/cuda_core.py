@@ -7,7 +7,6 @@ from cuda.core import Buffer, Device, Event, Stream
 from cuda.core.utils import StridedMemoryView
 
 from interop.adapters.base import (
-    CAPSULES,
     CUDA,
     INT,
     TYPES,
@@ -16,10 +15,13 @@ from interop.adapters.base import (
     Source,
     Takes,
     Tensor,
+    exchanges,
+    make_tensor,
     null_handle,
 )
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
+_EXCHANGES = exchanges(StridedMemoryView)
 _BYTE = DataType(INT, 8, 1)  # as in the DLPack of a Buffer
 
 
@@ -28,7 +30,7 @@ class CudaCoreAdapter(Adapter):
 
     library = "cuda.core"
     streams_close = True
-    needs_device = not CAPSULES
+    needs_device = not _EXCHANGES
     takes = Takes(unaligned=True, read_only=True)
     instead = "pass `stream.to('cuda.core')` to the call that launches, copies or allocates"
 
@@ -69,10 +71,15 @@ class CudaCoreAdapter(Adapter):
         """The object from which a view was made."""
         return getattr(array, "exporting_obj", None)
 
-    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401, ARG002
-        """-1 means "no order". By the array interface, cuda.core asks CUDA for the device of the memory."""
-        if CAPSULES:
-            return StridedMemoryView.from_dlpack(holder, stream_ptr=-1)
+    def mark_of(self, array: Any) -> int:  # noqa: ANN401
+        """The address of the capsule that a view has come of, which parts of it share."""
+        exporter = getattr(array, "exporting_obj", None)
+        return 0 if exporter is None else id(exporter)
+
+    def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
+        """In C, or by the array interface, where -1 means "no order", and cuda.core asks CUDA for the device."""
+        if _EXCHANGES:
+            return make_tensor(StridedMemoryView, tensor, holder)
         return StridedMemoryView.from_cuda_array_interface(holder, stream_ptr=-1)
 
 

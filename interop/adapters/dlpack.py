@@ -1,13 +1,18 @@
-"""DLPack capsules that interop gives away."""
+"""DLPack: capsules given and taken, and the exchange of tensors in C. All needs the extension in C."""
 
-from typing import Final
+from typing import Any, Final
 
 from interop._native import native, why_not
-from interop.adapters.tensor import Tensor
-from interop.errors import NotSupportedError
+from interop.adapters.tensor import DataType, Tensor
+from interop.errors import InvalidArrayError, NotSupportedError
 
 CAPSULES: Final = native is not None
-"""Whether :func:`capsule` can make capsules."""
+"""Whether the functions below work."""
+
+
+def exchanges(kind: type) -> bool:
+    """Whether arrays of a type can be read and made in C, by its ``__dlpack_c_exchange_api__``."""
+    return CAPSULES and hasattr(kind, "__dlpack_c_exchange_api__")
 
 
 def capsule(tensor: Tensor, owner: object, *, versioned: bool) -> object:
@@ -21,9 +26,34 @@ def capsule(tensor: Tensor, owner: object, *, versioned: bool) -> object:
     Raises:
         NotSupportedError: interop was installed without its extension in C.
     """
+    return _extension().make_capsule(tensor, owner, versioned)
+
+
+def read(capsule: object) -> Tensor:
+    """Take over a capsule of either kind, as its consumer: it can be consumed only once.
+
+    Its managed tensor stays for as long as the :class:`Tensor`'s owner; then its deleter is called, once, in whichever
+    thread lets the owner go, with the GIL held. Only when the interpreter exits it is not called.
+
+    Raises:
+        InvalidArrayError: it states a number of dimensions that cannot be.
+        NotSupportedError: this is no DLPack capsule, or a used one; its version is not 1.x; its elements, smaller than
+            a byte, are padded; or interop was installed without its extension in C. Where it is a capsule, it has been
+            consumed, and its deleter called.
+    """
+    tensor: Tensor = _extension().read_capsule(capsule)
+    return tensor
+
+
+def _extension(*_: object) -> Any:  # noqa: ANN401  (a module)
     if native is None:
-        message = f"to give arrays away by DLPack, interop needs its extension in C, which is missing: {why_not}"
+        message = f"to give and take arrays by DLPack, interop needs its extension in C, which is missing: {why_not}"
         raise NotSupportedError(message)
-    address, shape, strides, dtype, device_type, device_id, read_only, _ = tensor
-    device = (device_type, device_id)
-    return native.dlpack_capsule(owner, versioned, versioned and read_only, address, shape, strides, dtype, device)
+    return native
+
+
+if native is None:
+    make_tensor = read_tensor = _extension
+else:
+    native.prepare_dlpack(Tensor, DataType, NotSupportedError, InvalidArrayError)
+    make_tensor, read_tensor = native.make_tensor, native.read_tensor

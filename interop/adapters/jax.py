@@ -17,7 +17,7 @@ class _Immutable:
         self._holder = holder
 
     def __dlpack__(self, *, stream: int | None = None, **_: object) -> object:
-        self._holder.__dlpack__(stream=stream, max_version=(1, 0))  # which makes the stream wait
+        self._holder._order(stream)  # noqa: SLF001
         return capsule(self._tensor, self._holder, versioned=False)
 
     def __dlpack_device__(self) -> Any:  # noqa: ANN401
@@ -30,6 +30,7 @@ class JaxAdapter(Adapter):
     library = "jax"
     instead = _INSTEAD
     takes = Takes(negative_strides=False, zero_strides=False, overlapping=False, gaps=False, read_only=True)
+    needs_device = False
     needs_extension = True
     immutable = True
     orders_itself = True

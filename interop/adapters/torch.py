@@ -22,9 +22,12 @@ from interop.adapters.base import (
     Takes,
     Tensor,
     capsule,
+    exchanges,
     is_kept,
     keep,
     life_of,
+    make_tensor,
+    read_tensor,
 )
 
 # The legacy stream, to torch.cuda.default_stream() and get_stream_from_external().
@@ -60,6 +63,8 @@ _TYPES = {  # the types that this version of PyTorch has
     for name, dtype in [*((_NAMES[typestr], dtype) for typestr, dtype in TYPES.items()), *_OTHERS.items()]
     if hasattr(torch, name)
 }
+
+_EXCHANGES = exchanges(torch.Tensor)
 
 _pool_streams: dict[tuple[int, int], torch.cuda.Stream] = {}
 """The streams of PyTorch's pool that have been current, by device and id. PyTorch never destroys them."""
@@ -150,8 +155,10 @@ class TorchAdapter(Adapter):
         return int(array.untyped_storage()._cdata)  # noqa: SLF001
 
     def make_array(self, tensor: Tensor, holder: Any) -> object:  # noqa: ANN401
-        """By an unversioned capsule, which every version takes. ``as_tensor`` of an interface leaks its numbers."""
-        if CAPSULES:
+        """In C, or by a capsule, which every version takes. ``as_tensor`` of an interface leaks its numbers."""
+        if _EXCHANGES and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            return make_tensor(torch.Tensor, tensor, holder)
+        if CAPSULES:  # which initialises CUDA
             return torch._C._from_dlpack(capsule(tensor, holder, versioned=False))  # noqa: SLF001
         return torch.as_tensor(holder, device=torch.device("cuda", tensor.device_id))
 
@@ -185,6 +192,12 @@ class TorchAdapter(Adapter):
 
 def described(array: torch.Tensor) -> Tensor | None:
     """Describe a strided tensor; None for a type that only PyTorch has, and for other layouts."""
+    if _EXCHANGES:
+        try:
+            tensor: Tensor = read_tensor(array.detach(), False)  # noqa: FBT003
+        except (BufferError, RuntimeError):
+            return None
+        return tensor
     dtype = _TYPES.get(array.dtype)
     if dtype is None or array.layout is not torch.strided:
         return None

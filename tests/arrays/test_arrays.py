@@ -12,8 +12,9 @@ import pytest
 
 import interop
 from interop import _cuda, sim
-from interop._arrays import capsules, keepalive
+from interop._arrays import keepalive
 from interop._native import native, why_not
+from interop.adapters import dlpack
 from interop.adapters.base import Adapter
 from interop.adapters.tensor import DataType, Tensor
 from interop.errors import (
@@ -974,7 +975,7 @@ interop.hold(c, Thing())
 
 
 def test_a_capsule_of_numpy_can_be_read(streams):
-    tensor = capsules.read(np.arange(3.0).__dlpack__())
+    tensor = dlpack.read(np.arange(3.0).__dlpack__())
     assert (tensor.shape, tensor.dtype) == ((3,), DataType(2, 64, 1))
 
 
@@ -1027,8 +1028,8 @@ class Orders:
         if stream != -1:
             self.order(stream)
         address = self.values.__array_interface__["data"][0]
-        versioned, read_only = True, False
-        return native.dlpack_capsule(self, versioned, read_only, address, (4,), (1,), (2, 64, 1), (2, 0))
+        tensor = Tensor(address, (4,), (1,), DataType(2, 64, 1), 2, 0, read_only=False, owner=None)
+        return dlpack.capsule(tensor, self, versioned=True)
 
     def __dlpack_device__(self):
         return (2, 0)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from interop._arrays import capsules
-from interop._arrays.capsules import read
 from interop._arrays.reading import from_typestr
 from interop._native import native, why_not
-from interop.adapters.tensor import BFLOAT, DataType, Tensor, c_contiguous
+from interop.adapters.dlpack import read
+from interop.adapters.tensor import BFLOAT, DataType, Tensor
+from tests import capsules
 from tests.threads import in_thread, in_threads
 
 torch = pytest.importorskip("torch")
@@ -50,16 +50,7 @@ SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
 def make(tensor, max_version=None):
-    return native.dlpack_capsule(
-        tensor.owner,
-        max_version is not None,
-        tensor.read_only,
-        tensor.address,
-        tensor.shape,
-        c_contiguous(tensor.shape) if tensor.strides is None else tensor.strides,
-        tuple(tensor.dtype),
-        (tensor.device_type, tensor.device_id),
-    )
+    return native.make_capsule(tensor, tensor.owner, max_version is not None)
 
 
 class Owner:
@@ -303,9 +294,9 @@ class Managed:
 
     def __init__(self, tensor, version=NEW):
         capsule = make(tensor, version)
-        kind = capsules._OLD if version is OLD else capsules._VERSIONED
-        self.address = capsules._capsule_pointer(capsule, kind.name)
-        capsules._capsule_set_name(capsule, kind.used)
+        kind = capsules.OLD if version is OLD else capsules.VERSIONED
+        self.address = capsules.capsule_pointer(capsule, kind.name)
+        capsules.capsule_set_name(capsule, kind.used)
         self.deleter = kind.layout.from_address(self.address).deleter
 
 
@@ -400,15 +391,13 @@ def test_an_owner_in_a_cycle_is_collected():
 SETUP = """
 import ctypes, sys, threading
 import numpy as np
-from interop._arrays import capsules
 from interop._native import native, why_not
-from interop._arrays.capsules import read
+from interop.adapters.dlpack import read
 from interop.adapters.tensor import Tensor, DataType
+from tests import capsules
 
 def make(tensor, max_version=None):
-    return native.dlpack_capsule(
-        tensor.owner, max_version is not None, False, tensor.address, tensor.shape, (1,), tuple(tensor.dtype), (1, 0)
-    )
+    return native.make_capsule(tensor, tensor.owner, max_version is not None)
 
 class Owner:
     def __init__(self):
@@ -421,10 +410,10 @@ class Owner:
         return Tensor(self.array.ctypes.data, (1000,), None, DataType(2, 64, 1), 1, 0, False, self)
 
 def consumed(tensor):
-    kind = capsules._VERSIONED
+    kind = capsules.VERSIONED
     capsule = make(tensor, (1, 0))
-    address = capsules._capsule_pointer(capsule, kind.name)
-    capsules._capsule_set_name(capsule, kind.used)
+    address = capsules.capsule_pointer(capsule, kind.name)
+    capsules.capsule_set_name(capsule, kind.used)
     return kind.layout.from_address(address).deleter, address
 print("[]", flush=True)
 """
@@ -452,13 +441,13 @@ assert done(deleter, address, None) == 0
 """,
     # The deleter of this producer would abort the process: it must not be called.
     "a producer that is torn down": """
-new_capsule = capsules._of_python(
+new_capsule = capsules.of_python(
     "PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
 )
-managed = capsules._ManagedVersioned()
+managed = capsules.ManagedVersioned()
 managed.major = 1
 managed.deleter = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
-capsule = new_capsule(ctypes.addressof(managed), capsules._VERSIONED.name, None)
+capsule = new_capsule(ctypes.addressof(managed), capsules.VERSIONED.name, None)
 sys.kept = read(capsule), managed
 """,
     "a deleter of a module at the end": """

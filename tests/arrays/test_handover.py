@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as arrays
 
 import interop
 from interop import _cuda, sim
-from interop._arrays import capsules
 from interop._arrays.handover import Handover
 from interop._arrays.reading import from_typestr
 from interop._native import native, why_not
-from interop.adapters.tensor import BFLOAT16, c_contiguous
+from interop.adapters import dlpack
+from interop.adapters.tensor import BFLOAT16, Tensor, c_contiguous
 from interop.errors import InvalidStreamError, NotSupportedError, RaceError
 
 needs_native = pytest.mark.skipif(native is None, reason=why_not)
@@ -59,16 +59,17 @@ class Capsules:
 
     def capsule(self, *, versioned):
         values = self.values
-        return native.dlpack_capsule(
-            self,
-            versioned,
-            versioned and not values.flags.writeable,
-            values.__array_interface__["data"][0],
-            values.shape,
-            tuple(stride // values.itemsize for stride in values.strides),
-            tuple(from_typestr(values.dtype.str)),
-            (CUDA, 0),
+        tensor = Tensor(
+            address=values.__array_interface__["data"][0],
+            shape=values.shape,
+            strides=tuple(stride // values.itemsize for stride in values.strides),
+            dtype=from_typestr(values.dtype.str),
+            device_type=CUDA,
+            device_id=0,
+            read_only=not values.flags.writeable,
+            owner=self,
         )
+        return dlpack.capsule(tensor, self, versioned=versioned)
 
     def __dlpack__(self, *, stream=None, max_version=None):
         self.asked.append(stream)
@@ -210,7 +211,7 @@ def test_dlpack_refuses_to_copy(gpu):
 @pytest.mark.parametrize("version", [None, (0, 8)])
 def test_read_only_memory_needs_a_versioned_capsule(gpu, version):
     made, _ = holder(gpu, read_only=True)
-    assert capsules.read(made.__dlpack__(stream=-1, max_version=(1, 0))).read_only
+    assert dlpack.read(made.__dlpack__(stream=-1, max_version=(1, 0))).read_only
     message = f"read-only, which DLPack can say since version 1.0, and max_version={version}"
     with pytest.raises(BufferError, match=re.escape(message)):
         made.__dlpack__(stream=-1, max_version=version)
@@ -232,7 +233,7 @@ def test_the_end_of_a_capsule_orders_the_way_back(gpu):
     source = Interface(np.arange(6.0))
     alive = weakref.ref(source)
     made = interop.handoff(source, c, producer=p)
-    taken = capsules.read(made.__dlpack__(stream=-1))
+    taken = dlpack.read(made.__dlpack__(stream=-1))
     del made, source
     touch(gpu, c, memory)
     with pytest.raises(RaceError):
@@ -307,7 +308,7 @@ def test_an_array_passes_from_each_protocol_to_each(given_as, taken_as, view):
             assert said["data"][1] == read_only
             again = np.asarray(type("Again", (), {"__array_interface__": said}))
         else:
-            tensor = capsules.read(taken)
+            tensor = dlpack.read(taken)
             assert tensor.read_only == read_only
             assert (tensor.device_type, tensor.device_id) == (CUDA, 0)
             # NumPy reads memory of the CPU only, so the tensor is said to be there.

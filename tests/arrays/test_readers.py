@@ -1,13 +1,14 @@
 """The adapters of the real libraries read and make arrays, as far as that needs no GPU."""
 
 import types
+import weakref
 
 import numpy as np
 import pytest
 
 from interop.adapters import adapter_named
 from interop.adapters.base import byte_strides_to_elements
-from interop.adapters.dlpack import CAPSULES, capsule
+from interop.adapters.dlpack import CAPSULES
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor, c_contiguous
 
 NUMPY = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
@@ -119,33 +120,23 @@ def test_cupy_makes_an_empty_array_over_a_null_pointer():
 # -- cuda.core, whose views can be made over any memory ---------------------------------------------------------------
 
 
-class ByDlpack:
-    """Stands for a Handover."""
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-        self.asked = []
-
-    def __dlpack_device__(self):
-        return (self.tensor.device_type, self.tensor.device_id)
-
-    def __dlpack__(self, *, stream, max_version):
-        self.asked.append(stream)
-        return capsule(self.tensor, self, versioned=max_version >= (1, 0))
-
-
 @pytest.mark.skipif(not CAPSULES, reason="views are made of capsules")
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("layout", [layout for layout in CASES if layout != "33-d"])
 def test_cuda_core_makes_every_layout(layout, read_only):
     pytest.importorskip("cuda.core")
     adapter, values = adapter_named("cuda.core"), numpy_view(layout)
-    holder = ByDlpack(described(values)._replace(read_only=read_only))
-    view = adapter.make_array(holder.tensor, holder)
+    holder = Holder()
+    kept = weakref.ref(holder)
+    view = adapter.make_array(described(values)._replace(read_only=read_only), holder)
+    del holder
     assert_same(adapter.read(view)._replace(read_only=False), values)
     assert view.readonly is read_only
-    assert holder.asked == [-1]
-    assert adapter.holder_of(view) is holder
+    other = adapter.make_array(described(values), kept())
+    assert 0 != adapter.mark_of(view) == adapter.mark_of(view) != adapter.mark_of(other)
+    assert kept() is not None
+    del view, other
+    assert kept() is None
 
 
 # -- Numba -----------------------------------------------------------------------------------------------------------
@@ -219,20 +210,20 @@ def test_torch_reads_every_layout(layout):
         values = np.lib.stride_tricks.as_strided(np.arange(12.0, dtype="<f4"), values.shape, values.strides)
     tensor = torch.from_numpy(values)
     found = module.described(tensor)
-    assert found.device_id == -1
+    assert (found.device_type, found.device_id) == (1, 0)
     assert found.owner is not tensor
     assert found.owner.data_ptr() == tensor.data_ptr()
-    assert_same(found._replace(device_id=0), values)
+    assert_same(found._replace(device_type=CUDA), values)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "uint16", "bool"])
 def test_torch_reads_the_types_of_its_capsules(name):
     torch = pytest.importorskip("torch")
-    from interop._arrays import capsules
+    from interop.adapters import dlpack
     from interop.adapters import torch as module
 
     tensor = torch.zeros(4, dtype=getattr(torch, name))
-    assert module.described(tensor).dtype == capsules.read(tensor.__dlpack__()).dtype
+    assert module.described(tensor).dtype == dlpack.read(tensor.__dlpack__()).dtype
 
 
 def test_torch_does_not_read_sparse_or_cpu_tensors():

@@ -7,9 +7,9 @@ import pytest
 
 import interop
 from interop import _cuda, sim
-from interop._arrays import capsules
 from interop.adapters.tensor import CUDA
 from interop.errors import InvalidArrayError, NotSupportedError
+from tests import capsules
 
 new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
     ("PyCapsule_New", ctypes.pythonapi)
@@ -35,7 +35,7 @@ class Capsule:
         self.shape = (ctypes.c_int64 * len(fields["shape"]))(*fields["shape"])
         self.strides = (ctypes.c_int64 * len(fields["strides"]))(*fields["strides"])
         fields["shape"], fields["strides"] = ctypes.addressof(self.shape), ctypes.addressof(self.strides)
-        self.managed = capsules._ManagedVersioned()
+        self.managed = capsules.ManagedVersioned()
         self.managed.major = 1
         for name, value in fields.items():
             setattr(self.managed.tensor, name, value)
@@ -44,7 +44,7 @@ class Capsule:
         return self.device
 
     def __dlpack__(self, **_):
-        return new_capsule(ctypes.addressof(self.managed), capsules._VERSIONED.name, None)
+        return new_capsule(ctypes.addressof(self.managed), capsules.VERSIONED.name, None)
 
 
 class Interface:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from interop._arrays import capsules
-from interop._arrays.capsules import read
 from interop._arrays.reading import from_typestr
+from interop.adapters.dlpack import read
 from interop.adapters.tensor import BFLOAT, BOOL, FLOAT, FLOAT8_E4M3FN, FLOAT8_E5M2, TYPESTRS, DataType
 from interop.errors import InteropError, NotSupportedError
+from tests import capsules
 
 CPU = 1
 VERSIONS = pytest.mark.parametrize("version", [None, (1, 0)], ids=["old", "versioned"])
@@ -156,7 +156,7 @@ class Foreign:
         self.deleted = []
         self.callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.deleted.append)
         self.array = np.arange(6.0)
-        self.managed = capsules._ManagedVersioned()
+        self.managed = capsules.ManagedVersioned()
         self.managed.major = 1
         self.managed.tensor.data = self.array.ctypes.data
         self.managed.tensor.device_type = CPU

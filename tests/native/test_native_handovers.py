@@ -376,15 +376,15 @@ def test_the_end_of_a_handover_keeps_the_exception_in_flight(world):
 
 
 def test_a_handover_may_end_in_a_thread_without_python(world):
-    from interop._arrays import capsules
+    from tests import capsules
 
     thing = Thing()
     alive = weakref.ref(thing)
     capsule = world.handover(thing).__dlpack__(stream=-1)
     del thing
-    address = capsules._capsule_pointer(capsule, capsules._OLD.name)
-    capsules._capsule_set_name(capsule, capsules._OLD.used)
-    deleter = capsules._Managed.from_address(address).deleter
+    address = capsules.capsule_pointer(capsule, capsules.OLD.name)
+    capsules.capsule_set_name(capsule, capsules.OLD.used)
+    deleter = capsules.Managed.from_address(address).deleter
     world.driver.reset()
     libc, thread = ctypes.CDLL(None), ctypes.c_void_p()
     assert libc.pthread_create(ctypes.byref(thread), None, ctypes.c_void_p(deleter), ctypes.c_void_p(address)) == 0

@@ -580,7 +580,11 @@ def test_bind_refuses_wrong_arguments(driver, world):
         *(("record_handle", wrong) for wrong in ((), (1,), (1, 2), (None, 2))),
         *(("readable", (wrong,)) for wrong in (-1, 2**64, 1.5, "x", None)),
         *((name, wrong) for name in ("watch", "activate") for wrong in ((), (1, 2))),
-        *(("dlpack_capsule", wrong) for wrong in ((), (None,) * 8, (None, 1, 0, 0, (1,), (), (2, 32, 1), (2, 0)))),
+        *(("make_capsule", wrong) for wrong in ((), (None,) * 3, ((1,) * 8, None, 1))),
+        ("make_capsule", ((0, (1,), (), (2, 32, 1), 2, 0, False, None), None, 1)),
+        ("make_tensor", ()),
+        ("make_tensor", (1, (), None)),
+        ("read_tensor", ()),
     ],
 )
 def test_functions_of_the_module_refuse_wrong_arguments(driver, world, function, arguments):
