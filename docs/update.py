@@ -18,7 +18,12 @@ from interop.matrix.libraries import LIBRARIES
 from tests.gpu.record import interop_sha256
 
 ROOT: Final = Path(__file__).parents[1]
-PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+_GENERATED: Final = ROOT / "docs" / "generated"
+"""What Sphinx writes, or is given, when it makes the site."""
+PAGES: Final = (
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if not page.is_relative_to(_GENERATED)),
+)
 _SECTION: Final = re.compile(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 
 

@@ -1,16 +1,15 @@
-"""The programs in the README run on the GPU as they are written, one after the other."""
+"""The programs in the README and in docs/ run on the GPU as they are written: those of a page one after the other."""
 
 import pytest
 
-from tests.tools.test_readme import PROGRAMS, SIMULATED, execute
+from tests import pages
 
 
 @pytest.mark.needs("cupy", "numba", "torch", "jax")
 def test_the_programs_run_one_after_the_other():
     names = {}
-    for program in PROGRAMS:
-        if program not in SIMULATED:
-            execute(program, names)
+    for program in pages.on_a_gpu(pages.README):
+        program.run(names)
     import cupy
     import numpy as np
 
@@ -22,3 +21,11 @@ def test_the_programs_run_one_after_the_other():
     assert (np.asarray(names["in_jax"]).astype("f4") == 1).all()
     (span,) = names["timeline"].spans
     assert 4.5 <= span.end - span.start <= 50
+
+
+@pytest.mark.parametrize("path", pages.PAGES_WITH_PROGRAMS, ids=pages.name)
+def test_the_programs_of_a_page(path, interop_need):
+    interop_need(*pages.libraries(path))
+    names = {}
+    for program in pages.on_a_gpu(path):
+        program.run(names)

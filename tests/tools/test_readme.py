@@ -1,6 +1,7 @@
-"""The README: its programs run as they are written, here those that need no GPU, in tests/gpu all the others.
+"""The README and the pages of docs/: their programs run as they are written.
 
-And on all pages: what states measurements is what the files of these say, and the links lead somewhere.
+Here run those that need no GPU, in tests/gpu all the others. And on all pages: what states measurements is what the
+files of these say, and the links lead somewhere.
 """
 
 import ast
@@ -8,7 +9,6 @@ import json
 import re
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
@@ -18,19 +18,17 @@ from benchmarks.results import Results
 from docs import update
 from interop import sim
 from interop.errors import RaceError
+from tests import pages
 from tests.gpu import record
+from tests.pages import README, ROOT
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-BLOCKS = re.findall(r"(<!-- gpu -->\n)?```python\n(.*?)```", README.read_text(), re.DOTALL)
-PROGRAMS = [program for _, program in BLOCKS]
-SIMULATED = [program for _, program in BLOCKS if "interop.sim" in program]
-"""These bring their own simulation."""
-FOR_A_GPU = [program for gpu, program in BLOCKS if gpu]
-ANYWHERE = [program for gpu, program in BLOCKS if not gpu and program not in SIMULATED]
+PROGRAMS = pages.programs(README)
+SIMULATED = [program.text for program in PROGRAMS if program.simulated]
+FOR_A_GPU = [program.text for program in PROGRAMS if program.for_a_gpu]
+ANYWHERE = [program.text for program in pages.on_the_simulator(README)]
 """These run on a GPU and on the simulator, each by itself."""
 
-page = pytest.mark.parametrize("path", update.PAGES, ids=lambda path: path.name)
+page = pytest.mark.parametrize("path", update.PAGES, ids=pages.name)
 
 
 def execute(program, names=None):
@@ -45,12 +43,35 @@ def test_there_are_programs():
     assert len(FOR_A_GPU) == 4
     assert len(ANYWHERE) == 3
     assert not set(FOR_A_GPU) & set(SIMULATED)
-    assert len(re.findall(r"^```py", README.read_text(), re.MULTILINE)) == len(PROGRAMS)
 
 
-@pytest.mark.parametrize("program", FOR_A_GPU)
-def test_what_runs_on_a_gpu_only_is_python(program):
-    compile(program, "README.md", "exec")
+@page
+def test_every_block_of_python_is_a_program_or_has_a_test_of_its_own(path):
+    text = path.read_text()
+    of_its_own = re.findall(r"<!-- (?:project: [^\n]*|adapter) -->\n```python", text)
+    assert len(re.findall(r"^ *```{?(?:py|code)", text, re.MULTILINE)) == len(pages.programs(path)) + len(of_its_own)
+
+
+@page
+def test_what_runs_on_a_gpu_only_is_python(path):
+    for program in pages.programs(path):
+        compile(program.text, str(path), "exec")
+
+
+@pytest.mark.parametrize("path", pages.PAGES_WITH_PROGRAMS, ids=pages.name)
+def test_the_programs_of_a_page(path, capsys):
+    def run(program, names):
+        program.run(names)
+        printed = capsys.readouterr().out
+        assert program.shown in (None, printed)
+
+    names = {}
+    with sim.simulate():
+        for program in pages.on_the_simulator(path):
+            run(program, names)
+    for program in pages.programs(path):
+        if program.simulated:
+            run(program, {})
 
 
 def test_the_simulated_program(capsys):
