@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,33 +23,8 @@ SIZE = 1 << 20
 STALE = -1.0
 
 
-class Laboratory(Protocol):
-    """The steps of the program. Each is done by one library, on one stream."""
-
-    backend: str
-    libraries: list[tuple[str, str]]
-
-    def streams(self) -> tuple[object, object]:
-        """A stream of CuPy and a stream of Numba: the libraries' own objects."""
-
-    def array(self, value: float, name: str) -> Any:
-        """An array of SIZE numbers, all *value*, which is ready on every stream."""
-
-    def fill(self, array: Any, stream: ExternalStream) -> None:
-        """CuPy writes 0, 1, 2, ... into *array*, on *stream*."""
-
-    def square(self, source: Any, target: Any, stream: ExternalStream) -> None:
-        """Numba writes the squares of *source* into *target*, on *stream*."""
-
-    def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:
-        """PyTorch sums *array*, on *stream*. Call the result when the stream is done. None without PyTorch."""
-
-    def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """A copy on the host. The work on *array* is done."""
-
-
 class _RealLaboratory:
-    """CuPy, Numba and, if it is installed, PyTorch, on the GPU."""
+    """The steps of the program, by CuPy, Numba and, if it is installed, PyTorch, on the GPU."""
 
     def __init__(self) -> None:
         """Import the libraries, and compile and load every kernel: later, loading one could wait for the GPU."""
@@ -83,24 +58,29 @@ class _RealLaboratory:
         stream.synchronize()
 
     def streams(self) -> tuple[object, object]:
+        """A stream of CuPy and a stream of Numba: the libraries' own objects."""
         return self._cupy.cuda.Stream(non_blocking=True), self._cuda.stream()
 
     def array(self, value: float, name: str) -> Any:  # noqa: ARG002
+        """An array of SIZE numbers, all *value*, which is ready on every stream."""
         array = self._cupy.full(SIZE, value)
         self._cupy.cuda.get_current_stream().synchronize()
         return array
 
     def fill(self, array: Any, stream: ExternalStream) -> None:
+        """CuPy writes 0, 1, 2, ... into *array*, on *stream*."""
         with interop.use(stream, "cupy"):
             self._count(array)
 
     def square(self, source: Any, target: Any, stream: ExternalStream) -> None:
+        """Numba writes the squares of *source* into *target*, on *stream*."""
         # sync=False: otherwise Numba would block the host until the array is ready.
         blocks = (SIZE + 255) // 256
         arrays = [self._cuda.as_cuda_array(array, sync=False) for array in (source, target)]
         self._square[blocks, 256, stream.to("numba")](*arrays)
 
     def total(self, array: Any, stream: ExternalStream) -> Callable[[], float] | None:
+        """PyTorch sums *array*, on *stream*. Call the result when the stream is done. None without PyTorch."""
         if self._torch is None:
             return None
         with interop.use(stream, "torch"):
@@ -108,11 +88,12 @@ class _RealLaboratory:
         return lambda: float(total.item())
 
     def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """A copy on the host. The work on *array* is done."""
         return np.asarray(self._cupy.asnumpy(array))
 
 
 class _SimulatedLaboratory:
-    """Stand-ins for the three libraries: simulated streams, and NumPy functions as kernels."""
+    """The same steps by stand-ins for the three libraries: simulated streams, and NumPy functions as kernels."""
 
     def __init__(self, gpu: sim.SimulatedGPU, reason: str) -> None:
         """Work on *gpu*. *reason* says why no real GPU is used."""
@@ -159,6 +140,9 @@ class _SimulatedLaboratory:
         console.print(f"\nOf {found.schedules} schedules, this one goes wrong:\n{found.failure}", soft_wrap=True)
 
 
+_Laboratory = _RealLaboratory | _SimulatedLaboratory
+
+
 def _without_wait(gpu: sim.SimulatedGPU) -> None:
     """The part of :func:`run` with two streams, without its wait and its gate: small enough to explore."""
     lab = _SimulatedLaboratory(gpu, "explored")
@@ -171,7 +155,7 @@ def _without_wait(gpu: sim.SimulatedGPU) -> None:
     assert seen == 0.0, f"y[0] is {seen}, not 0.0"
 
 
-def run(lab: Laboratory, console: Console, *, forget_wait: bool) -> bool:
+def run(lab: _Laboratory, console: Console, *, forget_wait: bool) -> bool:
     """Run the program, and print what happened.
 
     Returns:
@@ -259,10 +243,10 @@ def main(*, forget_wait: bool, console: Console | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _laboratory(*, forget_wait: bool) -> Iterator[Laboratory]:
+def _laboratory(*, forget_wait: bool) -> Iterator[_Laboratory]:
     try:
         interop.new_stream()
-        lab: Laboratory = _RealLaboratory()
+        lab = _RealLaboratory()
     except NoDeviceError as error:
         reason = str(error).partition(_cuda.WAY_OUT)[0].strip(" .")
     except ModuleNotFoundError as error:

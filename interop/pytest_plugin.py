@@ -277,8 +277,8 @@ def _count(mark: pytest.Mark) -> int:
     except TypeError:
         count = None
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        said = ", ".join([*map(repr, mark.args), *(f"{key}={value!r}" for key, value in mark.kwargs.items())])
-        message = f"the mark gpu(n) takes how many devices the test needs, 1 or more; got gpu({said})"
+        given = _shown(mark.args, mark.kwargs)
+        message = f"the mark gpu(n) takes how many devices the test needs, 1 or more; got gpu({given})"
         raise pytest.UsageError(message)
     return count
 
@@ -286,7 +286,7 @@ def _count(mark: pytest.Mark) -> int:
 def _names(given: tuple[object, ...], named: Mapping[str, object]) -> list[str]:
     names = [name for name in given if isinstance(name, str) and all(name.split("."))]
     if not given or named or len(names) < len(given):
-        said = ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in named.items())])
+        said = _shown(given, named)
         message = (
             f'what a test needs is named by strings, import paths such as needs("cupy", "torch"); got needs({said})'
         )
@@ -295,6 +295,10 @@ def _names(given: tuple[object, ...], named: Mapping[str, object]) -> list[str]:
         if name != "no_gpu" and not _is_known(name):
             _refuse_misspelt(name)
     return names
+
+
+def _shown(given: tuple[object, ...], named: Mapping[str, object]) -> str:
+    return ", ".join([*map(repr, given), *(f"{key}={value!r}" for key, value in named.items())])
 
 
 def _refuse_misspelt(name: str) -> None:

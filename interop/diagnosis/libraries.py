@@ -136,13 +136,10 @@ def _with_current(library: Library, adapter: Adapter, device: int | None, *, pro
 
 
 def _asked(library: Library, adapter: Adapter) -> Library:
-    stream = _by_its_owner(as_stream(adapter.current_stream()))
+    stream = as_stream(adapter.current_stream())
+    # The equal stream of a `with` block around the call has an owner: PyTorch's answer has none.
+    stream = next((ours for ours in streams_in_use() if ours == stream and is_kept_alive(ours)), stream)
     return replace(library, current=replace(look_at(stream), library=library.name))
-
-
-def _by_its_owner(stream: ExternalStream) -> ExternalStream:
-    """The equal stream of a ``with`` block around the call, which has an owner: PyTorch's answer has none."""
-    return next((ours for ours in streams_in_use() if ours == stream and is_kept_alive(ours)), stream)
 
 
 def _reason_not_to_ask(adapter: Adapter, cuda: _cuda.Cuda, device: int | None, *, probe: bool) -> str:

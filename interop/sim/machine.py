@@ -283,8 +283,7 @@ class Machine:
         known = self.clocks.of_thread(thread)
         party = Party("the host", thread.thread.name, Kind.WRITE if writes else Kind.READ, array.name, where)
         self._race({array: party}, known, on_host=True)
-        touched, nothing = frozenset([array]), frozenset[Array]()
-        self.scheduler.access(self.queue, *((nothing, touched) if writes else (touched, nothing)))
+        self.scheduler.access(self.queue, array, writes=writes)
         self.queue.trace.add(f"the host {party.kind.verb} {array.name} ({where})")
         array.accesses.add(Access(party, self.clocks.access(thread), writes, by_host=True), known)
 

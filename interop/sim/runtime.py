@@ -334,8 +334,7 @@ class Driver(_Module):
 
     @_answers()
     def cuCtxPushCurrent(self, context: SupportsInt) -> None:
-        if int(context) not in self.machine.contexts:
-            raise Refused(INVALID_CONTEXT)
+        self._ordinal(context)
         self.machine.thread().contexts.append(int(context))
 
     @_answers("pctx")
@@ -348,20 +347,20 @@ class Driver(_Module):
     @_answers()
     def cuCtxSetCurrent(self, context: SupportsInt) -> None:
         """As CUDA: in place of the topmost one; 0 takes that away."""
-        contexts = self.machine.thread().contexts
-        if int(context) and int(context) not in self.machine.contexts:
-            raise Refused(INVALID_CONTEXT)
-        if contexts:
-            contexts.pop()
         if int(context):
-            contexts.append(int(context))
+            self._ordinal(context)
+        self.machine.thread().contexts[-1:] = [int(context)] if int(context) else []
 
     @_answers("ctxId")
     def cuCtxGetId(self, context: SupportsInt) -> int:
         """As CUDA: from 1."""
+        return self._ordinal(context) + 1
+
+    def _ordinal(self, context: SupportsInt) -> int:
+        """The device of a context."""
         if int(context) not in self.machine.contexts:
             raise Refused(INVALID_CONTEXT)
-        return self.machine.contexts.index(int(context)) + 1
+        return self.machine.contexts.index(int(context))
 
     @_answers("pctx")
     def cuDevicePrimaryCtxRetain(self, device: SupportsInt) -> int:

@@ -79,8 +79,8 @@ class InOrder:
             if work.is_ready:
                 queue.run(work)
 
-    def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
-        """The host touches these arrays. Work for which it has not waited has not run yet."""
+    def access(self, queue: Queue, array: Array, *, writes: bool) -> None:
+        """The host reads or writes *array*. Work for which it has not waited has not run yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +153,10 @@ class Chosen(InOrder):
                 return
             queue.run(options[self._choose([_label(work) for work in options])])
 
-    def access(self, queue: Queue, reads: frozenset[Array], writes: frozenset[Array]) -> None:
+    def access(self, queue: Queue, array: Array, *, writes: bool) -> None:
         """Run any of what the access conflicts with, or nothing."""
         may_stop = True
-        while seen := [work for work in queue.pending if work.touches(reads, writes)]:
+        while seen := [work for work in queue.pending if work.conflicts_with_host(array, writes=writes)]:
             cluster = _cluster(queue, seen)
             options = [work for work in queue.ready() if work in cluster]
             if not options:
@@ -166,7 +166,7 @@ class Chosen(InOrder):
             taken = self._choose([*stop, *map(_label, options)]) - len(stop)
             if taken < 0:
                 return
-            may_stop = options[taken].touches(reads, writes)
+            may_stop = options[taken] in seen
             queue.run(options[taken])
 
     def _choose(self, options: Sequence[str]) -> int:

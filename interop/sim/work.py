@@ -84,11 +84,13 @@ class Work:
 
     def conflicts(self, other: "Work") -> bool:
         """Whether the order in which the two run can make a difference to memory."""
-        return self is not other and self.touches(other.reads, other.writes)
+        return self is not other and not (
+            self.writes.isdisjoint(other.reads | other.writes) and self.reads.isdisjoint(other.writes)
+        )
 
-    def touches(self, reads: frozenset[Array], writes: frozenset[Array]) -> bool:
-        """Whether it conflicts with an access that reads and writes these arrays."""
-        return not self.writes.isdisjoint(reads | writes) or not self.reads.isdisjoint(writes)
+    def conflicts_with_host(self, array: Array, *, writes: bool) -> bool:
+        """Whether it conflicts with an access by the host, which reads *array*, or writes it."""
+        return array in self.writes or (writes and array in self.reads)
 
 
 class Trace:
@@ -180,15 +182,11 @@ class Queue:
         """The kernels that can run now, in the order in which they were enqueued."""
         return [work for work in self._works.values() if work.is_ready]
 
-    def closed_gates(self) -> list[Work]:
-        """The gates that are closed, in the order in which they were enqueued."""
-        return [gate for gate in self._gates.values() if not gate.is_open]
-
     def open_overdue(self) -> None:
         """Open the gates whose deadline has passed."""
         now = time.monotonic()
-        for gate in self.closed_gates():
-            if gate.deadline < now:
+        for gate in list(self._gates.values()):
+            if gate.is_closed and gate.deadline < now:
                 gate.is_overdue = True
                 self.trace.add(f"the {gate.name} on {gate.stream} opens itself")
                 self.open(gate)
@@ -196,9 +194,9 @@ class Queue:
     def open(self, gate: Work) -> None:
         """Open a gate. It lets later work pass once all work before it is done."""
         gate.is_open = True
-        self.settle()
+        self._settle()
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Mark the open gates done before which no work is pending."""
         # Enqueue order is one of the orders that the clocks allow, so one pass finds them all.
         for gate in list(self._gates.values()):
@@ -207,14 +205,11 @@ class Queue:
 
     def run(self, work: Work) -> None:
         """Run a kernel that is ready."""
-        if work.is_gate:
-            message = f"{work.name} is a gate, and gates do not run"
-            raise TypeError(message)
         self.trace.add(f"kernel {work.name!r} ran on {work.stream} (launched at {work.where})")
         # The kernel is done first: one that raises is not run again.
         run = work.run
         self._done(work)
-        self.settle()
+        self._settle()
         run()
 
     def _done(self, work: Work) -> None:

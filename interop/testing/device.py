@@ -29,11 +29,6 @@ def stream_wait_value(cuda: Cuda, handle: int, address: int, value: int, needs: 
     cuda.within(needs, cuda.drive, "cuStreamWaitValue32", handle, address, value, at_least)
 
 
-def memset(cuda: Cuda, address: int, value: int, size: int, handle: int, context: int) -> None:
-    """Enqueue that *size* bytes at *address* are set to *value*, on a stream of *context*; returns at once."""
-    cuda.within(context, cuda.call, "cudaMemsetAsync", address, value, size, handle)
-
-
 def copy_to_host(cuda: Cuda, address: int, size: int, handle: int, context: int) -> bytes:
     """Copy *size* bytes from *address*, in the order of a stream of *context*. Blocks the host."""
     memory = ctypes.create_string_buffer(size)

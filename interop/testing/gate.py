@@ -13,8 +13,9 @@ import threading
 import time
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from interop import _cuda
 from interop._core import captures
@@ -23,6 +24,9 @@ from interop._show.text import described
 from interop.errors import CaptureError, DeadlockError, InteropError, NotSupportedError
 from interop.stream import ExternalStream, as_stream
 from interop.testing import device
+
+if TYPE_CHECKING:
+    from interop.sim import Gate as SimulatedGate
 
 # One page of memory, pinned once and shared with the keeper process, in slots of 16 bytes. Each slot has a 32-bit
 # counter, for which streams wait; the value of the counter at which the slot is open; and the time, as a double of
@@ -45,18 +49,6 @@ while not orphaned:
 """
 
 
-class _Latch(Protocol):
-    """What holds the stream of a gate: a :class:`_Slot`, or a gate of the simulator."""
-
-    @property
-    def is_open(self) -> bool: ...
-
-    @property
-    def is_overdue(self) -> bool: ...
-
-    def open(self) -> None: ...
-
-
 class _Keeper:
     """The shared page, and the process that opens overdue slots, even while this one is blocked with the GIL held."""
 
@@ -65,8 +57,7 @@ class _Keeper:
         file = os.memfd_create("interop-gates")
         os.ftruncate(file, _PAGE)
         self.page = mmap.mmap(file, _PAGE)
-        self._lock = forks.lock()
-        self._free = list(range(0, _PAGE, _SLOT))
+        self.free = deque(range(0, _PAGE, _SLOT))
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
         self.device_address = device.host_register(_cuda.GPU, address, _PAGE)
         self._process = subprocess.Popen(  # noqa: S603  (our own code, in our own Python)
@@ -86,16 +77,11 @@ class _Keeper:
                 "the test does not open would hang for ever. Restart Python"
             )
             raise DeadlockError(message)
-        with self._lock:
-            if not self._free:
-                message = f"{_PAGE // _SLOT} gates are shut, and there can be no more: open some of them"
-                raise NotSupportedError(message)
-            return self._free.pop(0)
-
-    def give_back(self, slot: int) -> None:
-        """Put the slot back among the free ones."""
-        with self._lock:
-            self._free.append(slot)
+        try:
+            return self.free.popleft()
+        except IndexError:
+            message = f"{_PAGE // _SLOT} gates are shut, and there can be no more: open some of them"
+            raise NotSupportedError(message) from None
 
 
 @functools.cache
@@ -131,7 +117,7 @@ class _Slot:
         self._count.value = self.opens_at
 
     def give_back(self) -> None:
-        self._keeper.give_back(self._slot)
+        self._keeper.free.append(self._slot)
 
 
 class _Collection:
@@ -195,7 +181,7 @@ class Gate:
         self._overdue = False
         self.stream = stream
         self.timeout = timeout
-        self._latch: _Latch
+        self._latch: _Slot | SimulatedGate
         if stream._cuda.simulation is not None:
             self._latch = stream._cuda.simulation.gate(stream, timeout)
         else:

@@ -36,7 +36,8 @@ def poison(array: object, stream: object) -> None:
         return
     address, size, _ = memory_of(array, writes=True)
     if size:
-        device.memset(stream._cuda, address, POISON, size, stream._handle, stream._usable_context())
+        cuda = stream._cuda
+        cuda.within(stream._usable_context(), cuda.call, "cudaMemsetAsync", address, POISON, size, stream._handle)
 
 
 def is_poisoned(array: object, stream: object) -> bool:

@@ -45,14 +45,6 @@ class Earlier(watchers.Watcher):
         """The consumer waits for what the producer waits for."""
         self._pass_on(consumer, self._streams.get(producer, ""))
 
-    def handed_over(
-        self, array: object, tensor: "Tensor", producer: ExternalStream | None, consumer: ExternalStream
-    ) -> None:
-        """The consumer waits for the producer."""
-        del array, tensor
-        if producer is not None:
-            self.joined(consumer, producer)
-
     def _pass_on(self, stream: ExternalStream, reason: str) -> None:
         if reason:
             self._streams.setdefault(stream, reason)

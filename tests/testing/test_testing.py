@@ -489,11 +489,11 @@ def test_an_exception_in_the_block_goes_on(paper, keeper):
 def test_a_gate_that_cannot_be_shut_leaves_nothing_behind(paper, keeper, monkeypatch):
     stream, _ = paper
     monkeypatch.setattr(device, "stream_wait_value", lambda *_: 1 / 0)
-    free = len(keeper()._free)
+    free = len(keeper().free)
     with pytest.raises(ZeroDivisionError):
         gate(stream)
     assert gc.isenabled()
-    assert len(keeper()._free) == free
+    assert len(keeper().free) == free
 
 
 def test_the_number_of_shut_gates_is_limited(paper, keeper):
