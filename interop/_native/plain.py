@@ -3,8 +3,7 @@
 How C and Python share a class is explained in ``methods.c``.
 """
 
-from itertools import starmap
-from typing import Any, Final, Self
+from typing import Any, Final
 
 _MOST_SPARE: Final = 256  # as MOST_SPARE in native.h
 
@@ -20,100 +19,54 @@ class Pool:
 
     def take(self) -> int:
         """A spare event, which is yours now; 0 if there is none."""
-        # A loop, and no call: a signal handler could raise between a call and what is done with its result.
         try:
-            for event in starmap(self._events.pop, ((),)):
-                return event
+            return self._events.pop()
         except IndexError:
-            pass
-        return 0
+            return 0
 
     def give(self, event: int) -> bool:
         """Keep an event; False if there are enough."""
-        events = self._events
-        if len(events) >= _MOST_SPARE:
+        if len(self._events) >= _MOST_SPARE:
             return False
-        events += (event,)  # for the same reason
+        self._events.append(event)
         return True
 
 
 class StreamFields:
     """What an ExternalStream is made of."""
 
-    __slots__ = (
-        "_adapter",
-        "_context",
-        "_context_id",
-        "_cuda",
-        "_device",
-        "_handle",
-        "_id",
-        "_natives",
-        "_pool",
-        "_priority",
-        "_thread",
-        "owner",
-    )
+    __slots__ = ("__dict__",)  # and not __weakref__, which the subclass has
 
-    _handle: int
-    _context: int
-    _context_id: int
-    _pool: Pool | None
-    _adapter: Any  # the subclasses say of which class
     _cuda: Any
-    _device: int | None
-    _id: int | None
-    _natives: dict[str, object] | None
-    _priority: int | None
-    _thread: object
-    owner: object
-
-    def __new__(cls, *_arguments: object, **_named: object) -> Self:
-        """Start with 0, and None."""
-        self = super().__new__(cls)
-        self._handle = self._context = self._context_id = 0
-        self._pool = self._adapter = self._device = self._id = self._natives = self._priority = self._thread = (
-            self.owner
-        ) = None
-        return self
+    _adapter: Any = None  # the subclasses say of which class
+    _handle: int = 0
+    _context: int = 0
+    _context_id: int = 0
+    _pool: Pool | None = None
+    _device: int | None = None
+    _id: int | None = None
+    _natives: dict[str, object] | None = None
+    _priority: int | None = None
+    _thread: object = None
+    owner: object = None
 
 
 class EventFields:
     """What an Event is made of; its CUDA event goes to a pool, or is destroyed, with the last reference."""
 
-    __slots__ = (
-        "_adapter",
-        "_capture",
-        "_context",
-        "_cuda",
-        "_device",
-        "_flags",
-        "_handle",
-        "_handle_was_shared",
-        "_pool",
-        "_recorded",
-        "owner",
-    )
+    __slots__ = ("__dict__",)
 
-    _handle: int
-    _context: int
-    _capture: int
-    _recorded: bool
-    _handle_was_shared: bool
-    _pool: Pool | None
-    _adapter: Any  # the subclasses say of which class
     _cuda: Any
-    _device: int | None
-    _flags: int | None
-    owner: object
-
-    def __new__(cls, *_arguments: object, **_named: object) -> Self:
-        """Start with 0, False, and None."""
-        self = super().__new__(cls)
-        self._handle = self._context = self._capture = 0
-        self._recorded = self._handle_was_shared = False
-        self._pool = self._adapter = self._device = self._flags = self.owner = None
-        return self
+    _adapter: Any = None
+    _handle: int = 0
+    _context: int = 0
+    _capture: int = 0
+    _recorded: bool = False
+    _handle_was_shared: bool = False
+    _pool: Pool | None = None
+    _device: int | None = None
+    _flags: int | None = None
+    owner: object = None
 
     def __del__(self) -> None:
         """The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay."""
