@@ -53,8 +53,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(adapters, "_switched", {})
     found = dict(adapters.by_type)
     adapters.by_type.clear()
-    monkeypatch.setattr(adapters, "_with_stream", None)
+    adapters._candidates.cache_clear()
     yield
+    adapters._candidates.cache_clear()
     adapters.by_type.clear()
     adapters.by_type.update(found)
 

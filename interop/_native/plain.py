@@ -3,7 +3,7 @@
 How C and Python share a class is explained in ``methods.c``.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 _MOST_SPARE: Final = 256  # as MOST_SPARE in native.h
 
@@ -32,10 +32,18 @@ class Pool:
         return True
 
 
-class StreamFields:
+class _Fields:
+    __slots__ = ("__dict__",)  # and not __weakref__, which ExternalStream and Event have
+
+    def __new__(cls, *_arguments: object, **_named: object) -> Self:
+        """Leave the arguments to ``__init__``, as the extension does."""
+        return super().__new__(cls)
+
+
+class StreamFields(_Fields):
     """What an ExternalStream is made of."""
 
-    __slots__ = ("__dict__",)  # and not __weakref__, which the subclass has
+    __slots__ = ()
 
     _cuda: Any
     _adapter: Any = None  # the subclasses say of which class
@@ -51,10 +59,10 @@ class StreamFields:
     owner: object = None
 
 
-class EventFields:
+class EventFields(_Fields):
     """What an Event is made of; its CUDA event goes to a pool, or is destroyed, with the last reference."""
 
-    __slots__ = ("__dict__",)
+    __slots__ = ()
 
     _cuda: Any
     _adapter: Any = None

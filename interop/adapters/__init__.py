@@ -14,7 +14,6 @@ import importlib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from interop._safety import forks
@@ -35,10 +34,6 @@ _GROUP: Final = "interop.adapters"
 _registered: dict[str, Adapter] = {}
 by_type: Final[dict[type, tuple[Adapter, ...]]] = {}
 """The results of :func:`adapters_of`. The extension in C reads them too."""
-_with_stream: tuple[str, ...] | None = None
-"""The names of the libraries that may have a current stream; None before they are looked up."""
-_registrations = 0
-"""The number of calls of :func:`register`. A result that was looked up before a call is not kept after it."""
 _lock = forks.lock()
 
 
@@ -59,15 +54,13 @@ def register(library: str, adapter: Adapter) -> None:
     if not issubclass(type(adapter), Adapter):
         message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {described(adapter)}"
         raise AdapterError(message)
-    global _registrations, _with_stream  # noqa: PLW0603  (both are changed under the lock)
     with _lock:
         if library in _registered or library in TABLE or library in _plugins():
             message = f"{library!r} has an adapter already; interop keeps the first one"
             raise AdapterError(message)
         _must_be_for(library, adapter)
         _registered[library] = adapter
-        _registrations += 1
-        _with_stream = None
+        _candidates.cache_clear()
         by_type.clear()
 
 
@@ -124,11 +117,7 @@ def adapters_of(obj: object) -> tuple[Adapter, ...]:
     except Exception:  # noqa: BLE001  (the class cannot be hashed, and is looked up each time)
         return _find_adapters(cls)
     if found is None:
-        before = _registrations
-        found = _find_adapters(cls)
-        with _lock:
-            if before == _registrations:
-                by_type[cls] = found
+        found = by_type[cls] = _find_adapters(cls)
     return found
 
 
@@ -187,31 +176,24 @@ def with_current_stream(*, simulated: bool) -> list[Adapter]:
     """The adapters of all *loaded* and usable libraries with a current stream: real ones, or *simulated* ones."""
     adapters = []
     for library in _candidates():
-        module = sys.modules.get(library)
-        if module is None:
-            continue
-        found = _switched.get(library)
-        adapter = found[1] if found is not None and found[0] is module else _find_switched(library, module)
-        if adapter is not None and adapter.simulated is simulated:
-            adapters.append(adapter)
+        if library in sys.modules:
+            adapter = _switched[library] if library in _switched else _find_switched(library)
+            if adapter is not None and adapter.simulated is simulated:
+                adapters.append(adapter)
     return adapters
 
 
+@functools.cache
 def _candidates() -> tuple[str, ...]:
     """The names of the libraries that may have a current stream."""
-    global _with_stream  # noqa: PLW0603  (changed under the lock)
-    names = _with_stream
-    if names is None:
-        with _lock:
-            names = _with_stream = tuple(filter(may_have_current_stream, known()))
-    return names
+    return tuple(filter(may_have_current_stream, known()))
 
 
-_switched: dict[str, tuple[ModuleType, Adapter | None]] = {}
-"""The module of each loaded library; and its adapter, if the library has a current stream and can use a GPU."""
+_switched: dict[str, Adapter | None] = {}
+"""The adapter of each loaded library that has a current stream and can use a GPU; None for the other loaded ones."""
 
 
-def _find_switched(library: str, module: ModuleType) -> Adapter | None:
+def _find_switched(library: str) -> Adapter | None:
     if not is_loaded(library):
         return None
     try:
@@ -222,7 +204,7 @@ def _find_switched(library: str, module: ModuleType) -> Adapter | None:
         return None
     if adapter is not None and not (adapter.has_current_stream and adapter.usable()):
         adapter = None
-    _switched[library] = module, adapter
+    _switched[library] = adapter
     return adapter
 
 
@@ -235,15 +217,15 @@ def current_stream_adapter(library: str) -> Adapter:
     """
     if type(library) is not str:
         library = library_name(library)
-    module, adapter = _switched.get(library, (None, None))
-    if adapter is not None and module is sys.modules.get(library):
+    adapter = _switched.get(library)
+    if adapter is not None:
         return adapter
     adapter = adapter_named(library)
     if not adapter.has_current_stream:
         message = f"{library} has no current stream; {adapter.instead or 'pass the stream to each call'}"
         raise NotSupportedError(message)
     if is_loaded(library) and adapter.usable():
-        _switched[library] = sys.modules[library], adapter
+        _switched[library] = adapter
     return adapter
 
 

@@ -1,7 +1,7 @@
 """The contract of an adapter, which tells interop what it must know about a library.
 
 An adapter is a subclass of :class:`Adapter`. Its methods turn the library's own streams and events into integers, an
-integer into the library's own stream, and arrays into a :class:`Tensor` and back. An adapter never sees interop's
+integer into the library's own stream, and arrays into a :class:`.Tensor` and back. An adapter never sees interop's
 streams and events.
 
 Override the methods for what the library has. For a method that is not overridden, interop raises an error which says
@@ -13,43 +13,17 @@ from typing import Any, NamedTuple
 from interop._cuda import LEGACY, PER_THREAD, null_handle
 from interop._safety.forks import lock
 from interop.adapters.dlpack import CAPSULES, capsule, exchanges, make_tensor, read_tensor
-from interop.adapters.tensor import (
-    BFLOAT16,
-    COMPLEX,
-    CUDA,
-    FLOAT8_E4M3FN,
-    FLOAT8_E4M3FNUZ,
-    FLOAT8_E5M2,
-    FLOAT8_E5M2FNUZ,
-    FLOAT8_E8M0FNU,
-    INT,
-    TYPES,
-    DataType,
-    Tensor,
-)
+from interop.adapters.tensor import CUDA, DataType, Tensor
 from interop.errors import NotSupportedError
 
 __all__ = [
-    "BFLOAT16",
     "CAPSULES",
-    "COMPLEX",
-    "CUDA",
-    "FLOAT8_E4M3FN",
-    "FLOAT8_E4M3FNUZ",
-    "FLOAT8_E5M2",
-    "FLOAT8_E5M2FNUZ",
-    "FLOAT8_E8M0FNU",
-    "INT",
     "LEGACY",
     "PER_THREAD",
-    "TYPES",
     "Adapter",
-    "DataType",
     "Ordered",
     "Source",
     "Takes",
-    "Tensor",
-    "byte_strides_to_elements",
     "capsule",
     "exchanges",
     "is_kept",
@@ -59,6 +33,7 @@ __all__ = [
     "make_tensor",
     "null_handle",
     "read_tensor",
+    "strided",
 ]
 
 
@@ -322,22 +297,21 @@ class Ordered:
         return self._memory.__dlpack_device__()
 
 
-def byte_strides_to_elements(strides: tuple[int, ...], shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
-    """Convert strides in bytes to strides in elements of *size* bytes; None if the array is C-contiguous.
-
-    Raises:
-        ValueError: a stride is not a multiple of *size*, in a dimension with more than one element.
-    """
-    expected, is_contiguous = size, True
+def strided(
+    address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: DataType, device: int, owner: object
+) -> Tensor | None:
+    """Describe an array whose *strides* are in bytes; None if one is no multiple of the size of an element."""
+    size = expected = dtype.bits // 8
+    is_contiguous = True
     for stride, count in zip(reversed(strides), reversed(shape), strict=True):
         if count != 1:
             if stride != expected:
                 if stride % size and count > 1:
-                    message = f"a stride of {stride} bytes is not a multiple of {size}"
-                    raise ValueError(message)
+                    return None
                 is_contiguous = False
             expected *= count
-    return None if is_contiguous or 0 in shape else tuple(stride // size for stride in strides)
+    steps = None if is_contiguous or 0 in shape else tuple(stride // size for stride in strides)
+    return Tensor(address, shape, steps, dtype, CUDA, device, False, owner)  # noqa: FBT003
 
 
 def keep(native: object, source: object) -> object:

@@ -6,19 +6,8 @@ import numpy as np
 from cuda.core import Buffer, Device, Event, Stream
 from cuda.core.utils import StridedMemoryView
 
-from interop.adapters.base import (
-    CUDA,
-    INT,
-    TYPES,
-    Adapter,
-    DataType,
-    Source,
-    Takes,
-    Tensor,
-    exchanges,
-    make_tensor,
-    null_handle,
-)
+from interop.adapters.base import Adapter, Source, Takes, exchanges, make_tensor, null_handle
+from interop.adapters.tensor import CUDA, INT, TYPES, DataType, Tensor
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
 _EXCHANGES = exchanges(StridedMemoryView)

@@ -7,22 +7,11 @@ from typing import Any, cast
 import cupy
 import numpy as np
 
-from interop.adapters.base import (
-    BFLOAT16,
-    CUDA,
-    LEGACY,
-    TYPES,
-    Adapter,
-    Ordered,
-    Source,
-    Takes,
-    Tensor,
-    byte_strides_to_elements,
-)
+from interop.adapters.base import LEGACY, Adapter, Ordered, Source, Takes, strided
+from interop.adapters.tensor import BFLOAT16, CUDA, TYPES, Tensor
 
 # The base of cupy.cuda.Stream and of the deprecated cupy.cuda.ExternalStream.
 _STREAM_TYPES = (cupy.cuda.Stream, cupy.cuda.ExternalStream)
-
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
 _DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
@@ -67,18 +56,13 @@ class CupyAdapter(Adapter):
 
     def read(self, array: Any) -> Tensor | None:  # noqa: ANN401
         """None for records and other types that are not numbers, which the array interface can tell."""
-        if not isinstance(array, cupy.ndarray):
-            return None
-        dtype = _TYPES.get(array.dtype)
+        dtype = _TYPES.get(array.dtype) if isinstance(array, cupy.ndarray) else None
         if dtype is None:
             return None
-        memory, shape, strides = array.data, array.shape, None
-        if not array.flags.c_contiguous:
-            try:
-                strides = byte_strides_to_elements(array.strides, shape, array.dtype.itemsize)
-            except ValueError:
-                return None
-        return Tensor(memory.ptr, shape, strides, dtype, CUDA, memory.device_id, False, array)  # noqa: FBT003
+        memory = array.data
+        if array.flags.c_contiguous:
+            return Tensor(memory.ptr, array.shape, None, dtype, CUDA, memory.device_id, False, array)  # noqa: FBT003
+        return strided(memory.ptr, array.shape, array.strides, dtype, memory.device_id, array)
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
         """The owner of memory that CuPy has not allocated."""

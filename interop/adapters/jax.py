@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from interop.adapters.base import Adapter, Source, Takes, Tensor, capsule
+from interop.adapters.base import Adapter, Source, Takes, capsule
+from interop.adapters.tensor import Tensor
 from interop.errors import NotSupportedError
 
 _WHY = "JAX takes no stream: XLA creates its own streams, and offers none"

@@ -7,19 +7,8 @@ from numba import cuda
 from numba.cuda.cudadrv.devicearray import DeviceNDArray
 from numba.cuda.cudadrv.driver import Event, MemoryPointer, Stream, binding, memory_size_from_info
 
-from interop.adapters.base import (
-    CUDA,
-    TYPES,
-    Adapter,
-    Source,
-    Takes,
-    Tensor,
-    byte_strides_to_elements,
-    is_kept,
-    keep,
-    null_handle,
-)
-from interop.adapters.tensor import c_contiguous
+from interop.adapters.base import Adapter, Source, Takes, is_kept, keep, null_handle, strided
+from interop.adapters.tensor import TYPES, Tensor, c_contiguous
 from interop.errors import NotSupportedError
 
 _TYPES = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
@@ -80,13 +69,9 @@ class NumbaAdapter(Adapter):
         dtype = _TYPES.get(array.dtype) if isinstance(array, DeviceNDArray) else None
         if dtype is None:
             return None
-        shape, memory = array.shape, array.gpu_data
-        try:
-            strides = byte_strides_to_elements(array.strides, shape, dtype.bits // 8)
-        except ValueError:
-            return None
+        memory = array.gpu_data
         device = memory.context.device.id if isinstance(memory.owner, MemoryPointer) else -1
-        return Tensor(memory.device_pointer_value or 0, shape, strides, dtype, CUDA, device, False, array)  # noqa: FBT003
+        return strided(memory.device_pointer_value or 0, array.shape, array.strides, dtype, device, array)
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
         """The owner of the memory, which parts of the array share."""

@@ -5,7 +5,8 @@ from typing import Any
 from rmm.pylibrmm.device_buffer import DeviceBuffer
 from rmm.pylibrmm.stream import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
 
-from interop.adapters.base import CUDA, LEGACY, PER_THREAD, TYPES, Adapter, Source, Tensor
+from interop.adapters.base import LEGACY, PER_THREAD, Adapter, Source
+from interop.adapters.tensor import CUDA, TYPES, Tensor
 
 _DEFAULT_STREAMS = {LEGACY: LEGACY_DEFAULT_STREAM, PER_THREAD: PER_THREAD_DEFAULT_STREAM}
 

@@ -11,19 +11,23 @@ OPAQUE: Final = 3
 BFLOAT: Final = 4
 COMPLEX: Final = 5
 BOOL: Final = 6
-FLOAT8_E3M4: Final = 7
-FLOAT8_E4M3: Final = 8
-FLOAT8_E4M3B11FNUZ: Final = 9
-FLOAT8_E4M3FN: Final = 10
-FLOAT8_E4M3FNUZ: Final = 11
-FLOAT8_E5M2: Final = 12
-FLOAT8_E5M2FNUZ: Final = 13
-FLOAT8_E8M0FNU: Final = 14
-FLOAT6_E2M3FN: Final = 15
-FLOAT6_E3M2FN: Final = 16
 FLOAT4_E2M1FN: Final = 17
+"""The last code. The types from 7 on have their bits in their names."""
 
-_NAMES: Final = {INT: "int", UINT: "uint", BFLOAT: "bfloat", COMPLEX: "complex"}
+_NAMES: Final = {INT: "int", UINT: "uint", FLOAT: "float", BFLOAT: "bfloat", COMPLEX: "complex"}
+_SMALL: Final = (
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float6_e2m3fn",
+    "float6_e3m2fn",
+    "float4_e2m1fn",
+)
 
 CUDA: Final = 2
 CUDA_HOST: Final = 3
@@ -39,8 +43,11 @@ class DataType(NamedTuple):
     lanes: int
 
     def __str__(self) -> str:
-        """NumPy's name, such as ``"float32"``; with more than one lane ``"float32x4"``."""
-        name = {BOOL: "bool", OPAQUE: "opaque"}.get(self.code, f"{_NAMES.get(self.code, 'float')}{self.bits}")
+        """NumPy's name, such as ``"float32"``, or that of ml_dtypes; with more than one lane ``"float32x4"``."""
+        if BOOL < self.code <= FLOAT4_E2M1FN:
+            name = _SMALL[self.code - BOOL - 1]
+        else:
+            name = {BOOL: "bool", OPAQUE: "opaque"}.get(self.code) or f"{_NAMES.get(self.code, 'float')}{self.bits}"
         return name if self.lanes == 1 else f"{name}x{self.lanes}"
 
 
@@ -120,6 +127,8 @@ TYPES: Final = {
 """The types of the array interface by their typestrs."""
 
 BFLOAT16: Final = DataType(BFLOAT, 16, 1)
+COMPLEX32: Final = DataType(COMPLEX, 32, 1)
+FLOAT8: Final = tuple(DataType(BOOL + 1 + i, 8, 1) for i, name in enumerate(_SMALL) if name.startswith("float8"))
 
 TYPESTRS: Final = {dtype: typestr for typestr, dtype in TYPES.items()}
 """The typestrs by type. The array interface has none for bfloat16, float8 and vectors."""

@@ -5,22 +5,11 @@ from typing import Any, cast
 import torch
 
 from interop.adapters.base import (
-    BFLOAT16,
     CAPSULES,
-    COMPLEX,
-    CUDA,
-    FLOAT8_E4M3FN,
-    FLOAT8_E4M3FNUZ,
-    FLOAT8_E5M2,
-    FLOAT8_E5M2FNUZ,
-    FLOAT8_E8M0FNU,
     LEGACY,
-    TYPES,
     Adapter,
-    DataType,
     Source,
     Takes,
-    Tensor,
     capsule,
     exchanges,
     is_kept,
@@ -29,39 +18,15 @@ from interop.adapters.base import (
     make_tensor,
     read_tensor,
 )
+from interop.adapters.tensor import BFLOAT16, COMPLEX32, CUDA, FLOAT8, TYPES, Tensor
 
 # The legacy stream, to torch.cuda.default_stream() and get_stream_from_external().
 _LEGACY = 0
 
-_NAMES = {
-    "|b1": "bool",
-    "|i1": "int8",
-    "<i2": "int16",
-    "<i4": "int32",
-    "<i8": "int64",
-    "|u1": "uint8",
-    "<u2": "uint16",
-    "<u4": "uint32",
-    "<u8": "uint64",
-    "<f2": "float16",
-    "<f4": "float32",
-    "<f8": "float64",
-    "<c8": "complex64",
-    "<c16": "complex128",
-}
-_OTHERS = {
-    "bfloat16": BFLOAT16,
-    "complex32": DataType(COMPLEX, 32, 1),
-    "float8_e4m3fn": DataType(FLOAT8_E4M3FN, 8, 1),
-    "float8_e4m3fnuz": DataType(FLOAT8_E4M3FNUZ, 8, 1),
-    "float8_e5m2": DataType(FLOAT8_E5M2, 8, 1),
-    "float8_e5m2fnuz": DataType(FLOAT8_E5M2FNUZ, 8, 1),
-    "float8_e8m0fnu": DataType(FLOAT8_E8M0FNU, 8, 1),
-}
 _TYPES = {  # the types that this version of PyTorch has
-    getattr(torch, name): dtype
-    for name, dtype in [*((_NAMES[typestr], dtype) for typestr, dtype in TYPES.items()), *_OTHERS.items()]
-    if hasattr(torch, name)
+    getattr(torch, str(dtype)): dtype
+    for dtype in (*TYPES.values(), BFLOAT16, COMPLEX32, *FLOAT8)
+    if hasattr(torch, str(dtype))
 }
 
 _EXCHANGES = exchanges(torch.Tensor)

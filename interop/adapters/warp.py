@@ -6,39 +6,15 @@ from typing import Any
 
 import warp
 
-from interop.adapters.base import (
-    CUDA,
-    LEGACY,
-    TYPES,
-    Adapter,
-    Source,
-    Takes,
-    Tensor,
-    byte_strides_to_elements,
-    keep,
-    lock,
-)
+from interop.adapters.base import LEGACY, Adapter, Source, Takes, keep, lock, strided
+from interop.adapters.tensor import COMPLEX, TYPES, Tensor
 from interop.errors import LibraryNotFoundError
 
 if not hasattr(warp, "ScopedStream"):
     message = f"the module named warp here, {warp!r}, is not NVIDIA Warp"
     raise LibraryNotFoundError(message, name="warp")
 
-_NAMES = {
-    "|b1": "bool",
-    "|i1": "int8",
-    "<i2": "int16",
-    "<i4": "int32",
-    "<i8": "int64",
-    "|u1": "uint8",
-    "<u2": "uint16",
-    "<u4": "uint32",
-    "<u8": "uint64",
-    "<f2": "float16",
-    "<f4": "float32",
-    "<f8": "float64",
-}
-_TYPES = {getattr(warp, name): TYPES[typestr] for typestr, name in _NAMES.items()}
+_TYPES = {getattr(warp, str(dtype)): dtype for dtype in TYPES.values() if dtype.code != COMPLEX}
 _DTYPES = {dtype: numbers for numbers, dtype in _TYPES.items()}
 
 # Warp's own map of streams has one entry per handle. If there were two wrappers, the first one to be destroyed would
@@ -118,11 +94,7 @@ class WarpAdapter(Adapter):
         dtype = _TYPES.get(array.dtype) if type(array) is warp.array and array.device.is_cuda else None
         if dtype is None:
             return None
-        try:
-            strides = byte_strides_to_elements(array.strides, array.shape, dtype.bits // 8)
-        except ValueError:
-            return None
-        return Tensor(array.ptr or 0, array.shape, strides, dtype, CUDA, array.device.ordinal, False, array)  # noqa: FBT003
+        return strided(array.ptr or 0, array.shape, array.strides, dtype, array.device.ordinal, array)
 
     def holder_of(self, array: Any) -> object | None:  # noqa: ANN401
         """An attribute of the array; parts of the array do not have it."""

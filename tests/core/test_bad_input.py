@@ -793,7 +793,7 @@ def test_a_method_that_an_adapter_lacks_is_named(monkeypatch, address):
     cls = type("Stream", (), {"__module__": "bare", "handle": address})
     monkeypatch.setitem(sys.modules, "bare", bare)
     monkeypatch.setitem(adapters._registered, "bare", BareAdapter())
-    monkeypatch.setattr(adapters, "_with_stream", None)
+    adapters._candidates.cache_clear()
     with interop.sim.simulate():
         monkeypatch.setattr(BareAdapter, "simulated", True)
         stream = new_stream()
