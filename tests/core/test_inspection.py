@@ -7,7 +7,7 @@ import pytest
 import interop
 from interop import _cuda
 from interop._core.inspection import look_at
-from interop.adapters.tensor import BFLOAT, BOOL, COMPLEX, FLOAT, FLOAT8_E5M2, UINT, DataType
+from interop.adapters.tensor import BFLOAT, BOOL, COMPLEX, FLOAT, UINT, DataType
 from interop.errors import CudaError, InteropError
 
 
@@ -185,7 +185,7 @@ def test_html_is_escaped(gpu):
         (DataType(BOOL, 8, 1), "bool"),
         (DataType(UINT, 8, 4), "uint8x4"),
         (DataType(COMPLEX, 128, 1), "complex128"),
-        (DataType(FLOAT8_E5M2, 8, 1), "float8"),
+        (DataType(12, 8, 1), "float8_e5m2"),
     ],
 )
 def test_a_type_reads_as_in_numpy(dtype, name):
