@@ -40,14 +40,6 @@ def update_borrowed(stream: StreamFields) -> None:
         remembered._pool, remembered._device = stream._pool, stream._device
 
 
-def still_has_handle(obj: Any, handle: int) -> bool:  # noqa: ANN401
-    """Whether an object of a library whose streams can be closed still has *handle*."""
-    try:
-        return bool(obj.__cuda_stream__() == (0, handle))
-    except Exception:  # noqa: BLE001  (it was closed)
-        return False
-
-
 def refuse_stale(stream: StreamFields) -> None:
     """With ``INTEROP_CHECK=1``: raise StaleStreamError if another stream, or none, is at the address by now."""
     if stream._handle <= _cuda.PER_THREAD:

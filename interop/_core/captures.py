@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from interop import _cuda
-from interop._core.above import Stream
+from interop._core.identity import StreamIdentity
 from interop._native import EventFields
 from interop.errors import CaptureError, CudaError, DeviceMismatchError
 
-S = TypeVar("S", bound=Stream)
+S = TypeVar("S", bound=StreamIdentity)
 
 
-def capture_of(stream: Stream) -> int:
+def capture_of(stream: StreamIdentity) -> int:
     """The id of the capture that *stream* is part of, or 0.
 
     Raises:
@@ -35,7 +35,7 @@ def capture_of(stream: Stream) -> int:
     return capture
 
 
-def refuse_capturing(stream: Stream, verb: str) -> None:
+def refuse_capturing(stream: StreamIdentity, verb: str) -> None:
     """Raise CaptureError if *stream* captures. *verb* says what the caller wanted to do with it."""
     if capture_of(stream):
         message = (
@@ -52,7 +52,7 @@ def refuse_captured(event: EventFields, verb: str) -> None:
         raise CaptureError(message)
 
 
-def check_wait(consumer: Stream, capture: int, event: EventFields) -> None:
+def check_wait(consumer: StreamIdentity, capture: int, event: EventFields) -> None:
     """Make sure that *consumer*, which is part of *capture*, may wait for *event*.
 
     An event whose handle was given away may have been recorded by anybody since: CUDA decides about it.
@@ -73,7 +73,7 @@ def check_wait(consumer: Stream, capture: int, event: EventFields) -> None:
         raise CaptureError(message)
 
 
-def order_of_waits(consumer: Stream, capture: int, producers: Sequence[S]) -> list[S]:
+def order_of_waits(consumer: StreamIdentity, capture: int, producers: Sequence[S]) -> list[S]:
     """The producers in an order in which *consumer*, which is part of *capture*, may wait for them.
 
     Those that capture nothing come first: a wait for one that captures takes the consumer into that capture.
@@ -103,7 +103,7 @@ def order_of_waits(consumer: Stream, capture: int, producers: Sequence[S]) -> li
     return [producer for _, producer in sorted(zip(captures, producers, strict=True), key=lambda pair: pair[0])]
 
 
-def explain(error: CudaError, stream: Stream, other: object = None) -> None:
+def explain(error: CudaError, stream: StreamIdentity, other: object = None) -> None:
     """Raise *error* in terms of the streams and events, if it is known what it means; else return.
 
     Args:

@@ -1,7 +1,7 @@
 """The class ``Event``, and the borrowing of other libraries' events."""
 
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from interop import _cuda
 from interop._core import above, borrowing, captures, switching
@@ -348,7 +348,7 @@ class Event(Waitable, EventFields):
         return f"<{name} {', '.join([*flags, state])}>"
 
 
-def _stream(stream: object) -> Any:  # noqa: ANN401  (an ExternalStream, which is above)
+def _stream(stream: object) -> above.Stream:
     return switching.stream_in_use() if stream is None else above.as_stream(stream)
 
 

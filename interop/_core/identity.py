@@ -17,12 +17,7 @@ class _ThreadToken(threading.local):
         self.token = object()
 
 
-_thread: Final = _ThreadToken()
-
-
-def thread_token() -> object:
-    """The token of the calling thread."""
-    return _thread.token
+thread: Final = _ThreadToken()
 
 
 class StreamIdentity(StreamFields):
@@ -91,4 +86,4 @@ class StreamIdentity(StreamFields):
     @property
     def _is_of_another_thread(self) -> bool:
         """Whether this is the per-thread default stream of another thread than the calling one."""
-        return self._thread is not None and self._thread is not _thread.token
+        return self._thread is not None and self._thread is not thread.token

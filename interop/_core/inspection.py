@@ -71,7 +71,7 @@ class StreamFacts:
 
 def look_at(stream: Stream) -> StreamFacts:
     """Ask CUDA about *stream*. Creates no context, invalidates no capture, and raises no InteropError."""
-    cuda = stream._cuda
+    cuda: _cuda.Cuda = stream._cuda
     made_here = "interop" if isinstance(stream.owner, CreatedStream) else None
     library = stream._adapter.library if stream._adapter else made_here
     facts = StreamFacts(stream._handle, library, stream._device)

@@ -5,12 +5,12 @@ from typing import Self
 from interop import _cuda
 from interop._core import above, borrowing, captures, switching
 from interop._core.event import Event, as_event
-from interop._core.identity import StreamIdentity, thread_token
+from interop._core.identity import StreamIdentity, thread
 from interop._core.polling import check_timeout, poll
 from interop._core.waiting import Waitable
 from interop._cuda.addresses import check_device, check_handle
 from interop._order import watchers
-from interop.adapters import adapter_named, library_name
+from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
     CudaError,
@@ -61,7 +61,7 @@ class ExternalStream(Waitable, StreamIdentity):
         if handle == 0:
             self._handle = _cuda.null_handle()
         if self._handle == _cuda.PER_THREAD:
-            self._thread = thread_token()
+            self._thread = thread.token
         declared = None if device is None else check_device(device)
         try:
             self._find_context(declared)
@@ -301,17 +301,12 @@ class ExternalStream(Waitable, StreamIdentity):
             LibraryNotFoundError: it is not installed, or not known.
         """
         context = self._usable_context()
+        adapter = adapter_named(library)
+        self._require_current_context(adapter)
         if self._natives is None:
             self._natives = {}
-        natives = self._natives
-        if type(library) is not str:
-            library = library_name(library)
-        if self._needs and library in natives:
-            self._require_current_context(adapter_named(library))
-        native = natives.get(library)
+        native = self._natives.get(adapter.library)
         if native is None:
-            adapter = adapter_named(library)
-            self._require_current_context(adapter)
             if adapter.simulated is (self._cuda.simulation is None):
                 places = ("is simulated", "on a GPU") if adapter.simulated else ("works on a GPU", "simulated")
                 message = f"{library} cannot use {self!r}: {library} {places[0]}, and the stream is {places[1]}"
@@ -322,7 +317,7 @@ class ExternalStream(Waitable, StreamIdentity):
                 source = Source(self._handle, self.device, self.owner)
                 native = self._cuda.within(context, adapter.make_stream, source)
             # If another thread was faster, its object is the one.
-            native = natives.setdefault(library, native)
+            native = self._natives.setdefault(adapter.library, native)
         return native
 
     def _require_current_context(self, adapter: Adapter) -> None:
@@ -353,7 +348,10 @@ class ExternalStream(Waitable, StreamIdentity):
         """Whether the owner has closed the stream. Then CUDA must not be called with the handle."""
         if self._adapter is None or not self._adapter.streams_close or self._handle <= _cuda.PER_THREAD:
             return False  # a default stream never ends, whatever happens to an object that stands for it
-        return not borrowing.still_has_handle(self.owner, self._handle)
+        try:
+            return bool(self.owner.__cuda_stream__() != (0, self._handle))  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001  (it was closed)
+            return True
 
     def _legacy(self) -> "ExternalStream":
         """The legacy default stream of the same context."""

@@ -34,7 +34,7 @@ class _Block:
     def __init__(self, manager: object) -> None:
         self.manager = manager
         self.function: weakref.ref[Any] | None = None
-        self.stream: Stream | None = None
+        self.stream: Stream = None
         self.before: int | None = None
         self.libraries: list[tuple[Adapter, object]] = []
         self.is_over = False
@@ -49,13 +49,12 @@ class _Block:
         Returns:
             The first error on the way, or None.
         """
-        stream: Any = self.stream
-        cuda, before = stream._cuda, self.before
+        cuda, before = self.stream._cuda, self.before
         if before is None or cuda.was_forked:
             return None  # nothing was switched; or this is a forked child, where neither CUDA nor the libraries work
         # The block's own device first: the libraries have a current stream for each device, and the code in the block
         # may have made another device current. Even if that device is lost, the libraries are switched back.
-        errors = [_try_twice(cuda.bind_context, stream._context)]
+        errors = [_try_twice(cuda.bind_context, self.stream._context)]
         lost = isinstance(errors[0], InteropError)
         errors += [_try_twice(adapter.leave, token) for adapter, token in reversed(self.libraries)]
         errors.append(_try_twice(cuda.bind_context, before))
@@ -186,7 +185,7 @@ def _try_twice(set_it: Callable[[Any], None], what: object) -> BaseException | N
     return None
 
 
-def stream_in_use() -> Any:  # noqa: ANN401  (an ExternalStream, which is above)
+def stream_in_use() -> Stream:
     """The stream of the innermost ``with use(stream)`` or ``with stream`` that the calling thread is in.
 
     Raises:
@@ -199,7 +198,7 @@ def stream_in_use() -> Any:  # noqa: ANN401  (an ExternalStream, which is above)
     return streams[0]
 
 
-def streams_in_use() -> list[Any]:
+def streams_in_use() -> list[Stream]:
     """The streams of the ``with`` blocks that the calling thread is in, the innermost first."""
     _put_back()
     return [block.stream for block in reversed(_thread.blocks) if block.stream is not None and not block.has_ended()]

@@ -14,29 +14,18 @@ PER_THREAD: Final = 2
 DEFAULT_NAMES: Final = {LEGACY: "legacy default", PER_THREAD: "per-thread default"}
 """The names of the default streams in messages, by their handles."""
 
-NON_BLOCKING: Final = 1
-"""cudaStreamNonBlocking."""
-EVENT_BLOCKING_SYNC: Final = 1
-"""cudaEventBlockingSync."""
-EVENT_DISABLE_TIMING: Final = 2
-"""cudaEventDisableTiming."""
-EVENT_INTERPROCESS: Final = 4
-"""cudaEventInterprocess."""
-IPC_HANDLE_BYTES: Final = 64
-"""CUDA_IPC_HANDLE_SIZE."""
+NON_BLOCKING: Final = 1  # cudaStreamNonBlocking
+EVENT_BLOCKING_SYNC: Final = 1  # cudaEventBlockingSync
+EVENT_DISABLE_TIMING: Final = 2  # cudaEventDisableTiming
+EVENT_INTERPROCESS: Final = 4  # cudaEventInterprocess
+IPC_HANDLE_BYTES: Final = 64  # CUDA_IPC_HANDLE_SIZE
 
-INVALID_VALUE: Final = 1
-"""cudaErrorInvalidValue."""
-INITIALIZATION_ERROR: Final = 3
-"""cudaErrorInitializationError."""
-INVALID_RESOURCE_HANDLE: Final = 400
-"""cudaErrorInvalidResourceHandle."""
-NOT_READY: Final = 600
-"""cudaErrorNotReady: not a failure, but the answer "still running"."""
-PEER_ACCESS_ALREADY_ENABLED: Final = 704
-"""cudaErrorPeerAccessAlreadyEnabled."""
-CAPTURE_IMPLICIT: Final = 906
-"""cudaErrorStreamCaptureImplicit: the legacy stream would become part of a capture."""
+INVALID_VALUE: Final = 1  # cudaErrorInvalidValue
+INITIALIZATION_ERROR: Final = 3  # cudaErrorInitializationError
+INVALID_RESOURCE_HANDLE: Final = 400  # cudaErrorInvalidResourceHandle
+NOT_READY: Final = 600  # cudaErrorNotReady: not a failure, but the answer "still running"
+PEER_ACCESS_ALREADY_ENABLED: Final = 704  # cudaErrorPeerAccessAlreadyEnabled
+CAPTURE_IMPLICIT: Final = 906  # cudaErrorStreamCaptureImplicit: the legacy stream would become part of a capture
 CAPTURE_CODES: Final = range(900, 909)
 """cudaErrorStreamCaptureUnsupported to cudaErrorStreamCaptureWrongThread."""
 NO_DEVICE_CODES: Final = frozenset({34, 35, 46, 100, 802, 803, 804})

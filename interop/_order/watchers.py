@@ -42,21 +42,18 @@ _lock = forks.lock()
 
 def watch(watcher: Watcher) -> None:
     """Tell *watcher* of all calls from now on, in all threads."""
-    global active  # noqa: PLW0603  (the tuple is replaced: a call that is iterating over it keeps the old one)
     with _lock:
-        active = (*active, watcher)
-        _tell_the_extension()
+        _replace((*active, watcher))
 
 
 def unwatch(watcher: Watcher) -> None:
     """Stop telling *watcher*."""
-    global active  # noqa: PLW0603  (the tuple is replaced: a call that is iterating over it keeps the old one)
     with _lock:
-        active = tuple(other for other in active if other is not watcher)
-        _tell_the_extension()
+        _replace(tuple(other for other in active if other is not watcher))
 
 
-def _tell_the_extension() -> None:
-    """Let the extension fall back to Python, whose calls tell the watchers."""
+def _replace(watchers: tuple[Watcher, ...]) -> None:
+    global active  # noqa: PLW0603  (a call that is iterating over the tuple keeps the old one)
+    active = watchers
     if native is not None:
-        native.watch(bool(active) or _cuda.GPU.was_forked)
+        native.watch(bool(active) or _cuda.GPU.was_forked)  # to fall back to Python, whose calls tell the watchers

@@ -5,7 +5,7 @@ child for ever; and CUDA does not work in the child, if the parent had started i
 
 Who needs a lock takes one from here; it is free in every child::
 
-    self._lock = _fork.lock()
+    self._lock = forks.lock()
 
 Who owns more that is wrong in a child (queues, threads, handles) says what puts it right::
 
@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 _locks: Final["weakref.WeakSet[Any]"] = weakref.WeakSet()
-_owners: Final[dict["weakref.ref[Any]", Callable[[Any], None]]] = {}
+_owners: Final["weakref.WeakKeyDictionary[Any, Callable[[Any], None]]"] = weakref.WeakKeyDictionary()
 
 
 # Not `threading.RLock`, which is no type before Python 3.13.
@@ -48,11 +48,7 @@ def in_child(owner: T, function: Callable[[T], None]) -> None:
         owner: hashable; *function* itself must not refer to it.
         function: see the rules above.
     """
-    _owners[weakref.ref(owner, _forget)] = function
-
-
-def _forget(gone: "weakref.ref[Any]") -> None:
-    _owners.pop(gone, None)
+    _owners[owner] = function
 
 
 def never_free(thing: object) -> None:
@@ -66,10 +62,8 @@ def _after_fork() -> None:
     for taken in list(_locks):
         if not taken._is_owned():  # noqa: SLF001  (by the thread that forked, which will release it)
             taken._at_fork_reinit()  # noqa: SLF001
-    for reference, function in list(_owners.items()):
-        owner = reference()
-        if owner is not None:
-            function(owner)
+    for owner, function in list(_owners.items()):
+        function(owner)
 
 
 if hasattr(os, "register_at_fork"):

@@ -264,25 +264,19 @@ def _load(library: str) -> Adapter:
     if len(claims) > 1:
         message = f"{len(claims)} adapters claim {library!r}: {', '.join(claims)}. Uninstall all but one."
         raise AdapterError(message)
-    if library in TABLE:
-        try:
-            adapter: object = importlib.import_module(TABLE[library].adapter).ADAPTER
-        except (ImportError, LibraryNotFoundError):
+    try:
+        own = library in TABLE
+        adapter = importlib.import_module(TABLE[library].adapter).ADAPTER if own else points[0].load()
+        if isinstance(adapter, type) and issubclass(adapter, Adapter):
+            adapter = adapter()
+    except Exception as error:
+        if own and isinstance(error, ImportError):
             raise
-        except Exception as error:
-            message = (
-                f"the adapter for {library!r} cannot be loaded: {type(error).__name__}: {error}. Is the module "
-                f"{library!r} in sys.modules the library itself, and a version that interop knows?"
-            )
-            raise AdapterError(message) from error
-    else:
-        try:
-            adapter = points[0].load()
-            if isinstance(adapter, type) and issubclass(adapter, Adapter):
-                adapter = adapter()
-        except Exception as error:
-            message = f"the adapter for {library!r}, {claims[0]}, cannot be loaded: {type(error).__name__}: {error}"
-            raise AdapterError(message) from error
+        whose = "" if own else f", {claims[0]},"
+        message = f"the adapter for {library!r}{whose} cannot be loaded: {type(error).__name__}: {error}"
+        if own:
+            message += f". Is the module {library!r} in sys.modules the library, in a version that interop knows?"
+        raise AdapterError(message) from error
     if not isinstance(adapter, Adapter):
         message = f"the adapter for {library!r}, {claims[0]}, is not a subclass of Adapter: {adapter!r}"
         raise AdapterError(message)

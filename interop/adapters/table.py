@@ -13,7 +13,6 @@ class Row(NamedTuple):
 
     Attributes:
         name: the import path of the library, by which calls of interop name it.
-        adapter: the module of its adapter.
         packages: what pip installs: the library's extra in pyproject.toml without the lower bounds. ``{cuda}`` stands
             for the major version of CUDA.
         has_current_stream: whether the library has a current stream. Its adapter then overrides ``current_stream``.
@@ -28,7 +27,6 @@ class Row(NamedTuple):
     """
 
     name: str
-    adapter: str
     packages: str
     has_current_stream: bool
     null: str | None
@@ -36,11 +34,15 @@ class Row(NamedTuple):
     modules: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
 
+    @property
+    def adapter(self) -> str:
+        """The module of its adapter."""
+        return f"interop.adapters.{self.name.replace('.', '_')}"
+
 
 _ROWS: Final = (
     Row(
         "cuda.core",
-        "interop.adapters.cuda_core",
         "cuda-core",
         has_current_stream=False,
         null=BINDINGS_VARIABLE,
@@ -49,17 +51,15 @@ _ROWS: Final = (
     ),
     Row(
         "cupy",
-        "interop.adapters.cupy",
         "cupy-cuda{cuda}x",
         has_current_stream=True,
         null="",
         default=CUPY_VARIABLE,
         modules=("cupyx",),
     ),
-    Row("jax", "interop.adapters.jax", '"jax[cuda{cuda}]"', has_current_stream=False, null=None, default=None),
+    Row("jax", '"jax[cuda{cuda}]"', has_current_stream=False, null=None, default=None),
     Row(
         "numba",
-        "interop.adapters.numba",
         '"numba-cuda[cu{cuda}]" "numpy<2.5"',
         has_current_stream=False,
         null=BINDINGS_VARIABLE,
@@ -67,9 +67,9 @@ _ROWS: Final = (
         modules=("numba_cuda",),
         distributions=("numba", "numba-cuda"),
     ),
-    Row("rmm", "interop.adapters.rmm", "rmm-cu{cuda}", has_current_stream=False, null="", default=""),
-    Row("torch", "interop.adapters.torch", "torch", has_current_stream=True, null="", default=""),
-    Row("warp", "interop.adapters.warp", "warp-lang", has_current_stream=True, null="", default=None),
+    Row("rmm", "rmm-cu{cuda}", has_current_stream=False, null="", default=""),
+    Row("torch", "torch", has_current_stream=True, null="", default=""),
+    Row("warp", "warp-lang", has_current_stream=True, null="", default=None),
 )
 
 TABLE: Final[Mapping[str, Row]] = MappingProxyType({row.name: row for row in _ROWS})

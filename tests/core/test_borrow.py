@@ -7,7 +7,6 @@ import inspect
 import os
 import subprocess
 import sys
-import threading
 import types
 import warnings
 import weakref
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import interop
-from interop import _cuda, adapters, as_event, as_stream, sim
+from interop import _cuda, as_event, as_stream, sim
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import InvalidEventError, InvalidStreamError, NotSupportedError, UnrecordedEventError
@@ -245,36 +244,6 @@ def test_owner_lives_as_long_as_the_stream(make, address):
     assert alive() is stream.owner
     del stream
     assert alive() is None
-
-
-@pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("looked_for", ["by an object", "by use"])
-def test_a_library_that_is_registered_while_another_thread_looks_for_it(monkeypatch, looked_for, address):
-    module = types.ModuleType("acme")
-    module.Stream = type("Stream", (), {"__module__": "acme", "handle": address, "raw_stream": address})
-    monkeypatch.setitem(sys.modules, "acme", module)
-    name = "_library_of" if looked_for == "by an object" else "known"
-    before = getattr(adapters, name)
-    registers = []
-
-    def found_before_it_is_registered(*arguments):
-        answer = before(*arguments)
-        if not registers:
-            registers.append(threading.Thread(target=interop.register, args=("acme", StaysTheSame())))
-            registers[0].start()
-            registers[0].join(timeout=20 if looked_for == "by an object" else 1)  # it may wait for this thread
-        return answer
-
-    monkeypatch.setattr(adapters, name, found_before_it_is_registered)
-    if looked_for == "by an object":
-        assert interop.as_stream(module.Stream())._adapter is None
-    else:
-        assert "acme" not in adapters._candidates()
-    registers[0].join(timeout=20)
-    assert not registers[0].is_alive()
-    assert "acme" in adapters._candidates()
-    assert interop.as_stream(module.Stream())._adapter.library == "acme"
-    adapters.by_type.pop(module.Stream)
 
 
 @pytest.mark.usefixtures("no_cuda")

@@ -429,23 +429,6 @@ def test_a_named_library_is_looked_up_once(gpu, libraries, looked_up):
     assert looked_up == ["alpha"]
 
 
-def test_a_named_library_that_was_replaced_is_looked_up_again(gpu, libraries, looked_up, monkeypatch):
-    stream = interop.new_stream()
-    with interop.use(stream, "alpha"):
-        pass
-    monkeypatch.delitem(sys.modules, "alpha")
-    with pytest.raises(LibraryNotFoundError):
-        interop.use(stream, "alpha")
-    with interop.use(stream):
-        assert handles(libraries) == [None, stream.cuda_stream]
-    monkeypatch.setitem(sys.modules, "alpha", types.ModuleType("alpha"))
-    looked_up.clear()
-    for _ in range(2):
-        with interop.use(stream, "alpha"):
-            pass
-    assert looked_up == ["alpha"]
-
-
 def test_a_library_that_is_not_ready_when_it_is_named_is_left_alone_by_others(gpu, libraries, monkeypatch):
     stream = interop.new_stream()
     monkeypatch.setattr(libraries[0], "usable", lambda: False)
