@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from interop._arrays.reading import from_typestr
+from interop.adapters.dlpack import read
 from interop.adapters.tensor import BFLOAT, BOOL, FLOAT, FLOAT8, TYPESTRS, DataType
 from interop.errors import InteropError, NotSupportedError
 from tests import capsules
