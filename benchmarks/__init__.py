@@ -1,4 +1,4 @@
-"""What interop's calls cost, beside those of other libraries and the same CUDA calls made from C.
+"""The cost of interop's calls, beside the calls of other libraries and the same CUDA calls from C.
 
 ``python -m benchmarks`` on a GPU measures everything, and writes ``results.json``, ``results.md`` and ``results.svg``.
 
@@ -7,5 +7,5 @@
 - ``lab``: the streams, events and arrays that the rows use
 - ``operations``, ``handovers``, ``pingpong``, ``left``: what is measured
 - ``process``: the process that measures
-- ``results``: the JSON file; ``goals``, ``report``, ``plot``: what is made of it
+- ``results``: the JSON file; ``goals``, ``report``, ``plot``: read it
 """

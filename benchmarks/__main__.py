@@ -20,13 +20,13 @@ FOLDER: Final = Path(__file__).parent
 BATCHES, QUICK_BATCHES = 60, 12
 QUICK_COUNT: Final = 10_000
 LONGEST: Final = 350
-"""Seconds that a whole run takes at most."""
+"""The most seconds that a whole run takes."""
 PYTHON: Final = 60
-"""Seconds of these that are kept for interop without the extension."""
+"""How many of these seconds are kept for interop without the extension."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a command; the exit status: 1 if something did not come to its end, 2 without a GPU."""
+    """Run as a command. Returns the exit status: 1 if something could not be measured, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What interop's calls cost, on a GPU.")
     parser.add_argument("--only", default="", metavar="PATTERN", help="what has this in its name")
     parser.add_argument("--quick", action="store_true", help="few batches: to see that everything runs")
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(results: Results, end: float, *, python: bool) -> None:
-    """Measure in a process of its own; in another one what comes after, if that one does not come to its end."""
+    """Measure in a process of its own. If the process crashes, measure what remains in another process."""
     skip = 0
     while True:
         lines, status = _process(results.options, skip, end - time.monotonic(), python=python)
@@ -89,7 +89,7 @@ def _measure(results: Results, end: float, *, python: bool) -> None:
 def _process(
     options: dict[str, Any], skip: int, seconds: float, *, python: bool
 ) -> tuple[list[dict[str, Any]], int | None]:
-    """What one process wrote, and its status; None if it was stopped because its time was over."""
+    """The lines that one process wrote, and its exit status: None if its time was over."""
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if python:
         environment["INTEROP_NATIVE"] = "0"

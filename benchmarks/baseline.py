@@ -1,4 +1,4 @@
-"""CUDA calls made from C: calls.c, compiled when it is needed."""
+"""CUDA calls made from C: compiles and loads ``calls.c``."""
 
 import ctypes
 import os
@@ -45,7 +45,7 @@ def compiler() -> str:
 
 
 def compile_library(source: Path, folder: Path) -> Path:
-    """Compile *source* in *folder*; the shared library."""
+    """Compile *source* in *folder*; returns the shared library."""
     library = folder / f"{source.stem}.so"
     options = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
     subprocess.run([compiler(), *options, str(source), "-o", str(library)], check=True)
@@ -61,7 +61,7 @@ def find_runtime() -> list[int]:
 
 
 class Baseline:
-    """The functions of calls.c.
+    """The functions of ``calls.c``.
 
     Args:
         entry_points: the addresses of the functions in :data:`RUNTIME`.
@@ -69,7 +69,7 @@ class Baseline:
     """
 
     def __init__(self, entry_points: Sequence[int], folder: Path) -> None:
-        """Compile, load, and pass the addresses in."""
+        """Compile and load the library, and give it the addresses."""
         self._library = ctypes.CDLL(str(compile_library(SOURCE, folder)))
         self._library.set_entry_points(_addresses(entry_points))
 

@@ -1,4 +1,4 @@
-/* The CUDA calls of the libraries, made from C: the benchmarks compare with these.
+/* The CUDA calls of the libraries, made from C, for comparison.
  *
  * No CUDA header is needed: the addresses of the functions are passed in. Each function below makes its calls n times,
  * and returns the nanoseconds that all of them took, or minus the first CUDA error.

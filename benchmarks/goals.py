@@ -1,4 +1,4 @@
-"""The goals: how many times what a row beside it interop's row may take, and what hand-overs may leave behind."""
+"""The goals: the ratio of interop's time to that of another row, and what hand-overs may leave behind."""
 
 from typing import Final
 
@@ -37,16 +37,16 @@ GOALS: Final[dict[tuple[str, str], float]] = {
     ("round, CuPy and Numba, kept arrays", pingpong.READS): 0.5,
     ("round, CuPy and Numba, new arrays", pingpong.HOST_AND_CONVERT): 1.0,
 }
-"""By operation, and label of the row beside interop's."""
+"""The greatest ratio, by (operation, label of the other row)."""
 
 LEFT: Final = {"objects": 0, "device": 0, "host": 1 << 20}
-"""Of a million hand-overs: objects, and bytes."""
+"""What a million hand-overs may leave: objects, and bytes on the device and the host."""
 
 MET, MISSED, UNKNOWN = "met", "**missed**", "not measured"
 
 
 def verdict(table: Table, operation: str, other: str) -> str:
-    """What a run says of a goal: the median counts."""
+    """Whether the median ratio of a run meets a goal."""
     ratio = table.ratio(operation, OURS, other)
     if ratio is None:
         return UNKNOWN
@@ -54,7 +54,7 @@ def verdict(table: Table, operation: str, other: str) -> str:
 
 
 def left_verdict(found: Left, what: str) -> str:
-    """Likewise; fewer hand-overs than a million can miss a goal, and not meet it."""
+    """Whether a run meets the goal for *what* is left. Fewer than a million hand-overs can only miss it."""
     if found.error:
         return UNKNOWN
     if getattr(found, what) > LEFT[what]:

@@ -26,31 +26,31 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "cuda.core": {"StridedMemoryView": "utils.StridedMemoryView.from_any_interface(array, stream_ptr=-1)"},
     "JAX": {"jax.dlpack.from_dlpack": "jax.dlpack.from_dlpack(array)"},
 }
-"""How each library takes another one's array by itself. These order less than a hand-over, or block the host."""
+"""The libraries' own conversions of another library's array. These order less than a hand-over, or block the host."""
 
 WAYS: Final = (
     *(("CuPy", "torch"), ("torch", "CuPy"), ("CuPy", "Numba"), ("torch", "Numba"), ("Numba", "CuPy")),
     *(("Numba", "torch"), ("CuPy", "cuda.core"), ("torch", "cuda.core"), ("CuPy", "JAX"), ("torch", "JAX")),
 )
-"""Producer and consumer; JAX last, because it changes the process that loads it."""
+"""Producer and consumer. JAX comes last, because it changes the process that loads it."""
 
 MANY: Final = 16
-"""Threads."""
+"""How many threads hand over at once."""
 IN_THREADS: Final = f"handoff, CuPy to torch, {MANY} threads at once"
 ONE_THREAD: Final = "one thread"
 _FIRST: Final = 100
-"""Number of the first stream and the first array of the threads: threads share nothing."""
+"""The number of the threads' first stream and array. Each thread has its own."""
 _BATCH: Final = 80
-"""Hand-overs in a batch: each takes about five entries of the launch queue."""
+"""Hand-overs in a batch. Each takes about five entries of the launch queue."""
 
 
 def name(source: str, target: str) -> str:
-    """Of the operation that hands an array over."""
+    """The name of the operation that hands an array from *source* to *target*."""
     return f"handoff, {source} to {target}"
 
 
 def own(source: str, target: str) -> dict[str, str]:
-    """The consumer's own ways; Numba's arrays have no DLPack."""
+    """The consumer's own conversions. Those by DLPack are left out for Numba, whose arrays do not have it."""
     return {label: text for label, text in OWN[target].items() if source != "Numba" or "dlpack" not in label}
 
 
@@ -71,7 +71,7 @@ def all_operations(lab: Lab) -> Iterator[Operation]:
 
 
 def into_jax(lab: Lab) -> Iterator[Operation]:
-    """The rest of them."""
+    """The hand-overs to JAX, which come last."""
     return (_handover(lab, source, target) for source, target in WAYS if target == "JAX")
 
 
@@ -82,7 +82,7 @@ def _handover(lab: Lab, source: str, target: str) -> Operation:
 
 
 def between(lab: Lab, text: str, source: str, target: str, label: str = OURS) -> Row:
-    """A statement with an array of *source*; the two streams are current in their libraries meanwhile."""
+    """A row for a statement with an array of *source*. Both streams are current in their libraries while it runs."""
 
     def prepare() -> Batch:
         names = lab.names(text, target, array=source, producer=source)
@@ -102,8 +102,8 @@ def _beside(label: str, row: Row) -> Row:
 def in_threads(lab: Lab, count: int) -> Batch:
     """Each thread hands over an array of its own between streams of its own.
 
-    The time is that of the clock, divided by the number of threads: divided by the calls of one thread, it is the time
-    by the clock for one of all the calls.
+    The result is the wall time divided by the number of threads. So, divided by the calls of one thread, it is the wall
+    time divided by all calls.
     """
     timers = []
     for number in range(_FIRST, _FIRST + count):
@@ -117,7 +117,7 @@ def in_threads(lab: Lab, count: int) -> Batch:
 
         def run(number: int, timer: timeit.Timer) -> None:
             try:
-                timer.timeit(1)  # what a thread sets up for itself
+                timer.timeit(1)  # sets up what each thread has of its own
                 barrier.wait(timeout=10)
                 begun[number] = time.perf_counter_ns()
                 timer.timeit(n)

@@ -1,4 +1,4 @@
-"""The streams, events and arrays that the rows use, each library's made by the library itself."""
+"""The streams, events and arrays that the rows use. Each library makes its own."""
 
 import ast
 import contextlib
@@ -17,11 +17,11 @@ from interop.matrix.libraries import LIBRARIES, Library
 OURS: Final = "interop"
 C: Final = "C"
 PATHS: Final = {"CuPy": "cupy", "torch": "torch", "Numba": "numba", "cuda.core": "cuda.core", "JAX": "jax"}
-"""The libraries, and the names that interop knows them by."""
+"""The labels of the libraries in the tables, and their import paths."""
 FOREIGN: Final = ("CuPy", "torch", "Numba", "cuda.core")
 """The libraries with streams."""
 PEERS: Final = ("cuda.core", "CuPy", "torch", "Numba", "cuda.bindings")
-"""Who has calls for streams and events, in the order of the tables."""
+"""The libraries with calls for streams and events, in the order of the tables."""
 MODULES: Final = {
     "interop": "interop",
     "cupy": "cupy",
@@ -32,14 +32,14 @@ MODULES: Final = {
     "jax": "jax",
     "runtime": "cuda.bindings.runtime",
 }
-"""The modules that statements name."""
+"""The names of modules in statements, and their import paths."""
 LEGACY: Final = 1
 """The handle of the legacy default stream."""
 _DISABLE_TIMING: Final = 2
 
 
 class Protocol:
-    """A stream of an unknown library: it has ``__cuda_stream__``, and nothing else."""
+    """A stream of an unknown library, with ``__cuda_stream__`` only."""
 
     def __init__(self, handle: int) -> None:
         """Keep the handle."""
@@ -56,7 +56,7 @@ def used(text: str) -> set[str]:
 
 
 class Lab:
-    """Makes everything when it is first asked for, and keeps it.
+    """Makes streams, events and arrays when they are first used, and keeps them.
 
     Args:
         folder: where calls.c is compiled.
@@ -73,7 +73,7 @@ class Lab:
         return self._kept[key]
 
     def library(self, label: str) -> Library:
-        """Who makes the library's streams and arrays."""
+        """The object that makes the library's streams and arrays."""
         return self._keep((label,), LIBRARIES[PATHS[label]])  # type: ignore[no-any-return]
 
     @functools.cached_property
@@ -83,7 +83,7 @@ class Lab:
 
     @functools.cached_property
     def baseline(self) -> Baseline:
-        """The calls from C."""
+        """The functions of ``calls.c``."""
         return Baseline(find_runtime(), self._folder)
 
     def drain(self) -> None:
@@ -92,7 +92,7 @@ class Lab:
 
     @staticmethod
     def checked(result: tuple[Any, ...]) -> Any:
-        """What a call of cuda.bindings returned beside its code.
+        """The result of a call of cuda.bindings, without its code.
 
         Raises:
             RuntimeError: the call failed.
@@ -107,7 +107,8 @@ class Lab:
     def stream(self, label: str, number: int = 0) -> Any:
         """A non-blocking stream that the library made; the same for the same *number*.
 
-        ``"interop"`` is a library too. An address, or an object with ``__cuda_stream__`` only, is of interop's stream.
+        ``"interop"`` is a label too. The streams of ``"cuda.bindings"`` and ``"protocol"`` are interop's streams, in
+        other objects.
         """
         return self._keep(("stream", label, number), functools.partial(self._stream, label, number))
 
@@ -119,7 +120,7 @@ class Lab:
         return Protocol(self.handle(number)) if label == "protocol" else self.library(label).stream()
 
     def handle(self, number: int = 0) -> int:
-        """The address of interop's stream of that *number*."""
+        """The handle of interop's stream *number*."""
         return int(self.stream(OURS, number).cuda_stream)
 
     def default_stream(self, label: str) -> Any:
@@ -137,11 +138,11 @@ class Lab:
 
     def device(self) -> Any:
         """Device 0, of cuda.core."""
-        self.library("cuda.core")  # which makes it current
+        self.library("cuda.core")  # makes device 0 current
         return importlib.import_module("cuda.core").Device(0)
 
     def event_handle(self, number: int = 1) -> int:
-        """The address of an event without timing, recorded on interop's stream of that *number*."""
+        """The handle of an event without timing, recorded on interop's stream *number*."""
         return self._keep(("event", number), lambda: self._event_handle(number))  # type: ignore[no-any-return]
 
     def _event_handle(self, number: int) -> int:
@@ -166,13 +167,13 @@ class Lab:
         return event
 
     def array(self, label: str, number: int = 0) -> Any:
-        """An array in memory that the library has allocated; nothing is still writing it."""
+        """An array that the library has allocated. Nothing is still writing it."""
         array = self._keep(("array", label, number), self.library(label).array)
         self.drain()
         return array
 
     def current(self, streams: Mapping[str, Any]) -> contextlib.ExitStack:
-        """A block in which the streams are current, each in the library of its label, if that has such a thing."""
+        """A block in which each stream is current in the library of its label, if the library has a current stream."""
         with contextlib.ExitStack() as block:
             for label, stream in streams.items():
                 block.enter_context(self.library(label).current(interop.as_stream(stream)))
@@ -181,12 +182,12 @@ class Lab:
     # -- rows ------------------------------------------------------------------------------------------------------
 
     def names(self, text: str, label: str, **of: str) -> dict[str, object]:
-        """What the names in a statement stand for.
+        """The values of the names in a statement.
 
         Args:
             text: the statement.
-            label: whose streams, events and arrays they are.
-            of: the names that are of another library, and of which.
+            label: the library of its streams, events and arrays.
+            of: for names of another library, the label of that library.
         """
 
         def stream(name: str, number: int) -> Callable[[], object]:
@@ -214,5 +215,5 @@ class Lab:
         return Row(label, text, lambda: measure.statement(text, self.names(text, label, **of)))
 
     def c_row(self, text: str, function: str, arguments: Callable[[], tuple[int | list[int], ...]]) -> Row:
-        """A row in C: a function of calls.c, and what makes its arguments."""
+        """A row in C: a function of ``calls.c``, and a function that makes its arguments."""
         return Row(C, text, lambda: self.baseline.batch(function, *arguments()))

@@ -1,4 +1,4 @@
-"""What many hand-overs leave behind: objects, memory of the device, memory of the host."""
+"""What many hand-overs leave behind: Python objects, and memory of the device and of the host."""
 
 import gc
 import os
@@ -12,11 +12,11 @@ from benchmarks.handovers import HANDOFF, INTO_JAX, between
 from benchmarks.lab import Lab
 
 COUNT: Final = 1_000_000
-"""Hand-overs that the goals speak of."""
+"""The number of hand-overs in the goals."""
 _WARM_UP: Final = 2000
 _AT_ONCE: Final = 1000
 _SETTLES: Final = 5
-"""Seconds within which what was handed over is let go."""
+"""The most seconds until everything that was handed over is released."""
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Left:
     Attributes:
         way: producer and consumer.
         made: hand-overs, each dropped at once.
-        objects: more that the garbage collector knows of.
-        device: more bytes in use on the device.
-        host: more bytes of this process in memory.
+        objects: how many more objects the garbage collector tracks.
+        device: how many more bytes of the device are in use.
+        host: how many more bytes of the process are in memory.
         error: why there are no figures.
     """
 
@@ -41,13 +41,13 @@ class Left:
 
 
 def _state(lab: Lab) -> tuple[int, int, int]:
-    """Objects, bytes of the device, bytes of the host, when everything that can be let go is gone.
+    """Objects, bytes of the device and bytes of the host, after everything that can be released is gone.
 
     A plain tuple: the garbage collector does not count it.
     """
     lab.drain()
     deadline = time.monotonic() + _SETTLES
-    while interop.release() and time.monotonic() < deadline:  # JAX lets go on a thread of its own
+    while interop.release() and time.monotonic() < deadline:  # JAX releases arrays in a thread of its own
         time.sleep(0.01)
     gc.collect()
     _, free, total = lab.runtime.cudaMemGetInfo()
@@ -61,7 +61,7 @@ def left_behind(lab: Lab, source: str, target: str, count: int, seconds: float) 
     try:
         batch = between(lab, INTO_JAX if target == "JAX" else HANDOFF, source, target).prepare()
         batch(_WARM_UP)
-        _state(lab)  # what this function itself makes once
+        _state(lab)  # the first call allocates something itself
         before, end = _state(lab), time.monotonic() + seconds
         while left.made < count and time.monotonic() < end:
             batch(_AT_ONCE)

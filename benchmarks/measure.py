@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 Batch = Callable[[int], float]
-"""Does something so many times; returns the nanoseconds that all of it took."""
+"""A function that does something *n* times, and returns the nanoseconds that this took in all."""
 
 LONGEST_BATCH: Final = 1.5e6
-"""Nanoseconds. Slow rows make fewer calls in a batch."""
+"""The most nanoseconds of a batch. Slow rows make fewer calls in a batch."""
 FEWEST_CALLS: Final = 5
 WARM_UP: Final = 20
-"""Calls before the first batch that counts: events are made, adapters loaded, kernels compiled."""
+"""Calls before the first batch that counts. They make events, load adapters and compile kernels."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
     """One way to do an operation.
 
     Attributes:
-        label: the library, or the way.
+        label: the library, or another name of the way.
         statement: what is timed, as source text.
         prepare: makes what the statement needs, and returns the batch. Raises whatever the library raises.
     """
@@ -42,9 +42,9 @@ class Operation:
     """Rows that do the same thing.
 
     Attributes:
-        name: what they do.
+        name: what the rows do.
         rows: the ways to do it, interop's first.
-        most_calls: in one batch, so that the launch queue, of about 1024 entries, does not fill up.
+        most_calls: the most calls in one batch. The launch queue, of about 1024 entries, must not fill up.
     """
 
     name: str
@@ -61,7 +61,8 @@ class Measured:
         label: of the row.
         statement: of the row.
         calls: how many in one batch.
-        ns: nanoseconds a call, one figure a batch. Batches with one number, of rows of one operation, ran together.
+        ns: nanoseconds for one call, a figure for each batch. In the rows of one operation, the figures at one index
+            were measured right after each other.
         error: why there are no figures.
     """
 
@@ -102,7 +103,7 @@ class _Running:
             self._batch = batch
 
     def run(self) -> None:
-        """One batch."""
+        """Run one batch."""
         if self._batch is not None:
             with self._caught():
                 took = self._batch(self.measured.calls)
@@ -110,7 +111,7 @@ class _Running:
 
     @contextlib.contextmanager
     def _caught(self) -> Iterator[None]:
-        """A row that fails does not stop the others."""
+        """Keep an error as the row's result, so that the other rows go on."""
         try:
             yield
         except Exception as error:
@@ -120,12 +121,12 @@ class _Running:
 
 
 def measure(operation: Operation, batches: int, drain: Callable[[], None]) -> list[Measured]:
-    """Run so many batches of every row, in turns.
+    """Run *batches* batches of each row, in turns.
 
     Args:
         operation: what to measure.
-        batches: how many.
-        drain: empties the streams; called, untimed, before each batch.
+        batches: how many of each row.
+        drain: empties the streams. It is called before each batch, and not timed.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Single calls of streams and events: as each library has them, and as C makes them."""
+"""Single calls on streams and events: those of each library, and those from C."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -48,7 +48,7 @@ CALLS: Final[dict[str, dict[str, str]]] = {
         "Numba": "event.wait(stream)",
         "cuda.bindings": "runtime.cudaStreamWaitEvent(stream, event, 0)",
     },
-    # What a user of each library would write, with events without timing.
+    # The statements that a user of each library would write, with events without timing.
     "wait_stream": {
         OURS: "stream.wait_stream(producer)",
         "cuda.core": "stream.wait(producer)",
@@ -122,9 +122,9 @@ _WRAP: Final = {
     "cuda.core": "device.create_stream(protocol)",
 }
 _WAIT: Final = "wait_stream"
-"""The operation whose row of C stands beside calls that make no CUDA call of their own: it is a yardstick there."""
+"""The operation whose row in C stands beside calls that make no CUDA call, for comparison."""
 _BATCH: Final = 200
-"""Calls in a batch, of those that take one or two entries of the launch queue."""
+"""Calls in a batch. Each takes one or two entries of the launch queue."""
 _MOST: Final = {"query": 2000, "synchronize": 2000, "wait_stream, three streams": 60}
 
 
@@ -152,7 +152,7 @@ def _operation(lab: Lab, name: str, ours: Row, *peers: Row) -> Operation:
 
 
 def c_row(lab: Lab, name: str) -> Row:
-    """The same CUDA calls, from C; a record and a wait beside an operation that makes none."""
+    """The row in C: the CUDA calls of the operation, or a record and a wait if the operation makes none."""
     call = name.partition(",")[0]
     if call == "query":
         return lab.c_row("cudaStreamQuery", "query", lambda: (lab.handle(),))

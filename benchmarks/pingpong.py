@@ -1,6 +1,6 @@
-"""Rounds: two libraries write one array in turns, each on its own stream. What the order between them costs.
+"""Rounds: two libraries write one array in turns, each on its own stream. They show the cost of the order between them.
 
-A round is over when each has written once. The time is the host's, and the wait for the end of the last round.
+In a round, each library writes once. The time is that of the host, with the wait for the end of the last round.
 """
 
 import functools
@@ -25,25 +25,25 @@ LAUNCH: Final = {
     "torch": "{array}.add_(1)",
     "Numba": "kernel[1024, 256, {stream}]({array})",
 }
-"""Add one to each element of an array, on a stream: on the current one, where the library has such a thing."""
+"""Statements that add one to each element of an array: on the current stream or, with Numba, on *stream*."""
 CONVERT: Final = {
     "CuPy": "cupy.asarray({array})",
     "torch": "torch.as_tensor({array}, device='cuda')",
     "Numba": "cuda.as_cuda_array({array}, sync=False)",
 }
 _READ: Final = {**CONVERT, "Numba": "cuda.as_cuda_array({array})"}
-"""As users write it: Numba blocks the host then, if the array states a stream."""
+"""Conversions as users write them. Numba's blocks the host if the array states a stream."""
 _FIRST: Final = 50
-"""Number of the first stream of the rounds."""
+"""The number of the first stream of the rounds."""
 _MOST_ROUNDS: Final = 60
 
 
 class WrongValuesError(Exception):
-    """Not every write was seen by the next one."""
+    """A write has not seen the one before it."""
 
 
 def kept(first: str, second: str) -> dict[str, str]:
-    """Ways for a round in which both keep their arrays, *x* and *y*, over one memory; the streams are *a* and *b*."""
+    """Ways for a round in which both libraries keep their arrays *x* and *y* over one memory; streams *a* and *b*."""
     write_x, write_y = _launch(first, "x", "a"), _launch(second, "y", "b")
     return {
         OURS: f"p.wait_stream(q); {write_x}; q.wait_stream(p); {write_y}",
@@ -54,7 +54,7 @@ def kept(first: str, second: str) -> dict[str, str]:
 
 
 def new(first: str, second: str) -> dict[str, str]:
-    """Ways for a round in which *x* is handed over or converted anew."""
+    """Ways for a round in which *x* is handed over or converted each time."""
     write_x, write = _launch(first, "x", "a"), _launch(second, "view", "b")
     convert = CONVERT[second].format(array="x")
     return {
@@ -65,7 +65,7 @@ def new(first: str, second: str) -> dict[str, str]:
 
 
 def reads(first: str, second: str) -> str:
-    """Each converts the other's array, and leaves the order to that. Not every pair is ordered then."""
+    """Each library converts the other's array, without any other order. That does not order every pair."""
     there, back = _READ[second].format(array="x"), _READ[first].format(array="y")
     return f"v = {back}; {_launch(first, 'v', 'a')}; w = {there}; {_launch(second, 'w', 'b')}"
 
@@ -75,7 +75,7 @@ def _launch(library: str, array: str, stream: str) -> str:
 
 
 def all_operations(lab: Lab) -> Iterator[Operation]:
-    """Two for each game."""
+    """Two operations for each pair of libraries."""
     for first, second in GAMES:
         for what, ways in (("kept arrays", kept(first, second)), ("new arrays", new(first, second))):
             game = functools.partial(_game, lab, (first, second))
@@ -123,7 +123,7 @@ def _game(lab: Lab, libraries: tuple[str, str], label: str, text: str) -> Batch:
 
 @functools.cache
 def _kernel() -> Any:
-    """Adds one to each element of an array of bytes."""
+    """A kernel that adds one to each element of an array of bytes."""
     cuda = importlib.import_module("numba.cuda")
 
     def bump(array: Any) -> None:

@@ -1,4 +1,4 @@
-"""The plot of a run: what the others take, in times of what interop takes."""
+"""The plot of a run: the ratio of each row's time to interop's."""
 
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from benchmarks.results import Results, Table
 
 _TICKS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
-# Okabe and Ito's colours, which can be told apart with any colour vision; and a marker each, for those who print.
+# Okabe and Ito's colours, which can be told apart with any colour vision, and a marker each, for print.
 _STYLES: Final = {
     C: ("#000000", "x"),
     "cuda.core": ("#009E73", "s"),

@@ -1,6 +1,6 @@
-"""The process that measures: ``python -m benchmarks.process OUT``. It writes a JSON object a line, each at once.
+"""The process that measures: ``python -m benchmarks.process OUT``. It writes each result at once, as a line of JSON.
 
-A library that crashes ends this process only: the command starts another one for what comes after.
+A library that crashes ends only this process. The command starts another process for the rest.
 """
 
 import argparse
@@ -25,22 +25,22 @@ from benchmarks.measure import Measured, Operation, measure
 from tests.gpu.record import described_run, interop_sha256
 
 LONGEST_OPERATION: Final = 90
-"""Seconds, with the imports of its libraries; then the process ends, with the tracebacks of its threads."""
+"""The most seconds for an operation and the imports of its libraries. After that, the process ends with tracebacks."""
 
 LEFT: Final = "left behind"
 
 Job = Callable[[float], list[Measured] | list[Left]]
-"""Measures something; is given the seconds that are left, of which only :data:`LEFT` takes as much as it can get."""
+"""A function of the seconds that are left, which measures something. Only jobs of :data:`LEFT` use the seconds."""
 
 
 def jobs(lab: Lab, *, batches: int, count: int, python: bool) -> Iterator[tuple[str, Job]]:
-    """What there is to measure, and its name.
+    """The names and functions of all that is measured.
 
     Args:
-        lab: what it is made of.
-        batches: of each row.
-        count: hand-overs whose remains are looked at.
-        python: only what can be compared with C, and nothing beside these two.
+        lab: makes the streams and arrays.
+        batches: how many batches of each row.
+        count: how many hand-overs for :data:`LEFT`.
+        python: only interop's rows and those in C beside them.
     """
 
     def job(operation: Operation, _seconds: float) -> list[Measured]:
@@ -63,7 +63,7 @@ def jobs(lab: Lab, *, batches: int, count: int, python: bool) -> Iterator[tuple[
 
 
 def run(out: TextIO, todo: Sequence[tuple[str, Job]], skip: int, seconds: float) -> None:
-    """Do the jobs after the first *skip*, and write what they measured."""
+    """Run the jobs after the first *skip*, and write what they measure."""
 
     def write(kind: str, **content: object) -> None:
         out.write(json.dumps({"kind": kind, **content}) + "\n")
@@ -92,7 +92,7 @@ def extension_in_use() -> bool:
 
 
 def described_machine() -> dict[str, object]:
-    """As of the GPU suite's record, with the processor and the code; nothing without a GPU."""
+    """The description in the GPU suite's record, with the processor and the hash of the code; empty without a GPU."""
     found = described_run()
     path = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
@@ -101,7 +101,7 @@ def described_machine() -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a command; the exit status."""
+    """Run as a command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.process", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="")

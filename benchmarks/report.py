@@ -1,4 +1,4 @@
-"""A run as text: where it was made, the goals in short, and one table of everything. Markdown."""
+"""A run in Markdown: the machine, a summary of the goals, and one table of everything."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -64,7 +64,7 @@ def _goals(results: Results) -> Iterator[str]:
 
 
 def verdicts(results: Results) -> dict[str, str]:
-    """Each goal in words, and what the run says of it."""
+    """Each goal as text, and whether the run meets it."""
     rows = Table(results.rows)
     said = {
         f"{operation} ({limit:g} x {other})": goals.verdict(rows, operation, other)
@@ -78,7 +78,7 @@ def verdicts(results: Results) -> dict[str, str]:
 
 
 def table(results: Results) -> Iterator[str]:
-    """A line for each row beside one of interop's."""
+    """A line for each row that stands beside a row of interop."""
     rows, python = Table(results.rows), Table(results.python)
     yield "| operation | interop | beside | takes | times | in Python | goal | |"
     yield "|---" * 8 + "|"

@@ -1,4 +1,4 @@
-"""The file of a run, and its statistics: medians with their quartiles, and ratios batch by batch."""
+"""The JSON file of a run, and its statistics: medians with quartiles, and ratios batch by batch."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of these values."""
+    """The spread of *values*."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
@@ -31,12 +31,12 @@ class Results:
     """One run.
 
     Attributes:
-        machine: when, where, with what.
-        options: of the command.
-        rows: of interop as it is installed, and of what is measured beside it.
-        python: interop's rows without the extension in C, with C beside them, from a process of their own.
+        machine: the date, the machine, and the versions of the packages.
+        options: the options of the command.
+        rows: interop as it is installed, and everything that is measured beside it.
+        python: interop without the extension, and C beside it, measured in a process of its own.
         left: what many hand-overs have left behind.
-        problems: what did not come to its end.
+        problems: what could not be measured, and why.
     """
 
     machine: dict[str, Any] = field(default_factory=dict)
@@ -48,14 +48,14 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a file."""
+        """Read a file."""
         content = json.loads(path.read_text())
         for name, kind in (("rows", Measured), ("python", Measured), ("left", Left)):
             content[name] = [kind(**row) for row in content[name]]
         return cls(**content)
 
     def write(self, path: Path) -> None:
-        """To a file, with one line for each row."""
+        """Write a file, with one line for each row."""
         parts = []
         for name, content in asdict(self).items():
             if isinstance(content, list) and content:
@@ -67,19 +67,19 @@ class Results:
 
 
 class Table:
-    """Rows, to be looked up."""
+    """Rows, by operation and label."""
 
     def __init__(self, rows: Iterable[Measured]) -> None:
-        """Index them."""
+        """Index the rows."""
         self._rows = {(row.operation, row.label): row for row in rows}
 
     def ns(self, operation: str, label: str) -> Spread | None:
-        """Nanoseconds a call; None if that was not measured."""
+        """The nanoseconds of a call; None if that was not measured."""
         row = self._rows.get((operation, label))
         return spread(row.ns) if row and row.ns else None
 
     def ratio(self, operation: str, label: str, other: str) -> Spread | None:
-        """How many times what *other* takes, batch by batch; None if one of them was not measured."""
+        """The ratio of *label*'s time to *other*'s, batch by batch; None if one of them was not measured."""
         rows = self._rows.get((operation, label)), self._rows.get((operation, other))
         if not all(row and row.ns for row in rows):
             return None

@@ -18,7 +18,7 @@ HEAD: Final = """\
 
 
 def svg() -> str:
-    """The picture. An arrow that follows from others is left out; a dashed one stands for late imports only."""
+    """The picture. Arrows that follow from others are left out. Dashed arrows stand for late imports only."""
     places = {
         name: (WIDTH * (2 * column + 1) / (2 * len(floor)), 12 + FLOOR * row)
         for row, floor in enumerate(FLOORS)

@@ -1,7 +1,7 @@
-"""Which file of the package imports which, and in which order the parts of the package may.
+"""Which file of the package imports which, and which part of the package may import which.
 
-Counted are the imports in the text of the Python files, also those inside functions and those for type checkers only.
-Not counted are the modules that are loaded by name at run time: the adapters, and what ``interop`` loads on demand.
+Imports inside functions, and for type checkers only, count too. Modules that are loaded by name at run time do not
+count: the adapters, and the modules that ``interop`` loads on demand.
 """
 
 import ast
@@ -35,10 +35,10 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
     {"_cuda": "calls cuda.bindings", "_order": "clocks, watchers"},
     {"errors": "all errors", "_show": "text, HTML", "_safety": "forks, signals", "_native": "the extension in C"},
 )
-"""The parts, from the top floor down, and what each is for. A part imports only lower floors and what is left of it."""
+"""The parts and their purposes, by floors from the top. A part imports parts on lower floors, or left of it, only."""
 
 ORDER: Final = [name for floor in reversed(FLOORS) for name in floor]
-"""Each part may import those before it."""
+"""The parts in order: each may import those before it."""
 
 
 def module_name(path: Path) -> str:
@@ -52,7 +52,7 @@ MODULES: Final = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py
 
 @functools.cache
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """What a file imports, as ``module.name``; and whether it does so when it is loaded."""
+    """The imports of a file: each ``module.name``, and whether it is imported when the file is loaded."""
     found: list[tuple[str, bool]] = []
     pending: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), True)]
     while pending:
@@ -70,7 +70,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 
 def target(name: str) -> str:
-    """The module of the package that an imported name lies in; empty for other packages."""
+    """The module of interop that contains an imported name; empty if no module does."""
     while name and name not in MODULES:
         name = name.rpartition(".")[0]
     return name
@@ -82,7 +82,7 @@ def part(module: str) -> str:
 
 
 def arrows() -> dict[tuple[str, str], bool]:
-    """Which part imports which; and whether it does so when it is loaded."""
+    """The pairs (importing part, imported part), and whether the import comes when the part is loaded."""
     found: dict[tuple[str, str], bool] = {}
     for module, path in MODULES.items():
         for name, loading in imports(path):
@@ -93,7 +93,7 @@ def arrows() -> dict[tuple[str, str], bool]:
 
 
 def reachable(start: str, graph: Mapping[str, set[str]]) -> set[str]:
-    """All that can be reached from *start* in one step or more."""
+    """All nodes that can be reached from *start* in one or more steps."""
     found: set[str] = set()
     pending = [*graph.get(start, ())]
     while pending:

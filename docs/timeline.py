@@ -1,4 +1,4 @@
-"""Make docs/timeline.png: a pipeline through three libraries; on a GPU, or else on the simulator, as the picture says.
+"""Draw docs/timeline.png: a pipeline through three libraries, on a GPU if there is one, or else on the simulator.
 
 ``make picture``, or ``python -m docs.timeline``.
 """
@@ -17,7 +17,7 @@ _CHUNKS: Final = 4
 
 
 def pipeline(load: object, compute: object, save: object) -> interop.Timeline:
-    """Each chunk is loaded, computed and saved, each on a stream of its own; delays stand for the work."""
+    """Load, compute and save each chunk, on three streams. Delays stand for the work."""
     with interop.Timeline() as timeline:
         for _ in range(_CHUNKS):
             with timeline.span("load", load):
@@ -33,7 +33,7 @@ def pipeline(load: object, compute: object, save: object) -> interop.Timeline:
 
 @contextlib.contextmanager
 def streams() -> Iterator[tuple[object, object, object]]:
-    """A stream of CuPy's, one of PyTorch's and one of Numba's; simulated ones where there is no GPU."""
+    """A stream each of CuPy, PyTorch and Numba; without a GPU, three simulated streams."""
     try:
         warm = interop.new_stream()
     except NoDeviceError:

@@ -1,6 +1,6 @@
-"""Write the parts of the pages that state measurements, from the files that the measuring runs have left.
+"""Write the sections of the pages that state measurements, from the files of the measuring runs.
 
-``make docs``, or ``python -m docs.update``. A part stands between ``<!-- name -->`` and ``<!-- /name -->``.
+``make docs``, or ``python -m docs.update``. A section stands between ``<!-- name -->`` and ``<!-- /name -->``.
 """
 
 import json
@@ -28,10 +28,10 @@ _SECTION: Final = re.compile(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 
 
 def updated(text: str, folder: Path = ROOT) -> str:
-    """A page with its parts as they have to be, from the files under *folder*.
+    """The text of a page with its sections written again, from the files under *folder*.
 
     Raises:
-        KeyError: the page has a part that nobody writes.
+        KeyError: the page has a section that is not in :data:`SECTIONS`.
     """
 
     def written(found: re.Match[str]) -> str:
@@ -50,12 +50,12 @@ def updated(text: str, folder: Path = ROOT) -> str:
 
 
 def _run(about: Mapping[str, Any]) -> str:
-    """Where and when it was measured."""
+    """The GPU, the driver and the date of a run."""
     return f"{about['gpu']}, driver {about['driver']}, {about['date']}"
 
 
 def _run_table(about: Mapping[str, Any], **more: object) -> Iterator[str]:
-    """A table of one run; its last cell says whether the code is still what ran."""
+    """A table with one line about a run. Its last cell says whether the run had the present code."""
     same = "yes" if about.get("interop_sha256") == interop_sha256() else "no"
     cells = {**more, "where and when": _run(about), "by the code that is here": same}
     yield f"| {' | '.join(cells)} |"
@@ -71,7 +71,7 @@ def _matrix(path: Path) -> Iterator[str]:
 
 
 def _matrix_summary(path: Path) -> Iterator[str]:
-    """What comes of each pair by default, after the writer's block; and how often what comes of all."""
+    """The outcome of each pair without interop, after the writer's block, and the count of each outcome."""
     record = json.loads(path.read_text())
     rows = record["rows"]
     consumers = [name for name in LIBRARIES if name in {row["consumer"] for row in rows}]
@@ -128,7 +128,7 @@ def _gpu_suite(path: Path) -> Iterator[str]:
 
 
 def _bugs(path: Path) -> Iterator[str]:
-    """One row a bug, with all that was found out about it in few words."""
+    """A table with a line for each bug."""
     entry = json.loads(path.read_text())["bugs"]
     rows = entry["rows"]
     columns = [name for name in rows[0] if name not in ("bug", "fix")]
@@ -157,11 +157,11 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
     "doctor": ("tests/gpu/measured.json#doctor", "make gpu-test", _doctor),
 }
-"""Of each part: the file that it is made from, and the entry in it, what writes that, and how the lines are made."""
+"""For each section: its file and the entry in it, the command that writes the file, and the function for the lines."""
 
 
 def main() -> None:
-    """Write the pages anew."""
+    """Write the sections of all pages."""
     for page in PAGES:
         page.write_text(updated(page.read_text()))
 

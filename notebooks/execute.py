@@ -12,20 +12,20 @@ from nbclient import NotebookClient
 
 
 def executed(path: Path) -> nbformat.NotebookNode:
-    """The notebook with fresh outputs; raises what nbclient raises if a cell does."""
+    """The notebook with new outputs. Raises nbclient's error if a cell raises."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": path.parent}}
     )
-    # A cell's file is named after the process by default, and reports that name places in the code show it.
+    # By default, the file name of a cell contains the process id. Reports that name places in the code would show it.
     client.execute(env={**os.environ, "IPYKERNEL_CELL_NAME": "cell"})
-    # As it was written: what the kernel says of itself differs from machine to machine.
+    # The kernel's description of itself differs from machine to machine, so the committed metadata stay.
     notebook.metadata = nbformat.read(path, as_version=4).metadata
     return notebook
 
 
 def main(arguments: list[str]) -> None:
-    """Execute each notebook in place; one that fails is left as it was."""
+    """Execute each notebook in place. A notebook that fails is left as it was."""
     for path in map(Path, arguments):
         notebook = executed(path)
         nbformat.write(notebook, path)

@@ -1,4 +1,4 @@
-"""The check of the notebooks: valid, run, without errors, in the style of the house; and the one without a GPU runs."""
+"""The notebooks are valid, were run without errors, and pass ruff. The one that needs no GPU is run here."""
 
 import re
 import subprocess
@@ -21,17 +21,17 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_they_are_all_there():
+def test_all_notebooks_are_there():
     assert [path.name[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04"]
 
 
 @every
-def test_valid(path):
+def test_a_notebook_is_valid(path):
     nbformat.validate(nbformat.read(path, as_version=nbformat.NO_CONVERT))
 
 
 @every
-def test_short_and_told(path):
+def test_cells_are_short_and_explained(path):
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
@@ -40,14 +40,14 @@ def test_short_and_told(path):
 
 
 @every
-def test_links(path):
+def test_links_lead_to_files(path):
     for cell in nbformat.read(path, as_version=4).cells:
         for target in re.findall(r"\]\(([^):]+)\)", cell.source if cell.cell_type == "markdown" else ""):
             assert (FOLDER / target).exists(), target
 
 
 @every
-def test_no_error_in_the_outputs(path):
+def test_the_outputs_have_no_error(path):
     for cell in code_cells(nbformat.read(path, as_version=4)):
         assert not [
             output for output in cell.outputs if output.output_type == "error" or output.get("name") == "stderr"
@@ -55,7 +55,7 @@ def test_no_error_in_the_outputs(path):
 
 
 @every
-def test_run_from_top_to_bottom(path):
+def test_the_notebook_was_run_from_top_to_bottom(path):
     cells = code_cells(nbformat.read(path, as_version=4))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert sum(bool(cell.outputs) for cell in cells) > len(cells) // 3
@@ -66,7 +66,7 @@ def test_run_from_top_to_bottom(path):
 
 @every
 def test_the_host_was_free(path):
-    """Where a notebook asks, right after it has given work away, whether that is done, it was not yet."""
+    """Each time a notebook asks whether its work is done, the output is False: the host was not blocked."""
     for cell in code_cells(nbformat.read(path, as_version=4)):
         asked = cell.source.count("is the work done?")
         printed = "".join(output.get("text", "") for output in cell.outputs)
@@ -74,25 +74,25 @@ def test_the_host_was_free(path):
 
 
 @every
-def test_there_are_pictures(path):
+def test_a_notebook_has_pictures(path):
     cells = code_cells(nbformat.read(path, as_version=4))
     assert [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=lambda arguments: arguments[0])
-def test_ruff(arguments):
+def test_notebooks_pass_ruff(arguments):
     command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", *NOTEBOOKS]
     done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_one_without_a_gpu_runs_and_says_the_same():
+def test_the_notebook_without_a_gpu_has_the_committed_outputs():
     fresh, committed = executed(ANYWHERE), nbformat.read(ANYWHERE, as_version=4)
     for now, then in zip(code_cells(fresh), code_cells(committed), strict=True):
         assert [comparable(output) for output in now.outputs] == [comparable(output) for output in then.outputs]
 
 
 def comparable(output):
-    """All of an output but its pictures: fonts and libraries draw them differently from machine to machine."""
+    """An output without the bytes of its pictures, which differ from machine to machine."""
     data = {kind: text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")}
     return output.output_type, output.get("name"), output.get("text"), data, "image/png" in output.get("data", {})

@@ -80,7 +80,7 @@ def _python_function(tree: ast.Module, name: str) -> Any:
 
 
 class _Change(ast.NodeTransformer):
-    """One change of the table, wherever the function gives cause for it."""
+    """Makes one change of the table, at each place in the function that it fits."""
 
     def __init__(self, change: str, name: str) -> None:
         self.change, self.name = change, name
@@ -110,14 +110,14 @@ def _is_named(node: ast.AST, name: str) -> bool:
 
 
 def _mutated_c(source: str, function: str, mutation: dict[str, Any]) -> str:
-    # As the sources are written: a definition begins in the first column, and its body ends there.
+    # In these sources, a definition begins in the first column, and its body ends there.
     # A fast method has a macro for its head.
     head = rf"(?:(?:\w[^\n;]*\b)?{function}\([^;{{]*\)|METHOD\({function}\))"
     found = re.search(rf"^{head}\n\{{.*?^\}}", source, re.MULTILINE | re.DOTALL)
     if found is None:
         message = f"there is no {function}"
         raise DoesNotApplyError(message)
-    # A directive of the preprocessor needs its line.
+    # A directive of the preprocessor must stay on a line of its own.
     lines = ["\n" + line + "\n" if line.startswith("#") else line for line in found[0].split("\n")]
     body = re.sub(r"[ \t]+", " ", " ".join(lines))
     return source[: found.start()] + _replaced(body, mutation) + source[found.end() :]
@@ -130,7 +130,7 @@ def _replaced(text: str, mutation: dict[str, Any]) -> str:
     return text.replace(mutation["old"], mutation["new"])
 
 
-# -- what comes of them -------------------------------------------------------------------------------------------
+# -- running them -------------------------------------------------------------------------------------------------
 
 
 def run(tests: list[str], package: Path, *, python: bool) -> subprocess.CompletedProcess[str]:
@@ -142,7 +142,7 @@ def run(tests: list[str], package: Path, *, python: bool) -> subprocess.Complete
 
 
 def build(package: Path) -> str | None:
-    """Build the extension; None, or why it cannot be built."""
+    """Build the extension. Returns None, or the errors of the compiler."""
     folder = package / EXTENSION
     for built in folder.glob("*.so"):
         built.unlink()
@@ -175,7 +175,7 @@ def survives(unbroken: Path, mutation: dict[str, Any]) -> str | None:
 
 
 def main(words: list[str]) -> int:
-    """Try the mutations; the exit status."""
+    """Try the mutations; returns the exit status."""
     table = tomllib.loads(TABLE.read_text())["mutation"]
     chosen = [row for row in table if not words or any(word in row["function"] + row["name"] for word in words)]
     survivors = 0

@@ -1,4 +1,4 @@
-"""All that a stranger's package has to write to be tested as interop's own libraries are."""
+"""The conformance suite of interop, on acme_streams."""
 
 import acme_streams
 
@@ -8,7 +8,7 @@ from interop.testing.conformance import AdapterConformance
 
 class TestAcmeStreams(AdapterConformance):
     library = "acme_streams"
-    only_addresses = True  # so the simulator will do where there is no GPU
+    only_addresses = True  # so the tests can run on the simulator
 
     def default_streams(self):
         return {LEGACY: acme_streams.Stream(0)}
