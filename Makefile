@@ -13,7 +13,7 @@ built_from := pyproject.toml setup.py $(wildcard interop/_native/*.c interop/_na
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
 
-.PHONY: demo test sanitize lint types docs picture notebooks run-notebooks wheel gpu-test bench mutants oldest clean
+.PHONY: demo test sanitize lint types docs site picture notebooks run-notebooks wheel gpu-test bench mutants oldest clean
 
 demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
@@ -47,6 +47,11 @@ types: $(venv)/dev.done
 # The tables of measurements in the README and docs/, from the files that `make gpu-test` and `make bench` have written.
 docs: $(venv)/test.done
 	$(bin)/python -m docs.update
+
+# The documentation site, in build/site. A reference or a link that leads nowhere fails.
+site: $(venv)/site.done
+	$(bin)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto docs build/site
+	$(bin)/python -m pytest -q docs
 
 # The README's picture; on a GPU machine, with CuPy, PyTorch, Numba and matplotlib in $(PYTHON)'s environment.
 picture:
@@ -101,7 +106,7 @@ mutants: $(venv)/test.done
 	$(bin)/python tests/mutants.py $(MUTANTS)
 
 clean:
-	rm -rf $(venv) build dist *.egg-info interop/_native/*.so interop/_native/_ext.txt tests/plugin/build \
+	rm -rf $(venv) build dist docs/generated *.egg-info interop/_native/*.so interop/_native/_ext.txt tests/plugin/build \
 		tests/plugin/*.egg-info
 
 # pip is what a new environment gets last: one without it is half-made, as Debian's Python makes it without the package
@@ -118,6 +123,10 @@ $(venv)/demo.done: $(built_from) | $(venv)/bin/pip
 $(venv)/test.done: $(built_from) $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/pip
 	$(pip) --editable ".[test]"
 	$(pip) --force-reinstall --no-deps ./tests/plugin
+	touch $@
+
+$(venv)/site.done: $(built_from) | $(venv)/bin/pip
+	$(pip) --editable ".[docs]"
 	touch $@
 
 $(venv)/dev.done: $(built_from) | $(venv)/bin/pip

@@ -1,0 +1,116 @@
+"""The settings of the documentation site, which ``make site`` builds with Sphinx."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+
+import interop
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+GENERATED = DOCS / "generated"
+
+project = "interop"
+author = copyright = "The authors of interop"  # noqa: A001  (Sphinx's name)
+release = version = interop.__version__
+html_title = "interop"
+html_theme = "furo"
+html_theme_options = {"navigation_with_keys": True}
+html_copy_source = html_show_sourcelink = False
+templates_path: list[str] = []
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["**/.ipynb_checkpoints"]
+copybutton_exclude = ".linenos, .gp, .go"
+
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+nb_execution_mode = "off"
+nb_merge_streams = True
+
+autosummary_ignore_module_all = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+# Of ExternalStream and its like, the methods are in several classes.
+autodoc_default_options = {"members": True, "inherited-members": "object, BaseException, int, tuple, str"}
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+python_use_unqualified_type_names = True
+
+# A reference that leads nowhere is an error. The site has no pages for Python, for other libraries, for what is private
+# here, and for the parts of the modules that are public.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(_pytest|asyncio|collections|enum|matplotlib|numpy|os|pytest|threading)\..*"),
+    (r"py:.*", r"interop\._.*|interop\.\w+\.\w+\.\w+|interop\.timeline\._Open|Executor|Figure|Row|T"),
+    (r"py:.*", r"LEGACY|PER_THREAD|POISON|__await__|library|only_addresses|Reading\.notes|interop\.\w+\.owner"),
+]
+suppress_warnings = [
+    "ref.python",  # the simulator has a Gate too
+    "toc.empty_glob",
+]
+
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
+_CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_GENERATED_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def linked(text: str, folder: Path, page_folder: Path) -> str:
+    """The text of a page that was written in *folder*, with links that lead somewhere from *page_folder* of the site.
+
+    A link to another page goes there; one to any other file offers the file. Nothing is left of one to a folder.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        image, words, target, heading = found.groups(default="")
+        path = (folder / target).resolve()
+        if path.is_dir():
+            return words
+        if path.suffix == ".ipynb":
+            path = GENERATED / path.name
+        elif path == ROOT / "README.md":
+            path = DOCS / "index.md"
+        elif path.parent == ROOT and path.name in _GENERATED_PAGES:
+            path = GENERATED / _GENERATED_PAGES[path.name]
+        return f"{image}[{words}]({os.path.relpath(path, page_folder)}{heading})"
+
+    return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in _CODE.split(text))
+
+
+def bring_pages(_: "Sphinx") -> None:
+    """Copy what stands elsewhere in the repository, and is shown here too: Sphinx reads one folder only."""
+    GENERATED.mkdir(exist_ok=True)
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy2(notebook, GENERATED)
+    for name, page in _GENERATED_PAGES.items():
+        (GENERATED / page).write_text(linked((ROOT / name).read_text(), ROOT, GENERATED))
+
+
+def mend_links(app: "Sphinx", page: str, source: list[str]) -> None:
+    """Make the links of a page lead somewhere on the site, as they do in the repository."""
+    path = Path(app.env.doc2path(page))
+    if path.suffix == ".md" and not path.is_relative_to(GENERATED):
+        source[0] = linked(source[0], path.parent, path.parent)
+
+
+def setup(app: "Sphinx") -> None:
+    """Tell Sphinx of these."""
+    # Napoleon takes what stands before a colon in the docstring of an attribute for the attribute's type.
+    GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_end())
+    app.connect("builder-inited", bring_pages)
+    app.connect("source-read", mend_links)
