@@ -21,7 +21,9 @@ Who owns more that is wrong in a child (queues, threads, handles) says what puts
 The order is that of the calls of :func:`in_child`; ``_cuda.GPU`` is first, so all others can ask ``GPU.was_forked``.
 """
 
+import _thread
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -33,10 +35,35 @@ _locks: Final["weakref.WeakSet[Any]"] = weakref.WeakSet()
 _owners: Final["weakref.WeakKeyDictionary[Any, Callable[[Any], None]]"] = weakref.WeakKeyDictionary()
 
 
+if sys.version_info[:2] == (3, 14):
+
+    class _Lock(_thread.RLock):
+        """A lock that is free after an interrupt.
+
+        A signal handler can run in CPython 3.14 as soon as ``__enter__`` of C has returned; if it raises, ``__exit__``
+        is not called (python/cpython#148874). After an ``__enter__`` of Python, no handler runs.
+        """
+
+        def __enter__(self) -> bool:
+            held = self._recursion_count()
+            try:
+                return self.acquire()
+            except BaseException:
+                if self._recursion_count() > held:
+                    self.release()
+                raise
+
+else:
+    _Lock = threading.RLock
+
+
 # Not `threading.RLock`, which is no type before Python 3.13.
 def lock() -> Any:  # noqa: ANN401
-    """Make a re-entrant lock that nobody holds in a child, but for the thread that forks."""
-    made = threading.RLock()
+    """Make a re-entrant lock that nobody holds in a child, but for the thread that forks.
+
+    After a signal handler has raised in a ``with`` statement of the lock, it is as before the statement.
+    """
+    made = _Lock()
     _locks.add(made)
     return made
 

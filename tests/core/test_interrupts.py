@@ -6,6 +6,7 @@ import interop
 from interop import sim
 from interop._core import switching
 from interop._order import watchers
+from interop._safety import forks
 from tests.core.test_current import StandIn, handles, libraries
 from tests.interrupts import interrupt
 
@@ -102,6 +103,18 @@ def test_interrupted_calls_restore_context_mode_and_events(driver, way, name):
         finally:
             watchers.unwatch(watcher)
             driver.library.make_current(native_stubs.ctypes.c_uint64(0))
+
+
+def test_interrupted_blocks_of_a_lock_leave_it_free():
+    lock = forks.lock()
+
+    def work():
+        for _ in range(1000):
+            with lock, lock:
+                pass
+
+    interrupt(work, lambda: None)
+    assert not lock._is_owned()
 
 
 @pytest.mark.parametrize(
