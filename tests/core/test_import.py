@@ -7,6 +7,7 @@ from docs.imports import MODULES, ORDER, arrows, imports, part, reachable, targe
 from interop.adapters.table import TABLE
 
 ADAPTERS = {row.adapter for row in TABLE.values()}
+SLOW = {"inspect", "pathlib", "shutil"}
 LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torch", "warp"}
 
 
@@ -21,6 +22,12 @@ def test_imports_no_library(python):
     assert "interop.stream" in new
     assert not [module for module in new if module.partition(".")[0] in LIBRARIES]
     assert not ADAPTERS & set(new)
+
+
+def test_imports_nothing_slow(python):
+    # The start of Python itself may have imported them.
+    code = f"import json, sys; [sys.modules.pop(name, None) for name in {sorted(SLOW)}]; import interop"
+    assert not SLOW & set(python(f"{code}; print(json.dumps([*sys.modules]))"))
 
 
 def test_takes_less_than_20_ms(python, tmp_path):
