@@ -595,6 +595,7 @@ def test_ten_thousand_handovers_do_not_leak(world, threads):
     assert not [thing for thing in gc.get_objects() if type(thing) is Thing and sys.getrefcount(thing) < 3]
 
 
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded")  # the child takes no lock of those threads, pytest-xdist's
 def test_a_forked_child_frees_nothing_of_its_parent(world):
     alive = Thing()
     alive.goes = weakref.finalize(alive, os.write, 2, b"freed in the child\n")
