@@ -1,5 +1,6 @@
 """An array that a library cannot take is refused before the library is called: each library, each kind of array."""
 
+import ctypes
 import json
 import os
 import signal
@@ -296,6 +297,36 @@ def test_a_capsule_is_refused_before_anything_is_ordered(streams, monkeypatch):
         patch.setattr(p._cuda, "order", lambda *_: pytest.fail("ordered"))
         holder.__dlpack__()
     assert holder.__cuda_array_interface__["strides"] == (-8,)
+
+
+def exchanged(holder, place):
+    """What a consumer in C gets: the status of the function at that *place* of the exchange's table."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    table = get(type(holder).__dlpack_c_exchange_api__, b"dlpack_exchange_api")
+    function = ctypes.c_void_p.from_address(table + place).value
+    room = ctypes.create_string_buffer(64)
+    call = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)(function)
+    status = call(holder, ctypes.addressof(room))
+    if place == GIVE:
+        managed = ctypes.c_void_p.from_buffer(room).value
+        ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(ctypes.c_void_p.from_address(managed + 16).value)(managed)
+    return status
+
+
+GIVE, SHOW = 24, 40
+
+
+@pytest.mark.skipif(native is None, reason="the exchange needs the extension")
+@pytest.mark.parametrize("place", [GIVE, SHOW])
+def test_the_exchange_in_c_refuses_what_a_capsule_refuses(streams, place):
+    p, c = streams
+    values = np.arange(12.0).reshape(3, 4)
+    for view in (values, values.T, values[:, ::2], values[:0], values[1:2, ::-1][:, :1]):
+        assert exchanged(interop.handoff(Owner(view), c, producer=p), place) == 0
+    for view in (values[::-1], values[:, ::-1], values[:, ::-2]):
+        with pytest.raises(NotSupportedError, match="negative strides"):
+            exchanged(interop.handoff(Owner(view), c, producer=p), place)
 
 
 def test_the_caller_can_allow_read_only_memory(streams, registry, monkeypatch):
