@@ -13,7 +13,6 @@ from typing import Any, Final
 from benchmarks import report as benchmark_report
 from benchmarks.results import Results
 from interop import matrix
-from interop.matrix import report as matrix_report
 from interop.matrix.libraries import LIBRARIES
 from tests.gpu.record import interop_sha256
 
@@ -67,7 +66,25 @@ def _run_table(about: Mapping[str, Any], **more: object) -> Iterator[str]:
 
 
 def _matrix(path: Path) -> Iterator[str]:
-    yield from matrix_report.markdown(json.loads(path.read_text())["rows"])
+    """A row for each pair, its default routes in one cell, interop's in another."""
+    rows = json.loads(path.read_text())["rows"]
+    yield "| from → to | by default: inside the producer's `with stream:` / after it / back | by interop |"
+    yield "|---|---|---|"
+    pairs = dict.fromkeys((row["producer"], row["consumer"]) for row in rows)
+    for producer, consumer in pairs:
+        of_pair = [row for row in rows if (row["producer"], row["consumer"]) == (producer, consumer)]
+        sides = [[row for row in of_pair if (row["route"] in matrix.OURS) == ours] for ours in (False, True)]
+        cells = ["<br>".join(map(_shown, side)) for side in sides]
+        yield f"| {LIBRARIES[producer].title} → {LIBRARIES[consumer].title} | {' | '.join(cells)} |"
+
+
+def _shown(row: dict[str, str]) -> str:
+    name = row["route"].removeprefix("interop.")
+    outcomes = [row[when].partition(":")[0] for when in matrix.WHEN]
+    if len(set(outcomes)) == 1:
+        outcomes = outcomes[:1]
+    said = " / ".join(f"**{outcome}**" if outcome == matrix.RACE else outcome for outcome in outcomes)
+    return f"{name if ' ' in name else f'`{name}`'}: {said}"
 
 
 def _matrix_summary(path: Path) -> Iterator[str]:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interop._show.html import grid, table
+from interop._show.text import rich_or_refuse
 from interop.diagnosis.advice import Advice
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import Gpu, Machine
-from interop.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,37 +22,28 @@ def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[
     Raises:
         LibraryNotFoundError: rich is not installed.
     """
-    try:
-        from rich import box  # noqa: PLC0415  (an extra)
-        from rich.console import Group  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
-    except ImportError as error:
-        message = (
-            "the table needs rich: pip install rich. Without rich: interop.doctor().to_dict(), or "
-            "python -m interop doctor --json"
-        )
-        raise LibraryNotFoundError(message, name="rich") from error
-
-    about = Table(title="interop doctor", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    rich = rich_or_refuse(". Without rich: interop.doctor().to_dict(), or python -m interop doctor --json")
+    Table, Text, style = rich.table.Table, rich.text.Text, rich.box.SIMPLE_HEAD  # noqa: N806  (classes)
+    about = Table(title="interop doctor", title_justify="left", box=style, show_header=False)
     about.add_column(style="bold", no_wrap=True)
     about.add_column(overflow="fold")
     for name, value in machine_rows(machine).items():
         about.add_row(name, Text(value))
-    found = Table(*COLUMNS, box=box.SIMPLE_HEAD)
+    found = Table(*COLUMNS, box=style)
     for column in found.columns:
         column.overflow = "fold"
     found.columns[0].no_wrap = True
     for row in library_rows(libraries):
         found.add_row(*map(Text, row))
-    advised = Table(box=box.SIMPLE_HEAD, show_header=False)
+    advised = Table(box=style, show_header=False)
     for item in advice:
         colour = "yellow" if item.kind == "warning" else "cyan"
         text = Text.assemble((item.about, "bold"), f": {item.what}\n", ("→ ", colour), item.fix)
         advised.add_row(f"[{colour}]{item.kind}[/{colour}]", text)
     if not any(item.kind == "warning" for item in advice):
         advised.add_row("[green]fine[/green]", "no warnings")
-    return Group(about, found, advised)
+    parts: RenderableType = rich.console.Group(about, found, advised)
+    return parts
 
 
 def html(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:

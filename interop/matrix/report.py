@@ -1,15 +1,13 @@
-"""The matrix as a table, for the terminal and for a README; and the command ``python -m interop matrix``."""
+"""The command ``python -m interop matrix``: the matrix as a table for the terminal."""
 
 import json
-from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from interop.errors import LibraryNotFoundError, NoDeviceError
-from interop.matrix import BLOCKED, NONE, ORDERED, OURS, RACE, WHEN, measure
-from interop.matrix.libraries import LIBRARIES
+from interop.matrix import BLOCKED, NONE, ORDERED, OURS, WHEN, measure
 
 _OUTCOME = len("ValueError")
 """The width of the column of an outcome. "error: ValueError" takes two lines, which leaves room for names."""
@@ -53,24 +51,3 @@ def _table(rows: list[dict[str, str]]) -> Table:
 def _coloured(outcome: str) -> str:
     colour = {ORDERED: "green", BLOCKED: "yellow", NONE: "dim"}.get(outcome, "red")
     return f"[{colour}]{outcome}[/{colour}]"
-
-
-def markdown(rows: list[dict[str, str]]) -> Iterator[str]:
-    """The lines of a table in Markdown: a row for each pair, its default routes in one cell, interop's in another."""
-    yield "| from → to | by default: inside the producer's `with stream:` / after it / back | by interop |"
-    yield "|---|---|---|"
-    pairs = dict.fromkeys((row["producer"], row["consumer"]) for row in rows)
-    for producer, consumer in pairs:
-        of_pair = [row for row in rows if (row["producer"], row["consumer"]) == (producer, consumer)]
-        sides = [[row for row in of_pair if (row["route"] in OURS) == ours] for ours in (False, True)]
-        cells = ["<br>".join(map(_shown, side)) for side in sides]
-        yield f"| {LIBRARIES[producer].title} → {LIBRARIES[consumer].title} | {' | '.join(cells)} |"
-
-
-def _shown(row: dict[str, str]) -> str:
-    name = row["route"].removeprefix("interop.")
-    outcomes = [row[when].partition(":")[0] for when in WHEN]
-    if len(set(outcomes)) == 1:
-        outcomes = outcomes[:1]
-    said = " / ".join(f"**{outcome}**" if outcome == RACE else outcome for outcome in outcomes)
-    return f"{name if ' ' in name else f'`{name}`'}: {said}"

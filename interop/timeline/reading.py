@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from interop._show.text import plural, render
-from interop.errors import LibraryNotFoundError
+from interop._show.text import plural, render, rich_or_refuse
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -140,7 +139,7 @@ class Table(list[Row]):
         super().__init__(sorted(rows, key=lambda row: (row.start, row.end)))
 
     def __rich__(self) -> "RichTable":
-        rich = _rich()
+        rich = rich_or_refuse()
         digits = 3 if self.unit == "ms" else 0
         notes, first, last = list(self.notes), self[:], []
         if len(self) > _MOST_ROWS:
@@ -168,13 +167,3 @@ class Table(list[Row]):
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:  # noqa: ANN401  (IPython's)
         bundle: dict[str, str] = self.__rich__()._repr_mimebundle_(**options)
         return bundle
-
-
-def _rich() -> Any:  # noqa: ANN401  (a module)
-    try:
-        import rich.table  # noqa: PLC0415  (an extra)
-        import rich.text  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        message = "a table needs rich: pip install rich"
-        raise LibraryNotFoundError(message, name="rich") from error
-    return rich
