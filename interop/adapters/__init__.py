@@ -34,6 +34,8 @@ _GROUP: Final = "interop.adapters"
 _registered: dict[str, Adapter] = {}
 by_type: Final[dict[type, tuple[Adapter, ...]]] = {}
 """The results of :func:`adapters_of`. The extension in C reads them too."""
+_registrations = 0
+"""The number of calls of :func:`register`. What another thread has looked up before one is not kept after it."""
 _lock = forks.lock()
 
 
@@ -54,13 +56,14 @@ def register(library: str, adapter: Adapter) -> None:
     if not issubclass(type(adapter), Adapter):
         message = f"the adapter for {library!r} must be an instance of a subclass of Adapter, got {described(adapter)}"
         raise AdapterError(message)
+    global _registrations  # noqa: PLW0603  (changed under the lock)
     with _lock:
         if library in _registered or library in TABLE or library in _plugins():
             message = f"{library!r} has an adapter already; interop keeps the first one"
             raise AdapterError(message)
         _must_be_for(library, adapter)
         _registered[library] = adapter
-        _candidates.cache_clear()
+        _registrations += 1
         by_type.clear()
 
 
@@ -117,7 +120,10 @@ def adapters_of(obj: object) -> tuple[Adapter, ...]:
     except Exception:  # noqa: BLE001  (the class cannot be hashed, and is looked up each time)
         return _find_adapters(cls)
     if found is None:
-        found = by_type[cls] = _find_adapters(cls)
+        before, found = _registrations, _find_adapters(cls)
+        with _lock:
+            if before == _registrations:
+                by_type[cls] = found
     return found
 
 
@@ -175,7 +181,7 @@ def adapter_named(library: str) -> Adapter:
 def with_current_stream(*, simulated: bool) -> list[Adapter]:
     """The adapters of all *loaded* and usable libraries with a current stream: real ones, or *simulated* ones."""
     adapters = []
-    for library in _candidates():
+    for library in _candidates(_registrations):
         if library in sys.modules:
             adapter = _switched[library] if library in _switched else _find_switched(library)
             if adapter is not None and adapter.simulated is simulated:
@@ -183,9 +189,9 @@ def with_current_stream(*, simulated: bool) -> list[Adapter]:
     return adapters
 
 
-@functools.cache
-def _candidates() -> tuple[str, ...]:
-    """The names of the libraries that may have a current stream."""
+@functools.lru_cache(maxsize=1)
+def _candidates(registrations: int) -> tuple[str, ...]:  # noqa: ARG001  (what is found is of that time)
+    """The names of the libraries that may have a current stream, after so many calls of :func:`register`."""
     return tuple(filter(may_have_current_stream, known()))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import interop
-from interop import _cuda, as_event, as_stream, sim
+from interop import _cuda, adapters, as_event, as_stream, sim
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import InvalidEventError, InvalidStreamError, NotSupportedError, UnrecordedEventError
@@ -253,6 +253,33 @@ def test_registered_library(acme, address):
         stream = as_stream(obj)
         check(stream, address, obj)
         assert repr(stream) == f"<interop.ExternalStream {address:#x} of acme>"
+
+
+@pytest.mark.usefixtures("registry", "no_cuda")
+@pytest.mark.parametrize("look_up", ["_library_of", "known"])
+def test_a_library_that_is_registered_while_another_thread_looks_it_up(monkeypatch, look_up, address):
+    module = types.ModuleType("acme")
+    module.Stream = subclass(Method)
+    module.Stream.__module__ = "acme"
+    monkeypatch.setitem(sys.modules, "acme", module)
+    adapter = type("Acme", (Adapter,), {"library": "acme", "stream_handle": lambda _, stream: stream.handle})()
+    before, registered = getattr(adapters, look_up), []
+
+    def registered_meanwhile(*arguments):
+        answer = before(*arguments)
+        if not registered:
+            registered.append("acme")
+            in_thread(lambda: interop.register("acme", adapter))
+        return answer
+
+    def look():
+        return [*adapters.adapters_of(module.Stream(address)), *adapters._candidates(adapters._registrations)]
+
+    monkeypatch.setattr(adapters, look_up, registered_meanwhile)
+    look()
+    assert registered
+    assert adapter in look()
+    assert "acme" in look()
 
 
 # -- the default streams --------------------------------------------------------------------------------------------
