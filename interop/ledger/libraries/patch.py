@@ -64,7 +64,9 @@ class Patches:
         setattr(owner, name, new)
 
     def observe(self, owner: Any, name: str, callback: Callable[..., None], except_from: str = "") -> None:
-        """Call *callback* after each successful call of a method: with the result, and then the arguments.
+        """Call *callback* after each successful call of a method, with the result, and then the arguments.
+
+        A property is a method without arguments.
 
         The arguments come as the caller passed them, by position or by name. So the parameters of *callback* have the
         names that the method's have.
@@ -74,18 +76,10 @@ class Patches:
         """
         callbacks = [callback]
         self.on_undo(callbacks.clear)
-        self.patch(owner, name, _observed(getattr(owner, name), callbacks, except_from))
-
-    def observe_property(self, owner: type, name: str, callback: Callable[..., None]) -> None:
-        """Call *callback* after each read of a property: with its value, and the object."""
-        original = getattr(owner, name)
-
-        def read(self: object) -> object:
-            result = original.fget(self)
-            callback(result, self)
-            return result
-
-        self.patch(owner, name, property(read, doc=original.__doc__))
+        original: Any = getattr(owner, name)
+        is_property = isinstance(original, property)
+        observed = _observed(original.fget if is_property else original, callbacks, except_from)
+        self.patch(owner, name, property(observed, doc=original.__doc__) if is_property else observed)
 
     def observe_class(self, owner: Any, name: str, **callbacks: Callable[..., None]) -> None:
         """Replace a class whose own methods cannot be replaced by a subclass whose methods are observed.
