@@ -60,6 +60,18 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     adapters.by_type.update(found)
 
 
+@pytest.fixture
+def add_library(registry: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[Adapter], Adapter]:
+    """A function that adds an invented library: an empty module, and the adapter, which it returns."""
+
+    def add(adapter: Adapter) -> Adapter:
+        monkeypatch.setitem(sys.modules, adapter.library, types.ModuleType(adapter.library))
+        interop.register(adapter.library, adapter)
+        return adapter
+
+    return add
+
+
 class AcmeAdapter(Adapter):
     """Returns an object's raw attribute as its handle, whatever that is."""
 

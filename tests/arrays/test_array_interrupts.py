@@ -1,7 +1,6 @@
 """A signal handler raises during a hand-over or its end: nothing leaks, and nothing is released early."""
 
 import sys
-import types
 import weakref
 
 import pytest
@@ -26,12 +25,11 @@ class PythonHandover(holder.HandoverFields):
 
 
 @pytest.fixture(params=["C", "Python", "Python's holder"])
-def world(request, driver, registry, monkeypatch):
+def world(request, driver, add_library, monkeypatch):
     """The stub driver. A watcher makes each call fall back to Python; Python's holder makes the end do so too."""
-    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
     library = Library()
     library.simulated = False
-    interop.register("standin", library)
+    add_library(library)
     watcher = watchers.Watcher()
     if request.param == "Python's holder":
         monkeypatch.setattr("interop._arrays.exchange.find", holder.find)

@@ -2,9 +2,7 @@
 
 import contextlib
 import gc
-import sys
 import threading
-import types
 import weakref
 
 import numpy as np
@@ -91,9 +89,8 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture
-def library(registry, monkeypatch):
-    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
-    interop.register("standin", Library())
+def library(add_library):
+    add_library(Library())
 
 
 @pytest.fixture
@@ -1146,10 +1143,9 @@ class ClosableLibrary(Library):
 
 
 @pytest.fixture
-def closable(library, monkeypatch):
-    monkeypatch.setitem(sys.modules, "closable", types.ModuleType("closable"))
+def closable(library, monkeypatch, add_library):
     monkeypatch.setattr(Closable, "__module__", "closable")
-    interop.register("closable", ClosableLibrary())
+    add_library(ClosableLibrary())
 
 
 def test_a_closed_producer_is_not_used(gpu, closable, monkeypatch):

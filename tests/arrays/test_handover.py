@@ -19,6 +19,7 @@ from interop._native import native, why_not
 from interop.adapters import dlpack
 from interop.adapters.tensor import BFLOAT16, Tensor, c_contiguous
 from interop.errors import InvalidStreamError, NotSupportedError, RaceError
+from tests.arrays.test_arrays import Owner, touch
 
 needs_native = pytest.mark.skipif(native is None, reason=why_not)
 
@@ -32,20 +33,6 @@ def gpu(monkeypatch):
         monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (CUDA, 0))
         yield gpu
         interop.release()
-
-
-class Interface:
-    """An array of an unknown library with the array interface, over NumPy's memory."""
-
-    def __init__(self, values, **said):
-        self.values = values
-        self.said = said
-
-    @property
-    def __cuda_array_interface__(self):
-        interface = dict(self.values.__array_interface__)
-        interface["strides"] = self.values.strides
-        return {**interface, "version": 3, **self.said}
 
 
 class Capsules:
@@ -85,13 +72,9 @@ class OldCapsules(Capsules):
         return self.capsule(versioned=False)
 
 
-def touch(gpu, stream, array):
-    gpu.launch(stream, lambda _: None, writes=[array])
-
-
 def holder(gpu, values=None, **tensor):
     p, c = interop.new_stream(), interop.new_stream()
-    made = interop.handoff(Interface(np.arange(6.0) if values is None else values), c, producer=p)
+    made = interop.handoff(Owner(np.arange(6.0) if values is None else values), c, producer=p)
     return Handover(made._tensor._replace(**tensor), p, c, is_neutral=True) if tensor else made, c
 
 
@@ -104,7 +87,7 @@ def test_a_type_without_a_typestr_has_no_array_interface(gpu):
 
 
 def test_a_handover_can_be_handed_on(gpu):
-    source = Interface(np.arange(6.0))
+    source = Owner(np.arange(6.0))
     alive, c = weakref.ref(source), interop.new_stream()
     made = interop.handoff(source, c, producer=interop.new_stream())
     del source
@@ -154,7 +137,7 @@ def test_a_default_stream_for_dlpack_is_of_the_device_of_the_memory(gpu):
 def test_a_default_stream_for_pinned_memory_is_of_the_current_device(gpu, monkeypatch):
     monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (3, 0))
     p, c = interop.new_stream(0), interop.new_stream(1)
-    holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
+    holder, memory = interop.handoff(Owner(np.ones(3)), c, producer=p), gpu.array([0])
     gpu.launch(c, lambda _: None, writes=[memory])
     gpu.runtime.cudaSetDevice(1)
     holder.__dlpack__(stream=1, max_version=(1, 0))
@@ -164,7 +147,7 @@ def test_a_default_stream_for_pinned_memory_is_of_the_current_device(gpu, monkey
 def test_the_array_interface_states_no_default_stream_of_another_device(gpu, monkeypatch):
     monkeypatch.setattr(_cuda.memory, "peer_access", lambda *_: True)
     p, c, d = interop.new_stream(0), interop.ExternalStream(1, 1), interop.new_stream(0)
-    holder, memory = interop.handoff(Interface(np.ones(3)), c, producer=p), gpu.array([0])
+    holder, memory = interop.handoff(Owner(np.ones(3)), c, producer=p), gpu.array([0])
     gpu.launch(c, lambda _: None, writes=[memory])
     stated = holder.__cuda_array_interface__["stream"]
     assert stated > 2
@@ -174,7 +157,7 @@ def test_the_array_interface_states_no_default_stream_of_another_device(gpu, mon
 
 
 def test_the_array_interface_states_a_per_thread_stream_in_its_thread_only(gpu):
-    holder = interop.handoff(Interface(np.ones(3)), 2, producer=interop.new_stream())
+    holder = interop.handoff(Owner(np.ones(3)), 2, producer=interop.new_stream())
     assert holder.__cuda_array_interface__["stream"] == 2
     with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidStreamError, match="another thread"):
         pool.submit(lambda: holder.__cuda_array_interface__).result()
@@ -230,7 +213,7 @@ def test_a_capsule_has_the_version_that_was_asked_for(gpu, version, name):
 def test_the_end_of_a_capsule_orders_the_way_back(gpu):
     p, c = interop.new_stream(), interop.new_stream()
     memory = gpu.array([0])
-    source = Interface(np.arange(6.0))
+    source = Owner(np.arange(6.0))
     alive = weakref.ref(source)
     made = interop.handoff(source, c, producer=p)
     taken = dlpack.read(made.__dlpack__(stream=-1))
@@ -279,7 +262,7 @@ TAKE = {
     "old capsule": lambda made: made.__dlpack__(stream=-1),
     "capsule": lambda made: made.__dlpack__(stream=-1, max_version=(1, 0)),
 }
-GIVE = {"interface": Interface, "old capsule": lambda v: Capsules(v, versioned=False), "capsule": Capsules}
+GIVE = {"interface": Owner, "old capsule": lambda v: Capsules(v, versioned=False), "capsule": Capsules}
 
 
 @needs_native

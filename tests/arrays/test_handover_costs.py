@@ -1,8 +1,6 @@
 """The cost of a hand-over, counted and not timed: its calls, the files they are in, and the memory it leaves."""
 
-import gc
 import sys
-import tracemalloc
 import types
 
 import numpy as np
@@ -15,6 +13,7 @@ from interop.adapters import adapter_named
 from interop.adapters.base import Adapter
 from interop.adapters.tensor import CUDA, TYPES, Tensor
 from tests.arrays.test_exchange import Array, Library
+from tests.leaks import bytes_left_by
 
 native_stubs = pytest.importorskip("tests.native_stubs")
 
@@ -22,11 +21,10 @@ needs_native = pytest.mark.skipif(native is None, reason=why_not)
 
 
 @pytest.fixture
-def world(driver, registry, monkeypatch):
-    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
+def world(driver, add_library):
     library = Library()
     library.simulated = False
-    interop.register("standin", library)
+    add_library(library)
     with native_stubs.bound(driver) as cuda:
         world = native_stubs.World(driver, cuda)
         world.driver, world.cuda = driver, cuda
@@ -119,22 +117,6 @@ def test_the_device_of_a_stream_is_queried_once(world, kind, monkeypatch):
         assert world.driver.plain == []
 
 
-def left_by(work, count=4000):
-    """The bytes that each call of *work* leaves allocated, by tracemalloc."""
-    for _ in range(200):
-        work()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(count):
-            work()
-        gc.collect()
-        return (tracemalloc.get_traced_memory()[0] - before) / count
-    finally:
-        tracemalloc.stop()
-
-
 def cupy_array():
     cupy = pytest.importorskip("cupy")
     values = np.arange(12, dtype="f4")
@@ -144,7 +126,7 @@ def cupy_array():
 
 def test_control_a_leak_is_measured(world):
     kept = []
-    assert left_by(lambda: kept.append(bytes(100))) > 100
+    assert bytes_left_by(lambda: kept.append(bytes(100))) > 100
 
 
 @pytest.mark.parametrize("into", ["standin", "cupy", "numba", None])
@@ -165,7 +147,7 @@ def test_handoffs_leak_nothing(world, source, into, monkeypatch):
         interop.handoff(array, world.c, producer=world.p, into=into)
 
     monkeypatch.setattr(Library, "make_array", lambda _, tensor, holder: Array(holder, tensor))
-    assert left_by(work) <= 0.2
+    assert bytes_left_by(work) <= 0.2
 
 
 def test_borrows_leak_nothing(world):
@@ -176,7 +158,7 @@ def test_borrows_leak_nothing(world):
         with interop.borrow(*arrays, consumer=world.c, producer=world.p, into="standin"):
             pass
 
-    assert left_by(work) <= 0.2
+    assert bytes_left_by(work) <= 0.2
 
 
 @needs_native
@@ -188,6 +170,6 @@ def test_tensors_of_torch_leak_nothing():
     class Holder:
         pass
 
-    assert left_by(lambda: adapter.make_array(tensor, Holder())) <= 0.2
-    assert left_by(lambda: sys.modules["interop.adapters.torch"].described(values)) <= 0.2
+    assert bytes_left_by(lambda: adapter.make_array(tensor, Holder())) <= 0.2
+    assert bytes_left_by(lambda: sys.modules["interop.adapters.torch"].described(values)) <= 0.2
     assert tensor.device_type != CUDA

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -265,11 +264,10 @@ def streams(monkeypatch):
 
 
 @pytest.fixture
-def picky(registry, monkeypatch):
+def picky(add_library, monkeypatch):
     library = Library()
     library.takes = Takes(negative_strides=False)
-    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
-    interop.register("standin", library)
+    add_library(library)
     monkeypatch.setattr(Library, "make_array", lambda *_: pytest.fail("the library was asked"))
     return library
 
@@ -300,7 +298,7 @@ def test_a_capsule_is_refused_before_anything_is_ordered(streams, monkeypatch):
 
 
 def exchanged(holder, place):
-    """What a consumer in C gets: the status of the function at that *place* of the exchange's table."""
+    """The status that the function at offset *place* in the table of the exchange API returns to a consumer in C."""
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     table = get(type(holder).__dlpack_c_exchange_api__, b"dlpack_exchange_api")
@@ -329,9 +327,8 @@ def test_the_exchange_in_c_refuses_what_a_capsule_refuses(streams, place):
             exchanged(interop.handoff(Owner(view), c, producer=p), place)
 
 
-def test_the_caller_can_allow_read_only_memory(streams, registry, monkeypatch):
-    monkeypatch.setitem(sys.modules, "standin", types.ModuleType("standin"))
-    interop.register("standin", Library())
+def test_the_caller_can_allow_read_only_memory(streams, add_library):
+    add_library(Library())
     p, c = streams
     values = np.arange(12.0)
     source = Owner(values, data=(values.ctypes.data, True))

@@ -1,8 +1,5 @@
 """Thousands of hand-overs leave nothing allocated, also in the libraries, and leave users' arrays as they were."""
 
-import gc
-import tracemalloc
-
 import numpy as np
 import pytest
 
@@ -10,27 +7,17 @@ import interop
 from interop.errors import NotSupportedError
 from tests.gpu.lab import call, runtime
 from tests.gpu.test_arrays import CONSUMERS, PRODUCERS, address_of, cupy_array, torch_array
+from tests.leaks import bytes_left_by
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Grid size")
 
 
-def left_by(work, count=4000):
-    for _ in range(500):
-        work()
-    call(runtime.cudaDeviceSynchronize())
-    interop.release()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(count):
-            work()
+def left_by(work):
+    def settle():
         call(runtime.cudaDeviceSynchronize())
         interop.release()
-        gc.collect()
-        return (tracemalloc.get_traced_memory()[0] - before) / count
-    finally:
-        tracemalloc.stop()
+
+    return bytes_left_by(work, settle)
 
 
 @pytest.mark.parametrize("consumer", [*CONSUMERS, "jax"])

@@ -19,6 +19,7 @@ from interop._native import native, why_not
 from interop._order import watchers
 from tests.core import test_streams
 from tests.core.test_streams import *  # noqa: F403  (the same tests, with the fixture below)
+from tests.leaks import assert_no_leak
 from tests.native_stubs import spare
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
@@ -418,17 +419,6 @@ def quiet(driver):
     driver.reset()
     yield lambda: bind(driver.addresses)
     bind(_ADDRESSES)
-
-
-def assert_no_leak(once):
-    for _ in range(10):
-        once()
-    gc.collect()
-    blocks = sys.getallocatedblocks()
-    for _ in range(2000):
-        once()
-    gc.collect()
-    assert sys.getallocatedblocks() - blocks < 500  # a leak would leave 2000 or more; caches hold about 100
 
 
 def test_fast_calls_do_not_leak(gpu, quiet):

@@ -19,7 +19,7 @@ from interop._core import borrowing
 from interop._cuda.addresses import readable
 from interop._native import native, why_not
 from interop.adapters.base import Adapter
-from tests.native.test_native import assert_no_leak
+from tests.leaks import assert_no_leak
 from tests.native_stubs import (
     ELSEWHERE,
     KINDS,
@@ -95,7 +95,7 @@ CONDITIONS = {
     "p captures": [("capture", P)],
     "c captures": [("capture", C)],
     **{f"{kind} fails": [("fail", kind, code) for code in CODES] for kind in FAILING},
-    "events cannot be used any more": [("fail_events", code) for code in CODES],
+    "all calls with events fail": [("fail_events", code) for code in CODES],
     "the capture mode cannot be put back": [("fail", EXCHANGE, 0, code) for code in CODES],
     "q cannot be recorded": [("fail_for", Q, "cuEventRecord", code) for code in CODES],
     "q cannot be asked": [("fail_for", Q, "cuStreamIsCapturing", code) for code in CODES],

@@ -431,7 +431,7 @@ def inside(number):
 """
 ONE_BY_ONE = """
 def test_it(at_the_door, interop_gpu_lock, inside):
-    assert come("door", 3, seconds=30)  # now nothing but the lock keeps the others out
+    assert come("door", 3, seconds=30)  # only the lock keeps the others out
     assert not come("inside", 2, seconds=0.3)
 """
 ALL_AT_ONCE = """

@@ -231,7 +231,7 @@ def test_a_wait_for_an_event_from_before_the_block_that_makes_no_difference(gpu,
         c.wait_event(event)
         c.wait_stream(p)
     with assert_ordered(p, c, by=by):
-        c.wait_event(p.record_event(event))  # it is one of the block now
+        c.wait_event(p.record_event(event))  # recorded again, inside the block
 
 
 @pytest.mark.parametrize("where", ["in the block", "before it"])

@@ -29,12 +29,12 @@ class ArrayTests(CurrentStreamTests):
             return None
         return self.made("new_array", "arrays")
 
-    def test_what_is_no_array_is_not_taken_for_one(self, adapter: Adapter) -> None:
+    def test_other_objects_are_no_arrays(self, adapter: Adapter) -> None:
         """For objects that are no array, the adapter answers False, and raises nothing."""
         assert not any(adapter.is_array(other) for other in OTHER_OBJECTS)
 
-    def test_its_arrays_are_known(self, adapter: Adapter, array: Any) -> None:
-        """The adapter knows them for arrays, not for streams, and finds no problem in handing them over."""
+    def test_the_librarys_arrays_are_known(self, adapter: Adapter, array: Any) -> None:
+        """The adapter takes the library's arrays for arrays, not for streams, and refuses none."""
         if array is None:
             return
         assert adapter.stream_handle(array) is None
@@ -42,11 +42,11 @@ class ArrayTests(CurrentStreamTests):
         assert adapter.problem(array) == ""
 
     def test_an_array_of_a_subclass_is_an_array(self, adapter: Adapter, array: Any) -> None:
-        """Users derive classes from the library's."""
+        """Users may derive classes from the library's."""
         if array is not None and turned_into_a_subclass(array):
             assert adapter.is_array(array) is True
 
-    def test_an_array_over_memory_keeps_it_until_it_goes(self, adapter: Adapter, array: Any) -> None:
+    def test_the_end_of_an_array_orders_the_way_back(self, adapter: Adapter, array: Any) -> None:
         """When the array goes, and not before, the producer's later work is ordered after the consumer's."""
         if array is None or not adapter.makes_arrays:
             return
@@ -78,13 +78,13 @@ class ArrayTests(CurrentStreamTests):
         del view, again
         interop.release()
 
-    def test_the_current_stream_has_written_its_arrays(
+    def test_the_current_stream_is_the_producer(
         self,
         adapter: Adapter,
         current: Adapter | None,
         array: Any,
     ) -> None:
-        """If the adapter says so. If nothing says which stream has written an array, interop asks for ``producer=``."""
+        """The current stream is the producer, if `array_stream` returns it. Otherwise the caller has to name one."""
         if array is None:
             return
         stream = interop.new_stream()

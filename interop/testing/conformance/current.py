@@ -35,7 +35,7 @@ class CurrentStreamTests(LibraryUnderTest):
         return adapter
 
     def test_use_makes_a_stream_current(self, current: Adapter | None) -> None:
-        """Of the library's own streams and of others. Afterwards the stream from before is current again."""
+        """The library's own streams and others become current. After the block, the stream from before is again."""
         if current is None:
             return
         before = interop.as_stream(current.current_stream())
@@ -45,8 +45,8 @@ class CurrentStreamTests(LibraryUnderTest):
                 assert interop.as_stream(current.current_stream()) == used
             assert interop.as_stream(current.current_stream()) == before
 
-    def test_use_is_nested(self, current: Adapter | None) -> None:
-        """Also if an exception ends the inner block."""
+    def test_use_can_be_nested(self, current: Adapter | None) -> None:
+        """The outer stream is current again after the inner block, also if an exception ends it."""
         if current is None:
             return
         before = interop.as_stream(current.current_stream())
@@ -61,7 +61,7 @@ class CurrentStreamTests(LibraryUnderTest):
             assert interop.current_stream(self.library) == outer
         assert interop.as_stream(current.current_stream()) == before
 
-    def test_what_was_can_be_put_back_twice_and_without_need(self, current: Adapter | None) -> None:
+    def test_leave_may_be_called_twice_and_without_need(self, current: Adapter | None) -> None:
         """If a signal handler raises inside `enter` or `leave`, interop calls `leave` once more."""
         if current is None:
             return
@@ -76,7 +76,7 @@ class CurrentStreamTests(LibraryUnderTest):
                 current.leave(before)
                 assert interop.as_stream(current.current_stream()) == outer
 
-    def test_use_is_for_the_calling_thread(self, current: Adapter | None) -> None:
+    def test_use_affects_the_calling_thread_only(self, current: Adapter | None) -> None:
         """Other threads keep their current stream, unless the library has one for all threads."""
         if current is None:
             return
@@ -92,7 +92,7 @@ class CurrentStreamTests(LibraryUnderTest):
         assert len(seen) == 1
         assert (seen[0] == stream.cuda_stream) is self.switches_all_threads
 
-    def test_the_librarys_own_blocks_come_back(self, current: Adapter | None) -> None:
+    def test_the_librarys_own_block_returns_to_the_stream_of_use(self, current: Adapter | None) -> None:
         """After a ``with`` block over the library's own stream, the stream of ``use`` is current again."""
         if current is None:
             return
@@ -103,8 +103,8 @@ class CurrentStreamTests(LibraryUnderTest):
                     assert interop.current_stream(self.library) == interop.as_stream(inner)
             assert interop.current_stream(self.library) == outer
 
-    def test_the_very_object_is_current_again(self, current: Adapter | None) -> None:
-        """If the library returns one object each time: another object for the same stream may not keep it alive."""
+    def test_the_same_object_is_current_again(self, current: Adapter | None) -> None:
+        """Where the library returns one object each time, another one for the same stream may not keep it alive."""
         if current is None:
             return
         with interop.use(self.new_stream(), self.library):
@@ -114,8 +114,8 @@ class CurrentStreamTests(LibraryUnderTest):
                     pass
                 assert current.current_stream() is before
 
-    def test_what_is_current_keeps_its_owner_alive(self, current: Adapter | None) -> None:
-        """If the adapter says that the library's object does so."""
+    def test_a_current_stream_keeps_its_owner_alive(self, current: Adapter | None) -> None:
+        """Where `keeps_alive` says that the library's object keeps its owner alive."""
         if current is None:
             return
         stream = interop.new_stream()
@@ -127,7 +127,7 @@ class CurrentStreamTests(LibraryUnderTest):
         gc.collect()
         assert alive() is not None or not current.keeps_alive(native)
 
-    def test_nothing_waits_where_a_stream_is_made_current(self, current: Adapter | None) -> None:
+    def test_use_does_not_block_the_host(self, current: Adapter | None) -> None:
         """On entry and exit, the host waits for no stream, and not for the device."""
         if current is None:
             return
@@ -141,7 +141,7 @@ class CurrentStreamTests(LibraryUnderTest):
         with assert_host_free(stream, before):
             switch()
 
-    def test_streams_of_every_device_are_made_current(self, current: Adapter | None) -> None:
+    def test_use_works_on_every_device(self, current: Adapter | None) -> None:
         """The current device stays the same, in the block and after it."""
         if current is None:
             return
@@ -160,7 +160,7 @@ class CurrentStreamTests(LibraryUnderTest):
                 assert cuda.current_device() == device
 
     def test_use_switches_every_loaded_library(self, current: Adapter | None) -> None:
-        """Also this library, without its name. A library without a current stream is left out."""
+        """`use` without names switches this library too, unless it has no current stream."""
         stream = interop.new_stream()
         with interop.use(stream):
             if current is not None:

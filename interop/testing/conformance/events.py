@@ -23,12 +23,12 @@ class EventTests(LibraryUnderTest):
             return None
         return self.made("new_event", "events")
 
-    def test_what_is_no_event_is_not_taken_for_one(self, adapter: Adapter) -> None:
+    def test_other_objects_are_no_events(self, adapter: Adapter) -> None:
         """For objects that are no event, the adapter answers None, and raises nothing."""
         for other in OTHER_OBJECTS:
             assert adapter.event_handle(other) is None
 
-    def test_its_events_order(self, event: object) -> None:
+    def test_a_wait_for_the_librarys_event_orders(self, event: object) -> None:
         """A stream that waits for the library's event comes after the work before its record."""
         if event is None:
             return
@@ -46,8 +46,8 @@ class EventTests(LibraryUnderTest):
         with assert_not_ordered(producer, consumer):
             producer.record_event(event)
 
-    def test_an_event_that_has_no_handle_yet(self, adapter: Adapter, event: object) -> None:
-        """To wait for such an event is an error: CUDA would wait for nothing."""
+    def test_an_event_without_a_handle_is_refused(self, adapter: Adapter, event: object) -> None:
+        """A wait for an event whose handle is 0 is an error: CUDA would wait for nothing."""
         if event is None:
             return
         assert adapter.stream_handle(event) is None
@@ -58,7 +58,7 @@ class EventTests(LibraryUnderTest):
                 interop.new_stream().wait_event(event)
 
     def test_an_event_of_a_subclass_is_an_event(self, adapter: Adapter, event: object) -> None:
-        """Users derive classes from the library's."""
+        """Users may derive classes from the library's."""
         if event is not None and turned_into_a_subclass(event):
             assert adapter.event_handle(event) is not None
             interop.as_stream(self.new_stream()).record_event(event)

@@ -1,4 +1,4 @@
-"""Tests of streams: borrowed from the library, and handed to it; and of the order among them."""
+"""Tests of streams: they are borrowed from the library, handed to it, and ordered."""
 
 import gc
 import threading
@@ -22,7 +22,7 @@ class StreamTests(LibraryUnderTest):
 
     # -- the library's streams, borrowed -------------------------------------------------------------------------------
 
-    def test_it_is_the_adapter_of_the_library(self, adapter: Adapter) -> None:
+    def test_the_adapter_is_found_by_name_and_by_object(self, adapter: Adapter) -> None:
         """Interop finds the adapter by the library's name, and by one of its objects."""
         assert adapter.library == self.library
         assert f" of {self.library}" in repr(interop.as_stream(self.new_stream()))
@@ -38,7 +38,7 @@ class StreamTests(LibraryUnderTest):
         assert stream.owner is native
         assert stream == interop.as_stream(native)
 
-    def test_what_is_no_stream_is_not_taken_for_one(self, adapter: Adapter) -> None:
+    def test_other_objects_are_no_streams(self, adapter: Adapter) -> None:
         """For objects that are no stream, the adapter answers None. A stream is no event and no array."""
         for other in OTHER_OBJECTS:
             assert adapter.stream_handle(other) is None
@@ -47,14 +47,14 @@ class StreamTests(LibraryUnderTest):
         assert not adapter.is_array(native)
 
     def test_a_stream_of_a_subclass_is_a_stream(self, adapter: Adapter) -> None:
-        """Users derive classes from the library's."""
+        """Users may derive classes from the library's."""
         native = self.new_stream()
         handle = adapter.stream_handle(native)
         if turned_into_a_subclass(native):
             assert adapter.stream_handle(native) == handle
             assert interop.as_stream(native).cuda_stream == handle
 
-    def test_a_handle_is_that_of_the_object_that_is_there_now(self, adapter: Adapter) -> None:
+    def test_a_handle_is_not_remembered_for_a_later_object(self, adapter: Adapter) -> None:
         """An object gets its own handle, also if another object was at the same address before."""
         for stream in 10 * [interop.new_stream(), interop.new_stream()]:
             natives = [interop.as_stream(Owner(stream.cuda_stream)).to(self.library) for _ in range(10)]
@@ -62,7 +62,7 @@ class StreamTests(LibraryUnderTest):
             assert {interop.as_stream(native).cuda_stream for native in natives} == {stream.cuda_stream}
             natives.clear()  # the next ones may lie at the same addresses
 
-    def test_the_end_of_a_stream_object_is_seen(self, adapter: Adapter) -> None:
+    def test_a_stream_object_is_forgotten_at_its_end(self, adapter: Adapter) -> None:
         """Interop remembers a stream object as long as what `life` returns lives: no longer than the object itself."""
         if not (adapter.streams_stay_the_same or adapter.streams_close):
             return
@@ -74,7 +74,7 @@ class StreamTests(LibraryUnderTest):
             gc.collect()
             assert ended() is None
 
-    def test_its_default_streams_are_known(self, adapter: Adapter) -> None:
+    def test_default_streams_are_borrowed_as_such(self, adapter: Adapter) -> None:
         """The library decides which of CUDA's two default streams its null stream is."""
         streams = self.default_streams()
         if not streams:
@@ -83,7 +83,7 @@ class StreamTests(LibraryUnderTest):
             assert adapter.stream_handle(native) == meaning
             assert interop.as_stream(native).cuda_stream == meaning
 
-    def test_two_streams_are_two(self, adapter: Adapter) -> None:
+    def test_two_new_streams_differ(self, adapter: Adapter) -> None:
         """Two new streams differ in their handles and ids."""
         one, other = interop.as_stream(self.new_stream()), interop.as_stream(self.new_stream())
         assert one != other
@@ -92,7 +92,7 @@ class StreamTests(LibraryUnderTest):
 
     # -- interop's streams, as the library's type ----------------------------------------------------------------------
 
-    def test_a_stream_goes_out_and_comes_back(self, adapter: Adapter) -> None:
+    def test_to_makes_the_same_stream(self, adapter: Adapter) -> None:
         """The library's object stands for the same stream, and is the same object each time."""
         stream = interop.new_stream()
         native = stream.to(self.library)
@@ -101,13 +101,13 @@ class StreamTests(LibraryUnderTest):
         assert interop.as_stream(native) == stream
         assert interop.as_stream(native).device == stream.device
 
-    def test_the_librarys_own_stream_comes_back_as_itself(self) -> None:
+    def test_to_returns_the_librarys_own_object(self) -> None:
         """``to`` returns the library's object from which the stream was borrowed."""
         native = self.new_stream()
         assert interop.as_stream(native).to(self.library) is native
 
     @pytest.mark.parametrize("handle", [_cuda.LEGACY, _cuda.PER_THREAD])
-    def test_the_default_streams_keep_their_meaning(self, handle: int) -> None:
+    def test_to_keeps_default_streams(self, handle: int) -> None:
         """The handles 1 and 2 stay 1 and 2 there and back, or the adapter refuses them."""
         stream = interop.ExternalStream(handle)
         try:
@@ -116,7 +116,7 @@ class StreamTests(LibraryUnderTest):
             return
         assert interop.as_stream(native).cuda_stream == handle
 
-    def test_what_goes_out_keeps_the_owner_alive(self, adapter: Adapter) -> None:
+    def test_to_keeps_the_owner_alive(self, adapter: Adapter) -> None:
         """The owner lives as long as the library's object and no longer, and `keeps_alive` says so."""
         stream = interop.new_stream()
         owner = Owner(stream.cuda_stream)
@@ -130,7 +130,7 @@ class StreamTests(LibraryUnderTest):
         gc.collect()
         assert alive() is None
 
-    def test_what_goes_out_does_not_destroy_the_stream(self) -> None:
+    def test_an_object_made_by_to_does_not_destroy_the_stream(self) -> None:
         """The stream still works when the library's object is gone."""
         stream = interop.new_stream()
         native = interop.as_stream(Owner(stream.cuda_stream)).to(self.library)
@@ -139,7 +139,7 @@ class StreamTests(LibraryUnderTest):
         stream.record_event()
         stream.synchronize()
 
-    def test_nothing_waits_where_a_stream_goes_out(self, adapter: Adapter) -> None:
+    def test_to_does_not_block_the_host(self, adapter: Adapter) -> None:
         """The host waits neither for the stream nor for the device."""
         stream, other = interop.new_stream(), interop.new_stream()
 
@@ -152,7 +152,7 @@ class StreamTests(LibraryUnderTest):
         with assert_host_free(stream, other):
             go_out()
 
-    def test_a_stream_goes_out_on_every_device(self, adapter: Adapter) -> None:
+    def test_to_works_on_every_device(self, adapter: Adapter) -> None:
         """The current device stays the same."""
         for device in devices():
             stream = interop.new_stream(device)
@@ -163,8 +163,8 @@ class StreamTests(LibraryUnderTest):
                 assert _cuda.active().current_device() == device
             assert interop.as_stream(native).device == device
 
-    def test_default_streams_have_their_devices(self, adapter: Adapter) -> None:
-        """If the adapter says that they have."""
+    def test_default_streams_keep_their_devices(self, adapter: Adapter) -> None:
+        """Where `stream_device` names the device of a default stream."""
         if not adapter.default_streams_have_devices:
             return
         for device in devices():
@@ -173,16 +173,16 @@ class StreamTests(LibraryUnderTest):
 
     # -- order ---------------------------------------------------------------------------------------------------------
 
-    def test_others_wait_for_it(self) -> None:
-        """With the library's stream as the producer. Without the wait, nothing orders them."""
+    def test_other_streams_wait_for_the_librarys_stream(self) -> None:
+        """The library's stream is the producer. Without the wait, nothing orders the two streams."""
         native, other = self.new_stream(), interop.new_stream()
         with assert_ordered(native, other):
             other.wait_stream(native)
         with assert_not_ordered(native, other):
             pass
 
-    def test_it_waits_for_others(self) -> None:
-        """With the library's stream as the consumer. Without the wait, nothing orders them, either way round."""
+    def test_the_librarys_stream_waits_for_others(self) -> None:
+        """The library's stream is the consumer. Without the wait, nothing orders the two streams, either way round."""
         native, other = self.new_stream(), interop.new_stream()
         with assert_ordered(other, native):
             interop.as_stream(native).wait_stream(other)
@@ -191,7 +191,7 @@ class StreamTests(LibraryUnderTest):
         with assert_not_ordered(native, other):
             pass
 
-    def test_the_host_is_free(self) -> None:
+    def test_ordering_does_not_block_the_host(self) -> None:
         """Records, waits and queries do not wait for the device."""
         native, other = self.new_stream(), interop.new_stream()
         other.wait_stream(native)
@@ -204,7 +204,7 @@ class StreamTests(LibraryUnderTest):
         other.synchronize()
         assert stream.query()
 
-    def test_from_another_thread(self) -> None:
+    def test_a_stream_can_be_ordered_in_another_thread(self) -> None:
         """A stream that was borrowed in one thread can be ordered in another."""
         native, other, failures = self.new_stream(), interop.new_stream(), list[BaseException]()
 
@@ -220,7 +220,7 @@ class StreamTests(LibraryUnderTest):
         thread.join()
         assert failures == []
 
-    def test_a_gate_holds_it(self) -> None:
+    def test_a_gate_holds_back_the_librarys_stream(self) -> None:
         """Users of the library can test with gates."""
         native = self.new_stream()
         with gate(native) as shut:
