@@ -71,3 +71,32 @@ class Kind(NamedTuple):
 
 OLD: Final = Kind(address_of(b"dltensor"), address_of(b"used_dltensor"), Managed)
 VERSIONED: Final = Kind(address_of(b"dltensor_versioned"), address_of(b"used_dltensor_versioned"), ManagedVersioned)
+
+
+class ExchangeAPI(ctypes.Structure):
+    """DLPackExchangeAPI, of DLPack 1.3."""
+
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("older", ctypes.c_void_p),
+        ("allocate", ctypes.c_void_p),
+        ("from_object", ctypes.c_void_p),
+        ("to_object", ctypes.c_void_p),
+        ("view_of_object", ctypes.c_void_p),
+        ("current_stream", ctypes.c_void_p),
+    )
+
+    def call(self, name: str, *arguments: Any) -> int:
+        """What a function answers; or the error that it has set."""
+        function = ctypes.PYFUNCTYPE(ctypes.c_int, *(type(argument) for argument in arguments))(getattr(self, name))
+        return function(*arguments)
+
+
+def exchange_api(kind: type) -> ExchangeAPI:
+    """That of a type."""
+    capsule: Any = kind.__dlpack_c_exchange_api__  # type: ignore[attr-defined]
+    return ExchangeAPI.from_address(capsule_pointer(capsule, EXCHANGE))
+
+
+EXCHANGE: Final = address_of(b"dlpack_exchange_api")
