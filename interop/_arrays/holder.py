@@ -9,9 +9,8 @@ is done at once if nothing comes between, and by the next call of interop if som
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any, Final, Self
+from collections.abc import Callable
+from typing import Final, Self
 
 from interop._arrays.keepalive import PendingRelease, keepalive
 from interop.adapters.tensor import Tensor
@@ -19,8 +18,6 @@ from interop.event import Event
 from interop.stream import ExternalStream
 
 _NOTHING: Final = object()
-_MOST_LOOKS: Final = 64
-"""Hand-overs of one place in memory that are looked through, the newest first."""
 
 
 class HandoverFields:
@@ -105,8 +102,7 @@ class OpenHandover(weakref.ref[HandoverFields]):
         self.returned: Event | None = None
         self.root: object = tensor if parent is None else parent.root
         self._pending: PendingRelease | None = PendingRelease(producer, consumer, tensor, None)
-        _open.add(self)
-        _index(self)
+        _open[self] = None
 
     def settle(self) -> None:
         """The holder is gone: order the way back, and keep the memory until the consumer is done."""
@@ -119,8 +115,7 @@ class OpenHandover(weakref.ref[HandoverFields]):
             if self.returned is not None:
                 pending.event, pending.is_ordered = self.returned, True
             keepalive.put(pending)
-            _forget(self)
-            _open.discard(self)
+            _open.pop(self, None)
         # Or hand-overs of one array that overlap would keep all that were before them.
         self._parent = self.root = self._then = self._pending = self._tensor = None
         self.consumer = None  # type: ignore[assignment]
@@ -139,8 +134,8 @@ class OpenHandover(weakref.ref[HandoverFields]):
         return root if is_chain and root is not None else tensor
 
 
-_open: Final[set[OpenHandover]] = set()
-"""All of them: what keeps them until their way back is ordered, or put down."""
+_open: Final[dict[OpenHandover, None]] = {}
+"""All of them, the oldest first: what keeps them until their way back is ordered, or put down."""
 
 
 class _Then(weakref.ref[HandoverFields]):
@@ -158,63 +153,24 @@ def _ended(then: _Then, _finalizing: Callable[[], bool] = sys.is_finalizing) -> 
         keepalive.poll()
 
 
-# -- where they lie ------------------------------------------------------------------------------------------------
-#
-# Memory of a length of n bits (the highest one set) touches at most two blocks of 2**n bytes, each of which is known by
-# its number. So the hand-overs that an address may lie in are few, and found without a search; and each step is one
-# that no other thread and no finaliser gets into.
-
-_blocks: Final[dict[tuple[int, int], dict[OpenHandover, None]]] = {}
-_lengths: Final[dict[int, None]] = {}
-"""The numbers of bits of all lengths that there have been."""
-
-
-def _places(handover: OpenHandover) -> Iterator[tuple[int, int]]:
-    bits = (handover._stop - handover._start).bit_length()
-    if bits:
-        first, last = handover._start >> bits, (handover._stop - 1) >> bits
-        yield (bits, first)
-        if last != first:
-            yield (bits, last)
-
-
-def _index(handover: OpenHandover) -> None:
-    for place in _places(handover):
-        _lengths[place[0]] = None
-        _blocks.setdefault(place, {})[handover] = None
-
-
-def _forget(handover: OpenHandover) -> None:
-    for place in _places(handover):
-        block = _blocks.get(place)
-        if block is not None:
-            block.pop(handover, None)
-            if not block:
-                _blocks.pop(place, None)
-
-
 def find(address: int, stream: ExternalStream | None, mark: int = 0) -> OpenHandover | None:
     """The open hand-over of the memory at *address* that has that *mark*, or None.
 
-    If that is 0: the newest one to *stream*; failing that, to any stream.
+    If that is 0: the newest one to *stream*; failing that, to any stream. The extension finds it without a search.
     """
     found = None
-    for bits in _lengths.copy():
-        block = _blocks.get((bits, address >> bits))
-        if block is None:
-            continue
-        for handover in _newest(block):
-            if handover._start <= address < handover._stop and handover() is not None:
-                if handover.mark == mark if mark else handover.consumer == stream:
-                    return handover
-                found = found or handover
+    for handover in _newest():
+        if handover._start <= address < handover._stop and handover() is not None:
+            if handover.mark == mark if mark else handover.consumer == stream:
+                return handover
+            found = found or handover
     return None if mark else found
 
 
-def _newest(block: dict[OpenHandover, Any]) -> list[OpenHandover]:
+def _newest() -> list[OpenHandover]:
     while True:
         try:
-            return list(islice(reversed(block), _MOST_LOOKS))
+            return list(reversed(_open))
         except RuntimeError:  # another thread, or a finaliser, has changed it meanwhile
             continue
 

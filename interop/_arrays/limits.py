@@ -22,8 +22,7 @@ def refusal(tensor: Tensor, adapter: Adapter | None, read_only: ReadOnly) -> str
         adapter: None for the neutral holder.
         read_only: whether the caller takes it on himself that nobody writes to a read-only array.
     """
-    by_capsule_only = tensor.dtype not in TYPESTRS or (adapter is not None and adapter.needs_extension)
-    if by_capsule_only and not CAPSULES:
+    if not CAPSULES and (tensor.dtype not in TYPESTRS or (adapter is not None and adapter.needs_extension)):
         return f"this goes by DLPack only, for which interop needs its extension in C, which is missing: {no_extension}"
     if adapter is None:
         return ""
@@ -51,17 +50,16 @@ def refused_to_strangers(tensor: Tensor) -> str:
 
 def _of_memory(tensor: Tensor, takes: Takes) -> str:
     """What is wrong with the type, the dimensions or the address."""
+    address, shape, _, dtype, *_ = tensor
     fewest, most = takes.dimensions
-    if takes.types is not None and tensor.dtype not in takes.types:
+    if takes.types is not None and dtype not in takes.types:
+        return f"of numbers of type {dtype}: convert it first, hand over a view as integers, or name another into="
+    if not fewest <= len(shape) <= most:
+        return f"of {len(shape)} dimensions, only of {fewest} to {most}: reshape it first"
+    size = dtype.bits // 8
+    if size > 1 and not takes.unaligned and address % size and 0 not in shape:
         return (
-            f"of numbers of type {tensor.dtype}: convert it first, hand over a view as integers, or name another into="
-        )
-    if not fewest <= len(tensor.shape) <= most:
-        return f"of {len(tensor.shape)} dimensions, only of {fewest} to {most}: reshape it first"
-    size = tensor.dtype.bits // 8
-    if size > 1 and not takes.unaligned and tensor.address % size and 0 not in tensor.shape:
-        return (
-            f"at {tensor.address:#x}, which is no multiple of the {size} bytes of an element: its kernels would fail. "
+            f"at {address:#x}, which is no multiple of the {size} bytes of an element: its kernels would fail. "
             "Copy it to an aligned address first, or hand over its bytes"
         )
     return ""
