@@ -33,9 +33,11 @@ sanitize: $(venv)/test.done
 		-I"$$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
 		-o $(sanitized)/interop/_native/_ext.abi3.so interop/_native/*.c
 	cd $(sanitized) && export PYTHONPATH=. PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
-		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" && \
+		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" && \
 		INTEROP_NATIVE=1 "$(CURDIR)/$(bin)/python" -c "import interop" && \
-		"$(CURDIR)/$(bin)/python" -m pytest -q -n 2 tests/native/test_native.py tests/native/test_native_stubs.py
+		"$(CURDIR)/$(bin)/python" -m pytest -q -n 2 \
+		tests/native/test_native.py tests/native/test_native_stubs.py tests/native/test_native_handovers.py \
+		tests/native/test_exchange_api.py tests/arrays/test_tensor.py tests/arrays/test_export.py
 
 lint: $(venv)/dev.done
 	$(bin)/ruff check .

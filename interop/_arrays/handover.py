@@ -134,6 +134,8 @@ class Handover(HandoverFields):
                 f"the per-thread one, -1 for no order, and never 0; got {described(stream)}"
             )
             raise InvalidStreamError(message)
+        if native is not None and stream > _cuda.PER_THREAD and native.let_wait(stream, self._consumer):
+            return
         # A default stream is one of the memory's device; where that is pinned, and so no device's, of the current one.
         of_memory = stream <= _cuda.PER_THREAD and self._tensor.device_type != CUDA_HOST
         device = self._tensor.device_id if of_memory else None

@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-enum { SUBBYTE_TYPE_PADDED = 1 << 2, MOST_DIMENSIONS = 64 };
+enum { SUBBYTE_TYPE_PADDED = 1 << 2 }; /* a flag */
 
 static const char UNVERSIONED[] = "dltensor", VERSIONED[] = "dltensor_versioned";
 static const char USED_UNVERSIONED[] = "used_dltensor", USED_VERSIONED[] = "used_dltensor_versioned";

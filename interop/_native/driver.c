@@ -118,6 +118,16 @@ record_handle(PyObject *module, PyObject *arguments)
     return PyBool_FromLong(code == SUCCESS);
 }
 
+/* An attribute, or NULL with an exception. *name* keeps the string for the next time. */
+PyObject *
+attribute(PyObject *object, PyObject **name, const char *text)
+{
+    if (*name == NULL && (*name = PyUnicode_InternFromString(text)) == NULL) {
+        return NULL;
+    }
+    return PyObject_GetAttr(object, *name);
+}
+
 /* Whether this process can read the eight bytes at an address; 1 where that cannot be found out. _cuda does the
  * same, and says why it is done so. */
 int

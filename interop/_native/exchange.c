@@ -29,7 +29,8 @@ typedef struct ExchangeAPI {
 static ExchangeAPI *
 api_of(PyObject *type)
 {
-    PyObject *capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
+    static PyObject *name;
+    PyObject *capsule = attribute(type, &name, "__dlpack_c_exchange_api__");
     ExchangeAPI *api = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, NAME);
 
     Py_XDECREF(capsule); /* what it points to is there for as long as the process */
@@ -48,6 +49,9 @@ is_c_contiguous(const DLTensor *tensor)
     int64_t step = 1;
     int is = 1;
 
+    if (tensor->ndim > MOST_DIMENSIONS || tensor->shape == NULL || tensor->strides == NULL) {
+        return 0; /* none of it is to be looked at */
+    }
     for (int32_t i = tensor->ndim - 1; i >= 0; i--) {
         if (tensor->shape[i] == 0) {
             return 1;
@@ -84,7 +88,7 @@ read_tensor(PyObject *module, PyObject *arguments)
     if (api->view_of_object(array, &tensor)) {
         return NULL;
     }
-    if (tensor.ndim > 0 && tensor.shape != NULL && tensor.strides != NULL && is_c_contiguous(&tensor)) {
+    if (is_c_contiguous(&tensor)) {
         tensor.strides = NULL;
     }
     return tensor_of(&tensor, read_only, array);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 PyTypeObject *holder_type;
+static PyObject *streams_close;
 static PyObject *add_ended; /* puts what Python has to do into its queue */
 static PyObject *settle;    /* does it */
 int has_ended;
@@ -27,7 +28,7 @@ can_close(PyObject *stream)
     if (adapter == NULL || adapter == Py_None || ((Stream *)stream)->handle <= PER_THREAD) {
         return 0;
     }
-    closes = PyObject_GetAttrString(adapter, "streams_close");
+    closes = attribute(adapter, &streams_close, "streams_close");
     answer = closes == NULL ? -1 : PyObject_IsTrue(closes);
     Py_XDECREF(closes);
     return answer;

@@ -77,6 +77,7 @@ pointer(unsigned long long handle)
 
 int can_be_read(unsigned long long address);
 void keep(PyObject **place, PyObject *object);
+PyObject *attribute(PyObject *object, PyObject **name, const char *text);
 
 /* -- objects.c ------------------------------------------------------------------------------------------------------- */
 
@@ -243,6 +244,7 @@ int keep_until(Stream *stream, Event *event, PyObject *memory);
 /* -- dlpack.c, exchange.c -------------------------------------------------------------------------------------------- */
 
 enum { READ_ONLY = 1 << 0 }; /* a flag */
+enum { MOST_DIMENSIONS = 64 };
 
 typedef struct {
     void *data;
@@ -286,7 +288,7 @@ PyObject *failed(PyObject *of, const char *call, int code, PyObject *other);
 /* -- the functions of the module ------------------------------------------------------------------------------------- */
 
 extern PyMethodDef driver_functions[], dlpack_functions[], exchange_functions[], methods_functions[], open_functions[],
-    handover_functions[], keepalive_functions[];
+    handover_functions[], keepalive_functions[], order_functions[];
 int add_exchange_api(PyObject *module);
 
 #endif

@@ -75,19 +75,18 @@ enqueue(const Place *recorded, const Place *waiting, unsigned long long *event, 
     return code;
 }
 
-/* Make the consumer wait for the producer. */
+/* Make a stream wait for the producer. */
 static int
-order(Stream *consumer, Stream *producer, const char **call)
+order_place(Place waiting, Stream *producer, const char **call)
 {
-    Place waiting, awaited;
+    Place awaited;
     unsigned long long event;
     Pool *pool;
     int code;
 
-    if (!is_ready(consumer) || !is_ready(producer)) {
+    if (!is_ready(producer)) {
         return FALL_BACK;
     }
-    waiting = place_of(consumer);
     awaited = place_of(producer);
     pool = producer->pool;
     Py_INCREF((PyObject *)pool);
@@ -103,6 +102,43 @@ order(Stream *consumer, Stream *producer, const char **call)
     }
     Py_DECREF((PyObject *)pool);
     return code;
+}
+
+static int
+order(Stream *consumer, Stream *producer, const char **call)
+{
+    return is_ready(consumer) ? order_place(place_of(consumer), producer, call) : FALL_BACK;
+}
+
+PyDoc_STRVAR(let_wait_doc,
+"let_wait(handle, stream, /)\n"
+"--\n\n"
+"Make a stream of another library's, which is known by its handle only, wait for the work of *stream* so far. No watcher is\n"
+"told. If the driver fails, the error is raised.\n\n"
+"Returns:\n"
+"    False, and nothing was ordered, if one of them captures, or if the fast path does not cover it.");
+
+static PyObject *
+let_wait(PyObject *module, PyObject *arguments)
+{
+    PyObject *stream;
+    Place waiting = {0};
+    const char *call = NULL;
+    int code;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "KO!:let_wait", &waiting.handle, stream_type, &stream)) {
+        return NULL;
+    }
+    if (waiting.handle == ((Stream *)stream)->handle) {
+        Py_RETURN_TRUE;
+    }
+    code = waiting.handle > PER_THREAD && can_be_read(waiting.handle) ? order_place(waiting, (Stream *)stream, &call)
+                                                                      : FALL_BACK;
+    if (code != SUCCESS && code != FALL_BACK) {
+        return failed(stream, call, code, Py_None);
+    }
+    return PyBool_FromLong(code == SUCCESS);
 }
 
 /* Make the consumer wait for all producers, in the order in which they are given. Where the driver fails, an exception is
@@ -277,3 +313,8 @@ ask_event(int (*call)(void *), Event *event)
     }
     return code;
 }
+
+PyMethodDef order_functions[] = {
+    {"let_wait", let_wait, METH_VARARGS, let_wait_doc},
+    {NULL, NULL, 0, NULL},
+};

@@ -71,6 +71,30 @@ def test_the_end_of_a_handover_is_a_record_and_a_wait(world):
     assert world.driver.plain == []
 
 
+def test_dlpack_orders_a_foreign_stream_by_a_record_and_a_wait(world):
+    made = world.handover()
+    foreign = ctypes.create_string_buffer(64)  # the handle of a stream is the address of memory
+    handle = ctypes.addressof(foreign)
+    world.driver.reset()
+    made.__dlpack__(stream=handle)
+    (_, event, recorded), (_, waiting, awaited) = world.driver.made("cuEventRecord", "cuStreamWaitEvent")
+    assert (recorded, waiting, awaited) == (C, handle, event)
+    assert world.driver.plain == []
+    world.driver.reset()
+    made.__dlpack__(stream=C)
+    assert world.driver.calls == []
+
+
+@pytest.mark.parametrize("kind", ["cuEventRecord", "cuStreamWaitEvent"])
+def test_dlpack_to_a_foreign_stream_raises_what_the_driver_answers(world, kind):
+    made = world.handover()
+    foreign = ctypes.create_string_buffer(64)
+    world.driver.fail(kind, 999)
+    with pytest.raises(interop.errors.CudaError):
+        made.__dlpack__(stream=ctypes.addressof(foreign))
+    world.driver.reset()
+
+
 def test_control_the_fallback_records_twice(world):
     """The fallback records a second event, for the source that it keeps alive."""
     made = holder.HandoverFields(world.handover()._tensor, world.p, world.c, is_neutral=False)
