@@ -16,7 +16,7 @@ clock, runs no real kernels, shares nothing with other processes, and launches n
 rules against those of a real GPU.
 """
 
-from interop._order.findings import Finding as Race
+from interop._order.findings import Finding, Kind, Party
 from interop.errors import LibraryNotFoundError
 
 try:
@@ -30,10 +30,15 @@ from interop.sim.gpu import SimulatedGPU, simulate
 from interop.sim.objects import Gate, SimulatedArray, SimulatedStream
 from interop.sim.schedule import Schedule
 
+Race = Finding
+
 __all__ = [
     "Exploration",
     "Failure",
+    "Finding",
     "Gate",
+    "Kind",
+    "Party",
     "Race",
     "Schedule",
     "SimulatedArray",
