@@ -154,14 +154,28 @@ class Event(Waitable, EventFields):
         if self._flags is None:
             raise self._unrecorded("use")
         # CUDA is not called under the lock: a call can start a garbage collection, whose finalisers create events too.
-        made = (0 if pool is None else pool.take()) or self._cuda.event_create(context, self._flags)
-        with _creating:
-            if not self._handle:
-                self._pool, self._context, self._handle = pool, context, made
+        # A signal handler can raise anywhere: at each point, one owner is responsible for the CUDA event.
+        made: list[int] = []
+        kept: list[bool] = []
+        try:
+            if pool is None or not _cuda.noted(made, pool.take):
+                made = [self._cuda.event_create(context, self._flags)]
+            with _creating:
+                if not self._handle:
+                    if pool is not None:
+                        self._pool = pool
+                    self._context = context
+                    self._handle, kept = made[0], [True]
+                    return
+            # Another thread has just used this event for the first time, and created it.
+            if pool is not None and _cuda.noted(kept, pool.give, made[0]):
                 return
-        # Another thread has just used this event for the first time, and created it.
-        if pool is None or not pool.give(made):
-            self._cuda.event_discard(made)
+            kept = [False]
+            self._cuda.event_discard(made[0])
+        except BaseException:
+            if made and made[0] and not kept:
+                self._cuda.event_discard(made[0])
+            raise
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: a handle has one owner, and means nothing to another process."""

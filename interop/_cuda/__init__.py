@@ -14,6 +14,7 @@ the handle of a simulated stream never reaches the driver.
 from typing import Any, Final
 
 from interop._cuda.addresses import readable
+from interop._cuda.calls import noted
 from interop._cuda.codes import (
     BROKEN,
     CAPTURE_CODES,
@@ -54,6 +55,7 @@ __all__ = [
     "activate",
     "active",
     "load_bindings",
+    "noted",
     "null_handle",
 ]
 

@@ -4,6 +4,7 @@ The status codes that mean "no driver" or "no device" become :class:`~interop.er
 :class:`~interop.errors.CudaError`. No result goes unchecked.
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from interop._cuda.codes import INITIALIZATION_ERROR, NOT_READY, checked, no_device
 from interop._native import Pool, native
 from interop._safety import forks
-from interop.errors import CudaError
+from interop.errors import CudaError, InteropError
 
 if TYPE_CHECKING:
     import weakref
@@ -114,6 +115,16 @@ class Calls:
         if native is not None:
             native.watch(True)  # noqa: FBT003  (so that C calls the methods in Python, which raise the error)
 
+    def discard(self, destroy: Callable[[int], None], handle: int) -> None:
+        """Destroy what nothing refers to any more, and raise no CUDA error: a finaliser has nobody to raise to.
+
+        A forked child destroys nothing: it has no CUDA, and what it inherited belongs to its parent. After a fault on
+        the device, or the end of a context, CUDA has destroyed everything already.
+        """
+        if not self.was_forked:
+            with contextlib.suppress(InteropError):
+                destroy(handle)
+
     def runtime(self) -> Any:  # noqa: ANN401  (cuda.bindings has no types)
         """The runtime module, for its enums and constants."""
         return self._runtime or self.start()
@@ -169,8 +180,7 @@ class Calls:
         last = getattr(self._modes, "before", modes.cudaStreamCaptureModeGlobal)
         answers: list[Any] = []
         try:
-            answers.extend(starmap(exchange, ((modes.cudaStreamCaptureModeRelaxed,),)))  # in one step of C
-            checked(answers[0], name, runtime)
+            checked(noted(answers, exchange, modes.cudaStreamCaptureModeRelaxed), name, runtime)
             return function(*arguments)
         finally:
             if not answers or not answers[0][0]:
@@ -200,6 +210,27 @@ class Calls:
             return False
         checked(result, call, runtime)
         return True
+
+    def _create(self, context: int, destroy: Callable[[int], None], name: str, *arguments: object) -> int:
+        """Create a stream or event in *context*; if a signal handler raises meanwhile, *destroy* it again."""
+        made: list[Any] = []
+        try:
+            runtime = self._runtime or self.start()
+            return int(checked(self.within(context, noted, made, getattr(runtime, name), *arguments), name, runtime))
+        except BaseException:
+            for code, handle in made:
+                if not code:
+                    self.discard(destroy, int(handle))
+            raise
+
+
+def noted(results: list[T], function: Callable[..., T], *arguments: object) -> T:
+    """Call *function*, and append what it returns to *results*, in one step of C if *function* is written in C.
+
+    A signal handler that raises then does so before both or after both, and *results* says which.
+    """
+    results.extend(starmap(function, (arguments,)))
+    return results[-1]
 
 
 class _Forked:

@@ -4,13 +4,12 @@ Handles and contexts are plain ints. A parameter called *needs* is the context t
 the default-stream handles 1 and 2 mean a stream *of the current context*, and every other handle knows its own context.
 """
 
-import contextlib
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from interop._cuda.calls import Calls
+from interop._cuda.calls import Calls, noted
 from interop._cuda.codes import BROKEN, EVENT_DISABLE_TIMING, IPC_HANDLE_BYTES, NON_BLOCKING, checked
 from interop._native import Pool
 from interop.errors import CudaError, InteropError, InvalidDeviceError
@@ -75,7 +74,7 @@ class Cuda(Calls):
         for _ in range(len(self._retired)):
             self._destroy_if_done()
         flags = NON_BLOCKING if non_blocking else 0
-        return int(self.within(context, self.call, "cudaStreamCreateWithPriority", flags, priority))
+        return self._create(context, self.stream_destroy, "cudaStreamCreateWithPriority", flags, priority)
 
     def stream_destroy(self, handle: int) -> None:
         """Destroy a stream; CUDA lets its pending work finish."""
@@ -93,17 +92,25 @@ class Cuda(Calls):
 
     def _destroy_if_done(self) -> None:
         """Destroy the stream that was retired first, or put it last."""
-        # Taken out before all else: whatever a signal handler interrupts, no stream is destroyed twice.
-        # InteropError: CUDA has destroyed it already. IndexError: another thread has taken the last one.
-        with contextlib.suppress(InteropError, IndexError):
-            handle, owner = retired = self._retired.popleft()
+        taken: list[tuple[int, weakref.ref[Any]]] = []
+        try:
+            handle, owner = noted(taken, self._retired.popleft)
             kept = owner()
+            is_done = kept is None and not self.stream_capture(handle) and self.stream_is_done(handle)
+            # From here on, a signal handler that raises may leak the stream, but never leaves it with two owners:
+            # cuda.bindings can be interrupted after CUDA has destroyed a stream, and to destroy it twice would crash.
+            one = taken.pop()
             if kept is not None:
                 kept.keep()  # the finaliser will not run again
-            elif not self.stream_capture(handle) and self.stream_is_done(handle):
+            elif is_done:
                 self.stream_destroy(handle)
             else:
-                self._retired.append(retired)
+                self._retired.append(one)
+        except (InteropError, IndexError):  # CUDA has destroyed it already; or another thread has taken the last one
+            pass
+        except BaseException:
+            self._retired.extend(taken)
+            raise
 
     def stream_context(self, handle: int) -> int:
         """The context of a stream that is not a default one. Legal while the stream captures."""
@@ -172,15 +179,20 @@ class Cuda(Calls):
         # The event is taken from a pool and given back. So nobody else can record it between the record and the wait:
         # no other thread, no signal handler and no finaliser.
         pool = self.pool(context_id)
-        event = pool.take() or self.event_create(context, EVENT_DISABLE_TIMING)
+        events: list[int] = []
+        given: list[bool] = []
         try:
+            event = noted(events, pool.take)
+            if not event:
+                event = events[0] = self.event_create(context, EVENT_DISABLE_TIMING)
             self.event_record(event, producer, needs)
             self.stream_wait_event(consumer, event, consumer_needs)
+            if not noted(given, pool.give, event):
+                self.event_discard(event)
         except BaseException:
-            self.event_discard(event)  # what it has recorded, and whether it is valid, is not known
+            if events and events[0] and not given:
+                self.event_discard(events[0])  # what it has recorded, and whether it is valid, is not known
             raise
-        if not pool.give(event):
-            self.event_discard(event)
 
     def pool(self, context_id: int) -> Pool:
         """The spare events of a context."""
@@ -195,7 +207,7 @@ class Cuda(Calls):
 
     def event_create(self, context: int, flags: int) -> int:
         """Create an event in *context*: it can be recorded only on streams of that context."""
-        return int(self.within(context, self.call, "cudaEventCreateWithFlags", flags))
+        return self._create(context, self.event_destroy, "cudaEventCreateWithFlags", flags)
 
     def event_batch(self, context: int, flags: int, count: int, events: list[int]) -> None:
         """Create *count* events in *context*, and append each to *events*."""
@@ -207,15 +219,13 @@ class Cuda(Calls):
         self.call("cudaEventDestroy", event)
 
     def event_discard(self, event: int, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Destroy an event that nothing refers to any more. Raises no CUDA error.
+        """Destroy an event that nothing refers to any more; CUDA frees it once the device has passed it.
 
-        A forked child destroys nothing: it has no CUDA, and what it inherited belongs to its parent. After a fault on
-        the device, or the end of a context, CUDA has destroyed everything already.
+        Raises no CUDA error.
         """
         # At the exit of the interpreter the driver may be gone already; it frees everything itself.
-        if not _finalizing() and not self.was_forked:
-            with contextlib.suppress(InteropError):
-                self.event_destroy(event)
+        if not _finalizing():
+            self.discard(self.event_destroy, event)
 
     def event_record(self, event: int, handle: int, needs: int = 0) -> None:
         """Record the stream's work so far in *event*; returns at once."""
@@ -250,4 +260,4 @@ class Cuda(Calls):
 
         raw = (self._runtime or self.start()).cudaIpcEventHandle_t()
         ctypes.memmove(raw.getPtr(), handle, IPC_HANDLE_BYTES)
-        return int(self.within(context, self.call, "cudaIpcOpenEventHandle", raw))
+        return self._create(context, self.event_destroy, "cudaIpcOpenEventHandle", raw)

@@ -3,6 +3,7 @@
 How C and Python share a class is explained in ``methods.c``.
 """
 
+from itertools import starmap
 from typing import Any, Final, Self
 
 _MOST_SPARE: Final = 256  # as MOST_SPARE in native.h
@@ -19,16 +20,20 @@ class Pool:
 
     def take(self) -> int:
         """A spare event, which is yours now; 0 if there is none."""
+        # A loop, and no call: a signal handler could raise between a call and what is done with its result.
         try:
-            return self._events.pop()
+            for event in starmap(self._events.pop, ((),)):
+                return event
         except IndexError:
-            return 0
+            pass
+        return 0
 
     def give(self, event: int) -> bool:
         """Keep an event; False if there are enough."""
-        if len(self._events) >= _MOST_SPARE:
+        events = self._events
+        if len(events) >= _MOST_SPARE:
             return False
-        self._events.append(event)
+        events += (event,)  # for the same reason
         return True
 
 

@@ -63,7 +63,7 @@ class Ticks:
             if len(spare) < _SPARE:
                 spare.append(tick)
             else:
-                self._cuda.event_discard(tick)
+                self._cuda.discard(self._cuda.event_destroy, tick)
 
     def read(self, ticks: Sequence[int]) -> tuple[Mapping[int, float], float]:
         """Block the host until the device has reached all *ticks*, and find their positions. In a simulation, no wait.

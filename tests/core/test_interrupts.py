@@ -86,10 +86,9 @@ def test_interrupted_calls_restore_context_mode_and_events(driver, way, name):
             gone = {call.first for call in driver.calls if call.name == "cuEventDestroy"}
             for pool, events in zip(pools, before, strict=True):
                 found = native_stubs.spare(pool)
-                assert len(found) == len({*found} - gone)
-                assert {*found} <= {*events}
-                for event in {*events} - {*found}:  # lost in the interrupted call, or destroyed
-                    pool.give(event)
+                assert sorted([*found, *gone & {*events}]) == events
+                for event in gone & {*events}:
+                    pool.give(event)  # to the stubs, an event is only a number
             driver.reset(mode)
 
         driver.reset(mode)
