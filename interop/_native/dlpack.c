@@ -8,6 +8,9 @@
 #include "native.h"
 
 #include <stdlib.h>
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
 
 enum { SUBBYTE_TYPE_PADDED = 1 << 2 }; /* a flag */
 
@@ -20,6 +23,22 @@ static PyObject *unsupported, *invalid;      /* classes of errors */
 
 /* -- giving ----------------------------------------------------------------------------------------------------------- */
 
+/* Whether this thread has the GIL; 1 if that cannot be found out. The stable ABI lacks the function, every Python has it. */
+static int
+has_gil(void)
+{
+#ifdef __linux__
+    static int (*check)(void);
+
+    if (check == NULL) {
+        check = (int (*)(void))dlsym(RTLD_DEFAULT, "PyGILState_Check");
+    }
+    return check == NULL || check();
+#else
+    return 1;
+#endif
+}
+
 static void
 release_owner(PyObject *owner)
 {
@@ -28,6 +47,9 @@ release_owner(PyObject *owner)
 
     if (!Py_IsInitialized()) {
         return; /* the owner goes with the process */
+    }
+    if (!has_gil() && end_without_gil(owner)) {
+        return;
     }
     state = PyGILState_Ensure();
     PyErr_Fetch(&type, &value, &traceback);

@@ -63,6 +63,12 @@ go_back(Holder *holder, PyObject *memory)
 {
     Stream *consumer = (Stream *)holder->consumer, *producer = NULL;
 
+    if (holder->is_ordered) {
+        return keep_until_event(consumer, holder->event, memory);
+    }
+    if (holder->event) {
+        give_event(consumer->pool, holder->event);
+    }
     if (bound == NULL || (holder->closes && !(is_open(holder->consumer) &&
                                               (holder->producer == Py_None || is_open(holder->producer))))) {
         return 0;
@@ -140,6 +146,77 @@ holder_dealloc(PyObject *self)
     PyErr_Restore(type, value, traceback);
 }
 
+/* -- an end without the GIL ------------------------------------------------------------------------------------------- */
+
+static Holder *ended; /* a stack: their way back is ordered, and the rest is done by the next call that has the GIL */
+
+/* Note down at the beginning what the end needs, if it is the usual one. */
+static void
+prepare_end(Holder *holder)
+{
+    Stream *consumer = (Stream *)holder->consumer, *producer = NULL;
+
+    if (holder->producer != Py_None && !is_same_stream((Stream *)holder->producer, consumer)) {
+        producer = (Stream *)holder->producer;
+    }
+    /* The end of a hand-over that the source came of follows this one at once, and takes the GIL. */
+    if (holder->closes || holder->parent != NULL || consumer->pool == NULL || (producer != NULL && producer->pool == NULL)) {
+        return;
+    }
+    holder->event = pool_take(consumer->pool);
+    holder->recorded = place_of(consumer);
+    if (producer != NULL) {
+        holder->waiting = place_of(producer);
+    }
+}
+
+/* Order the way back in a thread that does not have the GIL, and let go of the only reference. PyTorch releases the GIL
+ * before it lets go of memory: to take it twice, here and there, is what costs most where many threads want it. 0 if
+ * nothing was done. */
+int
+end_without_gil(PyObject *object)
+{
+    Holder *holder = (Holder *)object;
+    const char *call;
+
+    if (!PyObject_TypeCheck(object, holder_type) || !holder->recorded.handle || holder->returned != NULL || watched ||
+        has_ended || Py_REFCNT(object) != 1) { /* 1: and nobody can get another one */
+        return 0;
+    }
+    if (record_then_wait(&holder->recorded, holder->waiting.handle ? &holder->waiting : NULL, &holder->event, 1, &call) !=
+        SUCCESS) {
+        if (call != NULL) {
+            driver.event_destroy(pointer(holder->event)); /* it may stand for anything */
+            holder->event = 0;
+        }
+        return 0;
+    }
+    holder->is_ordered = 1;
+    holder->below = __atomic_load_n(&ended, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(&ended, &holder->below, holder, 1, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+    }
+    return 1;
+}
+
+/* Do the rest. What that sets off may come here again. */
+void
+take_ended(void)
+{
+    Holder *holder = ended == NULL ? NULL : __atomic_exchange_n(&ended, NULL, __ATOMIC_ACQUIRE);
+
+    while (holder != NULL) {
+        Holder *below = holder->below;
+        Py_DECREF((PyObject *)holder);
+        holder = below;
+    }
+}
+
+void
+forget_ended(void)
+{
+    ended = NULL;
+}
+
 /* -- HandoverFields --------------------------------------------------------------------------------------------------- */
 
 static PyObject *
@@ -180,6 +257,7 @@ holder_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     holder->stop = stop;
     holder->is_neutral = (char)is_neutral;
     holder->closes = (char)closes;
+    prepare_end(holder);
     add_to_table(holder);
     return (PyObject *)holder;
 }

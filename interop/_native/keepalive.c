@@ -7,7 +7,7 @@
 
 typedef struct Kept {
     struct Kept *next;
-    unsigned long long event;
+    unsigned long long event; /* 0: it is in the pool again */
     Pool *pool;    /* where the event goes; NULL: it belongs to *shared* */
     Event *shared; /* an event that several have in common; else NULL */
     Stream *stream;
@@ -18,19 +18,10 @@ typedef struct Queue {
     struct Queue *previous, *next;
     unsigned long long handle, context_id;
     Kept *first, *last;
-    int is_busy; /* a thread asks about its events, and has released the GIL: nobody else takes any of them out */
 } Queue;
 
-enum { QUEUES = 8, EVENTS = 32 }; /* what is looked at in passing, at most */
+enum { QUEUES = 2, EVENTS = 32 }; /* what is looked at in passing, at most */
 enum { OUT_OF_MEMORY = 2 };
-
-/* An event that is asked about, and the answer. */
-typedef struct {
-    Queue *queue;
-    Kept *kept;
-    unsigned long long event;
-    int code;
-} Look;
 
 static Queue *oldest, *newest; /* a list; what was looked at goes to its end */
 static Py_ssize_t kept_count, queue_count;
@@ -176,136 +167,122 @@ keep_after(Stream *stream, Stream *producer, PyObject *memory)
     return 1;
 }
 
-/* Likewise until the work is done that *event* stands for, which was recorded on *stream*. */
-int
-keep_until(Stream *stream, Event *event, PyObject *memory)
+/* Likewise until the work is done that an event stands for, which was recorded on *stream*, and which goes to *pool* then,
+ * or belongs to *shared*. */
+static int
+keep_recorded(Stream *stream, unsigned long long event, Pool *pool, Event *shared, PyObject *memory)
 {
-    unsigned long long handle = recorded_handle(event);
-    Queue *queue;
-    Kept *kept;
+    Kept *kept = new_kept(stream, memory);
+    Queue *queue = kept == NULL ? NULL : queue_of(stream);
 
-    if (!handle || !is_ready(stream) || (kept = new_kept(stream, memory)) == NULL) {
-        return 0;
-    }
-    queue = queue_of(stream);
     if (queue == NULL) {
-        free_kept(kept);
+        if (kept != NULL) {
+            free_kept(kept);
+        }
         return 0;
     }
-    kept->event = handle;
-    kept->shared = (Event *)Py_NewRef((PyObject *)event);
+    kept->event = event;
+    kept->pool = (Pool *)Py_XNewRef((PyObject *)pool);
+    kept->shared = (Event *)Py_XNewRef((PyObject *)shared);
     append(queue, kept);
     return 1;
 }
 
+int
+keep_until(Stream *stream, Event *event, PyObject *memory)
+{
+    unsigned long long handle = recorded_handle(event);
+
+    return handle && is_ready(stream) && keep_recorded(stream, handle, NULL, event, memory);
+}
+
+int
+keep_until_event(Stream *stream, unsigned long long event, PyObject *memory)
+{
+    return keep_recorded(stream, event, stream->pool, NULL, memory);
+}
+
+void
+give_event(Pool *pool, unsigned long long event)
+{
+    if (!pool_give(pool, event)) {
+        destroy_event(event);
+    }
+}
+
 /* -- letting go ------------------------------------------------------------------------------------------------------- */
 
-/* Ask whether the work of each event is done, in the order of the queue up to the first that is not. Without the GIL, which
- * is released once for all of them: to take it again is what costs most where many threads want it. */
-static void
-ask_all(Look *looks, int count)
+/* Put down for Python what CUDA cannot tell: a capture had begun when the event was recorded, or the device is lost. 0 if
+ * there is no memory for it. */
+static int
+leave_to_python(Kept *kept)
 {
-    int mode = RELAXED; /* as in order.c: a query would break some other stream's capture */
+    PyObject *again = PyTuple_Pack(5, Py_None, (PyObject *)kept->stream, kept->memory, kept->memory, Py_None);
+    PyObject *put = again == NULL || put_again == NULL ? NULL : PyObject_CallFunctionObjArgs(put_again, again, NULL);
+
+    Py_XDECREF(again);
+    Py_XDECREF(put);
+    PyErr_Clear();
+    return put != NULL;
+}
+
+/* Take what is done out of the queues, or of some of them, in front of *gone*; and in front of *odd* what CUDA cannot tell.
+ * The GIL is held, so that no other thread comes between: a query waits for nothing, not even for a thread that waits in a
+ * launch; and to take the GIL again is what costs most where many threads want it. */
+static void
+take_done(int all, Kept **gone, Kept **odd)
+{
+    Py_ssize_t queues = all || queue_count < QUEUES ? queue_count : QUEUES, events = all ? kept_count : EVENTS;
+    int mode = RELAXED; /* as in calls.c: a query would break some other stream's capture */
 
     if (driver.exchange_capture_mode(&mode) != SUCCESS) {
         return;
     }
-    for (int i = 0; i < count; i++) {
-        if (i == 0 || looks[i].queue != looks[i - 1].queue || looks[i - 1].code == SUCCESS) {
-            looks[i].code = driver.event_query(pointer(looks[i].event));
-        }
-    }
-    driver.exchange_capture_mode(&mode);
-}
-
-/* Whether what was asked about can be taken out: it is done, or Python goes on with it. */
-static int
-is_over(Look *look)
-{
-    PyObject *again, *put;
-    Kept *kept = look->kept;
-
-    if (look->code == SUCCESS) {
-        return 1;
-    }
-    if (look->code == NOT_READY || look->code == OUT_OF_MEMORY) {
-        return 0;
-    }
-    /* A capture had begun when the event was recorded, or the device is lost. */
-    again = PyTuple_Pack(5, Py_None, (PyObject *)kept->stream, kept->memory, kept->memory, Py_None);
-    put = again == NULL || put_again == NULL ? NULL : PyObject_CallFunctionObjArgs(put_again, again, NULL);
-    Py_XDECREF(again);
-    Py_XDECREF(put);
-    PyErr_Clear(); /* MemoryError: it stays */
-    return put != NULL;
-}
-
-/* Take what is done out of some queues, in front of *gone*. How many queues these were; *taken*, whether anything was. */
-static Py_ssize_t
-take_done(Kept **gone, int *taken)
-{
-    Look looks[EVENTS];
-    Py_ssize_t queues = 0;
-    int count = 0;
-
-    while (queues < QUEUES && queues < queue_count && count < EVENTS) {
+    while (queues-- > 0 && events > 0) {
         Queue *queue = oldest;
         unlink_queue(queue);
         link_queue(queue);
-        queues++;
-        if (queue->is_busy) {
-            continue;
-        }
-        queue->is_busy = 1;
-        for (Kept *kept = queue->first; kept != NULL && count < EVENTS; kept = kept->next) {
-            looks[count++] = (Look){queue, kept, kept->event, NOT_READY};
-        }
-    }
-    *taken = 0;
-    if (count == 0) {
-        return queues;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    ask_all(looks, count);
-    Py_END_ALLOW_THREADS
-    for (int i = 0; i < count; i++) {
-        Queue *queue = looks[i].queue;
-        Kept *kept = looks[i].kept;
-        if (queue->first == kept && is_over(&looks[i])) { /* else the one before it is not done */
-            *taken = 1;
-            take_first(queue);
-            if (kept->pool != NULL && !pool_give(kept->pool, kept->event)) {
-                destroy_event(kept->event);
+        while (queue->first != NULL && events-- > 0) {
+            int code = driver.event_query(pointer(queue->first->event));
+            Kept *kept, **to = code == SUCCESS ? gone : odd;
+            if (code == NOT_READY || code == OUT_OF_MEMORY) {
+                break;
             }
-            kept->next = *gone;
-            *gone = kept;
-        }
-        if (i + 1 == count || looks[i + 1].queue != queue) { /* that was all of this queue */
-            queue->is_busy = 0;
-            if (queue->first == NULL) {
-                unlink_queue(queue);
-                free(queue);
+            kept = take_first(queue);
+            if (code == SUCCESS && kept->pool != NULL && pool_give(kept->pool, kept->event)) {
+                kept->event = 0;
             }
+            kept->next = *to;
+            *to = kept;
+        }
+        if (queue->first == NULL) {
+            unlink_queue(queue);
+            free(queue);
         }
     }
-    return queues;
+    driver.exchange_capture_mode(&mode);
 }
 
 /* Let go of what is done, of some queues or of *all*. */
 static void
 let_go(int all)
 {
-    Kept *gone = NULL;
-    Py_ssize_t queues, idle = 0; /* queues that were looked at since something was done */
-    int taken;
+    Kept *gone = NULL, *odd = NULL, *kept;
 
-    do {
-        queues = take_done(&gone, &taken);
-        idle = taken ? 0 : idle + queues;
-    } while (all && queues && idle < queue_count);
-    while (gone != NULL) { /* at last: what that sets off may come here again */
-        Kept *kept = gone;
+    take_done(all, &gone, &odd);
+    while ((kept = odd) != NULL) {
+        odd = kept->next;
+        if (!leave_to_python(kept)) {
+            Py_INCREF(kept->memory); /* for good: nobody can know any more when it may go */
+        }
+        kept->next = gone;
+        gone = kept;
+    }
+    while ((kept = gone) != NULL) { /* at last: what that sets off may come here again */
         gone = kept->next;
+        if (kept->pool != NULL && kept->event) {
+            destroy_event(kept->event);
+        }
         free_kept(kept);
     }
 }
@@ -343,6 +320,7 @@ function_release(PyObject *module, PyObject *all)
     if (truth < 0) {
         return NULL;
     }
+    take_ended();
     if (kept_count && driver.event_query != NULL) {
         let_go(truth);
     }
@@ -354,6 +332,7 @@ function_forget(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
+    forget_ended();
     oldest = newest = NULL;
     kept_count = queue_count = 0;
     Py_RETURN_NONE;

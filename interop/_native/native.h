@@ -225,6 +225,10 @@ struct Holder {
     unsigned long long start, stop, number;
     unsigned long long mark; /* what the array that was made, and its parts, are known by; 0: nothing */
     void *view; /* DLPack's shape and strides, if they were asked for; else NULL */
+    Place recorded, waiting;  /* the consumer and the producer; no handle: the end needs the GIL, or nobody waits */
+    unsigned long long event; /* for the end; 0: none was spare */
+    Holder *below;            /* in the stack of those that ended without the GIL */
+    char is_ordered;          /* whether its end was: the way back is ordered, and the event recorded */
     char is_neutral;
     char closes; /* whether a stream can be closed: it is asked before its handle is used */
 };
@@ -240,6 +244,11 @@ int add_link_type(PyObject *module);
 int add_handover_types(PyObject *module);
 int keep_after(Stream *stream, Stream *producer, PyObject *memory);
 int keep_until(Stream *stream, Event *event, PyObject *memory);
+int keep_until_event(Stream *stream, unsigned long long event, PyObject *memory);
+void give_event(Pool *pool, unsigned long long event);
+int end_without_gil(PyObject *object);
+void take_ended(void);
+void forget_ended(void);
 
 /* -- dlpack.c, exchange.c -------------------------------------------------------------------------------------------- */
 

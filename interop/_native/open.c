@@ -256,6 +256,7 @@ find(PyObject *module, PyObject *arguments)
         PyErr_SetString(PyExc_TypeError, "expected a stream or None");
         return NULL;
     }
+    take_ended();
     found = open_count ? find_holder(address, stream, mark) : NULL;
     if (found == NULL) {
         Py_RETURN_NONE;
@@ -268,6 +269,7 @@ count(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
+    take_ended();
     return PyLong_FromSsize_t(open_count);
 }
 

@@ -587,7 +587,7 @@ def test_hand_overs_can_be_captured(interop_need, way):
     interop.release()
 
 
-def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
+def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False, into="cuda.core"):
     """Allocate, hand over and free, with a slow consumer. Returns how many consumers read wrong values."""
     import cupy
     import torch
@@ -611,9 +611,10 @@ def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
             else:
                 array = torch.full((size,), value, dtype=torch.uint8, device="cuda")
             producer.wait_stream(allocator)
-            view = interop.handoff(array, c, producer=producer, into="cuda.core")
+            view = interop.handoff(array, c, producer=producer, into=into)
             call(runtime.cudaMemsetAsync(slow, 0, 1 << 28, c.cuda_stream))
-            call(runtime.cudaMemcpyAsync(out + i * shown, view.ptr, shown, kind, c.cuda_stream))
+            address = view.ptr if into == "cuda.core" else view.data_ptr()
+            call(runtime.cudaMemcpyAsync(out + i * shown, address, shown, kind, c.cuda_stream))
             del array, view
     call(runtime.cudaDeviceSynchronize())
     seen = np.zeros_like(expected)
@@ -623,16 +624,24 @@ def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False):
     return int((seen != expected).any(axis=1).sum())
 
 
-@pytest.mark.parametrize("third", [False, True])
-@pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_pools_reuse_memory_in_order(library, third, interop_need):
+POOLS = pytest.mark.parametrize(
+    ("library", "third", "into"),
+    [
+        *((library, third, "cuda.core") for library in ("cupy", "torch") for third in (False, True)),
+        ("cupy", True, "torch"),
+    ],
+)
+"""PyTorch lets go without the GIL, and cuda.core with it."""
+
+
+@POOLS
+def test_pools_reuse_memory_in_order(library, third, into, interop_need):
     interop_need("cupy", "torch", "cuda.core")
-    assert stress(library, third=third) == 0
+    assert stress(library, third=third, into=into) == 0
 
 
-@pytest.mark.parametrize("third", [False, True])
-@pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_control_without_the_way_back_pools_corrupt(library, third, interop_need, monkeypatch):
+@POOLS
+def test_control_without_the_way_back_pools_corrupt(library, third, into, interop_need, monkeypatch):
     interop_need("cupy", "torch", "cuda.core")
     from interop._arrays.keepalive import KeepAlive
 
@@ -640,6 +649,6 @@ def test_control_without_the_way_back_pools_corrupt(library, third, interop_need
     watcher = watchers.Watcher()  # under a watcher, the way back falls back to Python
     watchers.watch(watcher)
     try:
-        assert stress(library, third=third) > 100
+        assert stress(library, third=third, into=into) > 100
     finally:
         watchers.unwatch(watcher)
