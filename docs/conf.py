@@ -57,7 +57,7 @@ python_use_unqualified_type_names = True
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(_pytest|asyncio|collections|enum|matplotlib|numpy|os|pytest|threading)\..*"),
-    (r"py:.*", r"interop\._.*|interop\.\w+\.\w+\.\w+|interop\.timeline\._Open|Executor|Figure|Row|T"),
+    (r"py:.*", r"interop\._.*|interop\.\w+\.\w+\.\w+|interop\.timeline\._Open|Executor|Figure|Row|T|Tensor"),
     (r"py:.*", r"LEGACY|PER_THREAD|POISON|__await__|library|only_addresses|Reading\.notes|interop\.\w+\.owner"),
 ]
 suppress_warnings = [
@@ -67,7 +67,11 @@ suppress_warnings = [
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
-_GENERATED_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+_GENERATED_PAGES = {
+    ROOT / "CONTRIBUTING.md": "contributing.md",
+    ROOT / "CHANGELOG.md": "changelog.md",
+    ROOT / "benchmarks" / "results.md": "measurements.md",
+}
 
 
 def linked(text: str, folder: Path, page_folder: Path) -> str:
@@ -85,8 +89,8 @@ def linked(text: str, folder: Path, page_folder: Path) -> str:
             path = GENERATED / path.name
         elif path == ROOT / "README.md":
             path = DOCS / "index.md"
-        elif path.parent == ROOT and path.name in _GENERATED_PAGES:
-            path = GENERATED / _GENERATED_PAGES[path.name]
+        elif path in _GENERATED_PAGES:
+            path = GENERATED / _GENERATED_PAGES[path]
         return f"{image}[{words}]({os.path.relpath(path, page_folder)}{heading})"
 
     return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in _CODE.split(text))
@@ -97,8 +101,8 @@ def bring_pages(_: "Sphinx") -> None:
     GENERATED.mkdir(exist_ok=True)
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         shutil.copy2(notebook, GENERATED)
-    for name, page in _GENERATED_PAGES.items():
-        (GENERATED / page).write_text(linked((ROOT / name).read_text(), ROOT, GENERATED))
+    for path, page in _GENERATED_PAGES.items():
+        (GENERATED / page).write_text(linked(path.read_text(), path.parent, GENERATED))
 
 
 def mend_links(app: "Sphinx", page: str, source: list[str]) -> None:

@@ -1,9 +1,10 @@
 """The Python programs of the README and of the pages in docs/, and what runs them.
 
-A block after ``<!-- gpu -->`` needs a GPU. A block with ``interop.sim`` brings its own simulation, and runs by itself.
-All other blocks run on a GPU and on the simulator. A block after another comment has a test of its own.
+A block after ``<!-- gpu -->`` needs a GPU. A block with ``interop.sim`` brings its own simulation. All other blocks run
+on a GPU and on the simulator. A block after another comment has a test of its own.
 
-On a page, the blocks go on from each other. A ``text`` block directly after a program is what the program prints.
+On a page, the blocks go on from each other; those with a simulation of their own go on from each other, and not from
+the rest. A ``text`` block directly after a program is what the program prints.
 """
 
 import re

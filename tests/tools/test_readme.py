@@ -69,9 +69,10 @@ def test_the_programs_of_a_page(path, capsys):
     with sim.simulate():
         for program in pages.on_the_simulator(path):
             run(program, names)
+    names = {}
     for program in pages.programs(path):
         if program.simulated:
-            run(program, {})
+            run(program, names)
 
 
 def test_the_simulated_program(capsys):
