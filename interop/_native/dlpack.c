@@ -214,7 +214,7 @@ make_capsule(PyObject *module, PyObject *arguments)
 typedef struct {
     PyObject_HEAD
     void *managed;
-    int versioned;
+    void (*deleter)(void *); /* NULL: there is none, and the tensor may be gone by then */
 } Taken;
 
 static void
@@ -223,16 +223,9 @@ taken_dealloc(PyObject *self)
     Taken *taken = (Taken *)self;
     PyObject *type, *value, *traceback;
 
-    if (taken->managed != NULL && !has_ended) { /* what the producer holds goes with the process */
-        DLManagedTensorVersioned *versioned = taken->managed;
-        DLManagedTensor *unversioned = taken->managed;
+    if (taken->deleter != NULL && !has_ended) { /* what the producer holds goes with the process */
         PyErr_Fetch(&type, &value, &traceback);
-        if (taken->versioned && versioned->deleter != NULL) {
-            versioned->deleter(versioned);
-        }
-        else if (!taken->versioned && unversioned->deleter != NULL) {
-            unversioned->deleter(unversioned);
-        }
+        taken->deleter(taken->managed);
         PyErr_Restore(type, value, traceback);
     }
     free_object(self);
@@ -332,7 +325,8 @@ read_capsule(PyObject *module, PyObject *capsule)
         return NULL;
     }
     managed = taken->managed = PyCapsule_GetPointer(capsule, name);
-    taken->versioned = versioned;
+    taken->deleter = versioned ? (void (*)(void *))managed->deleter
+                               : (void (*)(void *))((DLManagedTensor *)taken->managed)->deleter;
     PyCapsule_SetName(capsule, versioned ? USED_VERSIONED : USED_UNVERSIONED);
     if (!versioned) {
         tensor = tensor_of(&((DLManagedTensor *)taken->managed)->tensor, 0, (PyObject *)taken);
