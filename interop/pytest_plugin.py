@@ -286,15 +286,17 @@ def _count(mark: pytest.Mark) -> int:
 def _names(given: tuple[object, ...], named: Mapping[str, object]) -> list[str]:
     names = [name for name in given if isinstance(name, str) and all(name.split("."))]
     if not given or named or len(names) < len(given):
-        said = _shown(given, named)
-        message = (
-            f'what a test needs is named by strings, import paths such as needs("cupy", "torch"); got needs({said})'
-        )
-        raise pytest.UsageError(message)
+        raise _no_names(_shown(given, named))
     for name in names:
         if name != "no_gpu" and not _is_known(name):
             _refuse_misspelt(name)
     return names
+
+
+def _no_names(said: str) -> pytest.UsageError:
+    return pytest.UsageError(
+        f'what a test needs is named by strings, import paths such as needs("cupy", "torch"); got needs({said})'
+    )
 
 
 def _shown(given: tuple[object, ...], named: Mapping[str, object]) -> str:
@@ -305,7 +307,10 @@ def _refuse_misspelt(name: str) -> None:
     """Refuse a name close to one that interop knows: a test that needs it would always be skipped."""
     known = adapters.known()
     meant = difflib.get_close_matches(name.lower(), ["gpu", "no_gpu", *known], n=1, cutoff=0.8)
-    if meant and not name.startswith(tuple(known)):  # cupyx is a package of its own
+    is_path = all(map(str.isidentifier, name.split(".")))
+    if not is_path and not meant:
+        raise _no_names(repr(name))
+    if meant and not (is_path and name.startswith(tuple(known))):  # cupyx is a package of its own
         message = f"nothing of the name {name!r} is known or installed; did you mean {meant[0]!r}?"
         raise pytest.UsageError(message)
 

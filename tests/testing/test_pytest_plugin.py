@@ -318,11 +318,10 @@ def test_a_mark_that_is_wrong_says_so(tmp_path, run_tests):
     assert "got gpu(1, n=2, m=3)" in done.stdout
 
 
-@pytest.mark.parametrize("given", ["['cupy']", "''", "'cupy', 3", "'.bad'", "'numpy..bad'", ""])
+@pytest.mark.parametrize("given", ["['cupy']", "''", "'cupy', 3", "'.bad'", "'numpy..bad'", "'torch,cupy'", ""])
 def test_what_is_needed_has_names(tmp_path, run_tests, given):
-    code = (
-        f"import pytest\n@pytest.mark.needs({given})\ndef test_it(): pass\ndef test_need(interop_need): need({given})"
-    )
+    code = f"import pytest\n@pytest.mark.needs({given})\ndef test_it(): pass\n"
+    code += f"def test_need(interop_need): interop_need({given})"
     done = run_tests(tmp_path, code)
     assert done.stdout.count('by strings, import paths such as needs("cupy", "torch"); got needs(') >= 2
     assert "INTERNALERROR" not in done.stdout
@@ -337,7 +336,7 @@ def test_a_mark_that_names_nothing_says_so(tmp_path, run_tests):
     assert done.stdout.count("what a test needs is named by strings") >= len(wrong)
 
 
-MISSPELT = {"cuppy": "cupy", "troch": "torch", "CuPy": "cupy", "gpu0": "gpu", "no-gpu": "no_gpu"}
+MISSPELT = {"cuppy": "cupy", "troch": "torch", "CuPy": "cupy", "gpu0": "gpu", "no-gpu": "no_gpu", "cupy ": "cupy"}
 
 
 def test_a_name_that_is_nearly_known_is_refused(tmp_path, run_tests):
