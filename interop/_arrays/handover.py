@@ -87,23 +87,22 @@ class Handover(HandoverFields):
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> object:
-        """A DLPack capsule; a stream that is named waits for this memory's first, on the device.
+        """A DLPack capsule over the memory. *stream* is made to wait for the consumer of this hand-over, on the device.
 
-        When the consumer's array goes, and with it this holder, the memory is ordered after the stream that it was
-        handed to; not after the one that is named here, which is the consumer's: let it wait for that one at its end.
+        When the last array over the memory goes, the producer waits for the consumer of this hand-over, and not for
+        *stream*. If *stream* is another one, make the consumer of this hand-over wait for it after its work.
 
         https://dmlc.github.io/dlpack/latest/python_spec.html
 
         Args:
             stream: the handle of the stream that will use the memory; None for the legacy default stream, like 1; 2
                 for the calling thread's per-thread one; -1 to order nothing.
-            max_version: the newest version of DLPack that is understood. Without, or before 1.0, read-only memory
-                cannot be given away.
-            dl_device: the device that the memory is wanted on, if not where it is.
-            copy: nothing is ever copied.
+            max_version: the newest version of DLPack that the caller understands. Read-only memory needs 1.0.
+            dl_device: None, or the device where the memory is.
+            copy: None or False: the memory is never copied.
 
         Raises:
-            BufferError: what is asked for needs a copy, or cannot say that the memory is read-only.
+            BufferError: *copy* or *dl_device* asks for a copy, or the memory is read-only and *max_version* too old.
             InvalidStreamError: *stream* is 0, which DLPack forbids, or no handle.
             NotSupportedError: a stride is negative, for which PyTorch aborts the process; or interop was installed
                 without its extension in C.

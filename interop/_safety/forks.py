@@ -1,24 +1,24 @@
-"""What a process that is forked from this one makes anew: locks that are free, and state that is its own.
+"""Locks that are free in a forked child, and functions that put other state right there.
 
-A child of ``os.fork()`` has one thread, the one that forked. A lock that another thread held then stays taken in the
-child for ever; and CUDA does not work in the child, if the parent had started it.
+A child of ``os.fork()`` has one thread, the one that forked. A lock that another thread held at that moment stays taken
+in the child for ever. CUDA does not work in the child if the parent had started it.
 
-Who needs a lock takes one from here; it is free in every child::
+All locks of interop come from here. They are free in each child::
 
     self._lock = forks.lock()
 
-Who owns more that is wrong in a child (queues, threads, handles) says what puts it right::
+An object with other state that is wrong in a child, such as queues, threads or handles, names a function for it::
 
     forks.in_child(self, Owner._was_forked)
 
 ``Owner._was_forked(self)`` is then called once in each child, before ``os.fork()`` returns there. Its rules:
 
 - It calls no CUDA, and no library that may call CUDA: such calls hang.
-- It lets go of nothing that a finaliser would free by CUDA. What must be forgotten is kept for good by
-  :func:`never_free`.
-- It takes no lock but those of this module, and raises nothing: nobody would see what it raises.
+- It releases no object whose finaliser would call CUDA. If it must forget such an object, :func:`never_free` keeps the
+  object for good.
+- It takes only locks of this module. It raises nothing, because nobody would see the error.
 
-The order is that of the calls of :func:`in_child`; ``_cuda.GPU`` is first, so all others can ask ``GPU.was_forked``.
+The functions run in the order of the calls of :func:`in_child`. ``_cuda.GPU`` is first: others read ``GPU.was_forked``.
 """
 
 import _thread

@@ -1,4 +1,4 @@
-"""The steps of a ledger when other threads make steps without end: a call ends, and what is pending stays little."""
+"""The steps of a ledger, while other threads add steps without end: each call returns, and few steps stay pending."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ def test_a_call_does_not_take_steps_without_end(wait):
     assert len(ledger.pending) == 1
 
 
-def test_all_steps_so_far_are_taken_before_a_question_and_in_order():
+def test_settled_takes_all_steps_so_far_in_order():
     taken = []
     ledger = Steps(0)
     for number in range(10 * steps._MORE):
@@ -39,7 +39,7 @@ def test_all_steps_so_far_are_taken_before_a_question_and_in_order():
     assert not ledger.pending
 
 
-def test_a_call_beside_a_thread_that_makes_steps_without_end():
+def test_a_call_returns_while_other_threads_add_steps_without_end():
     ledger, stop = Steps(0), threading.Event()
 
     def busy():
@@ -58,7 +58,7 @@ def test_a_call_beside_a_thread_that_makes_steps_without_end():
 
 
 def most_pending(times):
-    """Steps that take longer than it takes to make them, by four threads."""
+    """The most steps that were pending, while four threads add slow steps."""
     ledger, seen = Steps(0), []
 
     def slow():
@@ -74,17 +74,17 @@ def most_pending(times):
     return max(seen)
 
 
-def test_steps_are_not_made_faster_than_they_are_taken(monkeypatch):
+def test_threads_do_not_add_steps_faster_than_they_are_taken(monkeypatch):
     monkeypatch.setattr(steps, "_CROWD", 100)
     assert most_pending(1500) < 300
 
 
-def test_the_control_without_the_pause(monkeypatch):
+def test_control_without_the_pause_steps_pile_up(monkeypatch):
     monkeypatch.setattr(steps, "_CROWD", 10**9)
     assert most_pending(500) > 600
 
 
-def test_a_step_made_in_another_step_while_many_are_pending_waits_for_nobody(monkeypatch):
+def test_a_step_inside_another_step_does_not_pause(monkeypatch):
     monkeypatch.setattr(steps, "_CROWD", 0)
     monkeypatch.setattr(steps, "_PAUSE", 3600)
     ledger, taken = Steps(0), []
@@ -92,7 +92,7 @@ def test_a_step_made_in_another_step_while_many_are_pending_waits_for_nobody(mon
     assert taken == ["inner"]
 
 
-def test_a_thread_that_holds_what_a_finaliser_takes_waits_a_moment_only(monkeypatch):
+def test_a_call_does_not_wait_for_a_step_that_waits_for_its_lock(monkeypatch):
     monkeypatch.setattr(steps, "_CROWD", 0)
     ledger, lock, inside, taken = Steps(0), threading.Lock(), threading.Event(), []
 

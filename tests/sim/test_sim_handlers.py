@@ -1,4 +1,4 @@
-"""A signal handler that uses the simulation, at any line of the clocks' code, while a call of the simulation runs."""
+"""A signal handler uses the simulation while a call of the simulation runs, at each line of the clocks' code."""
 
 import sys
 
@@ -13,7 +13,7 @@ CLOCKS = tuple(f"_order/{name}.py" for name in ("clocks", "clock", "ended", "acc
 
 
 def at_line(moment, handler):
-    """A trace function that calls *handler* at the *moment*-th line of the clocks' code; and how many are left."""
+    """A trace function that calls *handler* at line number *moment* that the clocks run, and ``[lines left]``."""
     left, is_busy = [moment], False
 
     def trace(frame, event, _argument):
@@ -32,7 +32,7 @@ def at_line(moment, handler):
 
 
 def use(gpu, x, **kind):
-    """Make streams, let them work in order, and let them go."""
+    """Make streams, let them work in order, and drop them."""
     main, legacy = interop.new_stream(**kind), interop.as_stream(1)
     for _ in range(2):
         short = interop.new_stream(**kind)
