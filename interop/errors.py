@@ -25,21 +25,16 @@ class CudaError(InteropError, RuntimeError):
     """
 
     def __init__(self, code: int, name: str, call: str, text: str = "") -> None:
-        """Keep the parts, and make the message of them."""
-        super().__init__(f"{call} failed with {name} ({code})" + (f": {text}" if text else ""))
+        """Keep the parts, by which the error can be sent to another process."""
+        super().__init__(code, name, call, text)
         self.code = code
         self.name = name
         self.call = call
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by the parts, so that the error can be sent to another process."""
-        return (_rebuild_cuda_error, (type(self), self.code, self.name, self.call, str(self)))
-
-
-def _rebuild_cuda_error(cls: type[CudaError], code: int, name: str, call: str, message: str) -> CudaError:
-    error = cls(code, name, call)
-    error.args = (message,)
-    return error
+    def __str__(self) -> str:
+        """The message, made of the parts."""
+        _, _, _, text = self.args
+        return f"{self.call} failed with {self.name} ({self.code})" + (f": {text}" if text else "")
 
 
 class NoDeviceError(InteropError, RuntimeError):

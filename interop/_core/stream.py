@@ -270,19 +270,32 @@ class ExternalStream(Waitable, StreamIdentity):
             producers = captures.order_of_waits(self, capture, producers)
         for producer in producers:
             try:
-                self._cuda.order(
-                    self._handle,
-                    self._needs,
-                    producer._handle,
-                    producer._needs,
-                    producer._context,
-                    producer._context_id,
-                )
+                self._wait_for(producer)
             except CudaError as error:
                 captures.explain(error, self, producer)
                 raise
             for watcher in watchers.active:
                 watcher.joined(self, producer)
+
+    def _wait_for(self, producer: "ExternalStream") -> None:
+        # The event is taken from a pool and given back. So nobody else can record it between the record and the wait:
+        # no other thread, no signal handler and no finaliser.
+        cuda = self._cuda
+        pool = cuda.pool(producer._context_id)
+        events: list[int] = []
+        given: list[bool] = []
+        try:
+            event = _cuda.noted(events, pool.take)
+            if not event:
+                event = events[0] = cuda.event_create(producer._context, _cuda.EVENT_DISABLE_TIMING)
+            cuda.event_record(event, producer._handle, producer._needs)
+            cuda.stream_wait_event(self._handle, event, self._needs)
+            if not _cuda.noted(given, pool.give, event):
+                cuda.event_discard(event)
+        except BaseException:
+            if events and events[0] and not given:
+                cuda.event_discard(events[0])  # what it has recorded, and whether it is valid, is not known
+            raise
 
     # -- to other libraries ----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from interop._cuda.calls import Calls, noted
-from interop._cuda.codes import BROKEN, EVENT_DISABLE_TIMING, IPC_HANDLE_BYTES, NON_BLOCKING, checked
+from interop._cuda.codes import BROKEN, IPC_HANDLE_BYTES, NON_BLOCKING, checked
 from interop._native import Pool
 from interop.errors import CudaError, InteropError, InvalidDeviceError
 
@@ -162,37 +162,6 @@ class Cuda(Calls):
     def stream_wait_event(self, handle: int, event: int, needs: int = 0) -> None:
         """Make the stream's future work wait for *event*; returns at once."""
         self.within(needs, self.call, "cudaStreamWaitEvent", handle, event, 0)
-
-    def order(
-        self, consumer: int, consumer_needs: int, producer: int, needs: int, context: int, context_id: int
-    ) -> None:
-        """Make the consumer's future work wait for the producer's work so far; returns at once.
-
-        Args:
-            consumer: the handle of the stream that waits.
-            consumer_needs: its *needs*.
-            producer: the handle of the stream to wait for.
-            needs: its *needs*.
-            context: the producer's context, in which the event must be created.
-            context_id: the id of that context.
-        """
-        # The event is taken from a pool and given back. So nobody else can record it between the record and the wait:
-        # no other thread, no signal handler and no finaliser.
-        pool = self.pool(context_id)
-        events: list[int] = []
-        given: list[bool] = []
-        try:
-            event = noted(events, pool.take)
-            if not event:
-                event = events[0] = self.event_create(context, EVENT_DISABLE_TIMING)
-            self.event_record(event, producer, needs)
-            self.stream_wait_event(consumer, event, consumer_needs)
-            if not noted(given, pool.give, event):
-                self.event_discard(event)
-        except BaseException:
-            if events and events[0] and not given:
-                self.event_discard(events[0])  # what it has recorded, and whether it is valid, is not known
-            raise
 
     def pool(self, context_id: int) -> Pool:
         """The spare events of a context."""

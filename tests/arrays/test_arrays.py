@@ -146,18 +146,18 @@ def test_borrow_orders_the_way_back_whichever_device_is_current(gpu, library):
 def test_the_way_back_is_ordered_although_another_one_fails(gpu, streams, library, monkeypatch):
     p, c = streams
     q, memory = interop.new_stream(), gpu.array([0])
-    real = gpu.cuda.order
+    real = interop.ExternalStream._wait_for
 
-    def order(consumer, *others):
-        if consumer == q.cuda_stream:
+    def order(consumer, producer):
+        if consumer == q:
             raise KeyError
-        real(consumer, *others)
+        real(consumer, producer)
 
     states = [Owner(stream=p.cuda_stream), Owner(stream=q.cuda_stream)]
     block = interop.borrow(*states, consumer=c, into="standin")
     block.__enter__()
     touch(gpu, c, memory)
-    monkeypatch.setattr(gpu.cuda, "order", order)
+    monkeypatch.setattr(interop.ExternalStream, "_wait_for", order)
     with pytest.raises(KeyError):
         block.__exit__(None, None, None)
     touch(gpu, p, memory)
@@ -180,8 +180,8 @@ def test_borrow_orders_the_way_back_on_exit(gpu, streams, library, fails):
 def test_borrow_makes_one_wait_for_each_distinct_producer(gpu, streams, library, monkeypatch):
     p, c = streams
     q, waits = interop.new_stream(), []
-    real = gpu.cuda.order
-    monkeypatch.setattr(gpu.cuda, "order", lambda *a: waits.append(a) or real(*a))
+    real = interop.ExternalStream._wait_for
+    monkeypatch.setattr(interop.ExternalStream, "_wait_for", lambda *a: waits.append(a) or real(*a))
     states = [Owner(stream=stream.cuda_stream) for stream in (p, q, p, q, p)]
     with interop.borrow(*states, consumer=c, into="standin") as views:
         assert len(views) == 5
