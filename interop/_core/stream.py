@@ -401,7 +401,7 @@ class ExternalStream(Waitable, StreamIdentity):
             borrowing.refuse_stale(self)
         if not self._context_id:
             if self._handle > _cuda.PER_THREAD:
-                self._context = self._cuda.stream_context(self._handle)
+                self._context = int(self._cuda.drive("cuStreamGetCtx", self._handle))
             elif not self._context:
                 self._find_context(None)
             self._context_id = self._cuda.context_id(self._context)

@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, overload
+from typing import Any, Final
 
 from interop._core.above import Stream
 from interop.adapters import with_current_stream
@@ -80,11 +80,7 @@ class Exit:
     ``__exit__`` itself gets one too, which leaves the innermost block of the context manager.
     """
 
-    @overload
-    def __get__(self, manager: None, owner: type) -> "Exit": ...
-    @overload
-    def __get__(self, manager: object, owner: type | None = None) -> Callable[..., None]: ...
-    def __get__(self, manager: object, owner: type | None = None) -> "Exit | Callable[..., None]":
+    def __get__(self, manager: object, owner: type | None = None) -> Callable[..., None]:
         """A new function that leaves a block of *manager*."""
         if manager is None:
             return self

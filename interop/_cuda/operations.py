@@ -112,10 +112,6 @@ class Cuda(Calls):
             self._retired.extend(taken)
             raise
 
-    def stream_context(self, handle: int) -> int:
-        """The context of a stream that is not a default one. Legal while the stream captures."""
-        return int(self.drive("cuStreamGetCtx", handle))
-
     def stream_id(self, handle: int, needs: int = 0) -> int:
         """The stream's id, which no other stream of this process ever has. Breaks a capture on the stream."""
         return int(self.within(needs, self.call, "cudaStreamGetId", handle))

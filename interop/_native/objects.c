@@ -67,8 +67,31 @@ static PyType_Spec pool_spec = {"interop._native._ext.Pool", sizeof(Pool), 0, Py
 
 /* -- the fields of both classes -------------------------------------------------------------------------------------- */
 
-#define CLEAR(member) Py_CLEAR(member);
-#define VISIT(member) Py_VISIT(member);
+#define CLEAR(member) Py_CLEAR(its->member);
+#define VISIT(member) Py_VISIT(its->member);
+/* What the collector and the end of an object call. OBJECTS has the members that are objects; *first* is done before they
+ * are cleared. */
+#define COLLECTED(name, Type, OBJECTS, first) \
+    static int name##_traverse(PyObject *self, visitproc visit, void *arg) \
+    { \
+        Type *its = (Type *)self; \
+        Py_VISIT(Py_TYPE(self)); \
+        OBJECTS(VISIT) \
+        return 0; \
+    } \
+    static int name##_clear(PyObject *self) \
+    { \
+        Type *its = (Type *)self; \
+        first; \
+        OBJECTS(CLEAR) \
+        return 0; \
+    } \
+    static void name##_dealloc(PyObject *self) \
+    { \
+        PyObject_GC_UnTrack(self); \
+        name##_clear(self); \
+        free_object(self); \
+    }
 #define AT(type, member) offsetof(type, member)
 #define BASE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC)
 
@@ -112,36 +135,9 @@ set_pool(PyObject *self, PyObject *pool, void *offset)
 
 /* -- StreamFields ---------------------------------------------------------------------------------------------------- */
 
-#define STREAM_OBJECTS(DO) \
-    DO(stream->pool) DO(stream->adapter) DO(stream->cuda) DO(stream->device) DO(stream->id) DO(stream->natives) \
-    DO(stream->owner) DO(stream->priority) DO(stream->thread)
+#define STREAM_OBJECTS(DO) DO(pool) DO(adapter) DO(cuda) DO(device) DO(id) DO(natives) DO(owner) DO(priority) DO(thread)
 
-static int
-stream_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Stream *stream = (Stream *)self;
-
-    Py_VISIT(Py_TYPE(self));
-    STREAM_OBJECTS(VISIT)
-    return 0;
-}
-
-static int
-stream_clear(PyObject *self)
-{
-    Stream *stream = (Stream *)self;
-
-    STREAM_OBJECTS(CLEAR)
-    return 0;
-}
-
-static void
-stream_dealloc(PyObject *self)
-{
-    PyObject_GC_UnTrack(self);
-    stream_clear(self);
-    free_object(self);
-}
+COLLECTED(stream, Stream, STREAM_OBJECTS, )
 
 static PyGetSetDef stream_pool[] = {
     {"_pool", get_pool, set_pool, NULL, (void *)AT(Stream, pool)},
@@ -178,19 +174,6 @@ static PyType_Spec stream_spec = {"interop._native._ext.StreamFields", sizeof(St
 
 /* -- EventFields ----------------------------------------------------------------------------------------------------- */
 
-#define EVENT_OBJECTS(DO) \
-    DO(event->pool) DO(event->adapter) DO(event->cuda) DO(event->device) DO(event->flags) DO(event->owner)
-
-static int
-event_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Event *event = (Event *)self;
-
-    Py_VISIT(Py_TYPE(self));
-    EVENT_OBJECTS(VISIT)
-    return 0;
-}
-
 /* The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay. */
 static void
 event_finalize(PyObject *self)
@@ -217,23 +200,10 @@ event_finalize(PyObject *self)
     PyErr_Restore(type, value, traceback);
 }
 
-static int
-event_clear(PyObject *self)
-{
-    Event *event = (Event *)self;
+#define EVENT_OBJECTS(DO) DO(pool) DO(adapter) DO(cuda) DO(device) DO(flags) DO(owner)
 
-    event_finalize(self); /* the collector may not have called it: a subclass has its own, or it was called before */
-    EVENT_OBJECTS(CLEAR)
-    return 0;
-}
-
-static void
-event_dealloc(PyObject *self)
-{
-    PyObject_GC_UnTrack(self);
-    event_clear(self);
-    free_object(self);
-}
+/* The collector may not have called the finaliser: a subclass has its own, or it was called before. */
+COLLECTED(event, Event, EVENT_OBJECTS, event_finalize(self))
 
 static PyGetSetDef event_pool[] = {
     {"_pool", get_pool, set_pool, NULL, (void *)AT(Event, pool)},

@@ -919,7 +919,7 @@ REFUSED = {
 def test_a_wrong_array_is_refused_before_anything_is_ordered(gpu, streams, library, case, monkeypatch):
     make, error, text = REFUSED[case]
     p, c = streams
-    monkeypatch.setattr(gpu.cuda, "order", lambda *_: pytest.fail("ordered"))
+    monkeypatch.setattr(interop.ExternalStream, "_wait_for", lambda *_: pytest.fail("ordered"))
     producer = None if case == "stream 0" else p
     with pytest.raises(error, match=text):
         interop.handoff(make(), c, producer=producer, into="standin")
@@ -1154,7 +1154,7 @@ def test_a_closed_producer_is_not_used(gpu, closable, monkeypatch):
     view = interop.handoff(source, c, producer=producer, into="standin")
     producer.close()
     with monkeypatch.context() as patched:
-        for name in ("stream_capture", "order"):
+        for name in ("stream_capture", "stream_wait_event"):
             real = getattr(gpu.cuda, name)
 
             def asked(first, *others, real=real):

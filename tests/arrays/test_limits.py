@@ -275,7 +275,7 @@ def picky(add_library, monkeypatch):
 @pytest.mark.parametrize("way", ["handoff", "borrow"])
 def test_a_refused_array_reaches_neither_the_library_nor_cuda(streams, picky, way, monkeypatch):
     p, c = streams
-    monkeypatch.setattr(p._cuda, "order", lambda *_: pytest.fail("ordered"))
+    monkeypatch.setattr(interop.ExternalStream, "_wait_for", lambda *_: pytest.fail("ordered"))
     source = Owner(np.arange(12.0)[::-1])
     refused = pytest.raises(NotSupportedError, match=r"standin takes no array with negative strides, \(-1,\) elements")
     if way == "handoff":
@@ -292,7 +292,7 @@ def test_a_capsule_is_refused_before_anything_is_ordered(streams, monkeypatch):
     holder = interop.handoff(Owner(np.arange(12.0)[::-1]), c, producer=p)
     refused = pytest.raises(NotSupportedError, match=r"Handover of \(12,\).*negative strides, \(-1,\).*copy.*into=")
     with monkeypatch.context() as patch, refused:
-        patch.setattr(p._cuda, "order", lambda *_: pytest.fail("ordered"))
+        patch.setattr(interop.ExternalStream, "_wait_for", lambda *_: pytest.fail("ordered"))
         holder.__dlpack__()
     assert holder.__cuda_array_interface__["strides"] == (-8,)
 

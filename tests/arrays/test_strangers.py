@@ -92,7 +92,7 @@ WRONG = {
 @pytest.mark.parametrize("into", [None, "cuda.core"])
 def test_an_impossible_description_is_refused(streams, case, into, monkeypatch):
     p, c = streams
-    monkeypatch.setattr(c._cuda, "order", lambda *_: pytest.fail("ordered"))
+    monkeypatch.setattr(interop.ExternalStream, "_wait_for", lambda *_: pytest.fail("ordered"))
     with pytest.raises(InvalidArrayError):
         interop.handoff(WRONG[case], c, producer=p, into=into)
 

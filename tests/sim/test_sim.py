@@ -370,7 +370,7 @@ def test_a_new_stream_at_an_old_address_is_not_ordered_with_it(gpu: SimulatedGPU
 def test_creating_a_stream_leaves_the_current_device(gpu: SimulatedGPU) -> None:
     gpu.cuda.primary_context(1)
     stream = gpu.stream(device=1)
-    assert gpu.cuda.stream_context(handle(stream)) == gpu.cuda.primary_context(1)
+    assert int(gpu.cuda.drive("cuStreamGetCtx", handle(stream))) == gpu.cuda.primary_context(1)
     assert gpu.cuda.current_device() == 0
     with pytest.raises(NoDeviceError, match="no simulated device 2"):
         gpu.stream(device=2)
