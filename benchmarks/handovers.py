@@ -63,9 +63,14 @@ def all_operations(lab: Lab) -> Iterator[Operation]:
     one, eight, handed = (between(lab, text, "CuPy", "torch") for text in (BORROW, BORROW_EIGHT, HANDOFF))
     yield Operation("borrow, one array", [one, _beside("interop.handoff", handed)], _BATCH)
     yield Operation("borrow, eight arrays", [eight, _beside("borrow, one array", one)], _BATCH // 8)
+    crowds = [
+        (OURS, HANDOFF, MANY),
+        (ONE_THREAD, HANDOFF, 1),
+        *((label, text, MANY) for label, text in OWN["torch"].items()),
+    ]
     rows = [
-        Row(label, f"{HANDOFF}, in {count} threads", functools.partial(in_threads, lab, count))
-        for label, count in ((OURS, MANY), (ONE_THREAD, 1))
+        Row(label, f"{text}, in {count} threads", functools.partial(in_threads, lab, count, text))
+        for label, text, count in crowds
     ]
     yield Operation(IN_THREADS, rows, _BATCH // 2)
 
@@ -99,17 +104,17 @@ def _beside(label: str, row: Row) -> Row:
     return Row(label, row.statement, row.prepare)
 
 
-def in_threads(lab: Lab, count: int) -> Batch:
-    """Each thread hands over an array of its own between streams of its own.
+def in_threads(lab: Lab, count: int, text: str) -> Batch:
+    """Each thread does *text* with an array of its own, of CuPy, between streams of its own.
 
     The result is the wall time divided by the number of threads. So, divided by the calls of one thread, it is the wall
     time divided by all calls.
     """
     timers = []
     for number in range(_FIRST, _FIRST + count):
-        names = lab.names(HANDOFF, "torch", array="CuPy", producer="CuPy")
+        names = lab.names(text, "torch", array="CuPy", producer="CuPy")
         names |= {"array": lab.array("CuPy", number), "consumer": lab.stream("torch", number)}
-        timers.append(timeit.Timer(HANDOFF, globals={**names, "producer": lab.stream("CuPy", number)}))
+        timers.append(timeit.Timer(text, globals={**names, "producer": lab.stream("CuPy", number)}))
 
     def batch(n: int) -> float:
         begun, ended, errors = [0] * count, [0] * count, list[BaseException]()

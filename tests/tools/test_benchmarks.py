@@ -254,7 +254,7 @@ def test_threads_hand_over_at_once(count, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(interop, "handoff", lambda *given, producer: calls.append((*given, producer)))
     monkeypatch.setattr(FakeLab, "stream", lambda _, label, number: f"{label} {number}")
-    batch = handovers.in_threads(FakeLab(tmp_path), count)
+    batch = handovers.in_threads(FakeLab(tmp_path), count, handovers.HANDOFF)
     assert batch(10) > 0
     assert len(calls) == 11 * count
     assert len(set(calls)) == count  # no thread shares an array or a stream
