@@ -30,7 +30,8 @@ class Handover(HandoverFields):
 
     Returned as it is by :func:`handoff` where no library is asked for: a correct producer for every library that
     reads the CUDA Array Interface or DLPack, known to interop or not. ``__cuda_array_interface__`` states the stream
-    that the memory is ready on, and ``__dlpack__(stream=s)`` makes the stream *s* wait for that one, on the device.
+    that the memory is ready on, and ``__dlpack__(stream=s)`` makes the stream *s* wait for that one, on the device. A
+    library that takes ``__dlpack_c_exchange_api__`` is told that stream too, as the one to work on.
     """
 
     __slots__ = ()

@@ -1,8 +1,8 @@
 /* What the files of the extension share.
  *
  * The extension holds what Python cannot do, or cannot do fast enough. It is built on CPython's stable ABI (3.11) and
- * needs no header of CUDA's or DLPack's. Without it the package works all the same, in Python, except that it cannot
- * give arrays away by DLPack.
+ * needs no header of CUDA's or DLPack's. Without it the package works all the same, in Python, except that it can
+ * neither give nor take arrays by DLPack.
  *
  * One subject a file:
  *   module.c    the module and its functions

@@ -236,6 +236,8 @@ def test_dlpack_needs_the_extension(gpu, monkeypatch):
     monkeypatch.setattr("interop.adapters.dlpack.why_not", "no such luck")
     with pytest.raises(NotSupportedError, match="needs its extension in C, which is missing: no such luck"):
         made.__dlpack__(stream=-1)
+    with pytest.raises(NotSupportedError, match="to give and take arrays by DLPack"):
+        interop.handoff(Capsules(np.arange(3.0)), made._consumer, producer=made._producer)
     assert made.__cuda_array_interface__
 
 
