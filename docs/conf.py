@@ -23,8 +23,11 @@ release = version = interop.__version__
 html_title = "interop"
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
+pygments_dark_style = "github-dark"
 html_copy_source = html_show_sourcelink = False
-templates_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+templates_path = ["templates"]
 
 extensions = [
     "myst_nb",
@@ -33,7 +36,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["**/.ipynb_checkpoints"]
+exclude_patterns = ["templates"]
 copybutton_exclude = ".linenos, .gp, .go"
 
 myst_heading_anchors = 3
@@ -60,10 +63,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"interop\._.*|interop\.\w+\.\w+\.\w+|interop\.timeline\._Open|Executor|Figure|Row|T|Tensor"),
     (r"py:.*", r"LEGACY|PER_THREAD|POISON|__await__|library|only_addresses|Reading\.notes|interop\.\w+\.owner"),
 ]
-suppress_warnings = [
-    "ref.python",  # the simulator has a Gate too
-    "toc.empty_glob",
-]
+suppress_warnings = ["ref.python"]  # the simulator has a Gate too
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
