@@ -1,7 +1,7 @@
 """Which file of the package imports which, and which part of the package may import which.
 
 Imports inside functions, and for type checkers only, count too. Modules that are loaded by name at run time do not
-count: the adapters, and the modules that ``interop`` loads on demand.
+count: the adapters, and the modules that ``interop`` loads on demand and, for type checkers, imports ``as`` themselves.
 """
 
 import ast
@@ -61,7 +61,8 @@ def imports(path: Path) -> list[tuple[str, bool]]:
             found += ((alias.name, loading) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            found += ((f"{node.module}.{alias.name}", loading) for alias in node.names)
+            names = (alias.name for alias in node.names if alias.asname != alias.name)
+            found += ((f"{node.module}.{name}", loading) for name in names)
         for child in ast.iter_child_nodes(node):
             late = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             late |= isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and child in node.body

@@ -30,18 +30,63 @@ from interop._arrays.handover import Handover
 from interop.adapters import register
 from interop.arrays import borrow, handoff, hold, release
 from interop.current import current_stream, use
+from interop.errors import (
+    AdapterError,
+    CaptureError,
+    CudaError,
+    DeadlockError,
+    DeviceMismatchError,
+    InteropError,
+    InvalidArrayError,
+    InvalidDeviceError,
+    InvalidEventError,
+    InvalidStreamError,
+    LibraryNotFoundError,
+    NestingError,
+    NoDeviceError,
+    NotSupportedError,
+    ProducerUnknownError,
+    RaceError,
+    StaleStreamError,
+    UnrecordedEventError,
+)
 from interop.event import Event, as_event
 from interop.stream import ExternalStream, as_stream, new_stream
 
 if TYPE_CHECKING:
-    from interop.diagnosis import Diagnosis
+    from interop import diagnosis as diagnosis
+    from interop import ledger as ledger
+    from interop import matrix as matrix
+    from interop import ordering as ordering
+    from interop import pytest_plugin as pytest_plugin
+    from interop import sim as sim
+    from interop import testing as testing
+    from interop import timeline as timeline
     from interop.timeline import Timeline
 
 __all__ = [
+    "AdapterError",
+    "CaptureError",
+    "CudaError",
+    "DeadlockError",
+    "DeviceMismatchError",
     "Event",
     "ExternalStream",
     "Handover",
+    "InteropError",
+    "InvalidArrayError",
+    "InvalidDeviceError",
+    "InvalidEventError",
+    "InvalidStreamError",
+    "LibraryNotFoundError",
+    "NestingError",
+    "NoDeviceError",
+    "NotSupportedError",
+    "ProducerUnknownError",
+    "RaceError",
+    "StaleStreamError",
     "Timeline",
+    "UnrecordedEventError",
     "as_event",
     "as_stream",
     "borrow",
@@ -59,7 +104,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def doctor(*, probe: bool = False) -> "Diagnosis":
+def doctor(*, probe: bool = False) -> "diagnosis.Diagnosis":
     """Look at the machine, the libraries and their current streams, and say what to fix.
 
     Without *probe*, it changes nothing: it imports no library, creates no context, breaks no capture and does not block
@@ -80,15 +125,37 @@ def doctor(*, probe: bool = False) -> "Diagnosis":
     return examine(__version__, probe=probe)
 
 
-_ON_DEMAND = ("diagnosis", "ledger", "matrix", "ordering", "pytest_plugin", "sim", "testing", "timeline")
-_ON_DEMAND_NAMES = {"Timeline": "timeline"}
+# Modules that not every program needs, and what each of them needs.
+_ON_DEMAND = {
+    "diagnosis": "",
+    "ledger": "",
+    "matrix": "numpy",
+    "ordering": "",
+    "pytest_plugin": "pytest",
+    "sim": "numpy",
+    "testing": "",
+    "timeline": "",
+}
 
 
-def __getattr__(name: str) -> object:
-    """Import a module that not every program needs, when it is first named."""
-    if name in _ON_DEMAND:
-        return importlib.import_module(f"interop.{name}")
-    if name in _ON_DEMAND_NAMES:
-        return getattr(importlib.import_module(f"interop.{_ON_DEMAND_NAMES[name]}"), name)
-    message = f"module 'interop' has no attribute {name!r}"
-    raise AttributeError(message)
+def __dir__() -> list[str]:
+    from importlib.util import find_spec  # noqa: PLC0415  (only when somebody looks)
+
+    modules = [name for name, needed in _ON_DEMAND.items() if not needed or find_spec(needed)]
+    return sorted({*__all__, *modules, *(name for name in globals() if name.startswith("__"))})
+
+
+if not TYPE_CHECKING:  # type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """Import a module that not every program needs, when it is first named."""
+        if name in _ON_DEMAND:
+            return importlib.import_module(f"interop.{name}")
+        if name == "Timeline":
+            return importlib.import_module("interop.timeline").Timeline
+        import difflib  # noqa: PLC0415  (only for the message)
+
+        close = difflib.get_close_matches(name, [*__all__, *_ON_DEMAND], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        message = f"module 'interop' has no attribute {name!r}{hint}"
+        raise AttributeError(message, name=name)

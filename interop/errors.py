@@ -7,6 +7,27 @@ Three errors of interop are standard ones only: ``TimeoutError`` when a timeout 
 that is not a number of seconds, and ``TypeError`` for a callback that cannot be called.
 """
 
+__all__ = [
+    "AdapterError",
+    "CaptureError",
+    "CudaError",
+    "DeadlockError",
+    "DeviceMismatchError",
+    "InteropError",
+    "InvalidArrayError",
+    "InvalidDeviceError",
+    "InvalidEventError",
+    "InvalidStreamError",
+    "LibraryNotFoundError",
+    "NestingError",
+    "NoDeviceError",
+    "NotSupportedError",
+    "ProducerUnknownError",
+    "RaceError",
+    "StaleStreamError",
+    "UnrecordedEventError",
+]
+
 
 class InteropError(Exception):
     """The root of interop's errors."""

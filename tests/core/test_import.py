@@ -4,6 +4,7 @@ import pytest
 
 import interop
 from docs.imports import MODULES, ORDER, arrows, imports, part, reachable, target
+from interop import errors
 from interop.adapters.table import TABLE
 
 ADAPTERS = {row.adapter for row in TABLE.values()}
@@ -89,3 +90,50 @@ EVENT = "cuda_event device elapsed_time from_ipc_handle ipc_handle owner ptr que
 )
 def test_what_is_public_of_the_objects_is_meant_to_be(cls, names):
     assert [name for name in dir(cls) if not name.startswith("_")] == names.split()
+
+
+def test_the_errors_are_at_the_top_too():
+    assert set(errors.__all__) <= set(interop.__all__)
+    assert all(getattr(interop, name) is getattr(errors, name) for name in errors.__all__)
+
+
+ON_DEMAND = {"diagnosis", "ledger", "matrix", "ordering", "pytest_plugin", "sim", "testing", "timeline"}
+
+
+def test_dir_lists_what_is_public():
+    assert {name for name in dir(interop) if not name.startswith("__")} == {*interop.__all__, *ON_DEMAND}
+
+
+def test_dir_leaves_out_what_cannot_be_imported(python):
+    code = "import json, sys; sys.modules.update(numpy=None, pytest=None); import inspect, interop; "
+    names = python(f"{code}print(json.dumps([name for name, _ in inspect.getmembers(interop)]))")
+    assert ON_DEMAND - {*names} == {"matrix", "pytest_plugin", "sim"}
+
+
+def test_a_name_that_is_not_there_is_told_from_one_that_is():
+    with pytest.raises(AttributeError, match=r"^module 'interop' has no .*'hand_of'; did you mean 'handoff'\?$"):
+        _ = interop.hand_of
+    with pytest.raises(AttributeError, match=r"'simm'; did you mean 'sim'\?$"):
+        _ = interop.simm
+    with pytest.raises(AttributeError, match=r"^module 'interop' has no attribute 'nothing'$"):
+        _ = interop.nothing
+
+
+SIGNATURES = """
+import inspect, json
+from interop import Event, ExternalStream, as_stream
+
+methods = [(name, method) for cls in (ExternalStream, Event) for name, method in inspect.getmembers(cls, callable)]
+shown = []
+for name, function in [("as_stream", as_stream), *methods]:
+    if not name.startswith("_"):
+        parameters = inspect.signature(function).parameters.values()
+        rows = [(one.name, str(one.kind), repr(one.default)) for one in parameters if one.name != "self"]
+        shown.append([name, rows, inspect.getdoc(function)])
+print(json.dumps(shown))
+"""
+
+
+def test_what_runs_in_the_extension_has_the_signatures_of_python(python):
+    """Without annotations: type checkers read them in the sources."""
+    assert python(SIGNATURES) == python(SIGNATURES, INTEROP_NATIVE="0")
