@@ -7,6 +7,7 @@ cuda.bindings. So both can be compared, call by call.
 # ruff: noqa: N802, N815  (CUDA's names)
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,7 +121,8 @@ class Bindings:
         return self.cudaError_t(getattr(self._driver.library, name)(*passed))
 
     def __getattr__(self, name):
-        return lambda *arguments: (self._answer(name.replace("cuda", "cu", 1), *arguments),)
+        # Interned: the cache of attributes keeps each name that is not, which looks like a leak.
+        return lambda *arguments: (self._answer(sys.intern(name.replace("cuda", "cu", 1)), *arguments),)
 
     def cudaGetDeviceCount(self):
         return self.cudaError_t(0), 2

@@ -971,6 +971,7 @@ interop.hold(c, Thing())
     assert python(code) == [True]
 
 
+@needs_native
 def test_a_capsule_of_numpy_can_be_read(streams):
     tensor = dlpack.read(np.arange(3.0).__dlpack__())
     assert (tensor.shape, tensor.dtype) == ((3,), DataType(2, 64, 1))

