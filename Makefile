@@ -52,6 +52,7 @@ docs: $(venv)/test.done
 
 # The documentation site, in build/site. A reference or a link that leads nowhere fails.
 site: $(venv)/site.done
+	rm -rf build/site docs/generated
 	$(bin)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto docs build/site
 	$(bin)/python -m pytest -q docs
 

@@ -40,7 +40,7 @@ exclude_patterns = ["templates"]
 copybutton_exclude = ".linenos, .gp, .go"
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["deflist"]
 nb_execution_mode = "off"
 nb_merge_streams = True
 

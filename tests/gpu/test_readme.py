@@ -23,7 +23,7 @@ def test_the_programs_run_one_after_the_other():
     assert 4.5 <= span.end - span.start <= 50
 
 
-@pytest.mark.parametrize("path", pages.PAGES_WITH_PROGRAMS, ids=pages.name)
+@pytest.mark.parametrize("path", [*filter(pages.on_a_gpu, pages.PAGES_WITH_PROGRAMS)], ids=pages.name)
 def test_the_programs_of_a_page(path, interop_need):
     interop_need(*pages.libraries(path))
     names = {}
