@@ -245,21 +245,27 @@ tuple_of(const int64_t *numbers, int32_t count)
     return tuple;
 }
 
-/* An object of a class that is a tuple; takes the references to the items, of which NULL means an exception. */
+/* An object of a class that is a tuple; takes the references to the items, of which NULL means an exception. It is made by
+ * tuple.__new__: a tuple of Python 3.14 keeps its hash, which one that is only allocated has as 0. */
 static PyObject *
 named_tuple(PyObject *class, Py_ssize_t count, PyObject **items)
 {
-    PyObject *made = PyType_GenericAlloc((PyTypeObject *)class, count);
+    newfunc new = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    PyObject *values = PyTuple_New(count);
 
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (made == NULL || items[i] == NULL) {
+        if (values == NULL || items[i] == NULL) {
             Py_XDECREF(items[i]);
-            Py_CLEAR(made);
+            Py_CLEAR(values);
         }
-        else if (PyTuple_SetItem(made, i, items[i])) {
-            Py_CLEAR(made);
+        else if (PyTuple_SetItem(values, i, items[i])) {
+            Py_CLEAR(values);
         }
     }
+    PyObject *arguments = values == NULL ? NULL : PyTuple_Pack(1, values);
+    PyObject *made = arguments == NULL ? NULL : new((PyTypeObject *)class, arguments, NULL);
+    Py_XDECREF(arguments);
+    Py_XDECREF(values);
     return made;
 }
 
