@@ -112,9 +112,18 @@ def mend_links(app: "Sphinx", page: str, source: list[str]) -> None:
         source[0] = linked(source[0], path.parent, path.parent)
 
 
+def parse(docstring: GoogleDocstring) -> None:
+    """Napoleon, but that the docstring of an attribute is read like any other, and not as ``type: description``."""
+    if docstring._what in {"attribute", "data", "property"}:
+        docstring._what = "method"
+    napoleons_parse(docstring)
+
+
+napoleons_parse = GoogleDocstring._parse
+GoogleDocstring._parse = parse
+
+
 def setup(app: "Sphinx") -> None:
     """Tell Sphinx of these."""
-    # Napoleon takes what stands before a colon in the docstring of an attribute for the attribute's type.
-    GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_end())
     app.connect("builder-inited", bring_pages)
     app.connect("source-read", mend_links)
