@@ -105,7 +105,7 @@ def table(results: Results) -> Iterator[str]:
 
 
 def calls(results: Results) -> Iterator[str]:
-    """A short table of ratios to C, for the README."""
+    """A short table of ratios to C, for docs/speed.md and the README."""
     rows = Table(results.rows)
     yield f"| times what C takes | {' | '.join((OURS, *PEERS))} |"
     yield "|---" * (len(PEERS) + 2) + "|"
@@ -115,7 +115,7 @@ def calls(results: Results) -> Iterator[str]:
 
 
 def hand_overs(results: Results) -> Iterator[str]:
-    """A short table of hand-overs beside the libraries' own conversions, for the README."""
+    """A short table of hand-overs beside the libraries' own conversions, for docs/speed.md."""
     rows = Table(results.rows)
     yield "| from → to | `handoff`, µs | the library's own conversion, µs | times as long |"
     yield "|---|---|---|---|"

@@ -23,6 +23,10 @@ PAGES: Final = (
     ROOT / "README.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if not page.is_relative_to(_GENERATED)),
 )
+_MAIN: Final = ("record, event reused", "wait_event", "wait_stream")
+"""The calls in the README's table of speed."""
+_HEAD: Final = 2
+"""The lines at the top of a table."""
 _SECTION: Final = re.compile(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 
 
@@ -65,6 +69,28 @@ def _run_table(about: Mapping[str, Any], **more: object) -> Iterator[str]:
 # -- the matrix ----------------------------------------------------------------------------------------------------
 
 
+def _counts(rows: list[dict[str, str]]) -> dict[bool, Counter[str]]:
+    """How often each outcome was seen: False: by the libraries' own means; True: by interop."""
+    return {
+        ours: Counter(
+            row[when].partition(":")[0] for row in rows for when in matrix.WHEN if (row["route"] in matrix.OURS) == ours
+        )
+        for ours in (False, True)
+    }
+
+
+def _matrix_sentence(path: Path) -> Iterator[str]:
+    counts = _counts(json.loads(path.read_text())["rows"])
+    default, ours = counts[False], counts[True]
+    for seen in (default, ours):
+        del seen[matrix.NONE]
+    yield (
+        f"Of {default.total()} ways to hand an array over without interop, {default[matrix.RACE]} race, "
+        f"{default[matrix.FAILED]} are refused and {default[matrix.BLOCKED]} block the host; of {ours.total()} by "
+        f"interop, {ours[matrix.ORDERED]} are ordered ([the matrix](docs/matrix.md))."
+    )
+
+
 def _matrix(path: Path) -> Iterator[str]:
     """A row for each pair, its default routes in one cell, interop's in another."""
     rows = json.loads(path.read_text())["rows"]
@@ -104,13 +130,11 @@ def _matrix_summary(path: Path) -> Iterator[str]:
     outcomes = (matrix.RACE, matrix.FAILED, matrix.BLOCKED, matrix.ORDERED)
     yield f"| cases | {' | '.join(map(_bold, outcomes))} |"
     yield "|---" * (len(outcomes) + 1) + "|"
-    for who, ours in (("by default", False), ("by `interop.handoff` and `interop.borrow`", True)):
-        seen = Counter(
-            row[when].partition(":")[0] for row in rows for when in matrix.WHEN if (row["route"] in matrix.OURS) == ours
-        )
+    counts = _counts(rows)
+    for who, seen in (("by default", counts[False]), ("by `interop.handoff` and `interop.borrow`", counts[True])):
         yield f"| {who} | {' | '.join(str(seen[outcome]) for outcome in outcomes)} |"
     yield ""
-    yield f"({_run(record)}; [versions and rows](tests/gpu/matrix.json).)"
+    yield f"({_run(record)}; [versions and rows](../tests/gpu/matrix.json).)"
 
 
 def _is_default(row: Mapping[str, str], producer: str, consumer: str) -> bool:
@@ -132,6 +156,20 @@ def _benchmarks(path: Path) -> Iterator[str]:
     yield from benchmark_report.hand_overs(results)
     yield ""
     yield from _run_table(results.machine, batches=results.options["batches"])
+
+
+def _speed(path: Path) -> Iterator[str]:
+    """A few lines of the table of calls, and what one hand-over costs."""
+    results = Results.read(path)
+    lines = list(benchmark_report.calls(results))
+    yield from (line for line in lines if lines.index(line) < _HEAD or line.split("|")[1].strip() in _MAIN)
+    yield ""
+    _, _, line, *_ = benchmark_report.hand_overs(results)
+    way, ours, own, _ = (cell.strip() for cell in line.strip("|").split("|"))
+    yield (
+        f"A hand-over of a new array, {way}, takes {ours} µs. The library's own conversion, which orders nothing, "
+        f"takes {own.replace(', ', ' µs (')}). ({_run(results.machine)}; [all figures](docs/speed.md).)"
+    )
 
 
 # -- the suite on a GPU, and its bugs ------------------------------------------------------------------------------
@@ -167,8 +205,10 @@ def _doctor(path: Path) -> Iterator[str]:
 
 
 SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
+    "matrix-sentence": ("tests/gpu/matrix.json", "make gpu-test", _matrix_sentence),
     "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
+    "speed": ("benchmarks/results.json", "make bench", _speed),
     "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
     "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
     "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),

@@ -239,6 +239,12 @@ def main(*, forget_wait: bool, console: Console | None = None) -> int:
             lab.explain(console)
     if not good:
         console.print("[red]this is not the expected result[/red]")
+    following = (
+        "doctor, for your machine, its libraries and what to fix"
+        if forget_wait
+        else "demo --forget-wait, without the wait"
+    )
+    console.print(f"\nNext: python -m interop {following}", soft_wrap=True)
     return 0 if good else 1
 
 

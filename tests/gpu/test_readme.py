@@ -1,26 +1,25 @@
-"""The programs in the README and in docs/ run on the GPU as they are written: those of a page one after the other."""
+"""The programs in the README and in docs/ run on the GPU as they are written.
+
+Those of the README each run alone, those of a page one after the other.
+"""
 
 import pytest
 
 from tests import pages
 
 
-@pytest.mark.needs("cupy", "numba", "torch", "jax")
-def test_the_programs_run_one_after_the_other():
+@pytest.mark.needs("cupy", "torch")
+@pytest.mark.parametrize("number", range(len(pages.on_a_gpu(pages.README))))
+def test_each_program_of_the_readme_runs_alone(number):
     names = {}
-    for program in pages.on_a_gpu(pages.README):
-        program.run(names)
+    pages.on_a_gpu(pages.README)[number].run(names)
     import cupy
-    import numpy as np
 
     cupy.cuda.Device().synchronize()
-    assert float(names["x"].min()) == float(names["x"].max()) == 2.0
-    assert float(names["y"].min()) == float(names["y"].max()) == 6.0
-    assert names["in_jax"].dtype == "bfloat16"
-    assert names["in_jax"].unsafe_buffer_pointer() == names["weights"].data_ptr()
-    assert (np.asarray(names["in_jax"]).astype("f4") == 1).all()
-    (span,) = names["timeline"].spans
-    assert 4.5 <= span.end - span.start <= 50
+    expected = (2.0, 3.0)[number]
+    assert float(names["x"].min()) == float(names["x"].max()) == expected
+    if "total" in names:
+        assert float(names["total"]) == 1 << 20
 
 
 @pytest.mark.parametrize("path", [*filter(pages.on_a_gpu, pages.PAGES_WITH_PROGRAMS)], ids=pages.name)

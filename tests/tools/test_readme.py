@@ -5,44 +5,68 @@ files of these say, and the links lead somewhere.
 """
 
 import ast
+import io
 import json
 import re
 import shutil
 from dataclasses import asdict
 
 import pytest
+from rich.console import Console
 
-import interop
 from benchmarks.measure import Measured
 from benchmarks.results import Results
 from docs import update
-from interop import sim
-from interop.errors import RaceError
+from interop import demo, sim
+from interop.adapters.table import TABLE
 from tests import pages
 from tests.gpu import record
 from tests.pages import README, ROOT
 
 PROGRAMS = pages.programs(README)
-SIMULATED = [program.text for program in PROGRAMS if program.simulated]
-FOR_A_GPU = [program.text for program in PROGRAMS if program.for_a_gpu]
-ANYWHERE = [program.text for program in pages.on_the_simulator(README)]
-"""These run on a GPU and on the simulator, each by itself."""
+WORDS = 1200
+COLUMNS = 88
 
 page = pytest.mark.parametrize("path", update.PAGES, ids=pages.name)
 
 
-def execute(program, names=None):
-    exec(compile(program, "train.py", "exec"), {} if names is None else names)
+# -- the README ----------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short():
+    assert len(re.findall(r"\S*\w\S*", README.read_text())) <= WORDS
+
+
+def test_code_and_output_in_the_readme_fit_a_phone_and_a_page():
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert lines
+    assert [line for line in lines if len(line) > COLUMNS] == []
+    assert [line for program in PROGRAMS for line in program.text.splitlines() if re.search(r"\S\s+#", line)] == []
+
+
+def test_each_program_of_the_readme_runs_alone():
+    assert [program.for_a_gpu for program in PROGRAMS] == [True, True, False]
+    assert PROGRAMS[2].simulated
+    PROGRAMS[2].run({})
+
+
+def test_without_its_wait_the_program_fails():
+    line = "consumer.wait_stream(producer)\n"
+    assert PROGRAMS[2].text.count(line) == 1
+    with pytest.raises(AssertionError, match="not ordered"):
+        PROGRAMS[2]._replace(text=PROGRAMS[2].text.replace(line, "pass\n")).run({})
+
+
+@pytest.mark.needs("no_gpu")
+def test_the_output_of_the_demo_is_what_is_printed():
+    (shown,) = re.findall(r"<!-- demo -->\n```text\n(.*?)```", README.read_text(), re.DOTALL)
+    printed = io.StringIO()
+    assert demo.main(forget_wait=True, console=Console(file=printed, width=COLUMNS)) == 0
+    assert shown in printed.getvalue().replace(f"{ROOT}/", "")
 
 
 # -- programs ------------------------------------------------------------------------------------------------------
-
-
-def test_there_are_programs():
-    assert len(SIMULATED) == 2
-    assert len(FOR_A_GPU) == 4
-    assert len(ANYWHERE) == 3
-    assert not set(FOR_A_GPU) & set(SIMULATED)
 
 
 @page
@@ -75,33 +99,6 @@ def test_the_programs_of_a_page(path, capsys):
             run(program, names)
 
 
-def test_the_simulated_program(capsys):
-    execute(SIMULATED[-1])
-    assert capsys.readouterr().out == "[9.]\n"
-
-
-def test_the_simulated_program_without_its_wait_is_a_race():
-    line = "    interop.as_stream(consumer).wait_stream(producer)  # without this line: RaceError\n"
-    assert line in SIMULATED[-1]
-    with pytest.raises(RaceError):
-        execute(SIMULATED[-1].replace(line, ""))
-
-
-def test_the_ledgers_report_is_what_is_printed(capsys):
-    (shown,) = re.findall(r"```text\n(.*?)```", README.read_text(), re.DOTALL)
-    execute(SIMULATED[0])
-    assert capsys.readouterr().out == shown
-
-
-def test_the_programs_for_anywhere(capsys):
-    for program in ANYWHERE:
-        with sim.simulate():
-            execute(program)
-    shown = capsys.readouterr().out
-    assert "write" in shown  # the timeline's table
-    assert interop.__version__ in shown  # the doctor's
-
-
 # -- measurements --------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +114,7 @@ def test_every_section_is_on_a_page():
 
 def test_a_measurement_that_was_changed_by_hand_is_written_anew():
     text = README.read_text()
-    changed = re.sub(r"<!-- gpu-suite -->\n.*\n", "<!-- gpu-suite -->\n9 failed\n", text)
+    changed = re.sub(r"<!-- matrix-sentence -->\n.*\n", "<!-- matrix-sentence -->\n0 race.\n", text)
     assert changed != text
     assert update.updated(changed) == text
 
@@ -172,8 +169,11 @@ def test_the_summary_counts_every_case(tmp_path):
         "| by default | 1 | 1 | 0 | 1 |",
         "| by `interop.handoff` and `interop.borrow` | 0 | 0 | 0 | 5 |",
         "",
-        "(a GPU, driver 1, today; [versions and rows](tests/gpu/matrix.json).)",
+        "(a GPU, driver 1, today; [versions and rows](../tests/gpu/matrix.json).)",
     ]
+    (sentence,) = written("matrix-sentence", tmp_path, "tests/gpu/matrix.json", {**ABOUT, "rows": rows})
+    assert sentence.startswith("Of 3 ways to hand an array over without interop, 1 race, 1 are refused and 0 block")
+    assert "; of 5 by interop, 5 are ordered (" in sentence
 
 
 def test_what_the_ledger_found_is_a_table(tmp_path):
@@ -215,6 +215,10 @@ def test_the_tables_of_speed(tmp_path):
     assert "| wait_stream | 1.50 |  | 4.50 |  |  |  |" in lines
     assert "| CuPy → torch | 20.0 | 10.0, `torch.as_tensor` | 2.00 |" in lines
     assert "| torch → CuPy |  |  |  |" in lines
+    lines = written("speed", tmp_path, "benchmarks/results.json", content)
+    assert lines[-3:-1] == ["| wait_stream | 1.50 |  | 4.50 |  |  |  |", ""]
+    assert "CuPy → torch, takes 20.0 µs." in lines[-1]
+    assert "takes 10.0 µs (`torch.as_tensor`). (a GPU, driver 1, today; " in lines[-1]
 
 
 def test_the_command(tmp_path, monkeypatch):
@@ -222,8 +226,8 @@ def test_the_command(tmp_path, monkeypatch):
     shutil.copy(README, copy)
     copy.write_text(
         re.sub(
-            r"<!-- matrix -->\n.*?<!-- /matrix -->",
-            "<!-- matrix -->\n<!-- /matrix -->",
+            r"<!-- speed -->\n.*?<!-- /speed -->",
+            "<!-- speed -->\n<!-- /speed -->",
             copy.read_text(),
             flags=re.DOTALL,
         )
@@ -249,11 +253,17 @@ def test_links(path):
 
 
 def test_the_table_of_libraries_is_what_the_adapters_have():
-    for line in re.findall(r"^\| `([a-z.]+)` \| (.*) \|$", README.read_text(), re.MULTILINE):
-        library, cells = line[0], [cell.startswith("✓") for cell in line[1].split(" | ")]
+    lines = re.findall(r"^\| (`[a-z.`, ]+`) \| (.*) \|$", README.read_text(), re.MULTILINE)
+    shown = {
+        library: [cell == "✓" for cell in re.split(r" [|/] ", cells)]
+        for names, cells in lines
+        for library in re.findall("[a-z.]+", names)
+    }
+    assert shown.keys() == TABLE.keys()
+    for library, cells in shown.items():
         code = ast.parse((ROOT / "interop/adapters" / f"{library.replace('.', '_')}.py").read_text())
         (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
         has = {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
-        no_streams = library == "jax"
-        assert cells[:3] == [not no_streams, not no_streams, "event_handle" in has], library
-        assert cells[4:] == ["current_stream" in has, "is_array" in has, "make_array" in has], library
+        streams = library != "jax"
+        methods = [name in has for name in ("event_handle", "current_stream", "is_array", "make_array")]
+        assert cells == [streams, streams, *methods], library
