@@ -18,6 +18,8 @@ A map of the package:
 - ``diagnosis``: what :func:`doctor` returns
 - ``matrix``: hands arrays between all pairs of libraries, and measures which of them race
 
+In the examples of the docstrings, ``producer`` and ``consumer`` are two streams, as :func:`new_stream` makes them.
+
 Importing ``interop`` imports no GPU library and creates no context: interop looks for libraries among the imported
 modules.
 """
@@ -106,6 +108,12 @@ __version__ = "0.1.0"
 
 def doctor(*, probe: bool = False) -> "diagnosis.Diagnosis":
     """Look at the machine, the libraries and their current streams, and say what to fix.
+
+    Example::
+
+        found = interop.doctor()
+        print(found)
+        print(found.warnings)  # what to fix
 
     Without *probe*, it changes nothing: it imports no library, creates no context, breaks no capture and does not block
     the host. A library that is not imported, or has not used the GPU yet, is not asked for its current stream. Current

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 def hold(stream: object, *objects: object) -> None:
     """Keep objects alive until the work submitted to a stream so far is done; returns at once.
 
+    Example::
+
+        staging = bytearray(1 << 20)  # memory that producer's work still reads
+        interop.hold(producer, staging)
+        del staging
+
     They are let go by later calls of interop's array functions, or by :func:`release`; at the end of the process, the
     device is waited for. No host callback is used.
 
@@ -44,6 +50,11 @@ def hold(stream: object, *objects: object) -> None:
 def release() -> int:
     """Let go of what :func:`hold`, and arrays that were handed over, kept for the device, as far as it is done.
 
+    Example::
+
+        producer.synchronize()
+        interop.release()  # lets go of what was held for producer
+
     Returns:
         How many are still kept.
     """
@@ -60,49 +71,59 @@ def handoff(
 ) -> Any:  # noqa: ANN401
     """Hand an array to a stream, and to a library: the same memory, in order. Blocks nothing, copies nothing.
 
-    All work that is later submitted to *consumer* sees what was submitted to the producer's stream before the call. The
-    array that is returned keeps *array* alive. When the last array over the memory goes, the producer's stream waits
-    for what the consumer's was given until then, so that the memory may be written again in order; and *array* is kept
-    until the consumer is done, so that a pool cannot reuse it too early, on whichever stream. (A producer that is
-    known by its address only may be gone by then, and the per-thread default stream is another one in another thread:
-    these are not made to wait. Say ``producer=``, with an object that keeps the stream alive, or make it wait
-    yourself. Where one of the two streams captures a graph without the other when the last array goes, the order is
-    made by the first of interop's array functions that is called after the capture.)
+    Example::
 
-    The array that is returned may be handed on, or a part of it, and so on: then the ways back are ordered one after
-    the other, when the last arrays go. (Do not store the array that is returned in an attribute of *array*, or of an
-    object that is given as one of the streams: the two would keep each other alive for ever.)
+        import cupy, torch
 
-    While streams capture a graph, this is captured with them; the launches of the graph need *array* kept alive by you.
+        with producer:
+            x = cupy.ones(1 << 20)
+        y = interop.handoff(x, consumer, producer=producer, into="torch")  # a torch.Tensor
+        with consumer:
+            y *= 2  # after CuPy's ones
 
-    In a loop that keeps its arrays, hand them over once, before it, and order each round by
-    ``consumer.wait_stream(producer)`` and ``producer.wait_stream(consumer)``: that costs the waits only.
+    All work that is later submitted to *consumer* sees what was submitted to *producer* before the call. When the last
+    array over the memory goes, *producer* waits for what *consumer* was given until then. *array* is kept until that is
+    done, so that no pool reuses its memory too early.
 
     Args:
-        array: an array of CuPy, Numba, PyTorch, JAX, Warp, a buffer of RMM, a view or buffer of cuda.core, or any
-            object with ``__cuda_array_interface__`` or ``__dlpack__`` that keeps its memory alive.
-        consumer: the stream that will use it: anything that :func:`interop.as_stream` takes. If that is an address, or
-            an object that only wraps one, keep the stream alive for as long as the array that is returned; and do not
-            close it meanwhile. JAX uses streams of its own: they wait for this one.
-        producer: the stream that wrote it, likewise; one that is closed before the last array goes is not made to wait,
-            though an object that is closed may only have stood for a stream that lives on. By default, the stream that
-            the array was handed to, if it came of a hand-over; the current stream of its library; the stream that the
-            array states. For JAX and for unknown objects that have ``__dlpack__`` only, the array is asked, and
-            trusted, to order the consumer itself.
-        into: import path of the library whose array to return: ``"cupy"``, ``"numba"``, ``"torch"``, ``"jax"``,
-            ``"cuda.core"`` or ``"warp"``. By default the library of *consumer*, if that is a library's stream, else
-            that of *array*; if neither is known, the :class:`Handover` itself.
-        read_only: ``"allow"`` to hand a read-only array, such as JAX's, to a library whose arrays cannot be read-only:
-            CuPy, Numba, PyTorch and Warp. Nothing stops a write to the array that is returned then, and a write breaks
-            whatever takes the memory for constant: results of JAX that were computed long before change, or do not.
+        array: of CuPy, Numba, PyTorch, JAX, Warp, RMM or cuda.core; or any object with ``__cuda_array_interface__`` or
+            ``__dlpack__`` that keeps its memory alive.
+        consumer: the stream that will use it: anything that :func:`interop.as_stream` takes.
+        producer: the stream that wrote it, likewise. By default, the stream that the array was handed to, if it came of
+            a hand-over; the current stream of its library; the stream that the array states.
+        into: import path of the library of the result: ``"cupy"``, ``"numba"``, ``"torch"``, ``"jax"``, ``"cuda.core"``
+            or ``"warp"``. By default the library of *consumer*, if that is a library's stream, else that of *array*; if
+            neither is known, the result is a :class:`Handover`.
+        read_only: ``"allow"`` to hand a read-only array to CuPy, Numba, PyTorch or Warp, which cannot forbid writes.
 
     Raises:
         InvalidArrayError: *array* is no array on a GPU.
         ProducerUnknownError: nothing says which stream wrote it; say ``producer=``.
-        NotSupportedError: the library cannot take such an array: its type, its strides, its dimensions, its address, or
-            that it is read-only. That is known, and refused, before the library is asked.
+        NotSupportedError: *into* cannot take such an array: its type, strides, dimensions, address; or it is read-only.
         DeviceMismatchError: the array is on a device that the consumer's cannot reach.
         CaptureError: one of the streams captures a graph, and the other one not that.
+
+    Note:
+        **Streams.** An address, or an object that only wraps one, keeps no stream alive: keep *consumer* alive, and do
+        not close it, for as long as the result. JAX uses streams of its own, which wait for *consumer*. JAX's arrays,
+        and unknown ones that have ``__dlpack__`` only, are asked, and trusted, to order the consumer themselves.
+
+        **The way back.** *producer* is not made to wait if it may be gone when the last array goes: if it is known by
+        its address only, or its object was closed (though that may only have stood for a stream that lives on); nor a
+        per-thread default stream in another thread. Give ``producer=`` as an object that keeps the stream alive, or
+        make it wait yourself. The result, or a part of it, may be handed on: the ways back are ordered one after the
+        other. Do not store the result in an attribute of *array* or of a stream's object: the two would keep each other
+        alive for ever.
+
+        **Loops.** If a loop keeps its arrays, hand them over once, before it, and order each round by
+        ``consumer.wait_stream(producer)`` and ``producer.wait_stream(consumer)``: that costs the waits only.
+
+        **Graphs.** While the streams capture a graph, the hand-over is captured too; for the launches of the graph,
+        keep *array* alive yourself. If one of the streams captures without the other when the last array goes, the way
+        back is ordered by the first of interop's array functions that is called after the capture.
+
+        **Read-only arrays.** With ``read_only="allow"`` nothing stops a write to the result, and a write breaks
+        whatever takes the memory for constant: results of JAX that were computed long before change, or do not.
     """
     keepalive.poll()
     stream = as_stream(consumer)
@@ -116,6 +137,17 @@ def handoff(
 
 class borrow(Block[Any]):  # noqa: N801  (used as a function)
     """Lend arrays to a stream for the length of a ``with`` block: ordered there on entry, and back on exit.
+
+    Example::
+
+        import cupy, torch
+
+        with producer:
+            x = cupy.ones(1 << 20)
+        with interop.borrow(x, consumer=consumer, producer=producer, into="torch") as y:
+            with consumer:
+                y *= 2  # after CuPy's ones
+        # from here on, producer's work comes after that
 
     As :func:`handoff`, for several arrays at once, with one wait for each distinct producer. On exit, also by an
     exception, the producers' streams wait for what the consumer's was given in the block, by one wait for each; the

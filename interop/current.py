@@ -11,6 +11,14 @@ from interop.stream import ExternalStream, as_stream
 class use(Block[ExternalStream]):  # noqa: N801  (used as a function)
     """Make a stream current, on its device, in every loaded library that has a current stream; a context manager.
 
+    Example::
+
+        import cupy, torch
+
+        with interop.use(producer):
+            x = cupy.ones(1 << 20)
+            y = torch.ones(1 << 20, device="cuda")  # on the same stream
+
     On entry, the stream's device becomes the current device, and the stream becomes the current stream of CuPy,
     PyTorch, Warp and every other such library. This holds for the calling thread; in Warp it holds for all threads, as
     Warp has one current stream for each device. On exit, also by an exception, both become exactly what they were
@@ -52,6 +60,12 @@ class use(Block[ExternalStream]):  # noqa: N801  (used as a function)
 
 def current_stream(library: str) -> ExternalStream:
     """The current stream of *library*, where its new work goes: in the calling thread, on the current device.
+
+    Example::
+
+        import torch
+
+        producer.wait_stream(interop.current_stream("torch"))
 
     Args:
         library: import path of a library with a current stream: ``"cupy"``, ``"torch"`` or ``"warp"``.

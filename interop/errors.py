@@ -30,7 +30,15 @@ __all__ = [
 
 
 class InteropError(Exception):
-    """The root of interop's errors."""
+    """The root of interop's errors.
+
+    Example::
+
+        try:
+            stream = interop.as_stream("no stream")
+        except interop.InteropError as error:
+            print(error)  # what was given, what was expected, and what to do
+    """
 
 
 class CudaError(InteropError, RuntimeError):

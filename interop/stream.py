@@ -19,9 +19,15 @@ __all__ = ["ExternalStream", "as_stream", "new_stream"]
 
 
 def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
-    """Create a stream. When nothing refers to it any more and its work is done, a later call of this destroys it.
+    """Create a stream.
 
-    Every object that :meth:`ExternalStream.to` makes of it counts as a reference. The current device stays as it was.
+    Example::
+
+        copies = interop.new_stream(priority=-1)
+        copies.wait_stream(producer)
+
+    When nothing refers to the stream any more and its work is done, a later call of this destroys it. Every object that
+    :meth:`ExternalStream.to` makes of it counts as a reference. The current device stays as it was.
 
     Args:
         device: ordinal of the device, by default the current one.
@@ -44,6 +50,13 @@ def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bo
 
 def as_stream(obj: object, device: int | None = None) -> ExternalStream:
     """Borrow a stream: the same stream, as an :class:`ExternalStream`, with its owner kept alive.
+
+    Example::
+
+        import torch
+
+        stream = interop.as_stream(torch.cuda.current_stream())
+        stream.wait_stream(producer)
 
     Args:
         obj: an :class:`ExternalStream` (returned as it is); a stream of CuPy, Numba, PyTorch, cuda.core, RMM, Warp or

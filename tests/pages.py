@@ -48,12 +48,16 @@ def programs(page: Path) -> list[Program]:
     ]
 
 
+def imported(text: str) -> list[str]:
+    """The GPU libraries that a program imports."""
+    known = ("cupy", "numba", "torch", "jax", "cuda.core", "rmm", "warp")
+    imports = "\n".join(re.findall(r"^\s*(?:import|from) [^#\n]*", text, re.MULTILINE))
+    return [name for name in known if re.search(rf"\b{re.escape(name)}\b", imports)]
+
+
 def libraries(page: Path) -> list[str]:
     """The libraries that the programs of a page for a GPU import."""
-    known = ("cupy", "numba", "torch", "jax", "cuda.core", "rmm", "warp")
-    text = "\n".join(program.text for program in programs(page) if not program.simulated)
-    imported = "\n".join(re.findall(r"^\s*(?:import|from) [^#\n]*", text, re.MULTILINE))
-    return [name for name in known if re.search(rf"\b{re.escape(name)}\b", imported)]
+    return imported("\n".join(program.text for program in programs(page) if not program.simulated))
 
 
 def on_the_simulator(page: Path) -> list[Program]:

@@ -28,10 +28,26 @@ _NO_ORDER: Final = -1
 class Handover(HandoverFields):
     """The same memory, for the consumer's library: what the consumer's array keeps alive.
 
-    Returned as it is by :func:`handoff` where no library is asked for: a correct producer for every library that
-    reads the CUDA Array Interface or DLPack, known to interop or not. ``__cuda_array_interface__`` states the stream
-    that the memory is ready on, and ``__dlpack__(stream=s)`` makes the stream *s* wait for that one, on the device. A
-    library that takes ``__dlpack_c_exchange_api__`` is told that stream too, as the one to work on.
+    Example::
+
+        import cupy
+
+        class Frame:  # of a library that interop does not know
+            def __init__(self):
+                self.memory = cupy.ones(4)
+
+            @property
+            def __cuda_array_interface__(self):
+                return self.memory.__cuda_array_interface__
+
+        with producer:
+            frame = Frame()
+        handed = interop.handoff(frame, consumer, producer=producer)  # a Handover
+        x = cupy.asarray(handed)  # so can every library that reads the CUDA Array Interface or DLPack
+
+    :func:`handoff` returns it where no library is asked for, and none is known. ``__cuda_array_interface__`` states the
+    stream that the memory is ready on, and ``__dlpack__(stream=s)`` makes the stream *s* wait for that one, on the
+    device. A library that takes ``__dlpack_c_exchange_api__`` is told that stream too, as the one to work on.
     """
 
     __slots__ = ()

@@ -1,27 +1,28 @@
 """The class ``Event``, and the borrowing of other libraries' events."""
 
 from collections.abc import Callable
-from typing import Final, NoReturn, Self
+from typing import NoReturn, Self
 
 from interop import _cuda
 from interop._core import above, borrowing, captures, switching
-from interop._core.identity import StreamIdentity
+from interop._core.event_handle import EventHandle
 from interop._core.polling import check_timeout, poll
 from interop._core.waiting import Waitable
-from interop._cuda import Cuda
 from interop._cuda.addresses import check_device, check_handle, is_a
-from interop._native import EventFields, Pool
-from interop._safety import forks
 from interop._show.text import described
 from interop.adapters import adapters_of
 from interop.adapters.base import Adapter
-from interop.errors import CudaError, InvalidEventError, NotSupportedError, UnrecordedEventError
-
-_creating: Final = forks.lock()
+from interop.errors import CudaError, InvalidEventError, NotSupportedError
 
 
-class Event(Waitable, EventFields):
+class Event(Waitable, EventHandle):
     """A CUDA event, with the surface of ``torch.cuda.Event``.
+
+    Example::
+
+        event = interop.Event()
+        event.record(producer)
+        event.wait(consumer)  # consumer's later work waits for it; the host does not
 
     The CUDA event is created at the first record, on the device of that stream. It is destroyed with the last
     reference; waits that were made for it stay. It can be recorded again, on streams of the same device: earlier waits
@@ -46,9 +47,6 @@ class Event(Waitable, EventFields):
 
     __slots__ = ("__weakref__",)
     __module__ = "interop.event"
-
-    _adapter: Adapter | None
-    _cuda: Cuda
 
     def __init__(
         self,
@@ -85,6 +83,12 @@ class Event(Waitable, EventFields):
     def from_ipc_handle(cls, device: int, handle: bytes) -> Self:
         """Open an event of another process, where :meth:`ipc_handle` has given *handle*.
 
+        Example::
+
+            def in_another_process(handle):  # on a GPU
+                event = interop.Event.from_ipc_handle(0, handle)
+                event.wait(consumer)
+
         Args:
             device: ordinal, in this process, of the event's device.
             handle: 64 bytes.
@@ -103,80 +107,6 @@ class Event(Waitable, EventFields):
         event._recorded = event._handle_was_shared = True
         return event
 
-    # -- the handle ----------------------------------------------------------------------------------------------
-
-    @property
-    def cuda_event(self) -> int:
-        """The address of the ``cudaEvent_t``, for code that takes a raw one.
-
-        Creates the CUDA event if need be, on the event's device or, by default, the current one. From then on, interop
-        does not know whether the event was recorded, and no longer raises UnrecordedEventError.
-        """
-        if not self._handle_or_0():
-            if self._adapter is not None:
-                raise self._unrecorded("read the handle of")
-            device = self._device
-            self._create(self._cuda.current_context() if device is None else self._cuda.primary_context(device), None)
-        self._recorded = self._handle_was_shared = True
-        return self._handle
-
-    @property
-    def ptr(self) -> int:
-        """The same as :attr:`cuda_event`, under CuPy's name."""
-        return self.cuda_event
-
-    @property
-    def device(self) -> int | None:
-        """The ordinal of the device that the event belongs to.
-
-        None for an event that was neither recorded nor made for a *device* yet, and for an event of another library:
-        CUDA does not tell its device.
-        """
-        device = self._device
-        if device is None and self._context:
-            device = self._device = self._cuda.device_of(self._context)
-        return device
-
-    @property
-    def _owned(self) -> bool:
-        """Whether the CUDA event exists, and is destroyed with this object."""
-        return bool(self._handle) and self._flags is not None
-
-    def _handle_or_0(self) -> int:
-        """The handle, or 0 if there is no CUDA event yet. An event of another library is asked again."""
-        if not self._handle and self._adapter is not None:
-            handle = self._adapter.event_handle(self.owner) or 0
-            self._handle = borrowing.checked_event(self._adapter, self.owner, handle)
-            self._recorded = bool(self._handle)
-        return self._handle
-
-    def _create(self, context: int, pool: Pool | None) -> None:
-        if self._flags is None:
-            raise self._unrecorded("use")
-        # CUDA is not called under the lock: a call can start a garbage collection, whose finalisers create events too.
-        # A signal handler can raise anywhere: at each point, one owner is responsible for the CUDA event.
-        made: list[int] = []
-        kept: list[bool] = []
-        try:
-            if pool is None or not _cuda.noted(made, pool.take):
-                made = [self._cuda.event_create(context, self._flags)]
-            with _creating:
-                if not self._handle:
-                    if pool is not None:
-                        self._pool = pool
-                    self._context = context
-                    self._handle, kept = made[0], [True]
-                    return
-            # Another thread has just used this event for the first time, and created it.
-            if pool is not None and _cuda.noted(kept, pool.give, made[0]):
-                return
-            kept = [False]
-            self._cuda.event_discard(made[0])
-        except BaseException:
-            if made and made[0] and not kept:
-                self._cuda.event_discard(made[0])
-            raise
-
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: a handle has one owner, and means nothing to another process."""
         message = "an Event cannot be copied or pickled; for another process, see Event.ipc_handle"
@@ -186,6 +116,11 @@ class Event(Waitable, EventFields):
 
     def record(self, stream: object = None) -> None:
         """Record *stream*'s work so far; returns at once.
+
+        Example::
+
+            event = interop.Event()
+            event.record(producer)
 
         Args:
             stream: anything that :func:`interop.as_stream` takes; by default the stream of the innermost
@@ -201,6 +136,11 @@ class Event(Waitable, EventFields):
     def wait(self, stream: object = None) -> None:
         """Make *stream*'s future work wait for the work that this event recorded; returns at once.
 
+        Example::
+
+            event = producer.record_event()
+            event.wait(consumer)
+
         Args:
             stream: as for :meth:`record`.
 
@@ -213,6 +153,14 @@ class Event(Waitable, EventFields):
 
     def query(self) -> bool:
         """Whether the work that this event recorded is done. Does not block the host.
+
+        Example::
+
+            import time
+
+            event = producer.record_event()
+            while not event.query():
+                time.sleep(0.001)  # or other work of the host
 
         Raises:
             UnrecordedEventError: it was never recorded. (PyTorch and CUDA say True here.)
@@ -234,6 +182,11 @@ class Event(Waitable, EventFields):
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Block the host, with the GIL released, until the work that this event recorded is done.
+
+        Example::
+
+            event = producer.record_event()
+            event.synchronize(timeout=60)  # seconds
 
         Args:
             timeout: the most seconds to wait. With a timeout, the event is queried every 0.02 to 1 milliseconds.
@@ -259,6 +212,15 @@ class Event(Waitable, EventFields):
 
     def elapsed_time(self, end: "Event") -> float:
         """Milliseconds from the moment when the device passed this event to the moment when it passed *end*.
+
+        Example::
+
+            start, end = interop.Event(enable_timing=True), interop.Event(enable_timing=True)
+            start.record(producer)
+            # ... work on producer ...
+            end.record(producer)
+            end.synchronize()
+            print(start.elapsed_time(end))  # on a GPU: the simulator has no clock
 
         Args:
             end: the later event, of any library. It must have timing.
@@ -291,6 +253,12 @@ class Event(Waitable, EventFields):
     def ipc_handle(self) -> bytes:
         """64 bytes, from which :meth:`from_ipc_handle` makes this event in another process.
 
+        Example::
+
+            event = interop.Event(interprocess=True)
+            event.record(producer)
+            handle = event.ipc_handle()  # on a GPU; send it, by a pipe or a file
+
         Creates the CUDA event if need be, on the event's device or the current one. Keep this object alive for as long
         as another process uses the event.
 
@@ -303,23 +271,6 @@ class Event(Waitable, EventFields):
         return self._cuda.event_export(self.cuda_event)
 
     # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _record_on(self, stream: StreamIdentity, capture: int) -> None:
-        """Record on *stream*, whose context is known, and which is part of *capture*. Creates the event if need be."""
-        if not self._handle_or_0():
-            is_plain = self._flags == _cuda.EVENT_DISABLE_TIMING and self._device is None
-            pool = self._cuda.pool(stream._context_id) if is_plain else None
-            device = self._device
-            self._create(stream._context if device is None else self._cuda.primary_context(device), pool)
-        self._cuda.event_record(self._handle, stream._handle, stream._needs)
-        self._recorded = True
-        self._capture = capture
-
-    def _recorded_handle(self, verb: str) -> int:
-        """The handle, if the event was recorded, as far as interop knows. *verb* is for the message of the error."""
-        if not self._handle_or_0() or not self._recorded:
-            raise self._unrecorded(verb)
-        return self._handle
 
     def _handle_of_work(self, verb: str) -> int:
         """The handle, if the event stands for work that runs: not for a node of a graph."""
@@ -337,12 +288,6 @@ class Event(Waitable, EventFields):
         except CudaError as error:
             captures.explain_event(error, self)
             raise
-
-    def _unrecorded(self, verb: str) -> UnrecordedEventError:
-        return UnrecordedEventError(
-            f"cannot {verb} {self!r}: it was never recorded, so it stands for no work, and CUDA would order nothing. "
-            "Record it first, on the stream whose work it stands for: producer.record_event(event)"
-        )
 
     def __repr__(self) -> str:
         """Handle, flags and state, without calling CUDA."""
@@ -368,6 +313,13 @@ def _stream(stream: object) -> above.Stream:
 
 def as_event(obj: object) -> Event:
     """Borrow an event: the same event, as an :class:`Event`, with its owner kept alive. Calls no CUDA.
+
+    Example::
+
+        import torch
+
+        event = interop.as_event(torch.cuda.current_stream().record_event())
+        event.synchronize(timeout=60)  # seconds; PyTorch's own has no timeout
 
     Args:
         obj: an :class:`Event` (returned as it is); an event of PyTorch, CuPy, Numba, cuda.core, Warp or of a library

@@ -3,10 +3,11 @@
 from typing import Self
 
 from interop import _cuda
-from interop._core import above, borrowing, captures, switching
+from interop._core import above, captures, switching
 from interop._core.event import Event, as_event
-from interop._core.identity import StreamIdentity, thread
+from interop._core.identity import thread
 from interop._core.polling import check_timeout, poll
+from interop._core.properties import StreamProperties
 from interop._core.waiting import Waitable
 from interop._cuda.addresses import check_device, check_handle
 from interop._order import watchers
@@ -14,19 +15,23 @@ from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
 from interop.errors import (
     CudaError,
-    DeviceMismatchError,
-    InvalidStreamError,
     NoDeviceError,
     NotSupportedError,
 )
 
 
-class ExternalStream(Waitable, StreamIdentity):
+class ExternalStream(Waitable, StreamProperties):
     """A CUDA stream that was made elsewhere, with the surface of ``torch.cuda.ExternalStream``.
 
-    interop never destroys the stream. It keeps an *owner* alive for as long as this object lives. Without an owner, as
-    with a bare address, the caller keeps the stream alive. Any thread can use the object, whichever device is current,
-    and the current device stays as it was. Only a per-thread default stream belongs to the thread that borrowed it.
+    Example::
+
+        address = producer.cuda_stream  # a cudaStream_t, such as C++ has
+        stream = interop.ExternalStream(address, owner=producer)  # producer lives at least as long as stream
+        consumer.wait_stream(stream)
+
+    interop never destroys the stream. It keeps *owner* alive for as long as this object lives; without one, keep the
+    stream alive yourself. Any thread can use the object, whichever device is current, and the current device stays as
+    it was. Only a per-thread default stream belongs to the thread that borrowed it.
 
     Nothing here blocks the host except :meth:`synchronize`. Every CUDA call releases the GIL, except the one that asks
     which context is current in the calling thread.
@@ -70,76 +75,6 @@ class ExternalStream(Waitable, StreamIdentity):
                 raise
             # Without a driver a stream can still be borrowed and passed on. Every operation on it raises NoDeviceError.
 
-    def _find_context(self, declared: int | None) -> None:
-        """Find the context of a default stream, which is the one that is current now; check the *declared* device."""
-        cuda = self._cuda
-        if self._handle <= _cuda.PER_THREAD:
-            self._context = cuda.current_context() if declared is None else cuda.primary_context(declared)
-            self._device = declared
-        elif declared is not None and self.device != declared:
-            message = f"device={declared} was given for stream {self._handle:#x}, which is on device {self.device}"
-            raise DeviceMismatchError(message)
-        if _cuda.CHECK:
-            borrowing.refuse_stale(self)
-
-    # -- what CUDA tells about it ----------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> int:
-        """The ordinal of the stream's device."""
-        device = self._device
-        if device is None:
-            context, devices = self._usable_context(), self._cuda.devices
-            device = devices.get(self._context_id)
-            if device is None:
-                device = devices[self._context_id] = self._cuda.device_of(context)
-            self._device = device
-            borrowing.update_borrowed(self)
-        return device
-
-    @property
-    def priority(self) -> int:
-        """The stream's priority: the lower the number, the sooner its work is taken up; 0 is the default."""
-        self._usable_context()
-        self._priority = self._cuda.stream_priority(self._handle, self._needs)
-        return self._priority
-
-    @property
-    def stream_id(self) -> int:
-        """CUDA's number of the stream. It is never used again in this process; addresses of streams are.
-
-        Raises:
-            CaptureError: the stream captures, and the number is not known from an earlier call: CUDA would invalidate
-                the capture.
-        """
-        self._usable_context()
-        if self._id is None:
-            captures.refuse_capturing(self, "tell the id of")
-            self._id = self._cuda.stream_id(self._handle, self._needs)
-        return self._id
-
-    def is_capturing(self) -> bool:
-        """Whether a CUDA graph is being captured on the stream.
-
-        The legacy default stream of a device's primary context cannot capture; that of a green context can.
-        """
-        self._usable_context()
-        try:
-            return bool(self._cuda.stream_capture(self._handle, self._needs))
-        except CudaError as error:
-            # While a blocking stream captures, CUDA answers no question about the legacy stream.
-            if self._handle == _cuda.LEGACY and error.code == _cuda.CAPTURE_IMPLICIT:
-                return False
-            raise
-
-    def capture_id(self) -> int:
-        """The id of the graph capture that the stream is part of, or 0. Two streams of one capture have the same.
-
-        Raises:
-            CaptureError: the capture is invalidated.
-        """
-        return captures.capture_of(self) if self.is_capturing() else 0
-
     def _repr_html_(self) -> str:
         """For notebooks: all that CUDA can be asked without danger, if something keeps the stream alive."""
         from interop._core.inspection import look_at  # noqa: PLC0415  (only in notebooks)
@@ -151,6 +86,13 @@ class ExternalStream(Waitable, StreamIdentity):
 
     def query(self) -> bool:
         """Whether all work submitted so far is done. Does not block the host.
+
+        Example::
+
+            import time
+
+            while not producer.query():
+                time.sleep(0.001)  # or other work of the host
 
         Raises:
             CaptureError: the stream captures: it has no work that runs. The capture goes on.
@@ -164,6 +106,10 @@ class ExternalStream(Waitable, StreamIdentity):
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Block the host, with the GIL released, until all work submitted so far is done.
+
+        Example::
+
+            producer.synchronize(timeout=60)  # seconds
 
         Args:
             timeout: the most seconds to wait. With a timeout, the stream is queried every 0.02 to 1 milliseconds, and
@@ -185,6 +131,12 @@ class ExternalStream(Waitable, StreamIdentity):
 
     def record_event(self, event: object = None) -> Event:
         """Record the work submitted so far in an event; returns at once.
+
+        Example::
+
+            half = producer.record_event()
+            # ... more work on producer ...
+            consumer.wait_event(half)  # consumer does not wait for that
 
         Args:
             event: an :class:`Event`, or anything that :func:`as_event` takes. By default a new one, without timing.
@@ -219,6 +171,11 @@ class ExternalStream(Waitable, StreamIdentity):
     def wait_event(self, event: object) -> None:
         """Make all future work of this stream wait for an event; returns at once.
 
+        Example::
+
+            event = producer.record_event()  # or an event of any library
+            consumer.wait_event(event)
+
         Args:
             event: anything that :func:`as_event` takes, of any device.
 
@@ -245,6 +202,10 @@ class ExternalStream(Waitable, StreamIdentity):
 
     def wait_stream(self, *streams: object) -> None:
         """Make all future work of this stream wait for the work submitted to other streams so far; returns at once.
+
+        Example::
+
+            consumer.wait_stream(producer)  # or any other library's stream
 
         For each stream this is one ``cudaEventRecord`` and one ``cudaStreamWaitEvent``: the events are kept, for each
         context, and used again. For this stream itself nothing is done.
@@ -301,6 +262,12 @@ class ExternalStream(Waitable, StreamIdentity):
 
     def to(self, library: str) -> object:
         """The same stream as an object of *library*'s own type, for calls that take no other.
+
+        Example::
+
+            from numba import cuda
+
+            x = cuda.device_array(1 << 20, stream=producer.to("numba"))
 
         The object keeps this stream's owner alive. There is one object for each stream and library: a second call gives
         the same one. A stream that was borrowed from *library* gives the object that it was borrowed from.
@@ -388,27 +355,6 @@ class ExternalStream(Waitable, StreamIdentity):
         stream._priority = self._priority
         stream.owner = owner
         return stream
-
-    def _usable_context(self) -> int:
-        """Make sure that the calling thread can use the stream now; the stream's context."""
-        if self._is_of_another_thread:
-            message = (
-                f"{self!r} was borrowed in another thread: the per-thread default stream is a different stream in "
-                "every thread. Borrow it in this one, or record an event there and wait for it here"
-            )
-            raise InvalidStreamError(message)
-        if _cuda.CHECK:
-            borrowing.refuse_stale(self)
-        if not self._context_id:
-            if self._handle > _cuda.PER_THREAD:
-                self._context = int(self._cuda.drive("cuStreamGetCtx", self._handle))
-            elif not self._context:
-                self._find_context(None)
-            self._context_id = self._cuda.context_id(self._context)
-            if self._cuda.uses_extension and self._handle != _cuda.PER_THREAD:
-                self._pool = self._cuda.pool(self._context_id)
-                borrowing.update_borrowed(self)
-        return self._context
 
     def _require_same_cuda(self, other: "ExternalStream | Event") -> None:
         """Refuse to mix a simulation with a GPU or another simulation: a handle of one means nothing to the other."""

@@ -67,6 +67,15 @@ class Waitable:
     ) -> "asyncio.Task[T]":
         """Call *callback* with *args* once the work is done; returns at once.
 
+        Example::
+
+            import asyncio
+
+            async def main():
+                await producer.when_done(print, "producer is done")
+
+            asyncio.run(main())
+
         Which work that is, and how it is waited for: as in :meth:`__await__`.
 
         Args:

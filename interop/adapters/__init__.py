@@ -42,6 +42,18 @@ _lock = forks.lock()
 def register(library: str, adapter: Adapter) -> None:
     """Use *adapter* for *library*, for the rest of the process.
 
+    Example::
+
+        from interop.adapters.base import Adapter
+
+        class AcmeAdapter(Adapter):
+            library = "acme"
+
+            def stream_handle(self, obj):
+                return getattr(obj, "acme_address", None)  # None: not a stream of acme
+
+        interop.register("acme", AcmeAdapter())
+
     Args:
         library: the import path of the library whose objects it understands.
         adapter: an instance of a subclass of :class:`interop.adapters.base.Adapter`.

@@ -50,7 +50,17 @@ class _Tally(NamedTuple):
 
 
 class Ledger(watchers.Watcher):
-    """What was seen of a program. Made by :func:`interop.ordering.check`. Usable from every thread."""
+    """What was seen of a program. Made by :func:`interop.ordering.check`. Usable from every thread.
+
+    Example::
+
+        with interop.sim.simulate() as gpu, interop.ordering.check(raises=False) as ledger:
+            x = gpu.array([0.0], name="x")
+            ledger.writes(x, gpu.stream("producer"))
+            ledger.reads(x, gpu.stream("consumer"))  # nothing orders the two
+        assert len(ledger.races) == 1
+        print(ledger)
+    """
 
     def __init__(self, *, strict: bool) -> None:
         """Start with nothing known.

@@ -21,6 +21,16 @@ _MODULES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp"
 def check(*, strict: bool = False, raises: bool = True) -> "Watched":
     """Watch every record, wait, synchronize and hand-over in a ``with`` block, and report what nothing orders.
 
+    Example::
+
+        with interop.sim.simulate() as gpu:  # or real streams and arrays
+            producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+            x = gpu.array([0.0], name="x")
+            with interop.ordering.check() as ledger:
+                ledger.writes(x, producer)  # say so before each kernel that cannot be seen
+                interop.as_stream(consumer).wait_stream(producer)  # without this line: RaceError
+                ledger.reads(x, consumer)
+
     See :mod:`interop.ledger` for what is seen, what is not, and what is reported.
 
     Args:

@@ -119,6 +119,17 @@ def explore(
 ) -> Exploration:
     """Run *program* under every schedule of its kernels.
 
+    Example::
+
+        def program(gpu):
+            producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+            x = gpu.array([0], name="x")
+            gpu.launch(producer, lambda x: x.fill(3), writes=[x])
+            interop.as_stream(consumer).wait_stream(producer)
+            gpu.launch(consumer, lambda x: x.fill(4), writes=[x])
+
+        assert interop.sim.explore(program)
+
     A schedule says which kernels have run at each point at which the program can tell: a query, a synchronise, an
     access by the host. Schedules that the program cannot tell apart are tried once. Races are recorded and not raised,
     so that the wrong value shows.
@@ -129,10 +140,6 @@ def explore(
     Each schedule runs the program from its start. The program must do the same each time, except for what depends on
     the GPU's answers. It should not use other host threads, which are not scheduled. Kernels must touch nothing but
     their arrays.
-
-    Example::
-
-        assert interop.sim.explore(program)
 
     Args:
         program: called with the simulated GPU. It fails if it raises an :class:`Exception`.
@@ -222,6 +229,19 @@ def _up_to(made: Sequence[Choice]) -> Fraction:
 
 def replay(program: Program[T], schedule: Schedule | Sequence[int], *, devices: int = 1, polls: int = POLLS) -> T:
     """Run *program* under one schedule that :func:`explore` found; what it returns, or raises.
+
+    Example::
+
+        def program(gpu):
+            stream = interop.as_stream(gpu.stream())
+            gpu.launch(stream, lambda: None)
+            assert stream.query(), "the kernel may still run"
+
+        failure = interop.sim.explore(program).failure
+        try:
+            interop.sim.replay(program, failure.schedule)
+        except AssertionError as error:
+            print(failure.trace, error)
 
     Args:
         program: the program that was explored.

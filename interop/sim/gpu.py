@@ -339,6 +339,18 @@ def simulation(devices: int, on_race: OnRace, scheduler: InOrder) -> Iterator[Si
 def simulate(devices: int = 1, on_race: OnRace = "raise") -> Iterator[SimulatedGPU]:
     """Simulate CUDA for as long as the ``with`` block runs.
 
+    Example::
+
+        def fill(x):  # x is a NumPy array
+            x[:] = 3
+
+        with interop.sim.simulate() as gpu:
+            producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+            x = gpu.array([0, 0], name="x")
+            gpu.launch(producer, fill, writes=[x])
+            interop.as_stream(consumer).wait_stream(producer)  # without this line: RaceError
+            gpu.launch(consumer, print, reads=[x])
+
     Inside, interop makes its streams and events in the simulation. On exit all pending work runs, and the CUDA that was
     active before is active again. After that, every call of this simulation raises
     :class:`~interop.errors.InteropError`, except that its streams and events can still be destroyed.

@@ -263,9 +263,15 @@ class Gate:
 def gate(stream: object, timeout: float = 10.0) -> Gate:
     """Shut *stream*: work that is submitted to it from now on waits until the gate opens.
 
-    Use the gate as a context manager, ``with gate(stream) as shut:``, which opens it on exit, or call
-    :meth:`Gate.open`. After *timeout* seconds another process opens the gate, even if this process is blocked, and the
-    test fails. So a forgotten gate cannot hang a run.
+    Example::
+
+        with interop.testing.gate(producer):
+            consumer.wait_stream(producer)  # without this line, the last assertion fails
+            assert not producer.query()
+            assert not consumer.query()
+
+    The end of the ``with`` block opens the gate, or :meth:`Gate.open` does. After *timeout* seconds another process
+    opens it, even if this process is blocked, and the test fails. So a forgotten gate cannot hang a run.
 
     While a gate is shut, do not synchronise with the stream, do not allocate or free device memory, and do not launch a
     kernel for the first time: each may wait for the device. The garbage collector is off meanwhile, for the same

@@ -74,6 +74,11 @@ def _current_streams() -> list[ExternalStream]:
 def assert_host_free(*streams: object, timeout: float = 5.0) -> Block[None]:
     """Assert that the ``with`` block does not wait for the work of *streams*, nor for the device as a whole.
 
+    Example::
+
+        with interop.testing.assert_host_free(producer):
+            consumer.wait_stream(producer)  # producer.synchronize() would fail
+
     On a GPU, gates hold the streams shut, and the block has to end while they are shut. Work that the block submits to
     them runs afterwards. Run the block once before, since the first use of a kernel or of memory may wait for the
     device. On a GPU, two waits are *not* seen, since no gate holds them up: for work of other streams, and for an event

@@ -16,6 +16,18 @@ POISON: Final = 0xFF
 def poison(array: object, stream: object) -> None:
     """Overwrite *array* with :data:`POISON`, in the order of *stream*; returns at once.
 
+    Example::
+
+        from interop.testing import gate, is_poisoned, poison
+
+        with interop.sim.simulate() as gpu:  # or real streams, and an array of any library
+            producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
+            x = gpu.array([0.0, 0.0], name="x")
+            with gate(producer):
+                poison(x, producer)  # stands for the producer's result
+                interop.as_stream(consumer).wait_stream(producer)  # the code to be tested
+            assert is_poisoned(x, consumer)
+
     Behind a gate, or after :func:`interop.testing.slow`, the poison stands for the producer's result: a reader that
     waits sees the poison, and a reader without its wait sees the old values. Or write the poison first, and the result
     behind the gate: then the reader without its wait sees the poison.
@@ -42,6 +54,17 @@ def poison(array: object, stream: object) -> None:
 
 def is_poisoned(array: object, stream: object) -> bool:
     """Whether all elements of *array* are poisoned, as *stream* sees them. Blocks the host.
+
+    Example::
+
+        from interop.testing import is_poisoned, poison
+
+        with interop.sim.simulate() as gpu:  # or a real stream, and an array of any library
+            producer = gpu.stream("producer")
+            x = gpu.array([0.0, 0.0], name="x")
+            assert not is_poisoned(x, producer)
+            poison(x, producer)
+            assert is_poisoned(x, producer)
 
     An element is poisoned if all its bytes are :data:`POISON`. If only some elements are, there is no verdict: a read
     without its wait may have come halfway. Your own data should not have such elements, which are -1, or NaN.

@@ -76,6 +76,12 @@ def is_ordered(
 ) -> Iterator[Verdict]:
     """Find out whether the block makes *consumer*'s later work wait for *producer*'s work: ``bool(verdict)`` after it.
 
+    Example::
+
+        with interop.testing.is_ordered(producer, consumer) as verdict:
+            consumer.wait_stream(producer)
+        assert verdict
+
     The proof is about the work that was submitted to the producer *before the block*. The block has to order it, by
     events that it records. Two mistakes are not found:
 
@@ -265,6 +271,11 @@ def assert_ordered(
 ) -> Block[None]:
     """Assert that the ``with`` block makes *consumer*'s later work wait for *producer*'s work.
 
+    Example::
+
+        with interop.testing.assert_ordered(producer, consumer):
+            consumer.wait_stream(producer)  # the code to be tested
+
     By capture, the work of the block is thrown away, and nothing runs. With ``by="gate"`` it runs: use that for code
     that cannot be captured. The proof is about the work that was submitted to the producer *before* the block. The
     arguments and the other errors are those of :func:`is_ordered`.
@@ -279,6 +290,11 @@ def assert_not_ordered(
     producer: object, consumer: object, *, by: By = "capture", timeout: float = 10.0, patience: float = 0.1
 ) -> Block[None]:
     """Assert that the ``with`` block does *not* make *consumer*'s later work wait for *producer*'s work.
+
+    Example::
+
+        with interop.testing.assert_not_ordered(producer, consumer):
+            pass  # the code to be tested, without its wait
 
     Every ordering test needs this as its control. The arguments and the other errors are those of :func:`is_ordered`.
 

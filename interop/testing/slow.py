@@ -41,6 +41,11 @@ _kernels: Final[dict[tuple[Cuda, int], int]] = {}
 def slow(stream: object, milliseconds: float) -> None:
     """Keep *stream* busy for a time; returns at once. Work that is submitted later starts later by that time.
 
+    Example::
+
+        interop.testing.slow(producer, 50)  # milliseconds
+        assert not producer.query()
+
     A kernel of one thread spins until the time is over, by the device's clock, so other streams keep nearly all of the
     device. The first call for a device loads the kernel, which may wait for the device: call ``slow(stream, 0)`` before
     if that matters. The simulator has no time; there, this is a piece of work like any other. On a stream that

@@ -80,6 +80,14 @@ class _Open(Block[None]):
 class Timeline:
     """Records spans of work, and the waits between streams, inside its ``with`` block.
 
+    Example::
+
+        with interop.Timeline() as timeline:
+            with timeline.span("write", producer):
+                interop.testing.slow(producer, 5)  # milliseconds; your work
+            consumer.wait_stream(producer)  # becomes an arrow
+        timeline.save("trace.json")  # for Perfetto; in a notebook, the timeline draws itself
+
     :meth:`span` marks a span. Each wait that interop makes between two streams inside the block becomes an arrow, in
     whichever thread: by ``wait_stream``, ``wait_event``, ``handoff``, ``borrow``, and by what uses these. A wait for an
     event becomes an arrow if interop recorded the event inside the block. Waits that a library makes by itself are not
@@ -157,6 +165,11 @@ class Timeline:
     def span(self, name: str, stream: object = None) -> "_Open":
         """Mark the work that is submitted to a stream inside this ``with`` block. Does not block the host.
 
+        Example::
+
+            with interop.Timeline() as timeline, timeline.span("write", producer):
+                interop.testing.slow(producer, 5)  # milliseconds; your work
+
         Args:
             name: what to call the span. Spans with the same name look the same. Control characters and lone surrogates
                 are replaced: some files and terminals cannot show them.
@@ -197,12 +210,24 @@ class Timeline:
     def table(self) -> Table:
         """The numbers: a list of :class:`Row` that shows itself as a table. Blocks the host until the device is done.
 
+        Example::
+
+            with interop.Timeline() as timeline, timeline.span("write", producer):
+                interop.testing.slow(producer, 5)
+            print(timeline.table())
+
         They are milliseconds from the first record, or steps of the simulator; ``table.unit`` says which.
         """
         return Table(self._read())
 
     def figure(self) -> "Figure":
         """The picture as a matplotlib figure, which pyplot does not know of. Blocks the host until the device is done.
+
+        Example::
+
+            with interop.Timeline() as timeline, timeline.span("write", producer):
+                interop.testing.slow(producer, 5)
+            timeline.figure().savefig("timeline.png", dpi=200)
 
         Raises:
             LibraryNotFoundError: matplotlib is not installed.
@@ -213,6 +238,12 @@ class Timeline:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a file. Blocks the host until the device is done.
+
+        Example::
+
+            with interop.Timeline() as timeline, timeline.span("write", producer):
+                interop.testing.slow(producer, 5)
+            timeline.save("trace.json")
 
         Args:
             path: ``*.json`` for a trace, which Perfetto (https://ui.perfetto.dev) and ``chrome://tracing`` open. For
