@@ -14,7 +14,8 @@ _PROGRAMS: Final = {"demo": "interop.demo", "doctor": "interop.diagnosis", "matr
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m interop", description="Share CUDA streams between libraries.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"interop {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     demo = commands.add_parser(
         "demo", help="two libraries share a stream, then work on two, in order: on the GPU, or simulated without one"
     )
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--probe", action="store_true", help="also import every installed library, and hand it a stream"
     )
     options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
     try:
         program = importlib.import_module(_PROGRAMS[options.command])  # rich and NumPy are extras
     except ModuleNotFoundError as error:

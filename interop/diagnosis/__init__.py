@@ -98,7 +98,7 @@ def examine(version: str, *, probe: bool) -> Diagnosis:
     if probe:
         found = machine.look(version, bindings)  # the libraries have created contexts meanwhile
     in_use = frozenset(stream.cuda_stream for stream in streams_in_use())
-    facts = Facts(found, installed, there.versions.get("numpy"), there.broken, in_use)
+    facts = Facts(found, installed, there, in_use)
     return Diagnosis(found, installed, tuple(advise(facts)))
 
 

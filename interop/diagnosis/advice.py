@@ -3,16 +3,17 @@
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from interop import _cuda, adapters
 from interop._core.inspection import StreamFacts
-from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE
+from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE, TABLE
 from interop.diagnosis.attempt import attempt
-from interop.diagnosis.libraries import LEGACY, PER_THREAD, Library
+from interop.diagnosis.libraries import LEGACY, NOT_LOADED, PER_THREAD, Library
 from interop.diagnosis.machine import IN_USE, Machine
+from interop.diagnosis.packages import Packages
 
 _NUMBA_VARIABLE: Final = "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM"
 
@@ -55,15 +56,13 @@ class Facts:
     Attributes:
         machine: the machine.
         libraries: the installed libraries.
-        numpy: the version of NumPy; None if it is not installed.
-        broken: what is wrong with the metadata of a package, by the path of the metadata.
+        packages: the installed packages.
         in_use: the handles of the streams of the ``with interop.use(...)`` blocks around the call.
     """
 
     machine: Machine
     libraries: Sequence[Library]
-    numpy: str | None
-    broken: Mapping[str, str] = field(default_factory=dict)
+    packages: Packages = field(default_factory=Packages)
     in_use: frozenset[int] = frozenset()
 
     def currents(self) -> list[tuple[Library, StreamFacts]]:
@@ -162,25 +161,43 @@ def _about_the_environment(facts: Facts) -> Iterator[Advice]:
 
 
 def _about_what_is_installed(facts: Facts) -> Iterator[Advice]:
+    major = (facts.machine.driver_cuda or "13").partition(".")[0]
+    missing = sorted(TABLE.keys() - {library.name for library in facts.libraries})
     if not facts.libraries:
-        major = (facts.machine.driver_cuda or "13").partition(".")[0]
         yield _warning(
             "libraries",
             "none of the libraries that interop knows is installed",
             f"{adapters.how_to_install('cupy', 'numba', cuda=major)} brings CuPy and Numba",
         )
-    for place, failure in facts.broken.items():
+    elif missing:
+        how = adapters.how_to_install(*missing, cuda=major)
+        yield _note("libraries", f"not installed: {', '.join(missing)}", f"if you want to use them: {how}")
+    if not_loaded := [library.name for library in facts.libraries if library.remark == NOT_LOADED]:
+        yield _note(
+            "libraries",
+            f"not loaded, so not looked into: {', '.join(not_loaded)}",
+            "python -m interop doctor --probe, or interop.doctor(probe=True), imports them and hands each a stream",
+        )
+    if other := facts.packages.versions.get("interop"):
+        yield _warning(
+            "interop",
+            f"the package interop {other} is another project, whose module has the same name: one hides the other, or "
+            "has overwritten its files",
+            "pip uninstall interop, then install cuda-stream-interop again",
+        )
+    for place, failure in facts.packages.broken.items():
         yield _warning(
             "packages",
             f"the metadata of a package cannot be read: {place}: {failure}",
             "install the package again, or delete its remains",
         )
-    numba_cuda, numpy = facts.version("numba-cuda"), _numbers(facts.numpy or "")
+    numpy_version = facts.packages.versions.get("numpy", "")
+    numba_cuda, numpy = facts.version("numba-cuda"), _numbers(numpy_version)
     fails, numpy_from = _NUMBA_CUDA_FAILS
     if numba_cuda and numba_cuda[:2] <= fails and numpy[:2] >= numpy_from:
         yield _warning(
             "numba",
-            f"NumPy {facts.numpy} is too new for numba-cuda {_dotted(numba_cuda)}: it compiles no kernel",
+            f"NumPy {numpy_version} is too new for numba-cuda {_dotted(numba_cuda)}: it compiles no kernel",
             f'pip install "numpy<{_dotted(numpy_from)}", or a later numba-cuda',
         )
 

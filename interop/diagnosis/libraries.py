@@ -22,6 +22,7 @@ from interop.stream import ExternalStream, as_stream, new_stream
 
 LEGACY: Final = "legacy"
 PER_THREAD: Final = "per-thread"
+NOT_LOADED: Final = "not loaded"
 
 _SURVIVED: Final = 86
 """The exit status of a process that is still alive after it has tried to import a library."""
@@ -90,7 +91,7 @@ def _look_at(name: str, packages: Packages, device: int | None, *, probe: bool) 
             return replace(library, failure=f"cannot be imported: {failure}")
         library = replace(library, loaded=True)
     if not library.loaded:
-        return replace(library, remark="not loaded")
+        return replace(library, remark=NOT_LOADED)
     if not probe and not may_have_current_stream(name):
         return replace(library, remark="has no current stream")
     adapter, failure = attempt(lambda: adapters.adapter_named(name), None)

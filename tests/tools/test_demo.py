@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import interop
+
 pytestmark = pytest.mark.needs("no_gpu")
 
 
@@ -20,6 +22,7 @@ def test_the_demo_says_first_that_it_is_simulated_and_why():
     assert "ordered" in result.stdout
     assert "WRONG" not in result.stdout
     assert "interop.as_stream(numba_stream).wait_stream(cupy_stream)" in result.stdout
+    assert result.stdout.endswith("\nNext: python -m interop demo --forget-wait, without the wait\n")
 
 
 def test_without_the_wait_it_shows_the_race_and_a_schedule_that_goes_wrong():
@@ -32,6 +35,7 @@ def test_without_the_wait_it_shows_the_race_and_a_schedule_that_goes_wrong():
     assert "Order them: interop.as_stream(numba_stream).wait_stream(cupy_stream)" in result.stdout
     assert "this one goes wrong:\n  1. kernel 'Numba square' ran" in result.stdout
     assert result.stdout.count("the host reads y") == 1
+    assert result.stdout.splitlines()[-1].startswith("Next: python -m interop doctor, ")
 
 
 @pytest.mark.parametrize("width", [60, 80])
@@ -53,11 +57,21 @@ def test_a_missing_package_is_named():
     assert result.stderr == "This needs rich: pip install rich\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["dmeo"]])
-def test_a_command_that_does_not_exist(arguments):
-    result = run(*arguments)
+def test_a_command_that_does_not_exist():
+    result = run("dmeo")
     assert result.returncode == 2
     assert "usage: python -m interop" in result.stderr
+
+
+def test_without_a_command_the_help_is_printed():
+    result = run()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("usage: python -m interop")
+    assert all(f"\n    {command} " in result.stdout for command in ("demo", "matrix", "doctor"))
+
+
+def test_the_version():
+    assert run("--version").stdout == f"interop {interop.__version__}\n"
 
 
 def test_the_matrix_says_what_it_needs():

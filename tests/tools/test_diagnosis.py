@@ -17,11 +17,12 @@ import interop
 from interop import _native, adapters
 from interop._core.inspection import StreamFacts
 from interop.adapters.base import Adapter
-from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE
+from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE, TABLE
 from interop.diagnosis import Diagnosis, drawing, libraries
 from interop.diagnosis.advice import Facts, advise
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import VARIABLES, Gpu, Machine
+from interop.diagnosis.packages import Packages
 from interop.errors import LibraryNotFoundError
 
 LIBRARIES = {"cupy", "jax", "numba", "rmm", "torch", "warp"}
@@ -391,13 +392,17 @@ def machine(**facts):
     return replace(base, **facts)
 
 
+def packages(**versions):
+    return Packages(versions)
+
+
 def healthy(**facts):
     found = [
         library("cupy", current=current()),
         library("numba", distributions={"numba": "0.68.1", "numba-cuda": "0.30.4"}),
         library("torch", current=current()),
     ]
-    return Facts(**{"machine": machine(), "libraries": found, "numpy": "2.4.6", **facts})
+    return Facts(**{"machine": machine(), "libraries": found, "packages": packages(numpy="2.4.6"), **facts})
 
 
 BROKEN = {
@@ -440,8 +445,12 @@ BROKEN = {
         ("cupy", "cupy-cuda12x, cupy-cuda13x", "pip uninstall cupy-cuda12x cupy-cuda13x"),
     ),
     "NumPy too new for numba-cuda": (
-        {"numpy": "2.5.0"},
+        {"packages": packages(numpy="2.5.0")},
         ("numba", "NumPy 2.5.0 is too new for numba-cuda 0.30.4", 'pip install "numpy<2.5"'),
+    ),
+    "another interop": (
+        {"packages": packages(interop="1.7")},
+        ("interop", "the package interop 1.7 is another project", "pip uninstall interop, then"),
     ),
     "a build for the CPU": (
         {"libraries": [library("torch", version="2.13.0+cpu")]},
@@ -504,11 +513,11 @@ def test_a_warning(name):
     "changed",
     [
         {},
-        {"numpy": None},
+        {"packages": packages()},
         {"machine": machine(variables={"CUDA_LAUNCH_BLOCKING": "0"})},
         {"machine": machine(variables={"NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM": "0"})},
-        {"libraries": [library("numba", distributions={"numba-cuda": "0.31.0"})], "numpy": "2.5.0"},
-        {"libraries": [library("numba", distributions={"numba": "0.68.1"})], "numpy": "2.5.0"},
+        {"libraries": [library("numba", distributions={"numba-cuda": "0.31.0"})], "packages": packages(numpy="2.5.0")},
+        {"libraries": [library("numba", distributions={"numba": "0.68.1"})], "packages": packages(numpy="2.5.0")},
         # Blocking streams are no matter of each other, nor of a legacy stream on another device.
         {"libraries": [library(name, current=current(address=0x1000, blocking=True)) for name in ("warp", "alpha")]},
         {
@@ -528,6 +537,28 @@ def test_a_warning(name):
 )
 def test_no_warning(changed):
     assert [advice for advice in advise(healthy(**changed)) if advice.kind == "warning"] == []
+
+
+def test_missing_libraries_are_named_and_how_to_install_them():
+    for found, missing in ((healthy(), True), (healthy(libraries=[library(name) for name in TABLE]), False)):
+        notes = [advice for advice in advise(found) if advice.what.startswith("not installed: ")]
+        assert [(advice.kind, advice.what, advice.fix) for advice in notes] == [
+            (
+                "note",
+                "not installed: cuda.core, jax, rmm, warp",
+                'if you want to use them: pip install cuda-core "jax[cuda13]" rmm-cu13 warp-lang',
+            )
+        ] * missing
+
+
+def test_libraries_that_are_not_loaded_are_for_probe():
+    (note,) = (
+        advice
+        for advice in advise(healthy(libraries=[library("cupy", remark="not loaded"), library("torch")]))
+        if "not loaded" in advice.what
+    )
+    assert note.what == "not loaded, so not looked into: cupy"
+    assert note.fix.startswith("python -m interop doctor --probe, or")
 
 
 @pytest.mark.parametrize("why", ["", "INTEROP_NATIVE=0"])

@@ -124,7 +124,7 @@ print(json.dumps(["mylib" in known, adapters.origin("mylib"), [str(warning.messa
 
 def test_a_library_that_no_package_has_installed():
     facts = libraries.Library("cupy", {}, loaded=False, adapter="interop.adapters.cupy", null="legacy", default=None)
-    (note,) = (found for found in advise(Facts(machine.look("1", None), [facts], None)) if found.about == "cupy")
+    (note,) = (found for found in advise(Facts(machine.look("1", None), [facts])) if found.about == "cupy")
     assert (note.kind, note.about) == ("note", "cupy")
     assert "no installed package" in note.what
 
