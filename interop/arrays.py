@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 from interop._arrays.exchange import make, refuse_to_borrow, resolve
 from interop._arrays.keepalive import keepalive
 from interop._arrays.limits import ReadOnly
+from interop._core.habits import refuse_swapped, stream_beside
 from interop._safety.blocks import Block
+from interop._show.text import described
+from interop.errors import InvalidArrayError, InvalidStreamError
 from interop.stream import ExternalStream, as_stream
 
 if TYPE_CHECKING:
@@ -41,8 +44,12 @@ def hold(stream: object, *objects: object) -> None:
 
     Raises:
         InvalidStreamError: *stream* is no stream.
+        InvalidArrayError: there are no *objects*.
     """
-    consumer = as_stream(stream)
+    if not objects:
+        message = f"hold(stream, *objects) was given nothing to keep alive; got {described(stream)} only"
+        raise InvalidArrayError(message)
+    consumer: ExternalStream = stream_beside(objects[-1], stream, "hold(stream, *objects)")
     consumer.is_capturing()  # so that a stream that cannot be used here is an error here
     keepalive.release_later(consumer, objects)
 
@@ -126,7 +133,11 @@ def handoff(
         whatever takes the memory for constant: results of JAX that were computed long before change, or do not.
     """
     keepalive.poll()
-    stream = as_stream(consumer)
+    try:
+        stream = as_stream(consumer)
+    except InvalidStreamError:
+        refuse_swapped(array, consumer, "handoff(array, consumer)")
+        raise
     wrote = None if producer is None else as_stream(producer)
     source = resolve(array, stream, wrote, consumer, into, read_only)
     wrote = source[4]
@@ -164,7 +175,7 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
         read_only: as for :func:`handoff`.
 
     Raises:
-        InteropError: as :func:`handoff`. Then nothing was lent.
+        InteropError: as :func:`handoff`, or no array was given. Then nothing was lent.
     """
 
     _call = "borrow"
@@ -178,6 +189,9 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
         read_only: ReadOnly = None,
     ) -> None:
         """Do nothing yet."""
+        if not arrays:
+            message = f"borrow(*arrays, consumer=...) was given no array; got consumer={described(consumer)} only"
+            raise InvalidArrayError(message)
         self._arrays = arrays
         self._options = (consumer, into, read_only)
         self._producer = producer

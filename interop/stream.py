@@ -4,11 +4,11 @@ import sys
 from typing import Any
 
 from interop import _cuda
-from interop._core import above, borrowing
+from interop._core import above, borrowing, habits
 from interop._core.created import CreatedStream
 from interop._core.event import Event
 from interop._core.stream import ExternalStream
-from interop._cuda.addresses import check_device, exact_int, is_a
+from interop._cuda.addresses import Device, check_device, exact_int, is_a, is_void_pointer
 from interop._native import native
 from interop._show.text import described
 from interop.adapters import adapters_of, by_type
@@ -18,7 +18,7 @@ from interop.errors import AdapterError, DeviceMismatchError, InvalidStreamError
 __all__ = ["ExternalStream", "as_stream", "new_stream"]
 
 
-def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
+def new_stream(device: Device | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
     """Create a stream.
 
     Example::
@@ -48,7 +48,7 @@ def new_stream(device: int | None = None, *, priority: int = 0, non_blocking: bo
     return stream
 
 
-def as_stream(obj: object, device: int | None = None) -> ExternalStream:
+def as_stream(obj: object, device: Device | None = None) -> ExternalStream:
     """Borrow a stream: the same stream, as an :class:`ExternalStream`, with its owner kept alive.
 
     Example::
@@ -63,7 +63,8 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
             of a library with an adapter of its own, and of subclasses; any object with ``__cuda_stream__``, a method or
             an attribute; a ``cudaStream_t`` or ``CUstream``; an object with an int ``handle``, as in PyCUDA; or the
             address of a stream as an int.
-        device: ordinal of the stream's device, to be checked. For the default streams 0, 1 and 2, the device whose
+        device: the stream's, to be checked: its ordinal, ``"cuda:1"``, or an object with an int ``index``, such as
+            ``torch.device("cuda:1")``. For the default streams 0, 1 and 2, the device whose
             default stream it is.
 
     Raises:
@@ -71,7 +72,7 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
         DeviceMismatchError: the stream is on another device than *device*.
     """
     if device is not None:
-        check_device(device)
+        device = check_device(device)
     if is_a(obj, ExternalStream):
         if device is not None and obj.device != device:
             message = f"device={device} was given for {obj!r}, which is on device {obj.device}"
@@ -91,6 +92,8 @@ def as_stream(obj: object, device: int | None = None) -> ExternalStream:
             raise InvalidStreamError(message) from error
         if handle is not None:
             return _from_adapter(adapter, obj, handle, device)
+    if is_void_pointer(obj):
+        return ExternalStream(obj, device)
     return ExternalStream(borrowing.stated_handle(obj, has_adapter=bool(adapters)), device, owner=obj)
 
 
@@ -128,4 +131,5 @@ def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None
 
 if native is not None:
     native.accelerate(ExternalStream, Event, sys.modules[__name__], borrowing.borrowed_by_id, by_type)
+habits.teach(ExternalStream, Event)
 above.as_stream = as_stream

@@ -79,7 +79,7 @@ def stated_handle(obj: object, *, has_adapter: bool) -> int:
         if is_binding(obj, "cudaStream_t", "CUstream"):
             return int(obj)  # type: ignore[call-overload, no-any-return]
         # PyCUDA's streams have an int `handle`. So have its events and contexts, which are no streams.
-        is_other = has_adapter or any(cls.__name__.endswith(("Event", "Context")) for cls in type(obj).__mro__)
+        is_other = has_adapter or is_named(obj, "Event") or is_named(obj, "Context")
         if not is_other and not stands_for_another(obj):
             try:
                 handle = exact_int(getattr(obj, "handle", None))
@@ -91,9 +91,14 @@ def stated_handle(obj: object, *, has_adapter: bool) -> int:
     message = (
         "expected a stream: an interop.ExternalStream, a stream of CuPy, Numba, PyTorch, cuda.core, RMM or Warp, an "
         "object with __cuda_stream__, a cudaStream_t or CUstream, or the address of one as an int; got "
-        f"{described(obj)}"
+        f"{described(obj)}{'. wait_event waits for an event' if is_named(obj, 'Event') else ''}"
     )
     raise InvalidStreamError(message)
+
+
+def is_named(obj: object, ending: str) -> bool:
+    """Whether the name of the class of *obj*, or of a base of it, ends so: in all libraries, streams and events do."""
+    return any(cls.__name__.endswith(ending) for cls in type(obj).__mro__)
 
 
 def _protocol_handle(obj: object) -> int:

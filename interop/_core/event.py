@@ -6,9 +6,10 @@ from typing import NoReturn, Self
 from interop import _cuda
 from interop._core import above, borrowing, captures, switching
 from interop._core.event_handle import EventHandle
+from interop._core.habits import refuse_flags
 from interop._core.polling import check_timeout, poll
 from interop._core.waiting import Waitable
-from interop._cuda.addresses import check_device, check_handle, is_a
+from interop._cuda.addresses import Device, check_device, check_handle, is_a, is_void_pointer
 from interop._show.text import described
 from interop.adapters import adapters_of
 from interop.adapters.base import Adapter
@@ -37,12 +38,13 @@ class Event(Waitable, EventHandle):
         enable_timing: whether :meth:`elapsed_time` works.
         blocking: whether :meth:`synchronize` lets the processor do other work, instead of spinning.
         interprocess: whether :meth:`ipc_handle` works. CUDA allows it only without *enable_timing*.
-        device: ordinal of the event's device. By default that of the first stream that it is recorded on.
+        device: of the event, as for :func:`interop.as_stream`. By default that of the first stream that it is recorded
+            on.
 
     Raises:
-        InvalidEventError: *enable_timing* and *interprocess* together.
-        InvalidDeviceError: *device* is no ordinal. If this process sees no such device, the call that creates the CUDA
-            event raises it.
+        InvalidEventError: *enable_timing* and *interprocess* together; or a flag is not True or False.
+        InvalidDeviceError: *device* states no ordinal. If this process sees no such device, the call that creates the
+            CUDA event raises it.
     """
 
     __slots__ = ("__weakref__",)
@@ -53,9 +55,11 @@ class Event(Waitable, EventHandle):
         enable_timing: bool = False,  # noqa: FBT001, FBT002  (torch.cuda.Event's signature)
         blocking: bool = False,  # noqa: FBT001, FBT002
         interprocess: bool = False,  # noqa: FBT001, FBT002
-        device: int | None = None,
+        device: Device | None = None,
     ) -> None:
         """Keep the flags; CUDA is not called yet."""
+        if not type(enable_timing) is type(blocking) is type(interprocess) is bool:
+            refuse_flags(enable_timing, blocking, interprocess)
         if enable_timing and interprocess:
             message = "an interprocess event cannot have timing: CUDA wants enable_timing=False with interprocess=True"
             raise InvalidEventError(message)
@@ -80,7 +84,7 @@ class Event(Waitable, EventHandle):
         return event
 
     @classmethod
-    def from_ipc_handle(cls, device: int, handle: bytes) -> Self:
+    def from_ipc_handle(cls, device: Device, handle: bytes) -> Self:
         """Open an event of another process, where :meth:`ipc_handle` has given *handle*.
 
         Example::
@@ -330,7 +334,7 @@ def as_event(obj: object) -> Event:
     """
     if is_a(obj, Event):
         return obj
-    if is_a(obj, int):
+    if is_a(obj, int) or is_void_pointer(obj):
         return Event._borrowed(check_handle(obj, "event", _cuda.active()), None)
     for adapter in adapters_of(obj):
         try:
@@ -345,5 +349,6 @@ def as_event(obj: object) -> Event:
     message = (
         f"expected an event: an interop.Event, one of PyTorch, CuPy, Numba, cuda.core or Warp, a cudaEvent_t or "
         f"CUevent, or the address of one as an int; got {described(obj)}"
+        f"{'. wait_stream waits for a stream' if borrowing.is_named(obj, 'Stream') else ''}"
     )
     raise InvalidEventError(message)

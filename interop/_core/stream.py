@@ -9,7 +9,7 @@ from interop._core.identity import thread
 from interop._core.polling import check_timeout, poll
 from interop._core.properties import StreamProperties
 from interop._core.waiting import Waitable
-from interop._cuda.addresses import check_device, check_handle
+from interop._cuda.addresses import Address, Device, check_device, check_handle
 from interop._order import watchers
 from interop.adapters import adapter_named
 from interop.adapters.base import Adapter, Source
@@ -56,7 +56,7 @@ class ExternalStream(Waitable, StreamProperties):
     __slots__ = ("__weakref__",)
     __module__ = "interop.stream"
 
-    def __init__(self, stream_ptr: int, device: int | None = None, *, owner: object = None) -> None:
+    def __init__(self, stream_ptr: Address, device: Device | None = None, *, owner: object = None) -> None:
         """Check the address without CUDA. Check *device* with CUDA, if it is given."""
         self._cuda = cuda = _cuda.active()
         self._handle = handle = check_handle(stream_ptr, "stream", cuda)

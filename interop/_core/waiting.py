@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from interop._core.habits import WithoutHabits
 from interop._order import watchers
 from interop._show.text import described
 from interop.errors import NotSupportedError
@@ -34,7 +35,7 @@ class _Queried(Protocol):
     def query(self) -> bool: ...
 
 
-class Waitable:
+class Waitable(WithoutHabits):
     """What streams and events have in common: a coroutine can wait until their work is done."""
 
     __slots__ = ()

@@ -5,14 +5,27 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Final, Literal, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, TypeGuard, TypeVar
 
 from interop._cuda.codes import PER_THREAD
 from interop._cuda.operations import Cuda
-from interop._show.text import described
+from interop._show.text import described, exact_str
 from interop.errors import InvalidDeviceError, InvalidEventError, InvalidStreamError
 
+if TYPE_CHECKING:
+    import ctypes
+
 T = TypeVar("T")
+
+
+class _Indexed(Protocol):
+    @property
+    def index(self) -> int | None: ...
+
+
+Address: TypeAlias = "int | ctypes.c_void_p"
+Device: TypeAlias = int | str | _Indexed
+"""An ordinal, ``"cuda:1"``, or an object with an int ``index``, such as ``torch.device("cuda:1")``."""
 
 _ADDRESSES: Final = 2**64
 _ORDINALS: Final = 2**31
@@ -38,9 +51,11 @@ def check_handle(handle: object, kind: Literal["stream", "event"], cuda: Cuda) -
     if type(handle) is int and PER_THREAD < handle < _ADDRESSES and cuda.readable(handle):
         return handle  # the common case
     error = InvalidStreamError if kind == "stream" else InvalidEventError
-    number = exact_int(handle)
+    number = address_in(handle)
     if number is None:
-        message = f"a handle is an int, the address of the {kind}; got {described(handle)}"
+        is_object = type(handle).__module__ != "builtins"
+        hint = f". interop.as_{kind} borrows {kind}s that are objects of a library" if is_object else ""
+        message = f"a handle is an int, the address of the {kind}; got {described(handle)}{hint}"
         raise error(message)
     lowest = 0 if kind == "stream" else 1
     if not lowest <= number < _ADDRESSES:
@@ -56,17 +71,43 @@ def check_handle(handle: object, kind: Literal["stream", "event"], cuda: Cuda) -
     return number
 
 
-def check_device(device: object) -> int:
-    """Return *device* if it can be an ordinal. Whether there is such a device is found out when it is used.
+def check_device(device: Device) -> int:
+    """The ordinal that *device* states. Whether there is such a device is found out when it is used.
 
     Raises:
-        InvalidDeviceError: *device* is not an int, is negative, or does not fit into CUDA's ``int``.
+        InvalidDeviceError: *device* states no ordinal, a negative one, or one that does not fit into CUDA's ``int``.
     """
     number = exact_int(device)
+    if number is None:
+        number = _stated_ordinal(device)
     if number is None or not 0 <= number < _ORDINALS:
-        message = f"a device is its ordinal, an int from 0; got {described(device)}"
+        message = (
+            "a device is its ordinal, an int from 0; or 'cuda:1', or an object with an int `index`, such as "
+            f"torch.device('cuda:1'); got {described(device)}"
+        )
         raise InvalidDeviceError(message)
     return number
+
+
+def _stated_ordinal(device: object) -> int | None:
+    name = exact_str(device)
+    if name is not None:
+        kind, _, digits = name.partition(":")
+        return int(digits) if kind == "cuda" and digits.isdecimal() and len(digits) <= len(str(_ORDINALS)) else None
+    try:  # of PyTorch, the type is cuda, cpu, or another
+        return exact_int(getattr(device, "index", None)) if getattr(device, "type", "cuda") == "cuda" else None
+    except Exception:  # noqa: BLE001  (it is no device, whatever it raises)
+        return None
+
+
+def is_void_pointer(obj: object) -> "TypeGuard[ctypes.c_void_p]":
+    """Whether *obj* is a ``ctypes.c_void_p``, found without an import of ctypes."""
+    return any(cls.__name__ == "c_void_p" and cls.__module__ == "ctypes" for cls in type(obj).__mro__)
+
+
+def address_in(handle: object) -> int | None:
+    """The address in an int or a ``ctypes.c_void_p``; None for anything else."""
+    return handle.value or 0 if is_void_pointer(handle) else exact_int(handle)
 
 
 def exact_int(number: object) -> int | None:

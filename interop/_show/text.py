@@ -53,7 +53,7 @@ def exact_str(obj: object) -> str | None:
 
 
 def described(obj: object) -> str:
-    """How an object is named in a message: a built-in one by its ``repr``, any other by type and address.
+    """How an object is named in a message: a built-in one and interop's own by ``repr``, others by type and address.
 
     The ``repr`` of another library's object may call CUDA, and crash on the very handle that the message is about.
     """
@@ -67,6 +67,8 @@ def described(obj: object) -> str:
             return f"{reprlib.repr(obj)} of type {cls.__qualname__}"
         except ValueError:  # it holds an int of thousands of digits, which Python does not print
             return object.__repr__(obj)
+    if (exact_str(cls.__module__) or "").startswith("interop."):
+        return repr(obj)
     return f"{object.__repr__(obj)}{_hint(obj)}"
 
 

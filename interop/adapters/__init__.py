@@ -173,7 +173,7 @@ def adapter_named(library: str) -> Adapter:
     if library not in names:
         import difflib  # noqa: PLC0415  (only for the message)
 
-        close = difflib.get_close_matches(library, names, n=1)
+        close = difflib.get_close_matches(library.lower(), names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}."
         message = f"interop knows no library {library!r}; {hint} (interop.adapters.base tells how to add one)"
         raise LibraryNotFoundError(message)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
 from interop import _cuda
 from interop._core.created import CreatedStream
+from interop._core.habits import stream_beside
 from interop._order import watchers
 from interop._order.clocks import StreamKind
 from interop._order.findings import Finding, Kind, Party
@@ -20,7 +21,7 @@ from interop.ledger.history import History
 from interop.ledger.layout import Layout, describe, layout_of, of_tensor
 from interop.ledger.steps import Steps
 from interop.ledger.streams import OBSERVED, SEEN, KnownStream
-from interop.stream import ExternalStream, as_stream
+from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
     from interop.adapters.tensor import Tensor
@@ -131,11 +132,13 @@ class Ledger(watchers.Watcher):
             InvalidArrayError: *array* is not an array on a GPU.
             InvalidStreamError: *stream* is not a stream.
         """
-        self.accessed(as_stream(stream), [(array, layout_of(array), Kind.READ)], "the program's own work")
+        used = stream_beside(array, stream, "reads(array, stream)")
+        self.accessed(used, [(array, layout_of(array), Kind.READ)], "the program's own work")
 
     def writes(self, array: object, stream: object) -> None:
         """Declare that the next work on *stream* writes *array*, and perhaps reads it. Otherwise as :meth:`reads`."""
-        self.accessed(as_stream(stream), [(array, layout_of(array), Kind.WRITE)], "the program's own work")
+        used = stream_beside(array, stream, "writes(array, stream)")
+        self.accessed(used, [(array, layout_of(array), Kind.WRITE)], "the program's own work")
 
     def hear(self, thread: threading.Thread) -> None:
         """Declare that *thread* has told the calling thread that it is done so far, as through a queue."""

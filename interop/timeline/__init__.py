@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from interop import _cuda
+from interop._core.habits import refuse_swapped
 from interop._core.switching import stream_in_use
 from interop._order import watchers
 from interop._safety import forks
@@ -181,6 +182,8 @@ class Timeline:
             InvalidStreamError: *stream* is not a stream; or none was given, and no ``with`` block names one.
             NotSupportedError: the stream is not of the GPU or simulation on which the timeline was entered.
         """
+        if type(name) is not str:
+            refuse_swapped(name, stream, "span(name, stream)")
         return _Open(self, _printable(str(name)), stream_in_use() if stream is None else as_stream(stream))
 
     # -- reading ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,12 @@ def span_of(stream, _):
     return interop.Timeline().__enter__().span("work", stream)
 
 
+class Empty:
+    """An array without elements, so it can be handed over on the simulator."""
+
+    __cuda_array_interface__ = {"shape": (0,), "typestr": "<f4", "data": (0, False), "version": 3}  # noqa: RUF012
+
+
 BLOCKS = {
     "is_ordered": is_ordered,
     "assert_ordered": assert_ordered,
@@ -26,7 +32,7 @@ BLOCKS = {
     "use": lambda producer, _: interop.use(producer),
     "check": lambda *_: check(),
     "timeline.span": span_of,
-    "borrow": lambda producer, consumer: interop.borrow(consumer=consumer, producer=producer),
+    "borrow": lambda producer, consumer: interop.borrow(Empty(), consumer=consumer, producer=producer),
     "simulate": lambda _, consumer: interop.sim.simulate(1 if isinstance(consumer, interop.ExternalStream) else 0),
 }
 kinds = pytest.mark.parametrize(("call", "make"), BLOCKS.items(), ids=BLOCKS)
