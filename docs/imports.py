@@ -33,7 +33,7 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
     {"_core": "what both are made of"},
     {"adapters": "one file a library", "sim": "CUDA without a GPU"},
     {"_cuda": "calls cuda.bindings", "_order": "clocks, watchers"},
-    {"errors": "all errors", "_show": "text, HTML", "_safety": "forks, signals", "_native": "the extension in C"},
+    {"_show": "text, HTML", "errors": "all errors", "_safety": "forks, signals", "_native": "the extension in C"},
 )
 """The parts and their purposes, by floors from the top. A part imports parts on lower floors, or left of it, only."""
 

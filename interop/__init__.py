@@ -125,7 +125,7 @@ def doctor(*, probe: bool = False) -> "diagnosis.Diagnosis":
             what it needs, and hand each a stream and borrow it back.
 
     Returns:
-        The findings. They show themselves at an interactive prompt (with rich: ``pip install rich``) and in a notebook.
+        The findings. They show themselves at an interactive prompt and in a notebook.
         ``to_dict()`` returns them as data, and ``warnings`` has what to fix.
     """
     from interop.diagnosis import examine  # noqa: PLC0415  (most programs do not need it)

@@ -6,7 +6,6 @@ import sys
 from typing import Final
 
 from interop import __version__
-from interop.errors import LibraryNotFoundError
 
 _PROGRAMS: Final = {"demo": "interop.demo", "doctor": "interop.diagnosis", "matrix": "interop.matrix.report"}
 
@@ -49,11 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "demo":
         return int(program.main(forget_wait=options.forget_wait))
     if options.command == "doctor":
-        try:
-            return int(program.main(__version__, as_json=options.json, probe=options.probe))
-        except LibraryNotFoundError as error:  # rich, which draws the table
-            print(error, file=sys.stderr)
-            return 2
+        return int(program.main(__version__, as_json=options.json, probe=options.probe))
     return int(program.main(as_json=options.json, only=options.only.split(",") if options.only else None))
 
 

@@ -1,1 +1,1 @@
-"""How things are named and shown: text for messages, HTML for notebooks, the caller's line."""
+"""How things are named and shown: text for messages and terminals, HTML for notebooks, the caller's line."""

@@ -17,6 +17,11 @@ def grid(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def lines(texts: Iterable[str]) -> str:
+    """A line below the other for each text. All are escaped."""
+    return "".join(f"<div>{html.escape(text)}</div>" for text in texts)
+
+
 def _cell(content: object, tag: str = "td") -> str:
     text = html.escape(str(content)).replace("\n", "<br>")
     return f'<{tag} style="text-align:left; vertical-align:top">{text}</{tag}>'

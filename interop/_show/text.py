@@ -1,50 +1,15 @@
-"""Text for messages and tables."""
+"""Text for messages."""
 
-import io
 import numbers
 import reprlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from interop.errors import LibraryNotFoundError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-_FALLBACK: Final = (120, 24)
-"""Columns and lines where there is no terminal."""
 _MOST_BITS: Final = 256
 
 
 def plural(number: int, one: str, many: str = "") -> str:
     """A number with its noun: ``"1 race"``, ``"2 races"``."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
-
-
-def rich_or_refuse(instead: str = "") -> Any:  # noqa: ANN401  (a module)
-    """The module rich, with the parts of it that tables are made of.
-
-    Raises:
-        LibraryNotFoundError: rich is not installed. The message ends with *instead*.
-    """
-    try:
-        import rich.box  # noqa: PLC0415  (an extra)
-        import rich.console  # noqa: PLC0415
-        import rich.table  # noqa: PLC0415
-        import rich.text  # noqa: PLC0415
-    except ImportError as error:
-        message = f"a table needs rich: pip install rich{instead}"
-        raise LibraryNotFoundError(message, name="rich") from error
-    return rich
-
-
-def render(table: "RenderableType") -> str:
-    """The text that rich prints for *table*, without colours, as wide as the terminal or as ``COLUMNS`` says."""
-    import shutil  # noqa: PLC0415  (it imports all compressions: a third of the time of `import interop`)
-
-    file = io.StringIO()
-    width = shutil.get_terminal_size(_FALLBACK).columns
-    rich_or_refuse().console.Console(file=file, width=width, color_system=None, force_jupyter=False).print(table)
-    return file.getvalue()
 
 
 def exact_str(obj: object) -> str | None:

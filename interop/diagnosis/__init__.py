@@ -13,21 +13,15 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Any, Final, TextIO
 
 from interop import _cuda
 from interop._core.switching import streams_in_use
-from interop._show.text import plural, render
 from interop.diagnosis import drawing, libraries, machine, packages
 from interop.diagnosis.advice import Advice, Facts, advise
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import Machine
-from interop.errors import LibraryNotFoundError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 
 SCHEMA: Final = 1
 """The version of what :meth:`Diagnosis.to_dict` returns. It grows when a key is removed or changes its meaning."""
@@ -60,28 +54,11 @@ class Diagnosis:
         """
         return {"schema": SCHEMA, **asdict(self)}
 
-    def __rich__(self) -> "RenderableType":
-        return drawing.rich_table(self.machine, self.libraries, self.advice)
-
     def __str__(self) -> str:
-        """The table, as text, as wide as the terminal.
+        """The table, as text, as wide as the terminal."""
+        return drawing.text(self.machine, self.libraries, self.advice)
 
-        Raises:
-            LibraryNotFoundError: rich is not installed.
-        """
-        return render(self.__rich__())
-
-    def __repr__(self) -> str:
-        """The table, for the interactive prompt; without rich, one line."""
-        try:
-            return str(self)
-        except LibraryNotFoundError as error:
-            found = (
-                plural(len(self.machine.gpus), "GPU"),
-                plural(len(self.libraries), "library", "libraries"),
-                plural(len(self.warnings), "warning"),
-            )
-            return f"<interop.doctor(): {', '.join(found)}; {error}>"
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return drawing.html(self.machine, self.libraries, self.advice)
@@ -115,10 +92,7 @@ def main(version: str, *, as_json: bool, probe: bool) -> int:
         if as_json:
             print(json.dumps(diagnosis.to_dict(), indent=2), file=output)
         else:
-            table = diagnosis.__rich__()
-            from rich.console import Console  # noqa: PLC0415  (an extra)
-
-            Console(file=output).print(table)
+            print(diagnosis, file=output)
     return 1 if diagnosis.warnings else 0
 
 

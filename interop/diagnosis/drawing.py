@@ -1,49 +1,28 @@
-"""A diagnosis as a table: by rich in a terminal, as HTML in a notebook."""
+"""A diagnosis as a table: as text in a terminal, as HTML in a notebook."""
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from interop._show import plain
 from interop._show.html import grid, table
-from interop._show.text import rich_or_refuse
 from interop.diagnosis.advice import Advice
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import Gpu, Machine
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 COLUMNS = ("library", "version", "adapter", "current stream now", "0 means")
 
 
-def rich_table(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> "RenderableType":
-    """The diagnosis, for rich to print.
-
-    Raises:
-        LibraryNotFoundError: rich is not installed.
-    """
-    rich = rich_or_refuse(". Without rich: interop.doctor().to_dict(), or python -m interop doctor --json")
-    Table, Text, style = rich.table.Table, rich.text.Text, rich.box.SIMPLE_HEAD  # noqa: N806  (classes)
-    about = Table(title="interop doctor", title_justify="left", box=style, show_header=False)
-    about.add_column(style="bold", no_wrap=True)
-    about.add_column(overflow="fold")
-    for name, value in machine_rows(machine).items():
-        about.add_row(name, Text(value))
-    found = Table(*COLUMNS, box=style)
-    for column in found.columns:
-        column.overflow = "fold"
-    found.columns[0].no_wrap = True
-    for row in library_rows(libraries):
-        found.add_row(*map(Text, row))
-    advised = Table(box=style, show_header=False)
-    for item in advice:
-        colour = "yellow" if item.kind == "warning" else "cyan"
-        text = Text.assemble((item.about, "bold"), f": {item.what}\n", ("→ ", colour), item.fix)
-        advised.add_row(f"[{colour}]{item.kind}[/{colour}]", text)
+def text(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:
+    """The diagnosis as plain text, for a terminal."""
+    advised: list[tuple[str, str]] = [(item.kind, f"{item.about}: {item.what}\n→ {item.fix}") for item in advice]
     if not any(item.kind == "warning" for item in advice):
-        advised.add_row("[green]fine[/green]", "no warnings")
-    parts: RenderableType = rich.console.Group(about, found, advised)
-    return parts
+        advised.append(("fine", "no warnings"))
+    parts = (
+        "interop doctor",
+        plain.table(machine_rows(machine).items()),
+        plain.table(library_rows(libraries), COLUMNS),
+    )
+    return "\n\n".join((*parts, plain.table(advised)))
 
 
 def html(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:

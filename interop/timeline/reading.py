@@ -1,11 +1,9 @@
 """What a timeline has recorded, as numbers: lanes, spans, arrows, and a table of them."""
 
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from interop._show.text import plural, render, rich_or_refuse
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from interop._show import html, plain
+from interop._show.text import plural
 
 Unit = Literal["ms", "steps"]
 """The unit of positions: milliseconds on the device, or kernels (steps) of a simulation."""
@@ -123,7 +121,7 @@ _MOST_ROWS: Final = 300
 
 
 class Table(list[Row]):
-    """The rows, sorted by their start. Shows itself as a table in a notebook, with ``print`` and with rich.
+    """The rows, sorted by their start. Shows itself as a table in a notebook and with ``print``.
 
     If there are more than 300 rows, the table shows the first and the last 150. The list has all of them.
     """
@@ -138,32 +136,25 @@ class Table(list[Row]):
         ]
         super().__init__(sorted(rows, key=lambda row: (row.start, row.end)))
 
-    def __rich__(self) -> "RichTable":
-        rich = rich_or_refuse()
-        digits = 3 if self.unit == "ms" else 0
-        notes, first, last = list(self.notes), self[:], []
-        if len(self) > _MOST_ROWS:
-            notes.append(
-                f"{len(self) - _MOST_ROWS:,} of {len(self):,} rows are not shown here: the list has all of them."
-            )
-            first, last = self[: _MOST_ROWS // 2], self[-_MOST_ROWS // 2 :]
-        table: RichTable = rich.table.Table(caption="\n".join(notes) or None, caption_justify="left")
-        for column in ("what", "name", "stream"):
-            table.add_column(column, overflow="fold")
-        for column in ("start", "end", "length"):
-            table.add_column(rich.text.Text(f"{column}\n[{self.unit}]"), justify="right")
-        for rows in (first, last):
-            for row in rows:
-                # A Text takes nothing in a name for markup.
-                table.add_row(*map(rich.text.Text, row[:3]), *(f"{number:.{digits}f}" for number in row[3:]))
-            if last and rows is first:
-                table.add_row(*["…"] * 6)
-        return table
-
     def __str__(self) -> str:
         """The table as text, as wide as the terminal."""
-        return render(self.__rich__())
+        rows, notes = self._shown()
+        return f"{plain.table(rows, self._head, numbers=3)}\n{plain.lines(notes)}".rstrip()
 
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:  # noqa: ANN401  (IPython's)
-        bundle: dict[str, str] = self.__rich__()._repr_mimebundle_(**options)
-        return bundle
+    def _repr_html_(self) -> str:
+        rows, notes = self._shown()
+        return html.grid(self._head, rows) + html.lines(notes)
+
+    @property
+    def _head(self) -> list[str]:
+        return ["what", "name", "stream", *(f"{column} [{self.unit}]" for column in ("start", "end", "length"))]
+
+    def _shown(self) -> tuple[list[list[str]], list[str]]:
+        """The rows that are shown, and the notes below them."""
+        digits = 3 if self.unit == "ms" else 0
+        rows = [[*row[:3], *(f"{number:.{digits}f}" for number in row[3:])] for row in self]
+        left_out = len(self) - _MOST_ROWS
+        if left_out <= 0:
+            return rows, self.notes
+        rows[_MOST_ROWS // 2 : -_MOST_ROWS // 2] = [["…"] * 6]
+        return rows, [*self.notes, f"{left_out:,} of {len(self):,} rows are not shown here: the list has all of them."]

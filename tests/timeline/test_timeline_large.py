@@ -91,5 +91,5 @@ def test_a_large_table_shows_its_ends_and_keeps_all_rows():
     assert len(table) == MANY
     text = str(table)
     assert "19,700 of 20,000 rows are not shown here: the list has all of them." in text
-    starts = [line.split("│")[4].strip() for line in text.splitlines() if line.count("│") == 7]
+    starts = [line.split()[-3] for line in text.splitlines()[2:-1]]
     assert starts == [*(f"{i}.000" for i in range(150)), "…", *(f"{i}.000" for i in range(MANY - 150, MANY))]

@@ -18,12 +18,11 @@ from interop import _native, adapters
 from interop._core.inspection import StreamFacts
 from interop.adapters.base import Adapter
 from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE, TABLE
-from interop.diagnosis import Diagnosis, drawing, libraries
+from interop.diagnosis import drawing, libraries
 from interop.diagnosis.advice import Facts, advise
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import VARIABLES, Gpu, Machine
 from interop.diagnosis.packages import Packages
-from interop.errors import LibraryNotFoundError
 
 LIBRARIES = {"cupy", "jax", "numba", "rmm", "torch", "warp"}
 
@@ -327,33 +326,15 @@ def test_the_command():
     assert json.loads(result.stdout)["machine"]["gpus"] == []
 
 
-def test_without_rich_the_data_is_there_and_the_message_says_so(python):
-    code = """
-import json, sys
-sys.modules["rich"] = None
-import interop
-found = interop.doctor()
-try:
-    str(found)
-except interop.errors.LibraryNotFoundError as error:
-    print(json.dumps([str(error), repr(found), bool(found.to_dict()), bool(found._repr_html_())]))
-"""
-    message, shown, *others = python(code)
-    assert "pip install rich" in message
-    assert shown.startswith("<interop.doctor(): ")
-    assert others == [True, True]
-    code = "import sys; sys.modules['rich'] = None; from interop.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    result = run("doctor", code=code)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "pip install rich" in result.stderr
-    assert json.loads(run("doctor", "--json", code=code).stdout)["machine"]
-
-
-def test_drawing_without_rich(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich", None)
-    found = Diagnosis(healthy().machine, (), ())
-    with pytest.raises(LibraryNotFoundError, match="pip install rich"):
-        str(found)
+def test_the_table_fits_an_ascii_terminal():
+    """Characters of names, too: an environment variable may hold anything."""
+    shown = run("doctor", PYTHONIOENCODING="ascii", CUDA_VISIBLE_DEVICES="\N{SNOWMAN}").stdout
+    assert "-> " in shown
+    assert r"CUDA_VISIBLE_DEVICES=\u2603" in shown
+    code = "import interop; print(interop.doctor())"
+    assert "-> " in run(code=code, PYTHONIOENCODING="ascii").stdout
+    assert "→ " in run(code=code, PYTHONIOENCODING="utf-8").stdout
+    assert run(code=code, LC_ALL="C").returncode == 0
 
 
 # -- each warning, once, and once not --------------------------------------------------------------------------------
