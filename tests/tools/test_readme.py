@@ -18,7 +18,7 @@ from benchmarks.measure import Measured
 from benchmarks.results import Results
 from docs import update
 from interop import demo, sim
-from interop.adapters.table import TABLE
+from interop.adapters.table import BINDINGS_VARIABLE, TABLE
 from tests import pages
 from tests.gpu import record
 from tests.pages import README, ROOT
@@ -252,6 +252,13 @@ def test_links(path):
             assert heading in [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings], link
 
 
+def methods_of(library):
+    """The names of the methods that the adapter of a library has itself."""
+    code = ast.parse((ROOT / "interop/adapters" / f"{library.replace('.', '_')}.py").read_text())
+    (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
+    return {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
+
+
 def test_the_table_of_libraries_is_what_the_adapters_have():
     lines = re.findall(r"^\| (`[a-z.`, ]+`) \| (.*) \|$", README.read_text(), re.MULTILINE)
     shown = {
@@ -261,9 +268,23 @@ def test_the_table_of_libraries_is_what_the_adapters_have():
     }
     assert shown.keys() == TABLE.keys()
     for library, cells in shown.items():
-        code = ast.parse((ROOT / "interop/adapters" / f"{library.replace('.', '_')}.py").read_text())
-        (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
-        has = {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
+        has = methods_of(library)
         streams = library != "jax"
         methods = [name in has for name in ("event_handle", "current_stream", "is_array", "make_array")]
         assert cells == [streams, streams, *methods], library
+
+
+def test_the_table_of_the_libraries_pages_is_what_the_adapters_have():
+    text = (ROOT / "docs/libraries/index.md").read_text()
+    lines = re.findall(r"^\| \[.*\]\((\w+)\.md\) \| (.*) \|$", text, re.MULTILINE)
+    shown = {page.replace("_", "."): cells.split(" | ") for page, cells in lines}
+    none = "\N{EN DASH}"
+    assert shown.pop("protocol") == [none, "by a variable", "in", "in"]
+    assert shown.keys() == TABLE.keys()
+    means = {None: none, "": "legacy", BINDINGS_VARIABLE: "by a variable"}
+    for library, (current, null, events, arrays) in shown.items():
+        row, has = TABLE[library], methods_of(library)
+        assert (current == "✓") == row.has_current_stream, library
+        assert null == means[row.null], library
+        assert (events != none) == ("event_handle" in has), library
+        assert arrays == ("both ways" if "make_array" in has else "in"), library
