@@ -23,7 +23,7 @@ def new_stream(device: Device | None = None, *, priority: int = 0, non_blocking:
 
     Example::
 
-        copies = interop.new_stream(priority=-1)
+        copies = interop.new_stream(priority=-1)  # its work is taken up before that of priority 0
         copies.wait_stream(producer)
 
     When nothing refers to the stream any more and its work is done, a later call of this destroys it. Every object that
@@ -56,7 +56,7 @@ def as_stream(obj: object, device: Device | None = None) -> ExternalStream:
         import torch
 
         stream = interop.as_stream(torch.cuda.current_stream())
-        stream.wait_stream(producer)
+        stream.wait_stream(producer)  # so PyTorch's later work waits
 
     Args:
         obj: an :class:`ExternalStream` (returned as it is); a stream of CuPy, Numba, PyTorch, cuda.core, RMM, Warp or

@@ -26,6 +26,13 @@ class EventHandle(EventFields):
     def cuda_event(self) -> int:
         """The address of the ``cudaEvent_t``, for code that takes a raw one.
 
+        Example::
+
+            import ctypes
+
+            event = producer.record_event()
+            address = ctypes.c_void_p(event.cuda_event)  # for a function of C; event must live on
+
         Creates the CUDA event if need be, on the event's device or, by default, the current one. From then on, interop
         does not know whether the event was recorded, and no longer raises UnrecordedEventError.
         """

@@ -30,7 +30,14 @@ class StreamIdentity(StreamFields):
 
     @property
     def cuda_stream(self) -> int:
-        """The address of the ``cudaStream_t``, or 1 or 2 for the default streams; never 0."""
+        """The address of the ``cudaStream_t``, or 1 or 2 for the default streams; never 0.
+
+        Example::
+
+            import ctypes
+
+            address = ctypes.c_void_p(producer.cuda_stream)  # for a function of C; producer must live on
+        """
         return self._handle
 
     @property

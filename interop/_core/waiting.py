@@ -77,7 +77,8 @@ class Waitable(WithoutHabits):
 
             asyncio.run(main())
 
-        Which work that is, and how it is waited for: as in :meth:`__await__`.
+        The work is that of ``await``: what was submitted to the stream so far, or what the event has recorded. The loop
+        queries it every 1 to 5 milliseconds; no thread is made, and the host is not blocked.
 
         Args:
             callback: a plain function. It is called in the asyncio loop that runs now, or by *executor*.

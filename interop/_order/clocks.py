@@ -53,6 +53,19 @@ class _Thread:
 class Clocks:
     """The order of the work in a program of streams, events and host threads.
 
+    Example::
+
+        from interop.ordering import Clocks, StreamKind
+
+        clocks = Clocks()
+        for name in ("producer", "consumer"):
+            clocks.add_stream(name, context=0, kind=StreamKind.NON_BLOCKING)
+        work = clocks.enqueue("producer", "host")
+        clocks.record("event", "producer", "host")
+        assert not clocks.happens_before(work, "consumer", "host")
+        clocks.wait("consumer", "event", "host")
+        assert clocks.happens_before(work, "consumer", "host")
+
     A stream must be added before it is used; otherwise the method raises :class:`KeyError`. Events and threads are
     known from their first use.
     """

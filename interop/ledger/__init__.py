@@ -1,14 +1,8 @@
 """The ordering ledger: watches a program, and reports the waits that it forgot, with both places in its code.
 
-::
-
-    with interop.ordering.check() as ledger:
-        ledger.writes(x, producer)   # CuPy's kernels cannot be seen: say what they do
-        fill(x)
-        double[grid, block, consumer](x)   # Numba's launches are seen: RaceError at the end of the block
-
-The ledger decides by CUDA's rules, and not by what happened to run first. So it finds a missing wait also in a run that
-got the right result. It adds no order to the program, and never blocks. A finding is one of two things:
+:func:`interop.ordering.check` opens one. It decides by CUDA's rules, and not by what happened to run first. So it finds
+a missing wait also in a run that got the right result. It adds no order to the program, and never blocks. A finding is
+one of two things:
 
 - a *race*: two accesses share a byte, at least one writes, and nothing orders them;
 - *unknown*: nothing that was seen orders them, but something out of sight may, or nothing says whether one of them

@@ -1,15 +1,8 @@
 """A simulated CUDA: streams, events, graph captures, and memory in NumPy. It needs no GPU and no driver.
 
-Use it to test on machines without a GPU, and to find a missing wait without luck::
-
-    with interop.sim.simulate() as gpu:
-        producer, consumer = gpu.stream("producer"), gpu.stream("consumer")
-        data, result = gpu.array([0, 0], "data"), gpu.array([0, 0], "result")
-        gpu.launch(producer, fill, writes=[data])
-        gpu.launch(consumer, double, reads=[data], writes=[result])  # RaceError: nothing orders them
-
-One run finds a race, whatever the schedule: CUDA's rules of order decide, and not which kernel happens to run first.
-:func:`explore` runs a small program under every schedule, and returns the first schedule that fails.
+:func:`simulate` is for tests on machines without a GPU. One run finds a missing wait, whatever the schedule: CUDA's
+rules of order decide, and not which kernel happens to run first. :func:`explore` runs a small program under every
+schedule, and returns the first schedule that fails.
 
 A program has to ask for the simulator: nothing falls back to it, and every object says SIMULATED. The simulator has no
 clock, runs no real kernels, shares nothing with other processes, and launches no graphs. One suite of tests checks its

@@ -1,14 +1,7 @@
 """What ran when, on which stream, and which stream waited for which: a picture, a table, a trace for Perfetto.
 
-::
-
-    with interop.Timeline() as timeline:
-        with timeline.span("blur", stream):
-            blur(...)  # work on that stream
-        other.wait_stream(stream)  # becomes an arrow
-    timeline  # in a notebook, this shows the picture
-
-CUDA events measure everything. No profiler is needed, and nothing blocks the host until the timeline is read.
+:class:`Timeline` records it. CUDA events measure everything. No profiler is needed, and nothing blocks the host until
+the timeline is read.
 """
 
 import unicodedata
@@ -202,12 +195,28 @@ class Timeline:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """The spans, in the order in which they were left. Blocks the host until the device has done them."""
+        """The spans, in the order in which they were left. Blocks the host until the device has done them.
+
+        Example::
+
+            with interop.Timeline() as timeline, timeline.span("write", producer):
+                interop.testing.slow(producer, 5)
+            for span in timeline.spans:
+                print(span.name, span.end - span.start)  # milliseconds, or steps of the simulator
+        """
         return self._read().spans
 
     @property
     def arrows(self) -> tuple[Arrow, ...]:
-        """The waits, in the order in which they were made. Blocks the host until the device has done them."""
+        """The waits, in the order in which they were made. Blocks the host until the device has done them.
+
+        Example::
+
+            with interop.Timeline() as timeline:
+                consumer.wait_stream(producer)
+            for arrow in timeline.arrows:
+                print(arrow.kind, arrow.producer, arrow.consumer)
+        """
         return self._read().arrows
 
     def table(self) -> Table:
