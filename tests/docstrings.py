@@ -57,7 +57,7 @@ def _names() -> Iterator[Name]:
                 yield Name(path, what)
             if inspect.isclass(what):
                 for member in dir(what):
-                    if not member.startswith("_"):
+                    if not member.startswith("_") and hasattr(what, member):  # else a hint, in place of an attribute
                         yield Name(f"{path}.{member}", getattr(what, member))
 
 
