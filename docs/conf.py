@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ python_use_unqualified_type_names = True
 # here, and for the parts of the modules that are public.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(_pytest|asyncio|collections|enum|matplotlib|numpy|os|pytest|threading)\..*"),
+    (r"py:.*", rf"({'|'.join(sys.stdlib_module_names)}|_pytest|matplotlib|numpy|pytest)\..*"),
     (r"py:.*", r"interop\._.*|interop\.\w+\.\w+\.\w+|interop\.timeline\._Open|Executor|Figure|Row|T|Tensor"),
     (r"py:.*", r"LEGACY|PER_THREAD|POISON|__await__|library|only_addresses|Reading\.notes|interop\.\w+\.owner"),
 ]
