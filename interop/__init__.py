@@ -103,7 +103,7 @@ __all__ = [
     "use",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def doctor(*, probe: bool = False) -> "diagnosis.Diagnosis":
