@@ -88,19 +88,17 @@ def handoff(
         with consumer:
             y *= 2  # after CuPy's ones
 
-    All work that is later submitted to *consumer* sees what was submitted to *producer* before the call. When the last
-    array over the memory goes, *producer* waits for what *consumer* was given until then. *array* is kept until that is
-    done, so that no pool reuses its memory too early.
+    What *consumer* is given from now on comes after what *producer* was given so far. When the last array over the
+    memory goes, *producer* waits for *consumer*; *array* is kept until *consumer* is done, so no pool reuses it early.
 
     Args:
-        array: of CuPy, Numba, PyTorch, JAX, Warp, RMM or cuda.core; or any object with ``__cuda_array_interface__`` or
-            ``__dlpack__`` that keeps its memory alive.
+        array: of ``"cupy"``, ``"numba"``, ``"torch"``, ``"jax"``, ``"cuda.core"``, ``"warp"`` or ``"rmm"``; or any
+            object with ``__cuda_array_interface__`` or ``__dlpack__`` that keeps its memory alive.
         consumer: the stream that will use it: anything that :func:`interop.as_stream` takes.
         producer: the stream that wrote it, likewise. By default, the stream that the array was handed to, if it came of
             a hand-over; the current stream of its library; the stream that the array states.
-        into: import path of the library of the result: ``"cupy"``, ``"numba"``, ``"torch"``, ``"jax"``, ``"cuda.core"``
-            or ``"warp"``. By default the library of *consumer*, if that is a library's stream, else that of *array*; if
-            neither is known, the result is a :class:`Handover`.
+        into: the library of the result: one of these, except ``"rmm"``. By default the library of *consumer*, if that
+            is a library's stream, else that of *array*; if neither is known, the result is a :class:`Handover`.
         read_only: ``"allow"`` to hand a read-only array to CuPy, Numba, PyTorch or Warp, which cannot forbid writes.
 
     Raises:

@@ -43,7 +43,7 @@ class Handover(HandoverFields):
         with producer:
             frame = Frame()
         handed = interop.handoff(frame, consumer, producer=producer)  # a Handover
-        x = cupy.asarray(handed)  # so can every library that reads the CUDA Array Interface or DLPack
+        x = cupy.asarray(handed)  # or any library's function that reads the CUDA Array Interface or DLPack
 
     :func:`handoff` returns it where no library is asked for, and none is known. ``__cuda_array_interface__`` states the
     stream that the memory is ready on, and ``__dlpack__(stream=s)`` makes the stream *s* wait for that one, on the

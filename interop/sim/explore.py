@@ -238,10 +238,11 @@ def replay(program: Program[T], schedule: Schedule | Sequence[int], *, devices: 
             assert stream.query(), "the kernel may still run"
 
         failure = interop.sim.explore(program).failure
+        assert failure is not None
         try:
             interop.sim.replay(program, failure.schedule)
-        except AssertionError as error:
-            print(failure.trace, error)
+        except AssertionError:
+            print(failure.trace)  # what ran when, on which stream
 
     Args:
         program: the program that was explored.

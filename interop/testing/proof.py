@@ -83,34 +83,13 @@ def is_ordered(
         assert verdict
 
     The proof is about the work that was submitted to the producer *before the block*. The block has to order it, by
-    events that it records. Two mistakes are not found:
-
-    - The block records an event, then submits work to the producer, and the consumer waits for the event. The consumer
-      does not wait for that work, and the answer is still "ordered". :func:`interop.ordering.check` finds this.
-    - In the block, a library makes the consumer wait for an event that was recorded before the block, without interop.
-      The event may stand for all of the producer's work, but the answer is "not ordered". If interop sees such a wait,
-      there is no verdict.
-
-    A wait by the host does not count as order. If the host waits in the block for an event from before the block, its
-    later work is ordered, but the answer is "not ordered".
-
-    *By capture*, the producer is captured into a graph during the block, and the graph is thrown away. Work that the
-    block submits to the producer, or to streams that wait for the producer, never runs. The consumer depends on the
-    producer if, and only if, the capture has spread to the consumer. No time is measured.
-
-    *By gate*, the block runs while a gate holds the producer shut. After the block, an event tells whether the consumer
-    is held up too. A gate also serves the legacy default stream, and code that cannot be captured, such as work on
-    default streams, queries, allocations and synchronising with *other* streams. On the simulator the answer is
-    certain. On a GPU, "ordered" means that the consumer was held up for *patience* seconds. Longer work in the block,
-    or a wait in it for something else that is late, such as another gate, hides a missing wait. If the consumer was
-    held up before the block, there is no verdict. If the block waits for the producer, or launches a kernel for the
-    first time, it does not end before *timeout*, and there is no verdict. (On the simulator, a block that waits for the
-    producer gets a :class:`~interop.errors.DeadlockError`.)
+    events that it records.
 
     Args:
         producer: anything that :func:`interop.as_stream` takes; by capture, except the legacy default stream.
         consumer: likewise; on any device.
-        by: ``"capture"`` or ``"gate"``.
+        by: ``"capture"``, which throws the work of the block away; or ``"gate"``, which lets it run, for code that
+            cannot be captured.
         timeout: for the gate: seconds, as for :func:`interop.testing.gate`.
         patience: for the gate, on a GPU: seconds after which a consumer that is not done counts as held up.
 
@@ -122,6 +101,32 @@ def is_ordered(
             the block; or the consumer waits, in the block, for an event from before the block.
         ValueError: the two are one stream, whose work is ordered anyway; *by* is neither; or *timeout* or *patience*
             is not a valid time.
+
+    Note:
+        *By capture*, the producer is captured into a graph during the block, and the graph is thrown away. Work that
+        the block submits to the producer, or to streams that wait for the producer, never runs. The consumer depends on
+        the producer if, and only if, the capture has spread to the consumer. No time is measured.
+
+        *By gate*, the block runs while a gate holds the producer shut. After the block, an event tells whether the
+        consumer is held up too. A gate also serves the legacy default stream, and code that cannot be captured, such as
+        work on default streams, queries, allocations and synchronising with *other* streams. On the simulator the
+        answer is certain. On a GPU, "ordered" means that the consumer was held up for *patience* seconds. Longer work
+        in the block, or a wait in it for something else that is late, such as another gate, hides a missing wait. If
+        the consumer was held up before the block, there is no verdict. If the block waits for the producer, or launches
+        a kernel for the first time, it does not end before *timeout*, and there is no verdict. (On the simulator, a
+        block that waits for the producer gets a :class:`~interop.errors.DeadlockError`.)
+
+        Two mistakes are not found:
+
+        - The block records an event, then submits work to the producer, and the consumer waits for the event. The
+          consumer does not wait for that work, and the answer is still "ordered". :func:`interop.ordering.check` finds
+          this.
+        - In the block, a library makes the consumer wait for an event that was recorded before the block, without
+          interop. The event may stand for all of the producer's work, but the answer is "not ordered". If interop sees
+          such a wait, there is no verdict.
+
+        A wait by the host does not count as order. If the host waits in the block for an event from before the block,
+        its later work is ordered, but the answer is "not ordered".
     """
     if by not in ("capture", "gate"):
         message = f'by is "capture" or "gate"; got {by!r}'
