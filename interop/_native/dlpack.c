@@ -67,7 +67,7 @@ delete_unversioned(DLManagedTensor *managed)
     release_owner(owner);
 }
 
-static void
+void
 delete_versioned(DLManagedTensorVersioned *managed)
 {
     PyObject *owner = managed->owner;

@@ -94,6 +94,18 @@ read_tensor(PyObject *module, PyObject *arguments)
     return tensor_of(&tensor, read_only, array);
 }
 
+/* What this thread has offered to a library. NULL: nothing, or its deleter was called. */
+static _Thread_local DLManagedTensorVersioned *offered;
+
+static void
+delete_offered(DLManagedTensorVersioned *managed)
+{
+    if (managed == offered) {
+        offered = NULL;
+    }
+    delete_versioned(managed);
+}
+
 PyDoc_STRVAR(make_doc,
 "make_tensor(type, tensor, owner, /)\n"
 "--\n\n"
@@ -105,20 +117,27 @@ static PyObject *
 make_tensor(PyObject *module, PyObject *arguments)
 {
     PyObject *type, *tensor, *owner;
-    DLManagedTensorVersioned *managed;
+    DLManagedTensorVersioned *managed, *before = offered;
     ExchangeAPI *api;
     void *made = NULL;
+    int refused;
 
     (void)module;
     if (!PyArg_ParseTuple(arguments, "O!OO:make_tensor", &PyType_Type, &type, &tensor, &owner) ||
         (api = api_of(type)) == NULL || (managed = give(tensor, owner)) == NULL) {
         return NULL;
     }
-    if (api->to_object(managed, &made)) {
-        managed->deleter(managed); /* it was not taken */
-        return NULL;
+    managed->deleter = delete_offered;
+    offered = managed;
+    refused = api->to_object(managed, &made);
+    if (refused && offered == managed) { /* PyTorch leaves it to us, cuda.core has called the deleter */
+        delete_versioned(managed);
     }
-    return made;
+    offered = before;
+    if (refused && !PyErr_Occurred()) { /* cuda.core */
+        PyErr_Format(PyExc_BufferError, "%R refuses the tensor, and does not say why", type);
+    }
+    return refused ? NULL : made;
 }
 
 /* -- of Handover ------------------------------------------------------------------------------------------------------ */

@@ -286,6 +286,7 @@ typedef struct DLManagedTensorVersioned {
 
 void *describe(PyObject *tensor, size_t head, DLTensor *described);
 DLManagedTensorVersioned *give(PyObject *tensor, PyObject *owner);
+void delete_versioned(DLManagedTensorVersioned *managed);
 PyObject *tensor_of(const DLTensor *tensor, int read_only, PyObject *owner);
 int add_taken_type(PyObject *module);
 

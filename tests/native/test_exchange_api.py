@@ -292,6 +292,35 @@ def test_a_tensor_of_torch_that_is_refused_keeps_nothing():
         native.make_tensor(int, wrong, None)
 
 
+@pytest.mark.parametrize("calls_the_deleter", [False, True])
+def test_a_library_that_refuses_may_have_called_the_deleter(calls_the_deleter):
+    def refuse(managed, _):
+        if calls_the_deleter:
+            end(capsules.ManagedVersioned.from_address(managed))
+        return -1
+
+    function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(refuse)
+    kind = stand_in(to_object=ctypes.cast(function, ctypes.c_void_p).value)
+    thing = Thing()
+    before = sys.getrefcount(thing)
+    for _ in range(3):
+        with pytest.raises(BufferError, match="does not say why"):
+            native.make_tensor(kind, Tensor(4096, (4,), None, F4, CUDA, 0, read_only=False, owner=None), thing)
+    assert sys.getrefcount(thing) == before
+
+
+def test_a_view_of_cuda_core_that_is_refused_keeps_nothing():
+    """cuda.core calls the deleter, and PyTorch does not."""
+    utils = pytest.importorskip("cuda.core.utils")
+    thing, vulkan = Thing(), 7
+    before = sys.getrefcount(thing)
+    with pytest.raises(BufferError):
+        native.make_tensor(
+            utils.StridedMemoryView, Tensor(4096, (4,), None, F4, vulkan, 0, read_only=False, owner=None), thing
+        )
+    assert sys.getrefcount(thing) == before
+
+
 @pytest.mark.parametrize("layout", [(..., None), ((slice(None), slice(None), slice(1, 3)), (12, 4, 1))])
 def test_a_tensor_of_torch_is_made_and_keeps_its_owner(layout):
     torch = pytest.importorskip("torch")
