@@ -126,9 +126,10 @@ describe(PyObject *tensor, size_t head, DLTensor *described)
         free(memory);
         return NULL;
     }
-    for (int64_t i = ndim - 1, step = 1; strides == Py_None && i >= 0; i--) {
-        described->strides[i] = step;
-        step *= described->shape[i] ? described->shape[i] : 1;
+    uint64_t step = 1; /* may leave the 64 bits where there are no elements */
+    for (Py_ssize_t i = ndim - 1; strides == Py_None && i >= 0; i--) {
+        described->strides[i] = (int64_t)step;
+        step *= described->shape[i] ? (uint64_t)described->shape[i] : 1;
     }
     return memory;
 }

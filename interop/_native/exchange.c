@@ -46,7 +46,7 @@ api_of(PyObject *type)
 static int
 is_c_contiguous(const DLTensor *tensor)
 {
-    int64_t step = 1;
+    uint64_t step = 1; /* may leave the 64 bits before a dimension without elements is found */
     int is = 1;
 
     if (tensor->ndim > MOST_DIMENSIONS || tensor->shape == NULL || tensor->strides == NULL) {
@@ -56,8 +56,8 @@ is_c_contiguous(const DLTensor *tensor)
         if (tensor->shape[i] == 0) {
             return 1;
         }
-        is = is && (tensor->shape[i] == 1 || tensor->strides[i] == step);
-        step *= tensor->shape[i];
+        is = is && (tensor->shape[i] == 1 || (uint64_t)tensor->strides[i] == step);
+        step *= (uint64_t)tensor->shape[i];
     }
     return is;
 }

@@ -10,7 +10,7 @@ PyTypeObject *link_type;
 
 /* -- the table of open hand-overs ------------------------------------------------------------------------------------- */
 
-enum { BUCKETS = 4096, MOST_LOOKS = 64 };
+enum { BUCKETS = 4096 };
 
 static Spot *table[BUCKETS]; /* each the newest of a list */
 static Py_ssize_t lengths[65]; /* how many are open, by the number of bits of their memory's length */
@@ -96,17 +96,12 @@ find_holder(unsigned long long address, PyObject *stream, unsigned long long mar
 
     for (int bits = 1; bits <= 64; bits++) {
         unsigned long long block = bits == 64 ? 0 : address >> bits;
-        int looks = 0;
         if (lengths[bits] == 0) {
             continue;
         }
-        for (Spot *place = *bucket_of(bits, block); place != NULL && looks < MOST_LOOKS; place = place->older) {
+        for (Spot *place = *bucket_of(bits, block); place != NULL; place = place->older) {
             Holder *holder = place->holder;
-            if (place->bits != bits || place->block != block) {
-                continue;
-            }
-            looks++;
-            if (address < holder->start || address >= holder->stop) {
+            if (place->bits != bits || place->block != block || address < holder->start || address >= holder->stop) {
                 continue;
             }
             if (mark) {
@@ -118,7 +113,10 @@ find_holder(unsigned long long address, PyObject *stream, unsigned long long mar
             if (to_any == NULL || to_any->number < holder->number) {
                 to_any = holder;
             }
-            if (stream != Py_None && is_same_stream((Stream *)holder->consumer, (Stream *)stream)) {
+            if (stream == Py_None) {
+                break; /* what follows is older */
+            }
+            if (is_same_stream((Stream *)holder->consumer, (Stream *)stream)) {
                 if (to_stream == NULL || to_stream->number < holder->number) {
                     to_stream = holder;
                 }
@@ -185,12 +183,14 @@ read_number(PyObject *tuple, Py_ssize_t i, long long *number)
 }
 
 /* The address of the first byte, and the one after the last one; twice the same if there are no elements. As
- * Tensor.extent; whoever made the tensor has checked that neither leaves the 64 bits. */
+ * Tensor.extent; whoever made the tensor has checked that neither leaves the 64 bits. What is between may, and is right
+ * again in the end: so the numbers are unsigned. */
 int
 read_extent(PyObject *tensor, unsigned long long *start, unsigned long long *stop)
 {
     PyObject *shape, *strides, *dtype, *address;
-    long long bits, lanes, first = 0, last = 0;
+    long long bits, lanes;
+    unsigned long long step = 1, first = 0, last = 0;
 
     if (!PyTuple_Check(tensor) || PyTuple_Size(tensor) != 8) {
         PyErr_SetString(PyExc_TypeError, "expected a Tensor");
@@ -205,30 +205,25 @@ read_extent(PyObject *tensor, unsigned long long *start, unsigned long long *sto
         read_number(dtype, 2, &lanes)) {
         return -1;
     }
-    for (Py_ssize_t i = PyTuple_Size(shape) - 1, step = 1; i >= 0; i--) {
-        long long count, stride = step;
+    for (Py_ssize_t i = PyTuple_Size(shape) - 1; i >= 0; i--) {
+        long long count, stride = (long long)step;
         if (read_number(shape, i, &count) || (strides != Py_None && read_number(strides, i, &stride))) {
             return -1;
         }
         if (count == 0) {
             return 0;
         }
-        if (stride < 0) {
-            first += stride * (count - 1);
-        }
-        else {
-            last += stride * (count - 1);
-        }
-        step *= count;
+        *(stride < 0 ? &first : &last) += (unsigned long long)stride * (unsigned long long)(count - 1);
+        step *= (unsigned long long)count;
     }
     bits *= lanes;
     if (bits % 8 == 0) {
-        *start += (unsigned long long)(first * (bits / 8));
-        *stop += (unsigned long long)((last + 1) * (bits / 8));
+        *start += first * (unsigned long long)(bits / 8);
+        *stop += (last + 1) * (unsigned long long)(bits / 8);
     }
     else { /* down to the byte that has the first bit, up to the one that has the last */
-        *start += (unsigned long long)((first * bits - 7) / 8);
-        *stop += (unsigned long long)(((last + 1) * bits + 7) / 8);
+        *start += (unsigned long long)((long long)(first * (unsigned long long)bits - 7) / 8);
+        *stop += ((last + 1) * (unsigned long long)bits + 7) / 8;
     }
     return 0;
 }

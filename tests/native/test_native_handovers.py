@@ -645,6 +645,16 @@ def test_find_finds_a_handover_by_its_mark(world, way, find):
     assert find(4095, None, 1) is None
 
 
+@pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
+def test_find_finds_the_handover_however_many_of_that_memory_are_newer(world, way, find):
+    first = make_open(world, way, 4096, 4096, "p")
+    first._mark = 1
+    newer = [make_open(world, way, 4096, 4096, "c") for _ in range(200)]
+    assert find(5000, None, 1) is first._link
+    assert find(5000, world.p) is first._link
+    assert find(5000, None) is newer[-1]._link
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 4095, 4096, 4097, 1 << 40, (1 << 62) + 5])
 @pytest.mark.parametrize(("way", "find"), FIND, ids=["C", "Python"])
 def test_find_knows_both_ends_of_memory(world, way, find, length):
@@ -675,6 +685,10 @@ EXTENTS = [
     ((5,), (-1,), DataType(2, 4, 1)),
     ((2, 3), (0, 1), TYPES["<i2"]),
     ((2, 3), (7, 2), DataType(2, 32, 4)),
+    ((0, 2**40, 2**40), None, TYPES["|u1"]),
+    ((2**62, 0, 2**40), (2**40, 1, 2**40), TYPES["<f4"]),
+    ((2**62 + 2**61,), None, TYPES["<u2"]),
+    ((2**62, 2), (1, 0), TYPES["<u2"]),
 ]
 
 
