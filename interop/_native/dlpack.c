@@ -96,15 +96,14 @@ read_numbers(PyObject *tuple, Py_ssize_t ndim, int64_t *numbers)
 /* Allocate *head* bytes, and behind them the shape and the strides of a Tensor, which *described* then points to. NULL
  * with an exception. */
 void *
-describe(PyObject *tensor, size_t head, DLTensor *described)
+describe(PyObject *tensor, size_t head, DLTensor *described, int *read_only)
 {
     PyObject *shape, *strides, *owner;
     unsigned long long address;
-    int read_only;
 
     if (!PyTuple_Check(tensor) || !PyArg_ParseTuple(tensor, "KO!O(bbH)iipO:Tensor", &address, &PyTuple_Type, &shape,
                                                     &strides, &described->code, &described->bits, &described->lanes,
-                                                    &described->device_type, &described->device_id, &read_only, &owner)) {
+                                                    &described->device_type, &described->device_id, read_only, &owner)) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_TypeError, "expected a Tensor");
         }
@@ -139,13 +138,14 @@ DLManagedTensorVersioned *
 give(PyObject *tensor, PyObject *owner)
 {
     DLTensor described;
-    DLManagedTensorVersioned *managed = describe(tensor, sizeof *managed, &described);
+    int read_only;
+    DLManagedTensorVersioned *managed = describe(tensor, sizeof *managed, &described, &read_only);
 
     if (managed != NULL) {
         managed->major = 1;
         managed->owner = Py_NewRef(owner);
         managed->deleter = delete_versioned;
-        managed->flags = PyTuple_GetItem(tensor, 6) == Py_True ? READ_ONLY : 0;
+        managed->flags = read_only ? READ_ONLY : 0;
         managed->tensor = described;
     }
     return managed;
@@ -155,7 +155,8 @@ static DLManagedTensor *
 give_unversioned(PyObject *tensor, PyObject *owner)
 {
     DLTensor described;
-    DLManagedTensor *managed = describe(tensor, sizeof *managed, &described);
+    int read_only;
+    DLManagedTensor *managed = describe(tensor, sizeof *managed, &described, &read_only);
 
     if (managed != NULL) {
         managed->owner = Py_NewRef(owner);

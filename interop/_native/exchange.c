@@ -182,12 +182,13 @@ static int
 show_object(void *object, DLTensor *tensor)
 {
     Holder *holder = to_give(object);
-    void *view = holder == NULL ? NULL : describe(holder->tensor, 0, tensor);
+    int read_only;
+    void *view = holder == NULL ? NULL : describe(holder->tensor, 0, tensor, &read_only);
 
     if (view == NULL) {
         return -1;
     }
-    if (PyTuple_GetItem(holder->tensor, 6) == Py_True) {
+    if (read_only) {
         free(view);
         PyErr_SetString(PyExc_BufferError, "a read-only hand-over can be given only in a form that says so");
         return -1;

@@ -284,7 +284,7 @@ typedef struct DLManagedTensorVersioned {
     DLTensor tensor;
 } DLManagedTensorVersioned;
 
-void *describe(PyObject *tensor, size_t head, DLTensor *described);
+void *describe(PyObject *tensor, size_t head, DLTensor *described, int *read_only);
 DLManagedTensorVersioned *give(PyObject *tensor, PyObject *owner);
 void delete_versioned(DLManagedTensorVersioned *managed);
 PyObject *tensor_of(const DLTensor *tensor, int read_only, PyObject *owner);

@@ -132,8 +132,9 @@ def test_negative_strides_are_refused_as_by_dlpack(world, take):
     refused(lambda: take(made), NotSupportedError, "negative strides")
 
 
-def test_read_only_is_said_or_refused(world):
-    tensor = world.handover()._tensor._replace(read_only=True)
+@pytest.mark.parametrize("read_only", [True, np.True_, 1])  # as another package's adapter may say it
+def test_read_only_is_said_or_refused(world, read_only):
+    tensor = world.handover()._tensor._replace(read_only=read_only)
     made = interop.Handover(tensor, world.p, world.c, is_neutral=True)
     managed = given(made)
     assert managed.flags == 1
