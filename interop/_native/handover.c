@@ -66,8 +66,8 @@ go_back(Holder *holder, PyObject *memory)
     if (holder->is_ordered) {
         return keep_until_event(consumer, holder->event, memory);
     }
-    if (holder->event) {
-        give_event(consumer->pool, holder->event);
+    if (holder->event && !pool_give(consumer->pool, holder->event)) {
+        discard_event(consumer->cuda, holder->event);
     }
     if (bound == NULL || (holder->closes && !(is_open(holder->consumer) &&
                                               (holder->producer == Py_None || is_open(holder->producer))))) {

@@ -202,14 +202,6 @@ keep_until_event(Stream *stream, unsigned long long event, PyObject *memory)
     return keep_recorded(stream, event, stream->pool, NULL, memory);
 }
 
-void
-give_event(Pool *pool, unsigned long long event)
-{
-    if (!pool_give(pool, event)) {
-        destroy_event(event);
-    }
-}
-
 /* -- letting go ------------------------------------------------------------------------------------------------------- */
 
 /* Put down for Python what CUDA cannot tell: a capture had begun when the event was recorded, or the device is lost. 0 if

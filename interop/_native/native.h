@@ -125,6 +125,7 @@ extern PyTypeObject *stream_class, *event_class;           /* interop.ExternalSt
 
 unsigned long long pool_take(Pool *pool);
 int pool_give(Pool *pool, unsigned long long event);
+void discard_event(PyObject *cuda, unsigned long long event);
 int add_types(PyObject *module);
 int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type);
 void free_object(PyObject *self);
@@ -245,7 +246,6 @@ int add_handover_types(PyObject *module);
 int keep_after(Stream *stream, Stream *producer, PyObject *memory);
 int keep_until(Stream *stream, Event *event, PyObject *memory);
 int keep_until_event(Stream *stream, unsigned long long event, PyObject *memory);
-void give_event(Pool *pool, unsigned long long event);
 int end_without_gil(PyObject *object);
 void take_ended(void);
 void forget_ended(void);

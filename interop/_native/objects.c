@@ -174,13 +174,27 @@ static PyType_Spec stream_spec = {"interop._native._ext.StreamFields", sizeof(St
 
 /* -- EventFields ----------------------------------------------------------------------------------------------------- */
 
+/* Destroy a CUDA event that nobody uses; not in a process that was forked, nor at exit, which Python knows. */
+void
+discard_event(PyObject *cuda, unsigned long long event)
+{
+    PyObject *type, *value, *traceback, *done;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    done = PyObject_CallMethod(cuda, "event_discard", "K", event);
+    if (done == NULL) {
+        PyErr_WriteUnraisable(cuda); /* and not the event's object, to which there may be no reference any more */
+    }
+    Py_XDECREF(done);
+    PyErr_Restore(type, value, traceback);
+}
+
 /* The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay. */
 static void
 event_finalize(PyObject *self)
 {
     Event *event = (Event *)self;
     unsigned long long handle = event->handle;
-    PyObject *type, *value, *traceback, *done;
 
     if (handle == 0 || event->flags == NULL || event->flags == Py_None) {
         return;
@@ -191,13 +205,7 @@ event_finalize(PyObject *self)
     if (event->pool != NULL && !event->handle_was_shared && pool_give(event->pool, handle)) {
         return;
     }
-    PyErr_Fetch(&type, &value, &traceback);
-    done = PyObject_CallMethod(event->cuda, "event_discard", "K", handle);
-    if (done == NULL) {
-        PyErr_WriteUnraisable(event->cuda); /* and not self, to which there may be no reference any more */
-    }
-    Py_XDECREF(done);
-    PyErr_Restore(type, value, traceback);
+    discard_event(event->cuda, handle);
 }
 
 #define EVENT_OBJECTS(DO) DO(pool) DO(adapter) DO(cuda) DO(device) DO(flags) DO(owner)
