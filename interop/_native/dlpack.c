@@ -45,8 +45,9 @@ release_owner(PyObject *owner)
     PyObject *type, *value, *traceback;
     PyGILState_STATE state;
 
-    if (!Py_IsInitialized()) {
-        return; /* the owner goes with the process */
+    /* Then the owner goes with the process. To take the GIL may end the thread at exit, and a thread of C++ the process. */
+    if (has_ended || !Py_IsInitialized()) {
+        return;
     }
     if (!has_gil() && end_without_gil(owner)) {
         return;

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import subprocess
 import sys
 import weakref
 from collections import deque
@@ -781,6 +782,41 @@ def test_a_forked_child_frees_nothing_of_its_parent(world):
     world.busy(still=False)
     assert interop.release() == 0
     assert kept() is None
+
+
+AT_EXIT = """
+import ctypes, sys, time
+from tests.native.test_native_handovers import *
+from tests.native_stubs import Driver
+
+
+class Source:
+    def __del__(self):
+        print("the source was freed")
+
+
+context = bound(driver := Driver(sys.argv[1]))
+world = World(driver, context.__enter__())
+sys.kept = world.handover(Source())  # for the end of the interpreter
+sys.capsule = world.handover(Source()).__dlpack__(stream=-1)
+libc, early, late = ctypes.CDLL(None), consumed(world.handover(Source())), consumed(world.handover(Source()))
+libc.__cxa_atexit(ctypes.c_void_p(late[1]), ctypes.c_void_p(late[0]), None)  # after Py_Finalize
+native.end_handovers()
+driver.reset()
+thread, soon = ctypes.c_void_p(), (ctypes.c_long * 2)(int(time.time()) + 5)
+libc.pthread_create(ctypes.byref(thread), None, ctypes.c_void_p(early[1]), ctypes.c_void_p(early[0]))
+# This thread keeps the GIL. Where the interpreter ends, another one that wants it is ended.
+assert ctypes.PyDLL(None).pthread_timedjoin_np(thread, None, ctypes.byref(soon)) == 0, "it waits for the GIL"
+assert not driver.made("cuEventRecord")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses functions of the C library of Linux")
+def test_when_the_interpreter_ends_nothing_is_let_go_of_and_no_thread_waits_for_the_gil(driver):
+    ran = subprocess.run(
+        [sys.executable, "-c", AT_EXIT, driver.library._name], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.stderr, ran.stdout, ran.returncode) == ("", "", 0)
 
 
 def test_the_counted_calls_are_calls_of_the_stubs():
