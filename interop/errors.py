@@ -4,8 +4,13 @@ All have one root: ``except InteropError`` catches them all. Each also has a sta
 nothing of interop can catch ``ValueError``, ``TypeError`` or ``RuntimeError``.
 
 Three errors of interop are standard ones only: ``TimeoutError`` when a timeout has passed, ``ValueError`` for a timeout
-that is not a number of seconds, and ``TypeError`` for a callback that cannot be called.
+that is not a number of seconds, and ``TypeError`` for a callback
+or kernel that cannot be called.
 """
+
+import sys
+
+from interop._show.callsite import user_trace
 
 __all__ = [
     "AdapterError",
@@ -39,6 +44,13 @@ class InteropError(Exception):
         except interop.InteropError as error:
             print(error)  # what was given, what was expected, and what to do
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and Jupyter print: without the frames of interop, unless ``%xmode --show`` asks for all."""
+        formatter = sys.modules["IPython"].get_ipython().InteractiveTB
+        trace = user_trace(self.__traceback__) if formatter.skip_hidden else self.__traceback__
+        lines: list[str] = formatter.structured_traceback(type(self), self, trace)
+        return lines
 
 
 class CudaError(InteropError, RuntimeError):

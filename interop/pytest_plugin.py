@@ -22,7 +22,8 @@ import pytest
 
 import interop
 from interop import _cuda, adapters
-from interop.errors import NoDeviceError
+from interop._show.callsite import user_trace
+from interop.errors import InteropError, NoDeviceError
 
 if TYPE_CHECKING:
     from interop.sim import SimulatedGPU
@@ -91,6 +92,16 @@ def pytest_runtest_teardown() -> Iterator[None]:
         for each in late:
             each.let_pass()
         _fail_if_late(late)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> None:
+    """Show an error of interop without the frames of interop, unless ``--full-trace`` asks for all."""
+    found = call.excinfo
+    if found is None or not isinstance(found.value, InteropError) or item.config.getoption("fulltrace"):
+        return
+    if trace := user_trace(found.tb):
+        call.excinfo = pytest.ExceptionInfo.from_exc_info((found.type, found.value, trace))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

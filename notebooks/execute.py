@@ -3,7 +3,6 @@
 Needs nbclient and ipykernel, of the extra ``notebook``, and, for all but ``00_no_gpu.ipynb``, a GPU.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,8 +16,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": path.parent}}
     )
-    # By default, the file name of a cell contains the process id. Reports that name places in the code would show it.
-    client.execute(env={**os.environ, "IPYKERNEL_CELL_NAME": "cell"})
+    client.execute()
     # The kernel's description of itself differs from machine to machine, so the committed metadata stay.
     notebook.metadata = nbformat.read(path, as_version=4).metadata
     return notebook

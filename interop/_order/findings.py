@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from interop._show.text import as_printed
 from interop.errors import RaceError
 
 
@@ -34,7 +35,8 @@ class Party:
         stream: the stream of that work, in words; or the name of the host thread.
         kind: what the access does to the array.
         array: the array, in words.
-        where: ``file:line`` of the user's code that submitted the work, or made the access.
+        where: ``file:line`` of the user's code that submitted the work, or made the access; in a notebook such as
+            ``In [5], line 4``.
     """
 
     by: str
@@ -62,6 +64,8 @@ class Finding:
     later: Party
     fix: str
     uncertainty: str = ""
+
+    _repr_pretty_ = as_printed
 
     def __str__(self) -> str:
         earlier, later = self.earlier, self.later

@@ -1,15 +1,15 @@
-"""The line of the user's code that called interop, for reports of races and of blocked hosts."""
+"""Which frames are the user's: for places in reports of races and of blocked hosts, and for tracebacks."""
 
 import contextlib
 import os
 import sys
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Final
 
 # pathlib and inspect would take a sixth of the time of `import interop`.
 _OURS: Final = __file__.removesuffix(os.path.join("_show", "callsite.py"))  # noqa: PTH118
-_PROGRAMS: Final = (_OURS + "demo.py", _OURS + "matrix" + os.sep)
-"""Files of this package that count as user code: they are programs."""
+_PROGRAMS: Final = tuple(_OURS + file for file in ("demo.py", f"matrix{os.sep}", f"testing{os.sep}conformance{os.sep}"))
+"""Files of this package that count as user code: they are programs and tests."""
 BETWEEN: Final[set[str]] = set()
 """The top-level modules whose code may lie between the user's code and interop's. ``interop.adapters`` fills it."""
 
@@ -17,19 +17,45 @@ BETWEEN: Final[set[str]] = set()
 def user_frame() -> FrameType | None:
     """The innermost frame of user code: not of interop, of ``contextlib``, or of a library in between."""
     frame: FrameType | None = sys._getframe()  # noqa: SLF001  (inspect.currentframe is the same)
-    while frame is not None and _is_machinery(frame):
+    while frame is not None and (_is_ours(frame) or _is_between(frame)):
         frame = frame.f_back
     return frame
 
 
+def user_trace(trace: TracebackType | None) -> TracebackType | None:
+    """*trace* without the frames of interop."""
+    entries: list[TracebackType] = []
+    while trace is not None:
+        if not _is_ours(trace.tb_frame):
+            entries.append(trace)
+        trace = trace.tb_next
+    for entry in reversed(entries):
+        trace = TracebackType(trace, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return trace
+
+
 def where(frame: FrameType | None = None) -> str:
-    """``file:line`` of *frame*, by default of :func:`user_frame`."""
+    """``file:line`` of *frame*, by default of :func:`user_frame`; ``In [5], line 4`` if it is in a notebook's cell."""
     frame = frame or user_frame()
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown"
-
-
-def _is_machinery(frame: FrameType) -> bool:
+    if frame is None:
+        return "unknown"
     file = frame.f_code.co_filename
-    if file == contextlib.__file__ or (file.startswith(_OURS) and not file.startswith(_PROGRAMS)):
-        return True
+    return f"{cell}, line {frame.f_lineno}" if (cell := _cell(file)) else f"{file}:{frame.f_lineno}"
+
+
+def _cell(file: str) -> str:
+    """The notebook's cell that *file* stands for, such as ``In [5]``; empty if it stands for none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    label = shell.compile.format_code_name(file) if shell else None  # ("Cell", "In[5]")
+    return label[1].replace("[", " [") if label else ""
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Whether a frame is of interop, or of ``contextlib``, by which interop makes some of its blocks."""
+    file = frame.f_code.co_filename
+    return file == contextlib.__file__ or (file.startswith(_OURS) and not file.startswith(_PROGRAMS))
+
+
+def _is_between(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN

@@ -45,11 +45,6 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), *, numbers: i
     return "\n".join(shown)
 
 
-def lines(texts: Iterable[str]) -> str:
-    """Texts below each other, at most as wide as the terminal. Otherwise as :func:`table`."""
-    return table((text,) for text in texts)
-
-
 def _folded(lines: Iterable[str], width: int) -> list[str]:
     return [part for line in lines for part in ([line] if len(line) <= width else textwrap.wrap(line, width))]
 

@@ -1,10 +1,16 @@
-"""Text for messages."""
+"""Text for messages and notebooks."""
 
 import numbers
 import reprlib
-from typing import Final
+from typing import Any, Final
 
 _MOST_BITS: Final = 256
+
+
+def as_printed(self: object, printer: Any, cycle: bool) -> None:  # noqa: ANN401, FBT001  (IPython's)
+    """The method ``_repr_pretty_`` of a class whose objects look in a notebook as ``print`` shows them."""
+    del cycle
+    printer.text(str(self))
 
 
 def plural(number: int, one: str, many: str = "") -> str:

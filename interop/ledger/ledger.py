@@ -13,7 +13,7 @@ from interop._order import watchers
 from interop._order.clocks import StreamKind
 from interop._order.findings import Finding, Kind, Party
 from interop._show.callsite import user_frame, where
-from interop._show.text import plural
+from interop._show.text import as_printed, plural
 from interop.event import as_event
 from interop.ledger.events import Events, Token
 from interop.ledger.fixes import Fixes, identity_of
@@ -95,6 +95,11 @@ class Ledger(watchers.Watcher):
     def unknown(self) -> list[Finding]:
         """The pairs of accesses that are races unless something out of sight orders them."""
         return [finding for finding in self._steps.settled().findings if finding.uncertainty]
+
+    _repr_pretty_ = as_printed
+
+    def __repr__(self) -> str:
+        return f"<interop.ordering ledger: {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
         tally = self._steps.settled()

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from interop._order.findings import Finding
-from interop._show.text import plural
+from interop._show.text import as_printed, plural
 from interop.errors import InteropError
 from interop.sim.gpu import SimulatedGPU, simulation
 from interop.sim.schedule import Choice, Chosen, Schedule
@@ -19,6 +19,8 @@ from interop.sim.schedule import Choice, Chosen, Schedule
 T = TypeVar("T")
 Program = Callable[[SimulatedGPU], T]
 
+_SHOWN: Final = 10
+"""So many outcomes are printed."""
 POLLS: Final = 3
 """How many times :func:`explore` lets the same pending work be reported as not done."""
 
@@ -39,6 +41,8 @@ class Failure:
     def trace(self) -> str:
         """What happened, one numbered line each."""
         return str(self.schedule)
+
+    _repr_pretty_ = as_printed
 
     def __str__(self) -> str:
         return f"{self.schedule}\n     {type(self.error).__name__}: {self.error}"
@@ -101,7 +105,16 @@ class Exploration:
         ended = "all there are" if self.complete else f"not all there are: they cover {_percent(self.covered)}"
         verdict = "none failed" if self._failure is None else f"one failed with {type(self._failure.error).__name__}"
         raced = f", {plural(len(self.races), 'race')}" if self.races else ""
-        return f"<SIMULATED exploration: {self.schedules} schedules, {ended}; {verdict}{raced}>"
+        return f"<SIMULATED exploration: {plural(self.schedules, 'schedule')}, {ended}; {verdict}{raced}>"
+
+    _repr_pretty_ = as_printed
+
+    def __str__(self) -> str:
+        """The same, with the outcomes, the races, and the schedule that fails."""
+        outcomes = sorted(map(repr, self.outcomes))
+        shown = ", ".join([*outcomes[:_SHOWN], *(["..."] if len(outcomes) > _SHOWN else [])])
+        lines = [repr(self)[1:-1], f"{plural(len(outcomes), 'outcome')}: {shown}", *map(str, self.races)]
+        return "\n".join([*lines, f"This schedule fails:\n{self._failure}"] if self._failure else lines)
 
 
 def _percent(share: float) -> str:

@@ -3,6 +3,7 @@
 # ruff: noqa: SLF001  (the GPU alone may touch an array's memory; `_cuda` is the seam for the simulator)
 
 import contextlib
+import inspect
 import itertools
 import math
 import threading
@@ -139,13 +140,15 @@ class SimulatedGPU:
             CudaError: the stream is not one of this simulation, or a capture forbids it.
             InvalidStreamError: *stream* is not a stream.
             InvalidArrayError: one of *reads* or *writes* was not made by :meth:`array`.
+            TypeError: *function* cannot be called with these arrays.
         """
         read_only = [_memory_of(array).view() for array in reads]
         for view in read_only:
             view.flags.writeable = False
         arguments = [*read_only, *map(_memory_of, writes)]
+        _check_call(function, [*reads, *writes])
         work = Work(
-            name=name or getattr(function, "__name__", None) or repr(function),
+            name=name or _name_of(function),
             where=where(),
             run=lambda: function(*arguments),
             reads=frozenset(array._array for array in reads if array not in writes),
@@ -297,6 +300,29 @@ def _memory_of(array: SimulatedArray) -> NDArray[Any]:
         message = f"expected an array of this simulation, made by gpu.array(); got {described(array)}"
         raise InvalidArrayError(message)
     return array._memory
+
+
+def _check_call(function: Callable[..., object], arrays: Sequence[SimulatedArray]) -> None:
+    if not callable(function):
+        message = f"a kernel is a function; got {described(function)}"
+        raise TypeError(message)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions of C do not tell
+        return
+    try:
+        signature.bind(*arrays)
+    except TypeError as error:
+        name, given = _name_of(function), ", ".join(array.name for array in arrays)
+        message = (
+            f"the kernel {name}{signature} cannot be called as {name}({given}), with its reads and then its writes: "
+            f"{error}. Give launch() other arrays, or the function other parameters"
+        )
+        raise TypeError(message) from None
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", None) or repr(function)
 
 
 def _place_of(stream: object) -> tuple[int, object]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from interop._order.clock import Clock
+from interop._show.text import as_printed
 from interop.errors import DeadlockError, InteropError
 from interop.sim.state import Array
 from interop.sim.work import Queue, Work
@@ -35,6 +36,8 @@ class Schedule:
     choices: tuple[int, ...]
     trace: tuple[str, ...]
     left_out: int = 0
+
+    _repr_pretty_ = as_printed
 
     def __str__(self) -> str:
         lines = [f"{number:3}. {line}" for number, line in enumerate(self.trace, 1 + self.left_out)]

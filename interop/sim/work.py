@@ -27,7 +27,7 @@ class Work:
 
     Attributes:
         name: what the user calls it.
-        where: ``file:line`` of the launch.
+        where: the line of the launch, as :func:`interop._show.callsite.where` writes it.
         number: its place in the order in which the program enqueued work.
         stream: the name of its stream.
         epoch: its own place on its stream.
@@ -210,7 +210,11 @@ class Queue:
         run = work.run
         self._done(work)
         self._settle()
-        run()
+        try:
+            run()
+        except Exception as error:
+            error.add_note(f"raised by kernel {work.name!r}, which was launched on {work.stream} at {work.where}")
+            raise
 
     def _done(self, work: Work) -> None:
         self.gone.append((work.run, work.reads, work.writes))

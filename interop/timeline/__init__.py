@@ -16,7 +16,7 @@ from interop._order import watchers
 from interop._safety import forks
 from interop._safety.blocks import Block
 from interop._show.text import plural
-from interop.errors import InteropError
+from interop.errors import InteropError, LibraryNotFoundError
 from interop.stream import as_stream
 from interop.timeline.reading import Arrow, Lane, Reading, Row, Span, Table
 from interop.timeline.recorder import Recorder
@@ -273,10 +273,16 @@ class Timeline:
         else:
             self.figure().savefig(path)
 
-    def _repr_png_(self) -> bytes:
-        from interop.timeline.picture import png  # noqa: PLC0415  (matplotlib is slow to import, and an extra)
-
-        return png(self._read())
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str | bytes]:
+        """For notebooks: the picture; words if there is nothing to draw, or if matplotlib is not installed."""
+        reading = self._read()
+        if not (reading.spans or reading.arrows or reading.skipped):
+            return {"text/plain": repr(self)}
+        try:
+            from interop.timeline.picture import png  # noqa: PLC0415  (matplotlib is slow to import, and an extra)
+        except LibraryNotFoundError as error:
+            return {"text/plain": f"{self!r}\n{error}"}
+        return {"text/plain": repr(self), "image/png": png(reading)}
 
     def __repr__(self) -> str:
         """How many spans and arrows there are. Does not block the host."""

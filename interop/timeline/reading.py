@@ -3,7 +3,7 @@
 from typing import Final, Literal, NamedTuple
 
 from interop._show import html, plain
-from interop._show.text import plural
+from interop._show.text import as_printed, plural
 
 Unit = Literal["ms", "steps"]
 """The unit of positions: milliseconds on the device, or kernels (steps) of a simulation."""
@@ -136,14 +136,17 @@ class Table(list[Row]):
         ]
         super().__init__(sorted(rows, key=lambda row: (row.start, row.end)))
 
+    _repr_pretty_ = as_printed
+
     def __str__(self) -> str:
         """The table as text, as wide as the terminal."""
         rows, notes = self._shown()
-        return f"{plain.table(rows, self._head, numbers=3)}\n{plain.lines(notes)}".rstrip()
+        shown = [plain.table(rows, self._head, numbers=3)] if rows else []
+        return "\n".join((*shown, plain.table((note,) for note in notes))).rstrip()
 
     def _repr_html_(self) -> str:
         rows, notes = self._shown()
-        return html.grid(self._head, rows) + html.lines(notes)
+        return (html.grid(self._head, rows) if rows else "") + html.lines(notes)
 
     @property
     def _head(self) -> list[str]:
@@ -154,6 +157,8 @@ class Table(list[Row]):
         digits = 3 if self.unit == "ms" else 0
         rows = [[*row[:3], *(f"{number:.{digits}f}" for number in row[3:])] for row in self]
         left_out = len(self) - _MOST_ROWS
+        if not rows:
+            return rows, ["nothing was recorded", *self.notes]
         if left_out <= 0:
             return rows, self.notes
         rows[_MOST_ROWS // 2 : -_MOST_ROWS // 2] = [["…"] * 6]

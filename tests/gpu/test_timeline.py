@@ -240,7 +240,7 @@ def test_a_timeline_can_be_drawn_and_saved(tmp_path):
         c.wait_stream(p)
         with timeline.span("blur", c):
             busy(c, 20)
-    assert timeline._repr_png_().startswith(b"\x89PNG")
+    assert timeline._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
     timeline.save(tmp_path / "trace.json")
     trace = json.loads((tmp_path / "trace.json").read_text())
     assert {event["ph"] for event in trace["traceEvents"]} == {"M", "X", "s", "f"}

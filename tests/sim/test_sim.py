@@ -1441,3 +1441,26 @@ def test_a_program_without_races_has_one_outcome(program: list[Step]) -> None:
     found = sim.explore(run, limit=20_000)
     assert found.complete
     assert found.races or len(found.outcomes) == 1
+
+
+def test_an_error_in_a_kernel_names_its_launch() -> None:
+    def bad(_: object) -> None:
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError) as caught, sim.simulate() as gpu:
+        gpu.launch(gpu.stream("a"), bad, writes=[gpu.array(0)])
+    line = bad.__code__.co_firstlineno + 4
+    assert caught.value.__notes__ == [f"raised by kernel 'bad', which was launched on a at {__file__}:{line}"]
+
+
+def test_a_kernel_with_other_parameters_is_refused_at_its_launch(gpu: SimulatedGPU) -> None:
+    def square(x: object, y: object) -> None:
+        raise AssertionError
+
+    x, stream = gpu.array(0, "x"), gpu.stream()
+    with pytest.raises(TypeError, match=r"square\(x.*, y.*\).* cannot be called as square\(x\).*missing.*'y'"):
+        gpu.launch(stream, square, writes=[x])
+    with pytest.raises(TypeError, match="a kernel is a function; got 3 of type int"):
+        gpu.launch(stream, 3, writes=[x])  # type: ignore[arg-type]
+    assert gpu.is_done(interop.as_stream(stream).cuda_stream)
+    gpu.launch(stream, max, reads=[x], writes=[x])  # a function of C that does not tell its parameters

@@ -499,3 +499,19 @@ def test_end():
     os.waitpid(child[0], 0)
 """
     assert counts(run_tests(tmp_path, code, "-p", "no:xdist", "--timeout=20")) == {"passed": 3}
+
+
+def test_an_error_of_interop_is_shown_without_the_frames_of_interop(tmp_path, run_tests):
+    code = """
+def fill(x): ...
+
+def test_race(interop_simulated_gpu):
+    gpu = interop_simulated_gpu
+    x = gpu.array(0)
+    gpu.launch(gpu.stream(), fill, writes=[x])
+    gpu.launch(gpu.stream(), fill, writes=[x])
+"""
+    shown = run_tests(tmp_path, code).stdout
+    assert ">       gpu.launch(" in shown
+    assert "machine.py" not in shown
+    assert "machine.py" in run_tests(tmp_path, code, "--full-trace").stdout

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import io
 import itertools
 import json
 import sys
@@ -519,7 +520,7 @@ def test_a_timeline_can_be_read_after_the_simulation():
     with interop.sim.simulate() as gpu, interop.Timeline() as timeline, timeline.span("work", gpu.stream("one")):
         pass
     assert str(timeline.spans[0].lane) == "SIMULATED one, device 0"
-    assert timeline._repr_png_()
+    assert timeline._repr_mimebundle_()["image/png"]
 
 
 def test_lanes_are_named_by_library_and_device(clock, gpu, acme, registry):
@@ -839,14 +840,14 @@ def test_files(timeline, tmp_path):
     for name, start in {"x.png": b"\x89PNG", "x.svg": b"<?xml", "x.pdf": b"%PDF"}.items():
         timeline.save(tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
-    assert timeline._repr_png_().startswith(b"\x89PNG")
+    assert timeline._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="nonsense"):
         timeline.save(str(tmp_path / "x.nonsense"))
 
 
 def test_pyplot_does_not_know_of_the_figure(timeline):
     sys.modules.pop("matplotlib.pyplot", None)
-    timeline._repr_png_()
+    timeline._repr_mimebundle_()["image/png"]
     assert "matplotlib.pyplot" not in sys.modules
 
 
@@ -917,3 +918,16 @@ def test_without_a_gpu_or_a_simulation_the_stream_says_so(address):
     if _cuda.active().simulation is None:
         with interop.Timeline() as timeline:
             assert timeline.spans == ()
+
+
+def test_the_table_fits_an_ascii_terminal(timeline, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert "->" in str(timeline.table())
+    assert str(timeline.table()).isascii()
+
+
+def test_an_empty_timeline_has_no_picture_and_no_table(gpu):
+    with interop.Timeline() as timeline:
+        pass
+    assert set(timeline._repr_mimebundle_()) == {"text/plain"}
+    assert str(timeline.table()).startswith("nothing was recorded")
