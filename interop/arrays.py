@@ -166,11 +166,8 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
     The block gives the array, or a tuple of them if there are several.
 
     Args:
-        arrays: as for :func:`handoff`.
-        consumer: as for :func:`handoff`.
+        arrays: as for :func:`handoff`, as are *consumer*, *into* and *read_only*.
         producer: of all of them; by default each array's own.
-        into: as for :func:`handoff`.
-        read_only: as for :func:`handoff`.
 
     Raises:
         InteropError: as :func:`handoff`, or no array was given. Then nothing was lent.

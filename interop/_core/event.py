@@ -31,8 +31,7 @@ class Event(Waitable, EventHandle):
 
     Where another library takes an event of its own, pass this one as it is: PyTorch's ``Stream.wait_event(event)`` and
     ``record_event(event)`` call its ``wait`` and ``record``, CuPy's ``Stream.wait_event(event)`` and ``record(event)``
-    read its ``ptr``. interop cannot see what is done with the raw handle. Once it was read, a wait for an event that
-    was never recorded is no error any more: as in CUDA, it waits for nothing.
+    read its ``ptr``: see :attr:`cuda_event`.
 
     Args:
         enable_timing: whether :meth:`elapsed_time` works.

@@ -33,8 +33,9 @@ class EventHandle(EventFields):
             event = producer.record_event()
             address = ctypes.c_void_p(event.cuda_event)  # for a function of C; event must live on
 
-        Creates the CUDA event if need be, on the event's device or, by default, the current one. From then on, interop
-        does not know whether the event was recorded, and no longer raises UnrecordedEventError.
+        Creates the CUDA event if need be, on the event's device or, by default, the current one. interop cannot see
+        what is done with the handle: from then on, a wait for this event is no error if the event was never recorded.
+        As in CUDA, it waits for nothing then.
         """
         if not self._handle_or_0():
             if self._adapter is not None:

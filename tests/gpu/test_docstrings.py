@@ -3,6 +3,7 @@
 import pytest
 
 import interop
+from interop import adapters
 from tests import pages
 from tests.docstrings import EXAMPLES
 
@@ -15,4 +16,5 @@ def test_the_example_runs(name, interop_need, tmp_path, monkeypatch):
     if name.what is interop.Timeline.figure:
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(adapters, "_registered", dict(adapters._registered))
     name.program.run({"interop": interop, "producer": interop.new_stream(), "consumer": interop.new_stream()})
