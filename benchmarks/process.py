@@ -22,6 +22,7 @@ from benchmarks import handovers, left, operations, pingpong
 from benchmarks.lab import Lab
 from benchmarks.left import Left
 from benchmarks.measure import Measured, Operation, measure
+from interop._show.progress import progress
 from tests.gpu.record import described_run, interop_sha256
 
 LONGEST_OPERATION: Final = 90
@@ -71,7 +72,7 @@ def run(out: TextIO, todo: Sequence[tuple[str, Job]], skip: int, seconds: float)
 
     deadline = time.monotonic() + seconds
     write("machine", **described_machine())
-    for number, (name, job) in enumerate(todo[skip:], skip):
+    for number, (name, job) in progress([*enumerate(todo)][skip:], "measuring"):
         write("begin", number=number, name=name)
         remaining = deadline - time.monotonic()
         if remaining < 0:

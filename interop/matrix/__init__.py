@@ -5,6 +5,7 @@ outcome does not depend on luck, and a library that blocks the host is detected.
 """
 
 import contextlib
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 import interop
@@ -25,6 +26,10 @@ OURS: Final = (HANDOFF, BORROW)
 WHEN: Final = ("inside", "after", "back")
 
 
+_Way = tuple[Library, Library, str]
+"""Producer, consumer and route."""
+
+
 class _Case(NamedTuple):
     producer: Library
     consumer: Library
@@ -32,11 +37,15 @@ class _Case(NamedTuple):
     when: str
 
 
-def measure(only: list[str] | None = None) -> list[dict[str, str]]:
+def measure(
+    only: list[str] | None = None, progress: Callable[[list[_Way]], Iterable[_Way]] = iter
+) -> list[dict[str, str]]:
     """Run every case.
 
     Args:
         only: the names of the libraries; by default all installed ones.
+        progress: is given all ways from producer to consumer, and yields them one after the other, as a progress bar
+            does.
 
     Returns:
         A row for each producer, consumer and route, with three outcomes. ``"inside"``: the array is handed over inside
@@ -52,19 +61,27 @@ def measure(only: list[str] | None = None) -> list[dict[str, str]]:
     """
     interop.new_stream()
     libraries = _taken(only)
-    rows = []
-    for producer in libraries:
-        for consumer in libraries:
-            if not consumer.routes or (consumer is producer and producer.name != "numba"):
-                continue  # a library orders its own streams; but Numba's arrays are bound to none
-            for route in (*consumer.routes, *OURS):
-                outcomes = {when: _outcome(_Case(producer, consumer, route, when)) for when in WHEN}
-                rows.append({"producer": producer.name, "consumer": consumer.name, "route": route, **outcomes})
-    if not rows:
+    ways = [
+        (producer, consumer, route)
+        for producer in libraries
+        for consumer in libraries
+        # A library orders its own streams; but Numba's arrays are bound to none.
+        if consumer.routes and (consumer is not producer or producer.name == "numba")
+        for route in (*consumer.routes, *OURS)
+    ]
+    if not ways:
         taken = ", ".join(library.name for library in libraries) or "none of them is installed"
         message = f"there is no pair of a library that gives arrays and another one that takes them: {taken}"
         raise ValueError(message)
-    return rows
+    return [
+        {
+            "producer": producer.name,
+            "consumer": consumer.name,
+            "route": route,
+            **{when: _outcome(_Case(producer, consumer, route, when)) for when in WHEN},
+        }
+        for producer, consumer, route in progress(ways)
+    ]
 
 
 def _taken(only: list[str] | None) -> list[Library]:

@@ -6,6 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from interop._show.progress import progress
 from interop.errors import LibraryNotFoundError, NoDeviceError
 from interop.matrix import BLOCKED, NONE, ORDERED, OURS, WHEN, measure
 
@@ -17,7 +18,7 @@ def main(*, as_json: bool, only: list[str] | None, console: Console | None = Non
     """Print the table, or its rows as JSON. Returns the exit status: 0 if all cases through interop were ordered."""
     console = console or Console(highlight=False)
     try:
-        rows = measure(only)
+        rows = measure(only, lambda ways: progress(ways, "handing arrays over"))
     except (NoDeviceError, LibraryNotFoundError, ValueError) as error:
         why = f"the matrix needs a GPU and real libraries: {error}" if isinstance(error, NoDeviceError) else str(error)
         Console(stderr=True, highlight=False).print(why, soft_wrap=True, markup=False)
