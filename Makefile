@@ -13,7 +13,7 @@ built_from := pyproject.toml setup.py $(wildcard interop/_native/*.c interop/_na
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
 
-.PHONY: demo test sanitize lint types docs site picture notebooks run-notebooks wheel gpu-test bench mutants oldest clean
+.PHONY: demo test sanitize lint types docs site picture notebooks run-notebooks wheel wheel-aarch64 sdist gpu-test bench mutants oldest clean
 
 demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
@@ -68,11 +68,11 @@ notebooks: $(venv)/dev.done
 run-notebooks:
 	$(PYTHON) notebooks/execute.py notebooks/*.ipynb
 
-# A wheel for every CPython from 3.11 on and every Linux from 2014 on: built, audited, installed into an environment of
+# A wheel for every CPython from 3.11 on and every Linux from 2014 on: built from the sdist, audited, installed into an environment of
 # its own and used from outside this folder. And one from a machine without a compiler, which works all the same.
 wheel: $(venv)/dev.done
 	rm -rf build dist $(venv)/wheel
-	$(bin)/python -m build --wheel --outdir build/wheel . >/dev/null
+	$(bin)/python -m build --outdir build/wheel . >/dev/null
 	$(bin)/abi3audit --strict build/wheel/*.whl
 	PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 	$(PYTHON) -m venv $(venv)/wheel
@@ -83,12 +83,36 @@ wheel: $(venv)/dev.done
 	$(venv)/wheel/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --force-reinstall build/plain/*.whl
 	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -c "from interop import _native; assert not _native.native"
 	cd / && "$(CURDIR)/$(venv)/wheel/bin/python" -m interop demo
+	cp build/wheel/*.tar.gz dist
+
+# The same wheel for aarch64, on any machine: the compiler is zig, which brings the C library of each system.
+zig := $(CURDIR)/$(venv)/zig
+wheel-aarch64: $(venv)/dev.done
+	@echo "Installing in $(venv): the compiler zig (400 MB)"
+	$(pip) ziglang
+	printf '#!/bin/sh\nexec "$(CURDIR)/$(bin)/python" -m ziglang cc -target aarch64-linux-gnu.2.17 -g0 "$$@"\n' > $(zig)
+	chmod +x $(zig)
+	rm -rf build/lib* build/temp* build/bdist* build/aarch64
+	CC="$(zig)" LDSHARED="$(zig) -shared" _PYTHON_HOST_PLATFORM=linux-aarch64 \
+		$(bin)/python -m build --wheel --outdir build/aarch64 . >/dev/null
+	$(bin)/abi3audit --strict build/aarch64/*.whl
+	PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/auditwheel repair --wheel-dir dist build/aarch64/*.whl
+
+# The tests of the sdist, run where it is unpacked: with the libraries of $(venv), and its own extension.
+sdist: $(venv)/dev.done
+	rm -rf build/sdist
+	mkdir -p build/sdist
+	$(bin)/python -m build --sdist --outdir build/sdist . >/dev/null
+	tar xzf build/sdist/*.tar.gz -C build/sdist --strip-components 1
+	cd build/sdist && "$(CURDIR)/$(bin)/python" setup.py --quiet build_ext --inplace
+	cd build/sdist && PYTHONPATH=. "$(CURDIR)/$(bin)/python" -m pytest -q -n 2 tests/core tests/sim tests/tools/test_readme.py
 
 # The core and the simulator, with the oldest cuda-python that is allowed and no GPU library at all.
 oldest: $(venv)/oldest.done
 	$(venv)/oldest/bin/python -m pytest tests/core/test_streams.py tests/sim/test_sim.py tests/sim/test_sim_rules.py tests/core/test_errors.py
 
 $(venv)/oldest.done: $(built_from)
+	@echo "Installing in $(venv)/oldest: interop, with the oldest cuda-python that is allowed (200 MB)"
 	$(PYTHON) -m venv $(venv)/oldest
 	$(venv)/oldest/bin/python -m pip --quiet --disable-pip-version-check install \
 		"cuda-python==12.9.*" hypothesis pytest pytest-timeout --editable ".[demo]"
@@ -120,18 +144,22 @@ $(venv)/bin/pip:
 	$(PYTHON) -m venv $(venv) || { rm -rf $(venv); exit 1; }
 
 $(venv)/demo.done: $(built_from) | $(venv)/bin/pip
+	@echo "Installing in $(venv): interop and what the demo needs, $(if $(gpu),with CuPy and Numba (1 GB),160 MB)"
 	$(pip) --editable ".[$(demo_extras)]"
 	touch $@
 
 $(venv)/test.done: $(built_from) $(wildcard tests/plugin/pyproject.toml tests/plugin/*/*.py) | $(venv)/bin/pip
+	@echo "Installing in $(venv): interop and what its tests need, with PyTorch, CuPy, Numba and RMM (2 GB)"
 	$(pip) --editable ".[test]"
 	$(pip) --force-reinstall --no-deps ./tests/plugin
 	touch $@
 
 $(venv)/site.done: $(built_from) | $(venv)/bin/pip
+	@echo "Installing in $(venv): interop and what its site needs, with Sphinx (500 MB)"
 	$(pip) --editable ".[docs]"
 	touch $@
 
 $(venv)/dev.done: $(built_from) | $(venv)/bin/pip
+	@echo "Installing in $(venv): interop and what its tests, linters and notebooks need (2 GB)"
 	$(pip) --editable ".[dev]"
 	touch $@
