@@ -1,10 +1,11 @@
-"""What the extension in C has too, in Python: the holder of a hand-over, and the hand-overs that are open.
+"""The holder of a hand-over, and the list of open hand-overs: the Python version of what the extension does in C.
 
-When the last array over the memory goes, the holder goes, and with it the hand-over ends: then the way back has to be
-ordered, and the memory kept until the consumer is done. A signal handler may raise in any line of Python, also of a
-finaliser, and what that has not done yet would be lost. So the first step is one call of C, on objects that were made
-at the hand-over: the weak reference to the holder, which has all that is needed, is put into a queue. The second step
-is done at once if nothing comes between, and by the next call of interop if something did.
+The holder is freed with the last array over the memory. Then the hand-over ends: the way back has to be ordered, and
+the memory has to be kept until the consumer is done. A finaliser in Python cannot do that alone, because a signal
+handler may raise in any of its lines, and the rest of it would not run. So the end has two steps. The first step is one
+call of C: it puts the weak reference to the holder into a queue. The weak reference was made at the hand-over, and has
+all that the second step needs. The second step does the work. It follows at once; if it is interrupted, the next call
+of interop does it.
 """
 
 import sys
@@ -21,7 +22,7 @@ _NOTHING: Final = object()
 
 
 class HandoverFields:
-    """What a Handover is made of."""
+    """The fields of a Handover. The extension has this class in C."""
 
     __slots__ = ("__weakref__", "_consumer", "_is_neutral", "_link", "_producer", "_relay", "_tensor")
 
@@ -38,10 +39,10 @@ class HandoverFields:
 
         Args:
             tensor: the memory.
-            producer: the stream that waits for the consumer when the holder goes; None if none does.
-            consumer: the stream that the memory is handed to, and that waits for who wrote it already.
-            parent: the hand-over that the source came of itself, if it did: what :func:`find` has found.
-            is_neutral: whether a library that interop need not know will ask the holder, and no adapter has.
+            producer: the stream that waits for the consumer when the holder is freed; None if no stream waits.
+            consumer: the stream that the memory is handed to. It waits for the producer already.
+            parent: the hand-over that the source came from, as :func:`find` returns it; None if it came from none.
+            is_neutral: whether the holder itself is the result, for a library without an adapter.
         """
         self._tensor = tensor
         self._producer = producer
@@ -52,7 +53,7 @@ class HandoverFields:
 
     @property
     def _mark(self) -> int:
-        """What the array that was made, and its parts, are known by; 0: nothing."""
+        """The number that identifies the array that was made, and views of it; 0 if it has none."""
         return self._link.mark
 
     @_mark.setter
@@ -60,18 +61,19 @@ class HandoverFields:
         self._link.mark = mark
 
     def _returned(self, done: Event) -> None:
-        """The way back is ordered already; *done* stands for what the consumer has done."""
+        """Note that the way back is ordered already. The event *done* stands for the consumer's work."""
         self._link.returned = done
 
 
 class OpenHandover(weakref.ref[HandoverFields]):
-    """A hand-over whose holder lives.
+    """A hand-over whose holder is alive: a weak reference to the holder, and all that the end needs.
 
     Attributes:
         consumer: the stream that the memory was handed to.
-        root: what keeps the memory alive: the source of the first hand-over, if this one's source came of another.
-        mark: what the array that was made, and its parts, are known by; 0: nothing.
-        returned: if the way back is ordered already, what stands for the consumer's work.
+        root: the object that keeps the memory alive. If the array was handed over several times, it is the source of
+            the first hand-over.
+        mark: the number that identifies the array that was made, and views of it; 0 if it has none.
+        returned: the event that stands for the consumer's work, if the way back is ordered already; else None.
     """
 
     __slots__ = ("_parent", "_pending", "_start", "_stop", "_tensor", "_then", "consumer", "mark", "returned", "root")
@@ -79,7 +81,7 @@ class OpenHandover(weakref.ref[HandoverFields]):
     __eq__ = object.__eq__
 
     def __new__(cls, holder: HandoverFields, *_: object) -> Self:
-        """A weak reference that is put into the queue when *holder* goes."""
+        """Make a weak reference that is put into the queue when *holder* is freed."""
         return super().__new__(cls, holder, keepalive.ended.append)
 
     def __init__(
@@ -90,7 +92,7 @@ class OpenHandover(weakref.ref[HandoverFields]):
         consumer: ExternalStream,
         parent: "OpenHandover | None",
     ) -> None:
-        """Remember what is needed when *holder* goes."""
+        """Keep what the end of the hand-over needs."""
         super().__init__(holder, keepalive.ended.append)  # type: ignore[call-arg]
         self._then: _Then | None = _Then(holder, _ended)
         self._then.handover = self
@@ -105,8 +107,8 @@ class OpenHandover(weakref.ref[HandoverFields]):
         _open[self] = None
 
     def settle(self) -> None:
-        """The holder is gone: order the way back, and keep the memory until the consumer is done."""
-        # None: all is done; or an interrupt came while this was made, and nothing was handed over.
+        """Order the way back, and keep the memory until the consumer is done. The holder is freed already."""
+        # None if this was done before, or if __init__ was interrupted, so that no array was handed over.
         pending = getattr(self, "_pending", None)
         tensor = getattr(self, "_tensor", None)
         if pending is not None and tensor is not None:
@@ -116,30 +118,33 @@ class OpenHandover(weakref.ref[HandoverFields]):
                 pending.event, pending.is_ordered = self.returned, True
             keepalive.put(pending)
             _open.pop(self, None)
-        # Or hand-overs of one array that overlap would keep all that were before them.
+        # Without this, each of several hand-overs of one array that overlap in time would keep all earlier ones.
         self._parent = self.root = self._then = self._pending = self._tensor = None
         self.consumer = None  # type: ignore[assignment]
 
     def _memory(self, tensor: Tensor) -> object:
-        """What has to be kept until the consumer is done, once the producer's stream waits for it.
+        """The object to keep until the consumer is done, once the way back is ordered.
 
-        If the array came of a hand-over itself, that is what its memory is from, and not the array: its own end, which
-        makes its producer wait, has to come when nobody uses it any more, and not only when the device is done.
+        It is the source. But if the source came from an earlier hand-over, it is the source of that one. The array
+        between the two must be freed as soon as no program uses it, because its own way back starts then.
         """
         if self._start == self._stop:
             return _NOTHING
-        # It is over only if the array does not keep it alive: then another one was handed over that lies there too.
+        # If the parent has ended, the source does not keep it alive: then the source did not come from the parent.
         parent, root = self._parent, self.root
         is_chain = parent is not None and parent() is not None
         return root if is_chain and root is not None else tensor
 
 
 _open: Final[dict[OpenHandover, None]] = {}
-"""All of them, the oldest first: what keeps them until their way back is ordered, or put down."""
+"""All open hand-overs, the oldest first. It keeps each alive until KeepAlive has its way back."""
 
 
 class _Then(weakref.ref[HandoverFields]):
-    """What is called back beside an :class:`OpenHandover`, before it or after it."""
+    """A second weak reference to the holder, whose callback does the second step of the end at once.
+
+    Python may call it before or after the callback of the :class:`OpenHandover`.
+    """
 
     __slots__ = ("handover",)
 
@@ -147,16 +152,17 @@ class _Then(weakref.ref[HandoverFields]):
 
 
 def _ended(then: _Then, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-    """Do at once what the end needs; at interpreter exit nothing: what is still in use is not freed."""
+    """Do the second step of the end. While the interpreter exits, do nothing: memory that is in use is not freed."""
     if not _finalizing():
-        keepalive.ended.append(then.handover)  # which may be there already
+        keepalive.ended.append(then.handover)  # the queue may have it already, which does no harm
         keepalive.poll()
 
 
 def find(address: int, stream: ExternalStream | None, mark: int = 0) -> OpenHandover | None:
-    """The open hand-over of the memory at *address* that has that *mark*, or None.
+    """The open hand-over of the memory at *address*, or None.
 
-    If that is 0: the newest one to *stream*; failing that, to any stream. The extension finds it without a search.
+    With a *mark*, it is the one that has this mark. Without one (0), it is the newest that was handed to *stream*; if
+    there is none, the newest of all. This is a search through all open hand-overs; the extension needs none.
     """
     found = None
     for handover in _newest():
@@ -171,7 +177,7 @@ def _newest() -> list[OpenHandover]:
     while True:
         try:
             return list(reversed(_open))
-        except RuntimeError:  # another thread, or a finaliser, has changed it meanwhile
+        except RuntimeError:  # another thread or a finaliser changed the dict meanwhile
             continue
 
 

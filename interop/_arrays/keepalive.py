@@ -1,8 +1,9 @@
-"""What is kept alive until the device is done with it, and the ways back of hand-overs; the host is never blocked.
+"""Keep objects alive until the device is done with them, and order the ways back of hand-overs. The host never blocks.
 
-Finalisers come here from any thread, and in the middle of any call, also of one of these; signal handlers raise in the
-middle of any line; and without the GIL, other threads are in the middle of another one. So there is no lock: each step
-is one call of C, made whole or not at all, and may be repeated, or be made by two threads at once.
+The code here can be interrupted anywhere. A finaliser may run it in any thread, even while the same thread is in the
+middle of it. A signal handler may raise in any line. Without the GIL, another thread may run it at the same time. So no
+step takes a lock. Each step is one call of C, which happens as a whole or not at all; it may be repeated, and two
+threads may make it at once.
 """
 
 import atexit
@@ -22,34 +23,37 @@ if TYPE_CHECKING:
     from interop.event import Event
 
 _PAUSE: Final = 1e-3
-"""Seconds between two looks at what is kept, while the program waits for it at its end."""
+"""Seconds between two queries, while the end of the process waits for the device."""
 _LAST_WAIT: Final = 10.0
-"""Seconds that the end of the process waits for the device at most."""
+"""The most seconds that the end of the process waits for the device."""
 _OUT_OF_MEMORY: Final = 2
-"""The one error after which the device goes on, and the same may be asked for again."""
+"""The only CUDA error after which the device still works and the call may be repeated."""
 
 
 T = TypeVar("T")
 
 
 class Ended(Protocol):
-    """A hand-over that is over."""
+    """A hand-over that has ended."""
 
     def settle(self) -> None:
-        """Put its way back down; may be called twice."""
+        """Pass its way back to :meth:`KeepAlive.put`. May be called twice."""
 
 
 class PendingRelease:
-    """What is kept for a stream: first the way back is ordered, then the stream's work is waited for, without blocking.
+    """Objects that are kept until a stream's work is done.
+
+    First the producer's stream is made to wait for the consumer's: the way back. Then interop queries an event of the
+    consumer's stream from time to time, without blocking, and releases the objects when it is done.
 
     Attributes:
-        producer: whose later work is ordered after the consumer's; None if nobody's.
-        consumer: whose work so far is waited for.
-        source: what is kept until that is ordered.
-        memory: what is kept until the consumer's work is done.
-        event: stands for the consumer's work; None until it is recorded.
-        is_ordered: whether the producer's later work is ordered.
-        is_lost: whether nobody can know any more when the consumer is done.
+        producer: the stream whose later work waits for the consumer's work; None if no stream waits.
+        consumer: the stream whose work so far has to be done.
+        source: the object that is kept until the way back is ordered.
+        memory: the object that is kept until the consumer's work is done.
+        event: the event that stands for the consumer's work; None until it is recorded.
+        is_ordered: whether the way back is ordered.
+        is_lost: whether interop can no longer find out when the consumer's work is done.
     """
 
     __slots__ = ("consumer", "event", "is_lost", "is_ordered", "memory", "producer", "source")
@@ -62,7 +66,7 @@ class PendingRelease:
         memory: object,
         event: "Event | None" = None,
     ) -> None:
-        """Nothing is ordered yet; but with an *event* all is."""
+        """Start with the way back not ordered; but if there is an *event*, it is ordered already."""
         self.producer = producer
         self.consumer = consumer
         self.source = source
@@ -73,29 +77,32 @@ class PendingRelease:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether it needs no stream any more to be done."""
+        """Whether the event is recorded, so that the streams are no longer needed."""
         return self.event is not None or self.is_lost
 
     def start(self) -> None:
-        """Order the way back, if nothing is in the way; else :meth:`retry` will."""
-        with contextlib.suppress(InteropError):  # which knows what to make of it
+        """Order the way back, if that is possible now; else :meth:`retry` does it later."""
+        with contextlib.suppress(InteropError):  # retry() meets the error again, and handles it
             self._advance()
         if self.is_ordered:
-            # Now: it may be an array that came of a hand-over itself, whose own way back is next.
+            # Release the source now. It may come from another hand-over, whose own way back starts when it is released.
             self.source = None
 
     def retry(self, gone: list[object]) -> bool:
-        """Order the way back, if it is not yet; whether there is only the device left to be waited for.
+        """Order the way back, unless it is ordered already.
 
         Args:
-            gone: takes what is let go of.
+            gone: the list to which released objects are added. The caller frees them.
+
+        Returns:
+            Whether only the device's work is left to wait for.
         """
         try:
             self._advance()
         except (InvalidStreamError, CaptureError):
-            return False  # a per-thread stream, and this is another thread; or one that captures
+            return False  # the per-thread stream of another thread, or a stream that captures
         except InteropError as error:
-            # Else the device is lost, or the simulation over: there is nothing left to be protected from.
+            # After any other error the device is lost, or the simulation has ended: no work can use the memory.
             self.is_lost = not _is_passing(error)
         if self.is_ordered:
             gone.append(self.source)
@@ -103,25 +110,29 @@ class PendingRelease:
         return self.is_recorded
 
     def is_done(self, *, asked: bool) -> bool:
-        """Whether all can be let go of; *asked* by the program, and not by interop for its own purposes."""
+        """Whether the consumer's work is done, so that the objects can be released.
+
+        Args:
+            asked: whether the program asks. If interop asks for itself, watchers are not told of the query.
+        """
         event = self.event
         if event is None:
             return self.is_lost
         try:
             return event.query() if asked else event._is_done(event._cuda.event_is_done)
         except CaptureError:
-            self.event = None  # a capture had begun when it was recorded
+            self.event = None  # the event was recorded after a capture had begun: record another one later
             return False
         except InteropError as error:
             return not _is_passing(error)
 
     def _advance(self) -> None:
-        """Order the way back, and record what is to be waited for, unless a capture is in the way."""
+        """Order the way back, and record the event of the consumer's work. A capture delays either."""
         if self.is_recorded:
             return
         consumer = self.consumer
         if consumer._is_of_another_thread:
-            # The per-thread stream of a thread that may be gone is a blocking one: the legacy stream waits for it.
+            # That thread may have ended. Its per-thread stream is a blocking stream, so the legacy stream waits for it.
             consumer = consumer._legacy()
         if consumer._is_closed:
             self._lose(consumer)
@@ -135,7 +146,7 @@ class PendingRelease:
             self.event = consumer.record_event()
 
     def _lose(self, consumer: ExternalStream) -> None:
-        """Nobody can know any more when the consumer is done: so the memory is kept for good."""
+        """Keep the memory for good: interop can no longer find out when the consumer's work is done."""
         _never_let_go.append((self.source, self.memory))
         self.is_ordered = self.is_lost = True
         message = (
@@ -145,7 +156,7 @@ class PendingRelease:
 
     def _order_back(self, producer: ExternalStream, consumer: ExternalStream, capture: int) -> bool:
         if producer._is_closed:
-            return True  # it will write to nothing
+            return True  # a closed stream gets no more work, so it needs no wait
         try:
             if producer.capture_id() != capture:
                 return False
@@ -155,29 +166,29 @@ class PendingRelease:
         except InteropError as error:
             if _is_passing(error):
                 raise
-            # The producer's stream is gone, with its context: it will write to nothing.
+            # The producer's stream was destroyed with its context. It gets no more work, so it needs no wait.
         return True
 
 
 class KeepAlive:
-    """All that is kept until the device is done with it: a queue for each consumer's stream, whose work is in order."""
+    """All entries, in a queue for each consumer's stream: the work of one stream is done in order."""
 
     def __init__(self) -> None:
         """Start with nothing."""
         self._kept: set[PendingRelease] = set()
-        """All of it. The rest is only how it is found."""
+        """All entries. The other collections only tell in what state each is."""
         self._new: deque[PendingRelease] = deque()
         self._blocked: deque[PendingRelease] = deque()
         self._queues: dict[ExternalStream, deque[PendingRelease]] = {}
         self.ended: deque[Any] = deque()
-        """What finalisers bring: hand-overs that are over, and whose ways back are not put down here yet.
+        """The hand-overs that have ended, as finalisers report them. Their ways back are not ordered yet.
 
-        Each an :class:`Ended`; or the arguments of a :class:`PendingRelease`, from the extension in C.
+        Each is an :class:`Ended`, or the arguments of a :class:`PendingRelease`, which the extension in C reports.
         """
         forks.in_child(self, KeepAlive._was_forked)
 
     def _was_forked(self) -> None:
-        """The device's work, and the memory, are the parent's: nothing is waited for, and nothing freed."""
+        """Forget all entries, and free nothing: the device's work and the memory belong to the parent process."""
         if native is not None:
             native.forget_kept()
         for kept in (self._kept, self._new, self._blocked, self._queues, tuple(self.ended)):
@@ -186,12 +197,12 @@ class KeepAlive:
         self.ended.clear()
 
     def put(self, pending: PendingRelease) -> None:
-        """Keep it, and order its way back, if nothing is in the way."""
+        """Keep an entry, and order its way back, if that is possible now."""
         if pending.consumer._cuda.was_forked:
             forks.never_free(pending)
             return
         self._kept.add(pending)
-        self._new.append(pending)  # both before anything that can fail, or be interrupted
+        self._new.append(pending)  # both come before anything that can fail or be interrupted
         pending.start()
 
     def release_later(self, stream: ExternalStream, objects: object) -> None:
@@ -202,14 +213,18 @@ class KeepAlive:
         self.poll()
 
     def poll(self, *, asked: bool = False) -> None:
-        """Let go of what is done. Unless the program has *asked*, it does not learn what is done."""
+        """Release the objects whose work is done.
+
+        Args:
+            asked: whether the program asks. If interop asks for itself, watchers are not told of the queries.
+        """
         if native is not None:
             native.release_kept(False)  # noqa: FBT003
         while self._kept or self.ended:
             self._settle()
-            gone: list[object] = []  # let go of at last: what that sets off is not ours to foresee
+            gone: list[object] = []  # freed last, because freeing an object may run any code
             self._accept()
-            # Each of these, and not the oldest only: somebody else's stream is to wait for it.
+            # Each of these, and not only the oldest: each has a producer of its own, which has to wait.
             for pending in self._blocked.copy():
                 if pending.retry(gone):
                     _remove(self._blocked, pending)
@@ -230,10 +245,10 @@ class KeepAlive:
                 _remove(self.ended, ended)
 
     def release(self) -> int:
-        """Let go of what is done; how many entries are kept."""
+        """Release the objects whose work is done. Returns how many entries are still kept."""
         self.poll(asked=True)
         if len(self._kept) != len(self._new) + sum(map(len, self._queues.copy().values())):
-            # An interrupt, or another thread, has come between two steps: find again what is in no queue.
+            # A signal handler or another thread came between two steps. Find the entries that are in no queue.
             found = set(chain(self._new.copy(), *(queue.copy() for queue in self._queues.copy().values())))
             self._new.extend(self._kept - found)
             self.poll(asked=True)
@@ -244,7 +259,10 @@ class KeepAlive:
         return in_c + len(self._kept)
 
     def _accept(self) -> None:
-        """Put what is new into its queue. Done again, or by two threads at once, it is there twice, and let go once."""
+        """Put each new entry into its stream's queue.
+
+        If this step is repeated, or two threads make it at once, an entry is in the queue twice. That does no harm.
+        """
         for pending in self._new.copy():
             self._queues.setdefault(pending.consumer, deque()).append(pending)
             if not pending.is_recorded:
@@ -265,16 +283,16 @@ class KeepAlive:
             gone.append(oldest)
             self._kept.discard(oldest)
             _remove(queue, oldest)
-        # Another thread may have put something into it since.
+        # Another thread may have put an entry into this queue meanwhile.
         removed = self._queues.pop(stream, None)
         if removed:
             self._new.extend(removed.copy())
 
     def drain(self) -> None:
-        """Wait for the device, at the end of the process, so that nothing is freed under its hands."""
+        """Wait for the device at the end of the process, so that no memory is freed while the device uses it."""
         deadline = time.monotonic() + _LAST_WAIT
         self.release()
-        # Streams may be gone by now: what needs one is kept, and goes with the process.
+        # Some streams may be destroyed by now. Keep each entry that still needs a stream until the process ends.
         self._blocked.clear()
         for pending in self._kept.copy():
             if not pending.is_recorded:
@@ -292,7 +310,7 @@ class KeepAlive:
 
 
 class _Same:
-    """Equal to one object only. An array would compare its elements, and show them where it is not found."""
+    """Equal to one object only. ``deque.remove`` would else compare arrays by their elements."""
 
     __slots__ = ("_one",)
     __hash__ = None  # type: ignore[assignment]
