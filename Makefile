@@ -45,6 +45,7 @@ lint: $(venv)/dev.done
 
 types: $(venv)/dev.done
 	$(bin)/mypy
+	$(bin)/python -m pytest -q tests/tools/test_types.py --interop-require=mypy,pyright
 
 # The tables of measurements in the README and docs/, from the files that `make gpu-test` and `make bench` have written.
 docs: $(venv)/test.done

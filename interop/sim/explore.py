@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class Exploration:
     schedules: int
     covered: float
     complete: bool
-    outcomes: frozenset[object]
+    outcomes: frozenset[Any]
     races: tuple[Finding, ...]
     _failure: Failure | None
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,18 @@ def test_a_successful_build_removes_the_error(project):
     build(project, GOOD, "--inplace")
     assert not (project / "interop" / "_native" / "_ext.txt").exists()
     assert list((project / "interop" / "_native").glob("_ext.abi3*.so"))
+
+
+def test_an_editable_install_is_a_path_which_type_checkers_follow(tmp_path):
+    """By default, it is a finder that imports the package at run time: mypy and pyright do not see the package then."""
+    pytest.importorskip("setuptools")
+    shutil.copytree(REPOSITORY / "interop", tmp_path / "interop", ignore=shutil.ignore_patterns("*.c", "*.h", "*.so"))
+    for file in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(REPOSITORY / file, tmp_path)
+    code = "import setuptools.build_meta as build; build.build_editable('.')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        (path,) = [name for name in files.namelist() if "/" not in name]
+        assert files.read(path).decode().strip() == str(tmp_path)
