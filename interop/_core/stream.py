@@ -1,6 +1,6 @@
 """The class ``ExternalStream``."""
 
-from typing import Self
+from typing import Any, Self
 
 from interop import _cuda
 from interop._core import above, captures, switching
@@ -260,7 +260,7 @@ class ExternalStream(Waitable, StreamProperties):
 
     # -- to other libraries ----------------------------------------------------------------------------------------
 
-    def to(self, library: str) -> object:
+    def to(self, library: str) -> Any:  # noqa: ANN401  (of the library's own type)
         """The same stream as an object of *library*'s own type, for calls that take no other.
 
         Example::

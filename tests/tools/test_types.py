@@ -15,7 +15,7 @@ from tests.pages import ROOT
 
 pytestmark = pytest.mark.timeout(400)
 
-LIBRARIES = ("acme_streams", "cupy", "jax", "numba", "rmm", "torch", "warp")
+LIBRARIES = ("acme_streams", "cuda.core", "cupy", "jax", "numba", "rmm", "torch", "warp")
 OF_ITS_OWN = re.compile(r"^<!-- (?:project: |adapter)[^\n]*\n+```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RIGHT = """
 import ctypes
@@ -78,9 +78,10 @@ def mypy(folder):
 
 def pyright(folder):
     for library in LIBRARIES:
-        (folder / "typings" / library).mkdir(parents=True)
+        package = folder.joinpath("typings", *library.split("."))
+        package.mkdir(parents=True)
         stub = "from typing import Any\ndef __getattr__(name: str) -> Any: ...\n"
-        (folder / "typings" / library / "__init__.pyi").write_text(stub)
+        (package / "__init__.pyi").write_text(stub)
     off = ("reportRedeclaration", "reportMissingImports", "reportMissingModuleSource")
     options = {"extraPaths": [str(ROOT)], "include": ["*.py"], **dict.fromkeys(off, False)}
     (folder / "pyrightconfig.json").write_text(json.dumps(options))
