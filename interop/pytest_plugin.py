@@ -157,9 +157,9 @@ def interop_stream(request: pytest.FixtureRequest) -> "ExternalStream":
 
 @pytest.fixture
 def interop_stream_pair(request: pytest.FixtureRequest) -> "tuple[ExternalStream, ExternalStream]":
-    """Two new streams, as :func:`interop_stream` makes them: a producer and a consumer."""
+    """Two new streams, as :func:`interop_stream` makes them, with the names "producer" and "consumer"."""
     _demand(request.config, _gpu_or_simulation(request))
-    return interop.new_stream(), interop.new_stream()
+    return interop.new_stream(name="producer"), interop.new_stream(name="consumer")
 
 
 @pytest.fixture

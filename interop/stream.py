@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from interop import _cuda
-from interop._core import above, borrowing, habits
+from interop._core import above, borrowing, habits, names
 from interop._core.created import CreatedStream
 from interop._core.event import Event
 from interop._core.stream import ExternalStream
@@ -18,12 +18,14 @@ from interop.errors import AdapterError, DeviceMismatchError, InvalidStreamError
 __all__ = ["ExternalStream", "as_stream", "new_stream"]
 
 
-def new_stream(device: Device | None = None, *, priority: int = 0, non_blocking: bool = True) -> ExternalStream:
+def new_stream(
+    device: Device | None = None, *, priority: int = 0, non_blocking: bool = True, name: str | None = None
+) -> ExternalStream:
     """Create a stream.
 
     Example::
 
-        copies = interop.new_stream(priority=-1)  # its work is taken up before that of priority 0
+        copies = interop.new_stream(priority=-1, name="copies")  # its work is taken up before that of priority 0
         copies.wait_stream(producer)
 
     When nothing refers to the stream any more and its work is done, a later call of this destroys it. Every object that
@@ -34,21 +36,26 @@ def new_stream(device: Device | None = None, *, priority: int = 0, non_blocking:
         priority: the lower the number, the sooner the stream's work is taken up. CUDA replaces a number outside the
             device's range by the nearest one in it.
         non_blocking: whether the stream and the legacy default stream do not wait for each other.
+        name: what reprs, errors and reports call the stream; see :attr:`ExternalStream.name`.
 
     Raises:
         NoDeviceError: there is no driver, or no device.
         InvalidDeviceError: there is no such device.
+        TypeError: *name* is no str.
+        ValueError: *name* is empty, or has line breaks or other characters that cannot be shown.
     """
+    text = "" if name is None else names.checked(name)
     cuda = _cuda.active()
     context = cuda.current_context() if device is None else cuda.primary_context(check_device(device))
     owner = CreatedStream(cuda)
     owner.handle = handle = cuda.stream_create(context, non_blocking=non_blocking, priority=priority)
     stream = ExternalStream(handle, owner=owner)
     stream._priority = cuda.stream_priority(handle, context) if priority else 0
+    names.made(stream, text, sys._getframe().f_back)
     return stream
 
 
-def as_stream(obj: object, device: Device | None = None) -> ExternalStream:
+def as_stream(obj: object, device: Device | None = None, *, name: str | None = None) -> ExternalStream:
     """Borrow a stream: the same stream, as an :class:`ExternalStream`, with its owner kept alive.
 
     Example::
@@ -66,11 +73,16 @@ def as_stream(obj: object, device: Device | None = None) -> ExternalStream:
         device: the stream's, to be checked: its ordinal, ``"cuda:1"``, or an object with an int ``index``, such as
             ``torch.device("cuda:1")``. For the default streams 0, 1 and 2, the device whose
             default stream it is.
+        name: what reprs, errors and reports call the stream from now on; see :attr:`ExternalStream.name`.
 
     Raises:
         InvalidStreamError: *obj* is no stream, or the handle that it states cannot be that of a stream.
         DeviceMismatchError: the stream is on another device than *device*.
+        TypeError: *name* is no str.
+        ValueError: *name* is empty, or has line breaks or other characters that cannot be shown.
     """
+    if name is not None:
+        return _with_name(obj, device, names.checked(name))
     if device is not None:
         device = check_device(device)
     if is_a(obj, ExternalStream):
@@ -92,9 +104,15 @@ def as_stream(obj: object, device: Device | None = None) -> ExternalStream:
             raise InvalidStreamError(message) from error
         if handle is not None:
             return _from_adapter(adapter, obj, handle, device)
-    if is_void_pointer(obj):
-        return ExternalStream(obj, device)
-    return ExternalStream(borrowing.stated_handle(obj, has_adapter=bool(adapters)), device, owner=obj)
+    is_bare = is_void_pointer(obj)
+    stated: Any = obj if is_bare else borrowing.stated_handle(obj, has_adapter=bool(adapters))
+    return ExternalStream(stated, device, owner=None if is_bare else obj)
+
+
+def _with_name(obj: object, device: Device | None, name: str) -> ExternalStream:
+    stream = as_stream(obj, device)
+    names.give(stream, name, lives=borrowing.is_kept_alive(stream))
+    return stream
 
 
 def _from_adapter(adapter: Adapter, obj: object, handle: int, device: int | None) -> ExternalStream:

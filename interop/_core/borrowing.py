@@ -145,6 +145,15 @@ def is_binding(obj: object, *names: str) -> bool:
     return any(is_a(cls.__module__, str) and cls.__module__.startswith("cuda.bindings.") for cls in classes)
 
 
+def is_kept_alive(stream: StreamFields) -> bool:
+    """Whether the CUDA stream lives at least as long as *stream*: it is a default one, or its owner keeps it alive."""
+    if stream._handle <= _cuda.PER_THREAD:
+        return True
+    if stream.owner is None or is_binding(stream.owner, "cudaStream_t", "CUstream"):
+        return False
+    return stream._adapter is None or stream._adapter.keeps_alive(stream.owner)
+
+
 def checked_event(adapter: Adapter, obj: object, handle: int) -> int:
     """The handle that *adapter* gives for the event *obj*; 0 if the library has not created the CUDA event yet.
 

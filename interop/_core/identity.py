@@ -4,6 +4,7 @@ import threading
 from typing import Final, NoReturn
 
 from interop import _cuda
+from interop._core import names
 from interop._cuda import Cuda
 from interop._cuda.addresses import is_a
 from interop._native import StreamFields
@@ -45,6 +46,20 @@ class StreamIdentity(StreamFields):
         """The same as :attr:`cuda_stream`, under CuPy's name."""
         return self._handle
 
+    @property
+    def name(self) -> str:
+        """The name that the stream was given, by :func:`new_stream` or :func:`as_stream`; else an empty string.
+
+        Example::
+
+            assert interop.as_stream(producer, name="uploads").name == producer.name == "uploads"
+
+        Reprs, errors and reports show it. A name belongs to the stream: another object that is borrowed from the same
+        stream has it too, for as long as the owner lives whose stream was named. A simulated stream has the name that
+        ``gpu.stream`` gave it. Calls no CUDA.
+        """
+        return names.name_of(self)
+
     def __cuda_stream__(self) -> tuple[int, int]:
         """The stream, for every library that uses the protocol: version 0, and the handle."""
         return (0, self._handle)
@@ -70,16 +85,15 @@ class StreamIdentity(StreamFields):
         raise TypeError(message)
 
     def __repr__(self) -> str:
-        """Which stream, of which library, on which device, and its priority if that is known and not 0.
+        """The name or the address, the library, the device, and the priority if that is known and not 0.
 
         Calls no CUDA: reprs are made in finalisers and in messages about streams that are gone, and CUDA crashes on
         those. What is not known yet is left out, and so is whether the stream captures, which can change at any time.
         """
-        name = _cuda.DEFAULT_NAMES.get(self._handle, f"{self._handle:#x}")
         origin = f" of {self._adapter.library}" if self._adapter else ""
         device = "" if self._device is None else f" on device {self._device}"
         priority = f", priority {self._priority}" if self._priority else ""
-        return f"<{self._class_name} {name}{origin}{device}{priority}>"
+        return f"<{self._class_name} {names.shown(self)}{origin}{device}{priority}>"
 
     @property
     def _class_name(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from interop import _cuda
 from interop._core import captures
 from interop._core.above import Stream
-from interop._core.borrowing import is_binding
+from interop._core.borrowing import is_kept_alive
 from interop._core.created import CreatedStream
 from interop.errors import CaptureError, InteropError
 
@@ -27,6 +27,7 @@ class StreamFacts:
         priority: the lower the number, the sooner its work is taken up.
         capturing: whether a graph is captured on it.
         not_asked: why CUDA was not asked, or not about everything.
+        given_name: the name that the stream was given; else empty.
     """
 
     address: int
@@ -37,12 +38,14 @@ class StreamFacts:
     priority: int | None = None
     capturing: bool | None = None
     not_asked: str = ""
+    given_name: str = ""
 
     @property
     def name(self) -> str:
-        """The address, or which default stream it is."""
-        name = _cuda.DEFAULT_NAMES.get(self.address)
-        return f"{name} ({self.address})" if name else f"{self.address:#x}"
+        """The name with the address, the address alone, or which default stream it is."""
+        name = self.given_name or _cuda.DEFAULT_NAMES.get(self.address)
+        address = f"{self.address:#x}" if self.address > _cuda.PER_THREAD else f"{self.address}"
+        return f"{name} ({address})" if name else address
 
     def rows(self) -> dict[str, object]:
         """The facts by their names, in words."""
@@ -74,7 +77,7 @@ def look_at(stream: Stream) -> StreamFacts:
     cuda: _cuda.Cuda = stream._cuda
     made_here = "interop" if isinstance(stream.owner, CreatedStream) else None
     library = stream._adapter.library if stream._adapter else made_here
-    facts = StreamFacts(stream._handle, library, stream._device)
+    facts = StreamFacts(stream._handle, library, stream._device, given_name=stream.name)
     if cuda.was_forked:
         return replace(facts, not_asked="not asked: CUDA does not work in a process that was forked")
     if not is_kept_alive(stream):
@@ -86,15 +89,6 @@ def look_at(stream: Stream) -> StreamFacts:
         return cuda.within(stream._usable_context(), _ask, stream, facts)
     except InteropError as error:
         return replace(facts, not_asked=f"not asked: {type(error).__name__}: {error}")
-
-
-def is_kept_alive(stream: Stream) -> bool:
-    """Whether the CUDA stream lives at least as long as *stream*: it is a default one, or its owner keeps it alive."""
-    if stream._handle <= _cuda.PER_THREAD:
-        return True
-    if stream.owner is None or is_binding(stream.owner, "cudaStream_t", "CUstream"):
-        return False
-    return stream._adapter is None or stream._adapter.keeps_alive(stream.owner)
 
 
 def _ask(stream: Stream, facts: StreamFacts) -> StreamFacts:

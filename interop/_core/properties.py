@@ -1,7 +1,7 @@
 """What CUDA tells about a stream."""
 
 from interop import _cuda
-from interop._core import borrowing, captures
+from interop._core import borrowing, captures, names
 from interop._core.identity import StreamIdentity
 from interop.errors import CudaError, DeviceMismatchError, InvalidStreamError
 
@@ -88,6 +88,8 @@ class StreamProperties(StreamIdentity):
             raise DeviceMismatchError(message)
         if _cuda.CHECK:
             borrowing.refuse_stale(self)
+        if names.addresses:
+            names.recognise(self)
 
     def _usable_context(self) -> int:
         """Make sure that the calling thread can use the stream now; the stream's context."""

@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 from interop import _cuda
-from interop._core import above, captures, switching
+from interop._core import above, captures, names, switching
 from interop._core.event import Event, as_event
 from interop._core.identity import thread
 from interop._core.polling import check_timeout, poll
@@ -61,7 +61,7 @@ class ExternalStream(Waitable, StreamProperties):
         self._cuda = cuda = _cuda.active()
         self._handle = handle = check_handle(stream_ptr, "stream", cuda)
         self.owner = owner
-        if handle > _cuda.PER_THREAD and device is None and not _cuda.CHECK:
+        if handle > _cuda.PER_THREAD and device is None and not _cuda.CHECK and not names.addresses:
             return  # the common case: the rest is found out when it is needed
         if handle == 0:
             self._handle = _cuda.null_handle()

@@ -27,7 +27,7 @@ typedef struct {
     static Method variable = { \
         signature, {name, (PyCFunction)(void (*)(void))do_##variable, METH_FASTCALL | METH_KEYWORDS, NULL}, NULL};
 
-FAST(as_stream, "as_stream", "(obj, device=None)")
+FAST(as_stream, "as_stream", "(obj, device=None, *, name=None)")
 FAST(stream_query, "query", "($self)")
 FAST(stream_synchronize, "synchronize", "($self, timeout=None)")
 FAST(stream_record_event, "record_event", "($self, event=None)")

@@ -3,13 +3,15 @@
 import contextlib
 import os
 import sys
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Final
 
 # pathlib and inspect would take a sixth of the time of `import interop`.
 _OURS: Final = __file__.removesuffix(os.path.join("_show", "callsite.py"))  # noqa: PTH118
 _PROGRAMS: Final = tuple(_OURS + file for file in ("demo.py", f"matrix{os.sep}", f"testing{os.sep}conformance{os.sep}"))
 """Files of this package that count as user code: they are programs and tests."""
+_CALLS: Final = ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
+_STORES: Final = ("STORE_DEREF", "STORE_FAST", "STORE_GLOBAL", "STORE_NAME")
 BETWEEN: Final[set[str]] = set()
 """The top-level modules whose code may lie between the user's code and interop's. ``interop.adapters`` fills it."""
 
@@ -41,6 +43,25 @@ def where(frame: FrameType | None = None) -> str:
         return "unknown"
     file = frame.f_code.co_filename
     return f"{cell}, line {frame.f_lineno}" if (cell := _cell(file)) else f"{file}:{frame.f_lineno}"
+
+
+def assigned(code: CodeType, at: int, called: str) -> str:
+    """The variable that the result of the call at *at* is assigned to, if that is certain; else an empty string.
+
+    It is certain if the call is the only one on its line, names the function *called*, and its result goes to one
+    variable at once: ``copies = interop.new_stream()``. The code itself tells, so the source may be gone or edited.
+    """
+    import dis  # noqa: PLC0415  (only for reports)
+
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    before = [step for step in steps if step.offset <= at]  # Python 3.11 states an offset inside the call
+    after = steps[len(before) :]
+    line = before[-1].positions.lineno if before and before[-1].positions else None
+    on_line = [step for step in before if step.positions and step.positions.lineno == line]
+    calls = [step for step in steps if step.opname in _CALLS and step.positions and step.positions.lineno == line]
+    if line is None or calls != before[-1:] or not any(step.argval == called for step in on_line):
+        return ""
+    return str(after[0].argval) if after and after[0].opname in _STORES else ""
 
 
 def _cell(file: str) -> str:

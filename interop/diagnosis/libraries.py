@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from interop import _cuda, adapters
-from interop._core.inspection import StreamFacts, is_kept_alive, look_at
+from interop._core.borrowing import is_kept_alive
+from interop._core.inspection import StreamFacts, look_at
 from interop._core.switching import streams_in_use
 from interop.adapters.base import Adapter
 from interop.adapters.table import TABLE, may_have_current_stream

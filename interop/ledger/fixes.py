@@ -8,9 +8,10 @@ from types import FrameType
 from typing import Final
 
 from interop import _cuda
+from interop._core.names import identity_of
 from interop.errors import InteropError
 from interop.ledger.streams import KnownStream
-from interop.stream import ExternalStream, as_stream
+from interop.stream import as_stream
 
 _REFERENCES: Final = 3
 """References to a frame's variables if nobody called locals(): the frame's, ours, and that of the question."""
@@ -52,8 +53,3 @@ def _stream_variables(frame: FrameType) -> dict[tuple[object, ...], str]:
         if sys.getrefcount(variables) <= _REFERENCES:
             variables.clear()
     return found
-
-
-def identity_of(stream: ExternalStream) -> tuple[object, ...]:
-    """What tells a stream from all others that exist at the same time. Does not keep the stream alive."""
-    return (stream._cuda, stream._handle, stream._needs, stream._thread)

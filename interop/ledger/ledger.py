@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 from interop import _cuda
 from interop._core.created import CreatedStream
 from interop._core.habits import stream_beside
+from interop._core.names import Labels, identity_of
 from interop._order import watchers
 from interop._order.clocks import StreamKind
 from interop._order.findings import Finding, Kind, Party
@@ -16,7 +17,7 @@ from interop._show.callsite import user_frame, where
 from interop._show.text import as_printed, plural
 from interop.event import as_event
 from interop.ledger.events import Events, Token
-from interop.ledger.fixes import Fixes, identity_of
+from interop.ledger.fixes import Fixes
 from interop.ledger.history import History
 from interop.ledger.layout import Layout, describe, layout_of, of_tensor
 from interop.ledger.steps import Steps
@@ -73,6 +74,7 @@ class Ledger(watchers.Watcher):
         self._history = History()
         self._events = Events(self._forget_event)
         self._steps = Steps(_Tally())
+        self._labels = Labels()
 
     # -- what was found ------------------------------------------------------------------------------------------
 
@@ -337,14 +339,14 @@ class Ledger(watchers.Watcher):
         context, identity = (cuda, stream._context_id), identity_of(stream)
         by_handle = f"{handle}, device={stream.device}"
         if handle == _cuda.LEGACY:
-            label = "the legacy default stream" + _on_device(stream)
+            label = stream.name or f"the legacy default stream of device {stream.device}"
             return KnownStream((context, handle), context, StreamKind.LEGACY, label, identity, by_handle)
         if stream.is_capturing():
             self._count_capture()
             return None
         if handle == _cuda.PER_THREAD:
             thread = threading.current_thread()
-            label = f"the per-thread default stream of {thread.name}{_on_device(stream)}"
+            label = stream.name or f"the per-thread default stream of {thread.name} of device {stream.device}"
             own = (context, stream._thread)
             return KnownStream(own, context, StreamKind.BLOCKING, label, identity, by_handle, thread=thread)
         key = (cuda, stream.stream_id)
@@ -353,7 +355,7 @@ class Ledger(watchers.Watcher):
             kind, label = known.kind, known.label
         else:
             kind = StreamKind.BLOCKING if cuda.stream_blocks(handle) else StreamKind.NON_BLOCKING
-            label = _label(stream)
+            label = self._labels.of(stream)
         uncertainty = self._uncertainty_about(stream)
         return KnownStream(
             key, context, kind, label, identity, f"{handle:#x}", place=(cuda, handle), uncertainty=uncertainty
@@ -386,15 +388,3 @@ def _uncertainty_of(library: str | None) -> str:
     if library is None:
         return "waits that are made with a bare address, or by a library that interop does not know, cannot be seen"
     return "" if library in OBSERVED else f"{library}'s own waits cannot be seen"
-
-
-def _on_device(stream: ExternalStream) -> str:
-    return f" of device {stream.device}"
-
-
-def _label(stream: ExternalStream) -> str:
-    name = getattr(stream.owner, "name", None)
-    if stream._cuda.simulation is not None and isinstance(name, str):
-        return name
-    library = f"{stream._adapter.library} " if stream._adapter else ""
-    return f"{library}stream {stream._handle:#x}{_on_device(stream)}"

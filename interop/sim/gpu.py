@@ -107,6 +107,11 @@ class SimulatedGPU:
         handle = machine.create_stream(machine.contexts[device], kind, name=name)
         return SimulatedStream(machine, handle, machine.streams[handle].name, device)
 
+    def name_stream(self, handle: int, name: str) -> None:
+        """Let reports call a stream *name*. A default stream keeps its name there. ``interop.as_stream`` calls this."""
+        if handle in self._machine.streams:
+            self._machine.streams[handle].name = name
+
     def array(self, values: ArrayLike, name: str | None = None) -> SimulatedArray:
         """Make an array with a copy of *values*, which it has from the start."""
         self._machine.check()

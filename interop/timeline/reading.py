@@ -15,7 +15,8 @@ class Lane(NamedTuple):
     Attributes:
         number: its number, from 0: streams are numbered in the order of their first use.
         library: import path of its library; ``"interop"`` for a stream made by :func:`interop.new_stream`.
-        name: its address, which default stream it is, or the name of a simulated stream.
+        name: the name that it was given, the variable that it was assigned to when interop made it, which default
+            stream it is, its number in its library, or its address.
         device: the ordinal of its device.
     """
 

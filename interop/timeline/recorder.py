@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from interop import _cuda
 from interop._core import captures
+from interop._core.names import Labels, library_of
 from interop._native import native
 from interop._order.watchers import Watcher
 from interop._safety import forks
@@ -52,6 +53,7 @@ class Recorder(Watcher):
         # By thread, producer and consumer, the latest wait: a hand-over that follows belongs to it.
         self._latest: dict[tuple[int, Lane, Lane], _Wait | None] = {}
         self._skipped = 0
+        self._labels = Labels()
 
     def __del__(self) -> None:
         """Give the events to the next timeline."""
@@ -142,9 +144,9 @@ class Recorder(Watcher):
     def _lane(self, stream: "ExternalStream") -> Lane:
         lane = self._lanes.get(stream)
         if lane is None:
-            library, name = _named(stream)
-            device = stream.device
+            library, device = library_of(stream), stream.device
             with self._lock:
+                name = self._labels.of(stream).removeprefix(f"{library}'s ")
                 lane = self._lanes.setdefault(stream, Lane(len(self._lanes), library, name, device))
         return lane
 
@@ -182,14 +184,3 @@ def _captures(stream: "ExternalStream") -> bool:
         return bool(captures.capture_of(stream))
     except CaptureError:  # the capture is broken, or the stream is the legacy one and a blocking stream captures
         return True
-
-
-def _named(stream: "ExternalStream") -> tuple[str, str]:
-    """The library of a stream, and its name."""
-    owner, adapter = stream.owner, stream._adapter
-    if stream._cuda.simulation is not None and isinstance(name := getattr(owner, "name", None), str):
-        return "SIMULATED", name
-    name = _cuda.DEFAULT_NAMES.get(stream._handle, f"{stream._handle:#x}")
-    if adapter is not None:
-        return adapter.library, name
-    return "" if owner is None else type(owner).__module__.partition(".")[0], name

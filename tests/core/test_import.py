@@ -79,7 +79,7 @@ def test_every_public_name_is_there():
 
 
 STREAM = (
-    "capture_id cuda_stream device is_capturing owner priority ptr query record_event stream_id synchronize to "
+    "capture_id cuda_stream device is_capturing name owner priority ptr query record_event stream_id synchronize to "
     "wait_event wait_stream when_done"
 )
 EVENT = "cuda_event device elapsed_time from_ipc_handle ipc_handle owner ptr query record synchronize wait when_done"

@@ -563,9 +563,9 @@ def test_an_event_that_a_finaliser_of_the_same_cycle_uses_stands_for_nothing_or_
 
 def test_subclasses_may_have_other_arguments(gpu):
     class Stream(interop.ExternalStream):
-        def __new__(cls, stream_ptr, *, name):
-            made = super().__new__(cls, stream_ptr, name=name)
-            made.__dict__["name"] = name
+        def __new__(cls, stream_ptr, *, label):
+            made = super().__new__(cls, stream_ptr, label=label)
+            made.__dict__["label"] = label
             return made
 
         def __init__(self, stream_ptr, **_):
@@ -579,9 +579,9 @@ def test_subclasses_may_have_other_arguments(gpu):
             super().__init__()
 
     p = interop.new_stream()
-    same = Stream(p.cuda_stream, name="theirs")
+    same = Stream(p.cuda_stream, label="theirs")
     assert same == p
-    assert same.name == "theirs"
+    assert same.label == "theirs"
     event = Event("theirs")
     p.record_event(event)
     assert event.query()

@@ -232,7 +232,7 @@ def test_fast_methods_have_docstrings_and_signatures(name):
     assert inspect.ismethoddescriptor(fast)
     assert len(fast.__doc__) > 80
     assert "self" in inspect.signature(fast).parameters
-    assert list(inspect.signature(interop.as_stream).parameters) == ["obj", "device"]
+    assert list(inspect.signature(interop.as_stream).parameters) == ["obj", "device", "name"]
 
 
 def test_the_fast_as_stream_can_be_pickled():
