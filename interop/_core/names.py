@@ -2,7 +2,7 @@
 
 A name belongs to the stream, whichever object it is borrowed from next. It is kept for as long as the owner lives whose
 stream was named, and is forgotten before another stream can get the address. If nothing is known to keep the stream
-alive, as with a bare address, the number tells that CUDA never uses again.
+alive, as with a bare address, CUDA's number of the stream, which is never used again, tells the next one from it.
 """
 
 import contextlib
@@ -85,9 +85,7 @@ def give(stream: Stream, name: str, *, lives: bool) -> None:
 
 def made(stream: Stream, name: str, caller: FrameType | None) -> None:
     """Remember the name of the new *stream*, if it was given one, and the call that made it."""
-    key = identity_of(stream)
-    addresses.pop(key, None)  # of an earlier stream there
-    _remember(_owned, key, stream.owner, name, None, caller and (caller.f_code, caller.f_lasti))
+    _remember(_owned, identity_of(stream), stream.owner, name, None, caller and (caller.f_code, caller.f_lasti))
     if name and stream._cuda.simulation is not None:
         stream._cuda.simulation.name_stream(stream._handle, name)
 

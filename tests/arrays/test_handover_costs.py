@@ -1,5 +1,6 @@
 """The cost of a hand-over, counted and not timed: its calls, the files they are in, and the memory it leaves."""
 
+import gc
 import sys
 import types
 
@@ -48,11 +49,14 @@ def calls_of(work):
             if "/interop/" in frame.f_code.co_filename:
                 files.add(frame.f_code.co_filename.rpartition("/interop/")[2])
 
+    gc.collect()
+    gc.disable()  # what finalisers of other tests' objects call is not counted
     sys.setprofile(note)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls, files
 
 
