@@ -51,7 +51,7 @@ class StreamProperties(StreamIdentity):
         Example::
 
             if not producer.is_capturing():
-                producer.synchronize()  # in a capture, CaptureError
+                producer.synchronize()  # raises CaptureError in a capture
 
         The legacy default stream of a device's primary context cannot capture; that of a green context can.
         """

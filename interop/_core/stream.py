@@ -135,8 +135,8 @@ class ExternalStream(Waitable, StreamProperties):
         Example::
 
             half = producer.record_event()
-            # ... more work on producer ...
-            consumer.wait_event(half)  # consumer does not wait for that
+            # ... the other half of producer's work ...
+            consumer.wait_event(half)  # and not for the other half
 
         Args:
             event: an :class:`Event`, or anything that :func:`as_event` takes. By default a new one, without timing.
