@@ -23,7 +23,7 @@ PAGES: Final = (
     ROOT / "README.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if not page.is_relative_to(_GENERATED)),
 )
-_MAIN: Final = ("record, event reused", "wait_event", "wait_stream")
+_MAIN: Final = ("wait_event", "wait_stream")
 """The calls in the README's table of speed."""
 _HEAD: Final = 2
 """The lines at the top of a table."""
