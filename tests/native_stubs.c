@@ -29,7 +29,7 @@ volatile int entered, let_go, gave_up;
 uint64_t capturing; /* the stream that captures */
 uint64_t last_event = 0xe00000;
 
-static int times[KINDS];
+int of_kind[KINDS]; /* how many calls there were of each kind */
 static _Thread_local int mode, depth;
 static _Thread_local uint64_t contexts[8];
 
@@ -39,7 +39,7 @@ void reset(int capture_mode) {
     capturing = only = 0;
     mode = capture_mode;
     memset(answers, 0, sizeof answers);
-    memset(times, 0, sizeof times);
+    memset(of_kind, 0, sizeof of_kind);
 }
 
 int capture_mode(void) { return mode; }
@@ -47,7 +47,7 @@ int current(void) { return contexts[depth]; }
 void make_current(uint64_t context) { contexts[depth = 0] = context; }
 
 static int noted(int kind, uint64_t first, uint64_t second, unsigned flags) {
-    int time = __atomic_fetch_add(&times[kind], 1, __ATOMIC_SEQ_CST);
+    int time = __atomic_fetch_add(&of_kind[kind], 1, __ATOMIC_SEQ_CST);
     int index = __atomic_fetch_add(&called, 1, __ATOMIC_SEQ_CST);
     int fails = !only || only == first || only == second;
     int answer = fails ? answers[kind][time < ANSWERS ? time : ANSWERS - 1] : 0;

@@ -71,6 +71,10 @@ class Driver:
     def number(self, name: str) -> ctypes.c_int:
         return ctypes.c_int.in_dll(self.library, name)
 
+    def count(self, kind: str) -> int:
+        """How many calls of *kind* there were; :attr:`calls` has the first thousand of all kinds."""
+        return (ctypes.c_int * len(KINDS)).in_dll(self.library, "of_kind")[KINDS.index(kind)]
+
     def fail(self, kind: str, *codes: int) -> None:
         """Return *codes* from the next calls of *kind*, one each, and the last code from all later calls."""
         self._answers[KINDS.index(kind)][:] = [*codes, *codes[-1:] * (4 - len(codes))]

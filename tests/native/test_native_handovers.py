@@ -116,9 +116,13 @@ def test_where_no_event_is_spare_the_end_creates_one(world):
     while world.pool.take():
         pass
     made = world.handover()
+    world.driver.bind(5)  # a context of somebody else's, in which the event could not be recorded
     world.driver.reset()
     del made
     [(_, event, _)] = world.driver.made("cuEventCreate")
+    assert [call.context for call in world.driver.calls if call.name == "cuEventCreate"] == [OWN]
+    assert world.driver.current() == 5
+    world.driver.bind(0)
     assert world.driver.made(*CALLS) == [("cuEventRecord", event, C), ("cuStreamWaitEvent", P, event)]
     assert world.driver.plain == []
     assert not any(call.gil_held for call in world.driver.calls)
@@ -504,21 +508,89 @@ def test_an_unusual_end_without_the_gil_is_as_one_with_it(world, case, kind):
     assert sorted(set(gone) - set(spare(world.pool))) == sorted(gone), "it is destroyed twice, or used again"
 
 
-def test_threads_that_end_handovers_without_the_gil_lose_none(world):
+@pytest.mark.parametrize("kind", [ctypes.CFUNCTYPE, ctypes.PYFUNCTYPE])
+@pytest.mark.parametrize("elsewhere", ["consumer", "producer"])
+@pytest.mark.parametrize("spare_events", [1, 0])
+def test_the_default_stream_of_another_device_ends_a_handover_in_its_own_context(world, elsewhere, kind, spare_events):
+    world.default = interop.ExternalStream(_cuda.LEGACY, 1)
+    world.default.query()
+    there = world.cuda.pool(OWN + 1)
+    assert spare(there) == []
+    if spare_events:
+        there.give(world.cuda.event_create(OWN + 1, _cuda.EVENT_DISABLE_TIMING))
+    given = consumed(world.handover(None, **{elsewhere: "default"}))
+    world.driver.bind(5)  # a context of somebody else's
+    world.driver.reset()
+    delete(given, kind)
+    assert world.driver.current() == 5
+    assert world.driver.plain == []
+    calls = {call.name: call for call in world.driver.calls}
+    record, wait = calls["cuEventRecord"], calls["cuStreamWaitEvent"]
+    assert (record.second, wait.first) == ((_cuda.LEGACY, P) if elsewhere == "consumer" else (C, _cuda.LEGACY))
+    assert wait.second == record.first
+    assert (record.context, wait.context) == ((OWN + 1, 5) if elsewhere == "consumer" else (5, OWN + 1))
+    if elsewhere == "consumer":
+        assert ("cuEventCreate" in calls) is (not spare_events)
+        assert spare_events or calls["cuEventCreate"].context == OWN + 1
+    assert interop.release() == 0
+    world.driver.bind(0)
+    while event := there.take():
+        world.cuda.event_destroy(event)
+
+
+@pytest.mark.parametrize("kind", [ctypes.CFUNCTYPE, ctypes.PYFUNCTYPE])
+def test_a_per_thread_stream_waits_by_the_legacy_one_in_another_thread(world, kind):
+    world.mine = interop.ExternalStream(_cuda.PER_THREAD, 0)
+    thing = Thing()
+    alive = weakref.ref(thing)
+    given = consumed(world.handover(thing, consumer="mine"))
+    del thing
+    world.driver.reset()
+    world.busy()
+    in_threads(lambda: delete(given, kind))
+    [(_, awaited, _)] = [call[0:3] for call in world.driver.made("cuStreamWaitEvent")][:1]
+    recorded = {stream for _, _, stream in world.driver.made("cuEventRecord")}
+    assert (awaited, recorded) == (P, {_cuda.LEGACY})
+    assert interop.release() == 1
+    assert alive() is not None
+    world.busy(still=False)
+    assert interop.release() == 0
+    assert alive() is None
+
+
+@pytest.mark.parametrize("kind", [ctypes.CFUNCTYPE, ctypes.PYFUNCTYPE])
+def test_the_per_thread_stream_of_a_producer_waits_in_its_own_thread_only(world, kind):
+    world.mine = interop.ExternalStream(_cuda.PER_THREAD, 0)
+    given = consumed(world.handover(producer="mine"))
+    world.driver.reset()
+    in_threads(lambda: delete(given, kind))
+    assert world.driver.made("cuStreamWaitEvent") == []
+    interop.release()
+    assert [stream for _, stream, _ in world.driver.made("cuStreamWaitEvent")] == [_cuda.PER_THREAD]
+
+
+@pytest.mark.parametrize("kind", [ctypes.CFUNCTYPE, ctypes.PYFUNCTYPE])
+def test_threads_that_end_handovers_order_each_way_back_once_and_lose_none(world, kind):
     world.fill(100)
     before = handover.count_open()
     things = weakref.WeakSet()
+    world.driver.reset()
 
     def work():
-        for _ in range(1000):
+        given = deque()
+        for number in range(1000):
             thing = Thing()
             things.add(thing)
-            given = consumed(world.handover(thing))
+            given.append(consumed(world.handover(thing)))
             del thing
-            delete(given)
-            keepalive.keepalive.poll()
+            if number % 7 > 4 or number == 999:
+                while given:
+                    delete(given.pop() if number % 2 else given.popleft(), kind)
+            if number % 3:
+                keepalive.keepalive.poll()
 
     in_threads(*[work] * 4)
+    assert world.driver.count("cuEventRecord") == world.driver.count("cuStreamWaitEvent") == 4000
     assert interop.release() == 0
     gc.collect()
     assert not things
