@@ -1,6 +1,7 @@
 /* Stubs of the driver's entry points that the extension calls. Each stub writes down its call, and whether the caller
  * held the GIL; blocks, if the test says so; and returns the code that the test says. */
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -115,6 +116,25 @@ int cuStreamGetCtx(uint64_t stream, uint64_t *context) {
 int cuCtxGetId(uint64_t context, uint64_t *id) {
     *id = context;
     return noted(GET_ID, context, 0, 0);
+}
+
+/* What a thread without Python does: end tensors of DLPack one after the other, once all threads are there. */
+struct job {
+    void (*deleter)(void *);
+    void **tensors;
+    long count;
+    int *missing; /* threads */
+};
+
+void *end_all(void *given) {
+    struct job *job = given;
+    __atomic_fetch_sub(job->missing, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(job->missing, __ATOMIC_SEQ_CST) > 0) {
+    }
+    for (long i = 0; i < job->count; i++) {
+        job->deleter(job->tensors[i]);
+    }
+    return NULL;
 }
 
 /* Memory at STATED of native_stubs.py, in every process. */

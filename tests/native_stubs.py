@@ -50,6 +50,17 @@ class Call(ctypes.Structure):
         return KINDS[self.kind]
 
 
+class Job(ctypes.Structure):
+    """What a thread of ``end_all`` has to do."""
+
+    _fields_ = (
+        ("deleter", ctypes.c_void_p),
+        ("tensors", ctypes.c_void_p),
+        ("count", ctypes.c_long),
+        ("missing", ctypes.c_void_p),
+    )
+
+
 class Driver:
     """The stubs: sets what they return, and reads which calls they got."""
 

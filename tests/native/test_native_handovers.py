@@ -19,7 +19,7 @@ from interop._order import watchers
 from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor
 from tests import capsules
 from tests.native.test_native_stubs import OWN, C, P
-from tests.native_stubs import KINDS, bound, spare
+from tests.native_stubs import KINDS, Job, bound, spare
 from tests.threads import in_threads
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
@@ -596,6 +596,27 @@ def test_threads_that_end_handovers_order_each_way_back_once_and_lose_none(world
     assert not things
     assert handover.count_open() == before
     assert len(set(spare(world.pool))) == len(spare(world.pool))
+
+
+def test_threads_without_python_that_end_handovers_at_once_lose_none(world):
+    libc, threads, each = ctypes.CDLL(None), 4, 500
+    for _ in range(4):
+        world.fill(256 - len(spare(world.pool)))
+        before = handover.count_open()
+        missing, jobs = ctypes.c_int(threads), []
+        for _ in range(threads):
+            given = [consumed(world.handover()) for _ in range(each)]
+            tensors = (ctypes.c_void_p * each)(*(address for address, _ in given))
+            job = Job(given[0][1], ctypes.addressof(tensors), each, ctypes.addressof(missing))
+            jobs.append((job, tensors, ctypes.c_void_p()))
+        world.driver.reset()
+        for job, _, thread in jobs:
+            libc.pthread_create(ctypes.byref(thread), None, world.driver.library.end_all, ctypes.byref(job))
+        for _, _, thread in jobs:
+            libc.pthread_join(thread, None)
+        assert world.driver.count("cuEventRecord") == world.driver.count("cuStreamWaitEvent") == threads * each
+        assert handover.count_open() == before
+        assert interop.release() == 0
 
 
 def test_a_handover_may_end_in_a_thread_without_python(world):
