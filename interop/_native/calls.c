@@ -1,7 +1,7 @@
-/* The driver's calls about streams and events, each in the context that it needs. No function here uses an object of
- * Python's, and all are called without the GIL, because a call may wait for another thread's: where a stream's launch queue
- * is full, and a thread waits in a launch there, a record on that stream and its wait for an event wait too, and so does the
- * creation of any event.
+/* The driver's calls about streams and events, each in the context that it needs. No function here uses Python objects.
+ * All are called without the GIL, because a call may wait for another thread. That happens when a stream's launch queue
+ * is full, and a thread waits in a launch on that stream: then a record on that stream, its wait for an event, and the
+ * creation of any event wait as well.
  *
  * Each returns SUCCESS, FALL_BACK, or what the driver has answered.
  */
@@ -23,7 +23,7 @@ enter(Place stream, void **before)
     return code == SUCCESS;
 }
 
-/* Make the context current that was so before; *code*, the answer to the call between, if that succeeds. */
+/* Make the earlier context current again. Returns *code*, the answer of the call in between, if that succeeds. */
 static int
 leave(Place stream, void *before, int code)
 {
@@ -132,7 +132,7 @@ ask(int (*call)(void *), unsigned long long handle)
     return failed == SUCCESS ? code : MODE_NOT_RESTORED + failed;
 }
 
-/* Likewise of a stream that captures nothing. */
+/* Query or synchronize a stream, if it captures nothing. */
 int
 ask_on(Place stream, int (*call)(void *))
 {

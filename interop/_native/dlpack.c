@@ -1,8 +1,6 @@
-/* DLPack: the tensors of arrays that are given away, in capsules or without, and those that are taken.
- *
- * https://dmlc.github.io/dlpack/latest/c_api.html, version 1, and the structure from before versions. The function
- * that frees a tensor that was given away must work in any thread, with or without the GIL, with an exception in flight,
- * and after the end of the interpreter. No Python function can do that.
+/* DLPack: export tensors, in capsules or without, and import them. https://dmlc.github.io/dlpack/latest/c_api.html, version
+ * 1, and the struct from before versions. The deleter of an exported tensor must work in any thread, with or without the
+ * GIL, while an exception is set, and after the end of the interpreter. No Python function can do that.
  */
 
 #include "native.h"
@@ -21,7 +19,7 @@ static PyTypeObject *taken_type;
 static PyObject *tensor_class, *dtype_class; /* interop's Tensor and DataType, which are tuples */
 static PyObject *unsupported, *invalid;      /* classes of errors */
 
-/* -- giving ----------------------------------------------------------------------------------------------------------- */
+/* -- exporting -------------------------------------------------------------------------------------------------------- */
 
 /* Whether this thread has the GIL; 1 if that cannot be found out. The stable ABI lacks the function, every Python has it. */
 static int
@@ -45,7 +43,7 @@ release_owner(PyObject *owner)
     PyObject *type, *value, *traceback;
     PyGILState_STATE state;
 
-    /* Then the owner goes with the process. To take the GIL may end the thread at exit, and a thread of C++ the process. */
+    /* Then the owner is never freed: to take the GIL at exit may end the thread, and a thread of C++ ends the process. */
     if (has_ended || !Py_IsInitialized()) {
         return;
     }
@@ -134,7 +132,7 @@ describe(PyObject *tensor, size_t head, DLTensor *described, int *read_only)
     return memory;
 }
 
-/* The memory of a Tensor, which lives for as long as *owner*: its deleter lets that go. NULL with an exception. */
+/* Export a Tensor, and keep *owner*, which keeps its memory alive, until the deleter. NULL with an exception. */
 DLManagedTensorVersioned *
 give(PyObject *tensor, PyObject *owner)
 {
@@ -211,13 +209,13 @@ make_capsule(PyObject *module, PyObject *arguments)
     return capsule;
 }
 
-/* -- taking ----------------------------------------------------------------------------------------------------------- */
+/* -- importing -------------------------------------------------------------------------------------------------------- */
 
-/* A tensor that was taken; its deleter is called when this object goes. */
+/* An imported tensor. Its deleter is called when this object is freed. */
 typedef struct {
     PyObject_HEAD
     void *managed;
-    void (*deleter)(void *); /* NULL: there is none, and the tensor may be gone by then */
+    void (*deleter)(void *); /* NULL if there is none: then the tensor may be freed already */
 } Taken;
 
 static void
@@ -226,7 +224,7 @@ taken_dealloc(PyObject *self)
     Taken *taken = (Taken *)self;
     PyObject *type, *value, *traceback;
 
-    if (taken->deleter != NULL && !has_ended) { /* what the producer holds goes with the process */
+    if (taken->deleter != NULL && !has_ended) { /* else the producer's tensor is never freed */
         PyErr_Fetch(&type, &value, &traceback);
         taken->deleter(taken->managed);
         PyErr_Restore(type, value, traceback);
@@ -272,7 +270,7 @@ named_tuple(PyObject *class, Py_ssize_t count, PyObject **items)
     return made;
 }
 
-/* A Tensor of what somebody else has described; NULL with an exception. */
+/* A Tensor for a DLTensor of another library; NULL with an exception. */
 PyObject *
 tensor_of(const DLTensor *tensor, int read_only, PyObject *owner)
 {

@@ -11,13 +11,13 @@
 #define CAN_PROBE
 #endif
 
-enum { FIRST_PAGE = 4096 }; /* nothing is mapped below */
+enum { FIRST_PAGE = 4096 }; /* no memory is mapped below this address */
 
 Driver driver;
 PyObject *bound, *active, *pools;
 int watched;
 
-/* Keep a reference to an object, in place of the one that was kept. */
+/* Replace the reference that a variable holds. */
 void
 keep(PyObject **place, PyObject *object)
 {

@@ -23,9 +23,9 @@ typedef struct ExchangeAPI {
     int (*current_stream)(int32_t, int32_t, void **);
 } ExchangeAPI;
 
-/* -- of others -------------------------------------------------------------------------------------------------------- */
+/* -- of other libraries ------------------------------------------------------------------------------------------------ */
 
-/* That of a type, of version 1; NULL with an exception. */
+/* The struct of a type, in version 1; NULL with an exception. */
 static ExchangeAPI *
 api_of(PyObject *type)
 {
@@ -33,7 +33,7 @@ api_of(PyObject *type)
     PyObject *capsule = attribute(type, &name, "__dlpack_c_exchange_api__");
     ExchangeAPI *api = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, NAME);
 
-    Py_XDECREF(capsule); /* what it points to is there for as long as the process */
+    Py_XDECREF(capsule); /* the struct that it points to is never freed */
     while (api != NULL && api->major > 1) {
         api = api->older;
     }
@@ -50,7 +50,7 @@ is_c_contiguous(const DLTensor *tensor)
     int is = 1;
 
     if (tensor->ndim > MOST_DIMENSIONS || tensor->shape == NULL || tensor->strides == NULL) {
-        return 0; /* none of it is to be looked at */
+        return 0; /* the tensor is not valid */
     }
     for (int32_t i = tensor->ndim - 1; i >= 0; i--) {
         if (tensor->shape[i] == 0) {
@@ -142,10 +142,10 @@ make_tensor(PyObject *module, PyObject *arguments)
 
 /* -- of Handover ------------------------------------------------------------------------------------------------------ */
 
-/* The stream that the hand-over which this thread gave last is ready on: a consumer asks for it right after. */
+/* The stream of the Handover that this thread exported last. A consumer asks for it right after the export. */
 static _Thread_local unsigned long long last_stream;
 
-/* The hand-over that is to be given. NULL with an exception: it must not be, or its stream cannot be told here. */
+/* The Handover that is to be exported. NULL with an exception if it must not be, or if C cannot name its stream. */
 static Holder *
 to_give(PyObject *object)
 {
@@ -196,7 +196,7 @@ show_object(void *object, DLTensor *tensor)
     if (holder->view == NULL) {
         holder->view = view;
     }
-    else { /* another consumer may still look at those */
+    else { /* another consumer may still read the older shape and strides */
         tensor->shape = holder->view;
         tensor->strides = tensor->shape + tensor->ndim;
         free(view);

@@ -1,5 +1,5 @@
-/* The fallback: what the fast path does not cover, and what it means that the driver has failed, is Python's. So there
- * is one place that knows the rules. */
+/* The fallback. Python handles all cases that the fast path does not cover, and explains the errors of the driver. So only
+ * Python has the rules. */
 
 #include "native.h"
 
@@ -33,8 +33,8 @@ done:
     return result;
 }
 
-/* Let a stream or event raise what it means that the driver has answered *code* to *call*. NULL, for the caller to
- * return. *other* is the event or the producer, or None. */
+/* Make a stream or event raise the exception for the driver's error *code* of *call*. Returns NULL, so that the caller can
+ * return it. *other* is the event or the producer, or None. */
 PyObject *
 failed(PyObject *of, const char *call, int code, PyObject *other)
 {

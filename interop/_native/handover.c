@@ -1,9 +1,9 @@
 /* The holder of a hand-over, and the way back. holder.py has the same in Python.
  *
- * A holder goes with the last array over the memory: in any thread, in the middle of any call, with an exception in
- * flight, or in a collection. No line of Python runs then, in which a signal handler could raise; except of a stream that
- * can be closed, which is asked whether it was, if its class is Python. What the holder owns is unknown to the collector:
- * so nothing of that can have been cleared before.
+ * A holder is freed with the last array over the memory. That may be in any thread, in the middle of any call, while an
+ * exception is set, or in a garbage collection. The code here runs no line of Python, so no signal handler can raise in it.
+ * There is one exception: a stream that can be closed is asked whether it was closed, and its class may be in Python. The
+ * garbage collector does not see the objects that a holder owns, so it cannot have cleared them before.
  */
 
 #include "native.h"
@@ -12,8 +12,8 @@
 
 PyTypeObject *holder_type;
 static PyObject *streams_close;
-static PyObject *add_ended; /* puts what Python has to do into its queue */
-static PyObject *settle;    /* does it */
+static PyObject *add_ended; /* appends a hand-over that has ended to Python's queue */
+static PyObject *settle;    /* handles the hand-overs in that queue */
 int has_ended;
 
 /* -- the way back ----------------------------------------------------------------------------------------------------- */
@@ -34,7 +34,7 @@ can_close(PyObject *stream)
     return answer;
 }
 
-/* Whether a stream was not closed; 0 also if its object does not say so: Python asks again. */
+/* Whether a stream is open. 0 if it was closed, or if asking failed: then Python asks again. */
 static int
 is_open(PyObject *stream)
 {
@@ -48,7 +48,7 @@ is_open(PyObject *stream)
     stated = known < 0 || owner == NULL ? NULL : PyObject_CallMethod(owner, "__cuda_stream__", NULL);
     if (stated == NULL || !PyTuple_Check(stated) || !PyArg_ParseTuple(stated, "iK", &version, &handle)) {
         if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) {
-            PyErr_WriteUnraisable(stream); /* such as Ctrl-C, where the object is of Python */
+            PyErr_WriteUnraisable(stream); /* such as KeyboardInterrupt, if the class of the object is in Python */
         }
         PyErr_Clear();
     }
@@ -56,8 +56,8 @@ is_open(PyObject *stream)
     return version == 0 && handle == ((Stream *)stream)->handle;
 }
 
-/* Let the producer wait for the consumer's work, and keep *memory* until that is done: what PendingRelease does where
- * nothing is in the way. 0 if Python has to do it. */
+/* Make the producer wait for the consumer's work, and keep *memory* until that work is done. PendingRelease does the same
+ * in Python. 0 if the fast path does not cover the case: then Python has to do it. */
 static int
 go_back(Holder *holder, PyObject *memory)
 {
@@ -82,7 +82,8 @@ go_back(Holder *holder, PyObject *memory)
     return keep_after(consumer, producer, memory);
 }
 
-/* Put it down for Python, which is called right away, and tries again in later calls. 0 if there is no memory for it. */
+/* Append the hand-over to Python's queue, and call Python. What Python cannot do now, it tries again in later calls of
+ * interop. 0 if the queue cannot take it, for want of memory. */
 static int
 leave_to_python(Holder *holder, PyObject *memory)
 {
@@ -100,7 +101,7 @@ leave_to_python(Holder *holder, PyObject *memory)
     Py_DECREF(done);
     done = PyObject_CallNoArgs(settle);
     if (done == NULL) {
-        PyErr_WriteUnraisable(settle); /* such as Ctrl-C: what was put down is there still */
+        PyErr_WriteUnraisable(settle); /* such as KeyboardInterrupt: the queue still has the hand-over */
     }
     Py_XDECREF(done);
     return 1;
@@ -112,24 +113,24 @@ holder_dealloc(PyObject *self)
     Holder *holder = (Holder *)self;
     PyObject *type, *value, *traceback, *memory;
 
-    if (holder->tensor == NULL) { /* it was never made */
+    if (holder->tensor == NULL) { /* the constructor failed */
         free_object(self);
         return;
     }
     PyErr_Fetch(&type, &value, &traceback);
-    remove_from_table(holder); /* first: from now on nobody can find it, also while the GIL is released */
+    remove_from_table(holder); /* first, because another thread must not find it while the GIL is released */
     if (holder->link != NULL) {
         holder->link->holder = NULL;
         Py_CLEAR(holder->link->root);
     }
-    /* If the source came of a hand-over that is open, it is that one's source that is kept until the device is done, and
-     * not the array between: its own end has to come when nobody uses it any more. */
+    /* If the source came from another open hand-over, keep the source of that one until the device is done. The array
+     * between the two must be freed as soon as no program uses it, because its own way back starts then. */
     memory = holder->parent != NULL && holder->parent->holder != NULL ? holder->root : holder->tensor;
     if (holder->start == holder->stop) {
         memory = Py_None;
     }
     if (has_ended || (!go_back(holder, memory) && !leave_to_python(holder, memory))) {
-        Py_INCREF(holder->tensor); /* for good: nobody can know any more when it may go */
+        Py_INCREF(holder->tensor); /* keep it for good: when the device is done with it cannot be found out */
         Py_XINCREF(holder->root);
     }
     PyErr_Clear();
@@ -148,9 +149,9 @@ holder_dealloc(PyObject *self)
 
 /* -- an end without the GIL ------------------------------------------------------------------------------------------- */
 
-static Holder *ended; /* a stack: their way back is ordered, and the rest is done by the next call that has the GIL */
+static Holder *ended; /* a stack of holders whose way back is ordered; the next call with the GIL frees them */
 
-/* Note down at the beginning what the end needs, if it is the usual one. */
+/* Take, while the GIL is held, what the end without the GIL needs; nothing if the fast path does not cover the end. */
 static void
 prepare_end(Holder *holder)
 {
@@ -159,7 +160,7 @@ prepare_end(Holder *holder)
     if (holder->producer != Py_None && !is_same_stream((Stream *)holder->producer, consumer)) {
         producer = (Stream *)holder->producer;
     }
-    /* The end of a hand-over that the source came of follows this one at once, and takes the GIL. */
+    /* With a parent, the end of the parent's hand-over follows at once, and that one takes the GIL anyway. */
     if (holder->closes || holder->parent != NULL || consumer->pool == NULL || (producer != NULL && producer->pool == NULL)) {
         return;
     }
@@ -170,9 +171,9 @@ prepare_end(Holder *holder)
     }
 }
 
-/* Order the way back in a thread that does not have the GIL, and let go of the only reference. PyTorch releases the GIL
- * before it lets go of memory: to take it twice, here and there, is what costs most where many threads want it. 0 if
- * nothing was done. */
+/* Order the way back in a thread that does not have the GIL, and take over the only reference to it. PyTorch
+ * releases the GIL before it frees memory. To take the GIL again, here and then in PyTorch, would cost more than all else
+ * where many threads want it. 0 if nothing was done. */
 int
 end_without_gil(PyObject *object)
 {
@@ -180,13 +181,13 @@ end_without_gil(PyObject *object)
     const char *call;
 
     if (!PyObject_TypeCheck(object, holder_type) || !holder->recorded.handle || holder->returned != NULL || watched ||
-        has_ended || Py_REFCNT(object) != 1) { /* 1: and nobody can get another one */
+        has_ended || Py_REFCNT(object) != 1) { /* this is the only reference, and no thread can get another */
         return 0;
     }
     if (record_then_wait(&holder->recorded, holder->waiting.handle ? &holder->waiting : NULL, &holder->event, 1, &call) !=
         SUCCESS) {
         if (call != NULL) {
-            driver.event_destroy(pointer(holder->event)); /* it may stand for anything */
+            driver.event_destroy(pointer(holder->event)); /* after a failure it is unknown what it stands for */
             holder->event = 0;
         }
         return 0;
@@ -198,7 +199,7 @@ end_without_gil(PyObject *object)
     return 1;
 }
 
-/* Do the rest. What that sets off may come here again. */
+/* Free the holders that ended without the GIL. Freeing one may call this function again. */
 void
 take_ended(void)
 {

@@ -1,5 +1,5 @@
-/* What is kept alive until a stream's work is done: for each stream a queue, since its work is in order. keepalive.py does
- * it in Python, for whatever the fast path does not cover. */
+/* Objects that are kept alive until a stream's work is done. Each stream has a queue, because its work is done in order.
+ * keepalive.py does the same in Python, for all cases that the fast path does not cover. */
 
 #include "native.h"
 
@@ -7,9 +7,9 @@
 
 typedef struct Kept {
     struct Kept *next;
-    unsigned long long event; /* 0: it is in the pool again */
-    Pool *pool;    /* where the event goes; NULL: it belongs to *shared* */
-    Event *shared; /* an event that several have in common; else NULL */
+    unsigned long long event; /* 0 after it was given back to the pool */
+    Pool *pool;    /* takes the event back; NULL if the event belongs to *shared* */
+    Event *shared; /* the Event, if several entries wait for the same one; else NULL */
     Stream *stream;
     PyObject *memory;
 } Kept;
@@ -20,12 +20,12 @@ typedef struct Queue {
     Kept *first, *last;
 } Queue;
 
-enum { QUEUES = 2, EVENTS = 32 }; /* what is looked at in passing, at most */
+enum { QUEUES = 2, EVENTS = 32 }; /* the most that one call of another function looks at */
 enum { OUT_OF_MEMORY = 2 };
 
-static Queue *oldest, *newest; /* a list; what was looked at goes to its end */
+static Queue *oldest, *newest; /* a list; a queue that was looked at moves to its end */
 static Py_ssize_t kept_count, queue_count;
-static PyObject *put_again; /* puts what CUDA cannot tell any more into a queue of Python's */
+static PyObject *put_again; /* puts an entry whose event cannot be queried into a queue of Python's */
 
 /* -- queues ----------------------------------------------------------------------------------------------------------- */
 
@@ -121,7 +121,7 @@ new_kept(Stream *stream, PyObject *memory)
     return kept;
 }
 
-/* Whatever the end of the memory sets off runs in here. */
+/* Freeing the memory may run any code of any library. */
 static void
 free_kept(Kept *kept)
 {
@@ -140,8 +140,8 @@ destroy_event(unsigned long long event)
     Py_END_ALLOW_THREADS
 }
 
-/* Keep *memory* until the work is done that *stream* was given so far; *producer*, if it is not NULL, waits for that work
- * from now on. 0 if the fast path does not cover it: then nothing is kept. */
+/* Keep *memory* until the work of *stream* so far is done. If *producer* is not NULL, make it wait for that work. 0 if the
+ * fast path does not cover the case: then nothing is kept. */
 int
 keep_after(Stream *stream, Stream *producer, PyObject *memory)
 {
@@ -150,14 +150,14 @@ keep_after(Stream *stream, Stream *producer, PyObject *memory)
     Kept *kept;
 
     if (!is_ready(stream) || (producer != NULL && !is_ready(producer)) ||
-        (kept = new_kept(stream, memory)) == NULL) { /* before anything is ordered: there may be no memory for it */
+        (kept = new_kept(stream, memory)) == NULL) { /* allocated before anything is ordered, because it may fail */
         return 0;
     }
     kept->pool = (Pool *)Py_NewRef((PyObject *)stream->pool);
     event = pool_take(kept->pool);
     if (record_and_wait(stream, producer, &event) != SUCCESS || (queue = queue_of(stream)) == NULL) {
         if (event) {
-            destroy_event(event); /* it may stand for anything */
+            destroy_event(event); /* after a failure it is unknown what it stands for */
         }
         free_kept(kept);
         return 0;
@@ -167,8 +167,8 @@ keep_after(Stream *stream, Stream *producer, PyObject *memory)
     return 1;
 }
 
-/* Likewise until the work is done that an event stands for, which was recorded on *stream*, and which goes to *pool* then,
- * or belongs to *shared*. */
+/* Keep *memory* until *event*, which was recorded on *stream*, is done. Then *pool* takes the event; or *pool* is NULL, and
+ * the event belongs to *shared*. */
 static int
 keep_recorded(Stream *stream, unsigned long long event, Pool *pool, Event *shared, PyObject *memory)
 {
@@ -202,10 +202,10 @@ keep_until_event(Stream *stream, unsigned long long event, PyObject *memory)
     return keep_recorded(stream, event, stream->pool, NULL, memory);
 }
 
-/* -- letting go ------------------------------------------------------------------------------------------------------- */
+/* -- releasing -------------------------------------------------------------------------------------------------------- */
 
-/* Put down for Python what CUDA cannot tell: a capture had begun when the event was recorded, or the device is lost. 0 if
- * there is no memory for it. */
+/* Give Python an entry whose event cannot be queried: a capture had begun when the event was recorded, or the device is
+ * lost. 0 if Python's queue cannot take it, for want of memory. */
 static int
 leave_to_python(Kept *kept)
 {
@@ -218,14 +218,14 @@ leave_to_python(Kept *kept)
     return put != NULL;
 }
 
-/* Take what is done out of the queues, or of some of them, in front of *gone*; and in front of *odd* what CUDA cannot tell.
- * The GIL is held, so that no other thread comes between: a query waits for nothing, not even for a thread that waits in a
- * launch; and to take the GIL again is what costs most where many threads want it. */
+/* Move the entries that are done to the list *gone*, and those whose event cannot be queried to the list *odd*. Look at all
+ * queues, or only at some. The GIL is held throughout, so that no other thread changes the queues. That is cheap: a query
+ * does not wait, not even for a thread that waits in a launch. To take the GIL again would cost more. */
 static void
 take_done(int all, Kept **gone, Kept **odd)
 {
     Py_ssize_t queues = all || queue_count < QUEUES ? queue_count : QUEUES, events = all ? kept_count : EVENTS;
-    int mode = RELAXED; /* as in calls.c: a query would break some other stream's capture */
+    int mode = RELAXED; /* as in calls.c: else a query would invalidate the capture of another stream */
 
     if (driver.exchange_capture_mode(&mode) != SUCCESS) {
         return;
@@ -255,7 +255,7 @@ take_done(int all, Kept **gone, Kept **odd)
     driver.exchange_capture_mode(&mode);
 }
 
-/* Let go of what is done, of some queues or of *all*. */
+/* Free the entries that are done, in *all* queues or in some. */
 static void
 let_go(int all)
 {
@@ -265,12 +265,12 @@ let_go(int all)
     while ((kept = odd) != NULL) {
         odd = kept->next;
         if (!leave_to_python(kept)) {
-            Py_INCREF(kept->memory); /* for good: nobody can know any more when it may go */
+            Py_INCREF(kept->memory); /* keep it for good: when the device is done with it cannot be found out */
         }
         kept->next = gone;
         gone = kept;
     }
-    while ((kept = gone) != NULL) { /* at last: what that sets off may come here again */
+    while ((kept = gone) != NULL) { /* last, because freeing an entry may call this function again */
         gone = kept->next;
         if (kept->pool != NULL && kept->event) {
             destroy_event(kept->event);

@@ -3,8 +3,8 @@
 
 #include "native.h"
 
-static PyObject *known;    /* by the identity of an object, the stream that it is, without an owner */
-static PyObject *adapters; /* by a class, the adapters of its libraries, if they were looked for */
+static PyObject *known;    /* dict: the id of an object -> the stream that it is, without an owner */
+static PyObject *adapters; /* dict: a class -> the adapters of its libraries, if they were looked for */
 static PyObject *str_event_handle;
 
 int
@@ -29,7 +29,7 @@ known_stream(PyObject *object)
     found = PyDict_GetItemWithError(known, key);
     Py_XINCREF(found);
     Py_DECREF(key);
-    /* Not if it is a stream of another driver or simulation, which is over. */
+    /* Not a stream of a driver or simulation that is no longer in use. */
     if (found != NULL && ((Stream *)found)->cuda == bound) {
         return (Stream *)found;
     }
@@ -44,7 +44,7 @@ foreign_event(PyObject *object)
     PyObject *of_class, *adapter, *answer;
     unsigned long long handle = 0;
 
-    /* To Python, an int is a handle, and a class is nothing. */
+    /* Python handles an int, which is a handle, and a class, which is an error. */
     if (active != bound || PyType_Check(object) || PyLong_Check(object)) {
         return 0;
     }
@@ -54,15 +54,15 @@ foreign_event(PyObject *object)
         return 0;
     }
     adapter = PyTuple_GetItem(of_class, 0);
-    Py_INCREF(adapter); /* before anything runs */
+    Py_INCREF(adapter); /* taken before any Python code can run */
     answer = PyObject_CallMethodObjArgs(adapter, str_event_handle, object, NULL);
-    if (answer == NULL && PyErr_ExceptionMatches(PyExc_Exception)) { /* and not for KeyboardInterrupt */
-        PyErr_Clear(); /* Python asks once more, and says what is wrong */
+    if (answer == NULL && PyErr_ExceptionMatches(PyExc_Exception)) { /* else it is raised, as KeyboardInterrupt is */
+        PyErr_Clear(); /* Python asks once more, and raises the error */
     }
     if (answer != NULL && PyLong_CheckExact(answer)) {
         handle = PyLong_AsUnsignedLongLong(answer);
         if (PyErr_Occurred()) {
-            PyErr_Clear(); /* out of range: the same */
+            PyErr_Clear(); /* out of range: Python raises the error */
             handle = 0;
         }
     }

@@ -145,7 +145,7 @@ METHOD(stream_wait_stream)
             Py_INCREF(Py_None);
             result = Py_None;
         }
-        else if (code == FALL_BACK) { /* with the streams: no object is asked twice what it is */
+        else if (code == FALL_BACK) { /* pass the streams that were found, so that no object is asked twice */
             result = call_python(stream_wait_stream.python, self, (PyObject *const *)producers, count, NULL);
         }
     }
@@ -165,7 +165,7 @@ METHOD(stream_to)
     if (names == NULL && count == 1 && stream->pool != NULL && !needs_of(stream) && stream->natives != NULL &&
         PyDict_Check(stream->natives) && PyUnicode_CheckExact(args[0])) {
         PyObject *natives = stream->natives, *native;
-        Py_INCREF(natives); /* a name in it may run anything when it is compared */
+        Py_INCREF(natives); /* comparing a keyword may run Python code */
         native = PyDict_GetItemWithError(natives, args[0]);
         Py_XINCREF(native);
         Py_DECREF(natives);

@@ -37,7 +37,7 @@
 /* -- driver.c -------------------------------------------------------------------------------------------------------- */
 
 enum { SUCCESS = 0, NOT_READY = 600 }; /* answers of the driver */
-/* In place of an answer: the fast path does not cover this case. Nothing has been done yet that Python may not repeat. */
+/* In place of an answer: the fast path does not cover this case. Python may repeat all that was done so far. */
 enum { FALL_BACK = -1 };
 /* Added to an answer: the context, or the capture mode, that was current before could not be restored. */
 enum { NOT_RESTORED = 1 << 20, MODE_NOT_RESTORED = 1 << 21 };
@@ -94,7 +94,7 @@ typedef struct {
     unsigned long long handle;
     unsigned long long context;
     unsigned long long context_id;
-    Pool *pool; /* the context's pool. Not NULL: the fast path may be taken, see locate() */
+    Pool *pool; /* the pool of the context. If it is not NULL, the fast path may be taken: see locate() */
     PyObject *adapter;
     PyObject *cuda;
     PyObject *device;
@@ -112,11 +112,11 @@ typedef struct {
     unsigned long long capture;
     char recorded;
     char handle_was_shared;
-    Pool *pool; /* where the CUDA event goes in the end. Not NULL: an event without timing */
+    Pool *pool; /* the pool that takes the CUDA event in the end. If it is not NULL, the event has no timing */
     PyObject *adapter;
     PyObject *cuda;
     PyObject *device;
-    PyObject *flags; /* None: somebody else made the CUDA event, and destroys it */
+    PyObject *flags; /* None if the event is borrowed: then its owner destroys it */
     PyObject *owner;
 } Event;
 
@@ -207,9 +207,9 @@ typedef struct Spot {
 /* What other hand-overs know of this one, while it is open and afterwards. */
 typedef struct {
     PyObject_HEAD
-    Holder *holder; /* NULL: over */
+    Holder *holder; /* NULL after the end */
     PyObject *consumer;
-    PyObject *root; /* NULL: over */
+    PyObject *root; /* NULL after the end */
 } Link;
 
 struct Holder {
@@ -218,24 +218,24 @@ struct Holder {
     PyObject *producer;
     PyObject *consumer;
     PyObject *relay;
-    PyObject *root;     /* what the memory is from, if the source came of another hand-over; else NULL */
+    PyObject *root;     /* the first source of the memory, if the source came from another hand-over; else NULL */
     PyObject *returned; /* the event that stands for the consumer's work, if the way back is ordered already; else NULL */
     Link *link;         /* NULL until somebody asks */
-    Link *parent;       /* of the hand-over that the source came of */
+    Link *parent;       /* the link of the hand-over that the source came from; else NULL */
     Spot places[2];
     unsigned long long start, stop, number;
-    unsigned long long mark; /* what the array that was made, and its parts, are known by; 0: nothing */
+    unsigned long long mark; /* identifies the array that was made, and views of it; 0 if it has none */
     void *view; /* DLPack's shape and strides, if they were asked for; else NULL */
-    Place recorded, waiting;  /* the consumer and the producer; no handle: the end needs the GIL, or nobody waits */
-    unsigned long long event; /* for the end; 0: none was spare */
-    Holder *below;            /* in the stack of those that ended without the GIL */
-    char is_ordered;          /* whether its end was: the way back is ordered, and the event recorded */
+    Place recorded, waiting;  /* the consumer and the producer. Handle 0: the end needs the GIL; or no stream waits */
+    unsigned long long event; /* for the end; 0 if the pool had none */
+    Holder *below;            /* the next in the stack of holders that ended without the GIL */
+    char is_ordered;          /* whether it ended without the GIL: the way back is ordered, and the event recorded */
     char is_neutral;
     char closes; /* whether a stream can be closed: it is asked before its handle is used */
 };
 
 extern PyTypeObject *link_type, *holder_type;
-extern int has_ended; /* whether the interpreter ends: nothing is let go of any more */
+extern int has_ended; /* whether the interpreter has ended: from then on nothing is freed */
 
 void add_to_table(Holder *holder);
 void remove_from_table(Holder *holder);

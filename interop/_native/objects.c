@@ -69,8 +69,8 @@ static PyType_Spec pool_spec = {"interop._native._ext.Pool", sizeof(Pool), 0, Py
 
 #define CLEAR(member) Py_CLEAR(its->member);
 #define VISIT(member) Py_VISIT(its->member);
-/* What the collector and the end of an object call. OBJECTS has the members that are objects; *first* is done before they
- * are cleared. */
+/* The functions that the collector and the end of an object call. OBJECTS lists the members that are objects; *first* is
+ * done before they are cleared. */
 #define COLLECTED(name, Type, OBJECTS, first) \
     static int name##_traverse(PyObject *self, visitproc visit, void *arg) \
     { \
@@ -199,7 +199,7 @@ event_finalize(PyObject *self)
     if (handle == 0 || event->flags == NULL || event->flags == Py_None) {
         return;
     }
-    /* Finalisers of the same cycle may still use the event: from now on it stands for nothing. */
+    /* Other finalisers of the same cycle may still use the Event object: from now on it has no CUDA event. */
     event->handle = 0;
     event->recorded = 0;
     if (event->pool != NULL && !event->handle_was_shared && pool_give(event->pool, handle)) {

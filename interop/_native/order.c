@@ -6,8 +6,8 @@
 
 #include "native.h"
 
-/* Find the context of a stream that was not used before. The stream gets the pool of that context if there is one, and
- * it is a stream of the bound driver other than a per-thread default one: then the fast path may be taken. */
+/* Find the context of a stream that was not used before. Give the stream the pool of that context, if the context has one.
+ * That opens the fast path for the stream. Streams of another driver and per-thread default streams get no pool. */
 static void
 locate(Stream *stream)
 {
@@ -63,7 +63,7 @@ is_same_stream(Stream *one, Stream *other)
            (one->handle != PER_THREAD || one->thread == other->thread);
 }
 
-/* As record_then_wait, and the GIL is released: the calls may wait for another thread's. */
+/* record_then_wait with the GIL released, because the calls may wait for another thread. */
 static int
 enqueue(const Place *recorded, const Place *waiting, unsigned long long *event, int ask, const char **call)
 {
@@ -94,7 +94,7 @@ order_place(Place waiting, Stream *producer, const char **call)
     /* A producer that captures takes the consumer into its capture, which is legal: it need not be asked. Except that the
      * legacy default stream cannot join a capture, and must not be used while a blocking stream captures. */
     code = enqueue(&awaited, &waiting, &event, waiting.needs || awaited.needs, call);
-    /* After a failure the event may stand for anything, or be of no use at all. */
+    /* After a failure it is unknown what the event stands for. */
     if (event && ((*call != NULL && code != SUCCESS) || !pool_give(pool, event))) {
         Py_BEGIN_ALLOW_THREADS
         driver.event_destroy(pointer(event));
@@ -232,14 +232,14 @@ record_new(Stream *stream)
     made = PyType_GenericAlloc(event_class, 0);
     if (made == NULL) {
         Py_DECREF(pool);
-        PyErr_Clear(); /* MemoryError only: finalisers that a collection runs raise nothing */
+        PyErr_Clear(); /* MemoryError: nothing else can fail here */
         return NULL;
     }
     event = (Event *)made;
     event->pool = (Pool *)pool;
     event->context = stream->context;
     event->cuda = Py_XNewRef(stream->cuda);
-    event->flags = PyLong_FromLong(DISABLE_TIMING); /* one of the ints that Python keeps: no failure */
+    event->flags = PyLong_FromLong(DISABLE_TIMING); /* 0 is a cached int, so this cannot fail */
     handle = pool_take(event->pool);
     code = record_and_wait(stream, NULL, &handle);
     event->handle = handle;
