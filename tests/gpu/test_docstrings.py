@@ -12,7 +12,7 @@ ON_A_GPU = [name for name in EXAMPLES if not name.program.simulated]
 
 @pytest.mark.parametrize("name", ON_A_GPU, ids=lambda name: name.path)
 def test_the_example_runs(name, interop_need, tmp_path, monkeypatch):
-    interop_need(*pages.imported(name.program.text))
+    interop_need("gpu", *pages.imported(name.program.text))
     if name.what is interop.Timeline.figure:
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)

@@ -24,7 +24,7 @@ def test_each_program_of_the_readme_runs_alone(number):
 
 @pytest.mark.parametrize("path", [*filter(pages.on_a_gpu, pages.PAGES_WITH_PROGRAMS)], ids=pages.name)
 def test_the_programs_of_a_page(path, interop_need):
-    interop_need(*pages.libraries(path))
+    interop_need("gpu", *pages.libraries(path))
     names = {}
     for program in pages.on_a_gpu(path):
         program.run(names)
