@@ -32,7 +32,7 @@ def new_stream(
     :meth:`ExternalStream.to` makes of it counts as a reference. The current device stays as it was.
 
     Args:
-        device: ordinal of the device, by default the current one.
+        device: as for :func:`as_stream`; by default the current one.
         priority: the lower the number, the sooner the stream's work is taken up. CUDA replaces a number outside the
             device's range by the nearest one in it.
         non_blocking: whether the stream and the legacy default stream do not wait for each other.
@@ -40,7 +40,7 @@ def new_stream(
 
     Raises:
         NoDeviceError: there is no driver, or no device.
-        InvalidDeviceError: there is no such device.
+        InvalidDeviceError: *device* states no ordinal, or there is no such device.
         TypeError: *name* is no str.
         ValueError: *name* is empty, or has line breaks or other characters that cannot be shown.
     """
@@ -69,15 +69,15 @@ def as_stream(obj: object, device: Device | None = None, *, name: str | None = N
         obj: an :class:`ExternalStream` (returned as it is); a stream of CuPy, Numba, PyTorch, cuda.core, RMM, Warp or
             of a library with an adapter of its own, and of subclasses; any object with ``__cuda_stream__``, a method or
             an attribute; a ``cudaStream_t`` or ``CUstream``; an object with an int ``handle``, as in PyCUDA; or the
-            address of a stream as an int.
+            address of a stream, an int or a ``ctypes.c_void_p``.
         device: the stream's, to be checked: its ordinal, ``"cuda:1"``, or an object with an int ``index``, such as
-            ``torch.device("cuda:1")``. For the default streams 0, 1 and 2, the device whose
-            default stream it is.
+            ``torch.device("cuda:1")``. For the default streams 0, 1 and 2, the device whose default stream it is.
         name: what reprs, errors and reports call the stream from now on; see :attr:`ExternalStream.name`.
 
     Raises:
         InvalidStreamError: *obj* is no stream, or the handle that it states cannot be that of a stream.
         DeviceMismatchError: the stream is on another device than *device*.
+        InvalidDeviceError: *device* states no ordinal, or there is no such device.
         TypeError: *name* is no str.
         ValueError: *name* is empty, or has line breaks or other characters that cannot be shown.
     """

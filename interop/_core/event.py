@@ -326,7 +326,8 @@ def as_event(obj: object) -> Event:
 
     Args:
         obj: an :class:`Event` (returned as it is); an event of PyTorch, CuPy, Numba, cuda.core, Warp or of a library
-            with an adapter of its own; a ``cudaEvent_t`` or ``CUevent``; or the address of an event as an int.
+            with an adapter of its own; a ``cudaEvent_t`` or ``CUevent``; or the address of an event, an int or a
+            ``ctypes.c_void_p``.
 
     Raises:
         InvalidEventError: *obj* is none of these, or its address cannot be that of an event.

@@ -41,15 +41,14 @@ class ExternalStream(Waitable, StreamProperties):
             stream of the calling thread. 0 is one of these two, as cuda.bindings has it in this process: the per-thread
             one with ``CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM=1``, else the legacy one. All three belong to
             *device*, by default to the current context.
-        device: ordinal of the stream's device, if known. It is checked. By default interop finds it out when it is
-            needed.
+        device: as for :func:`interop.as_stream`. By default interop finds it out when it is needed.
         owner: an object to keep alive.
 
     Raises:
-        InvalidStreamError: *stream_ptr* is no int, is out of range, or is not the address of readable memory. Readable
-            memory that holds no stream cannot be told from a stream; CUDA crashes on it.
+        InvalidStreamError: *stream_ptr* is no int and no ``ctypes.c_void_p``, is out of range, or is not the address of
+            readable memory. Readable memory that holds no stream cannot be told from a stream; CUDA crashes on it.
         DeviceMismatchError: the stream is on another device than *device*.
-        InvalidDeviceError: *device* is no ordinal, or no device that this process sees.
+        InvalidDeviceError: *device* states no ordinal, or no device that this process sees.
         NoDeviceError: *device* is given and cannot be checked, because there is no driver or no device.
     """
 
