@@ -1,7 +1,8 @@
 """Small tables for notebooks."""
 
 import html
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def table(title: str, rows: Mapping[str, object]) -> str:
@@ -10,10 +11,11 @@ def table(title: str, rows: Mapping[str, object]) -> str:
     return f"<table><caption><b>{html.escape(title)}</b></caption>{body}</table>"
 
 
-def grid(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table with a header row. All cells are escaped."""
-    head = "".join(_cell(column, "th") for column in columns)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+def grid(columns: Sequence[str], rows: Iterable[Iterable[object]], *, numbers: int = 0) -> str:
+    """A table with a header row; the last *numbers* columns are aligned on the right. All cells are escaped."""
+    sides = ["left"] * (len(columns) - numbers) + ["right"] * numbers
+    head = "".join(map(_cell, columns, itertools.repeat("th"), sides))
+    body = "".join(f"<tr>{''.join(map(_cell, row, itertools.repeat('td'), sides))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -22,6 +24,6 @@ def lines(texts: Iterable[str]) -> str:
     return "".join(f"<div>{html.escape(text)}</div>" for text in texts)
 
 
-def _cell(content: object, tag: str = "td") -> str:
+def _cell(content: object, tag: str = "td", side: str = "left") -> str:
     text = html.escape(str(content)).replace("\n", "<br>")
-    return f'<{tag} style="text-align:left; vertical-align:top">{text}</{tag}>'
+    return f'<{tag} style="text-align:{side}; vertical-align:top">{text}</{tag}>'

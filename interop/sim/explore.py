@@ -2,6 +2,7 @@
 
 import math
 import random
+import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Failure:
     _repr_pretty_ = as_printed
 
     def __str__(self) -> str:
-        return f"{self.schedule}\n     {type(self.error).__name__}: {self.error}"
+        error = "".join(traceback.format_exception_only(self.error)).rstrip()
+        return f"{self.schedule}\n     {error}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class Table(list[Row]):
 
     def _repr_html_(self) -> str:
         rows, notes = self._shown()
-        return (html.grid(self._head, rows) if rows else "") + html.lines(notes)
+        return (html.grid(self._head, rows, numbers=3) if rows else "") + html.lines(notes)
 
     @property
     def _head(self) -> list[str]:

@@ -169,7 +169,7 @@ def test_without_a_driver(address):
 def test_html_is_escaped(gpu):
     from interop._show.html import grid, table
 
-    for shown in (table("<x>", {"<y>": "<z>"}), grid(["<x>"], [["<y>", "<z>"]])):
+    for shown in (table("<x>", {"<y>": "<z>"}), grid(["<x>", ""], [["<y>", "<z>"]])):
         assert not [letter for letter in "xyz" if f"<{letter}>" in shown]
         assert all(f"&lt;{letter}&gt;" in shown for letter in "xyz")
 

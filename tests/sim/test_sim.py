@@ -1451,6 +1451,8 @@ def test_an_error_in_a_kernel_names_its_launch() -> None:
         gpu.launch(gpu.stream("a"), bad, writes=[gpu.array(0)])
     line = bad.__code__.co_firstlineno + 4
     assert caught.value.__notes__ == [f"raised by kernel 'bad', which was launched on a at {__file__}:{line}"]
+    failure = sim.explore(lambda gpu: gpu.launch(gpu.stream("a"), bad, writes=[gpu.array(0)])).failure
+    assert "\n     ArithmeticError\nraised by kernel 'bad', which was launched on a at " in str(failure)
 
 
 def test_a_kernel_with_other_parameters_is_refused_at_its_launch(gpu: SimulatedGPU) -> None:

@@ -661,6 +661,7 @@ def test_the_table_shows_itself(timeline):
     assert "[ms]" in text
     assert "→" in text
     assert "<td" in (shown := rows._repr_html_())
+    assert shown.count("text-align:right") == 3 * (1 + len(rows))
     assert "upload [1]" in shown
 
 
