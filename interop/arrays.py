@@ -2,8 +2,8 @@
 
 Two things are kept apart. First the order: the consumer's stream is made to wait for the producer's, by an event. Then
 the conversion, of metadata only: the consumer's library is given a holder that says that there is nothing to wait for.
-The holder is what the new array keeps alive. When the last array over it goes, the way back is ordered too, and only
-then the source is let go: so a memory pool cannot give the block to somebody else while the consumer still works on it.
+The new array keeps the holder alive. When the last array over the memory is freed, the holder is freed, and the way
+back is ordered. Only then is the source released. So no memory pool reuses the block while the consumer works on it.
 
 That is done for PyTorch's tensors too, and not by ``Tensor.record_stream``: the tensor itself is kept until the
 consumer is done, so its block never comes back to PyTorch's pool before, and then without an event of the pool's own.
@@ -34,8 +34,8 @@ def hold(stream: object, *objects: object) -> None:
         interop.hold(producer, staging)
         del staging
 
-    They are let go by later calls of interop's array functions, or by :func:`release`; at the end of the process, the
-    device is waited for. No host callback is used.
+    Later calls of interop's array functions release them, and so does :func:`release`. The end of the process waits for
+    the device. No host callback is used.
 
     Args:
         stream: anything that :func:`interop.as_stream` takes. If it captures a graph, the objects are kept until the
@@ -55,12 +55,12 @@ def hold(stream: object, *objects: object) -> None:
 
 
 def release() -> int:
-    """Let go of what :func:`hold`, and arrays that were handed over, kept for the device, as far as it is done.
+    """Release the objects that :func:`hold` and hand-overs keep for the device, if the device is done with them.
 
     Example::
 
         producer.synchronize()
-        interop.release()  # lets go of what was held for producer
+        interop.release()  # releases what was held for producer
 
     Returns:
         How many are still kept.
@@ -95,8 +95,8 @@ def handoff(
         array: of ``"cupy"``, ``"numba"``, ``"torch"``, ``"jax"``, ``"cuda.core"``, ``"warp"`` or ``"rmm"``; or any
             object with ``__cuda_array_interface__`` or ``__dlpack__`` that keeps its memory alive.
         consumer: the stream that will use it: anything that :func:`interop.as_stream` takes.
-        producer: the stream that wrote it, likewise. By default, the stream that the array was handed to, if it came of
-            a hand-over; the current stream of its library; the stream that the array states.
+        producer: the stream that wrote it, likewise. By default, the stream that the array was handed to, if a
+            hand-over made it; the current stream of its library; the stream that the array states.
         into: the library of the result: one of these, except ``"rmm"``. By default the library of *consumer*, if that
             is a library's stream, else that of *array*; if neither is known, the result is a :class:`Handover`.
         read_only: ``"allow"`` to hand a read-only array to CuPy, Numba, PyTorch or Warp, which cannot forbid writes.
@@ -160,8 +160,8 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
 
     As :func:`handoff`, for several arrays at once, with one wait for each distinct producer. On exit, also by an
     exception, the producers' streams wait for what the consumer's was given in the block, by one wait for each; the
-    host waits for nothing. After the block, do not use the arrays that were lent any more, nor what came of them by
-    other hand-overs.
+    host waits for nothing. After the block, do not use the arrays that were lent, nor arrays that were made from
+    them by other hand-overs.
 
     The block gives the array, or a tuple of them if there are several.
 

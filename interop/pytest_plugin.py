@@ -210,7 +210,7 @@ def interop_gpu_lock() -> Iterator[None]:
 
     path = Path(tempfile.gettempdir()) / f"interop-gpu-{os.getuid()}.lock"
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go of when this process is gone, at the latest
+        fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, or by the end of this process
         try:
             yield
         finally:

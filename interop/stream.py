@@ -28,7 +28,7 @@ def new_stream(
         copies = interop.new_stream(priority=-1, name="copies")  # its work is taken up before that of priority 0
         copies.wait_stream(producer)
 
-    When nothing refers to the stream any more and its work is done, a later call of this destroys it. Every object that
+    When nothing refers to the stream and its work is done, a later call of this function destroys it. Every object that
     :meth:`ExternalStream.to` makes of it counts as a reference. The current device stays as it was.
 
     Args:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Source = tuple[Any, Tensor, Adapter | None, Adapter | None, ExternalStream | None, "OpenHandover | None"]
 """What is to be handed over: the array; its memory; the adapter of its library, or None if interop does not know that;
 the adapter of the library whose array to return, or None for the neutral holder; the stream that wrote it, or None if
-the array has ordered the consumer itself; and the hand-over that the array came of, as far as is known, or None."""
+the array has ordered the consumer itself; and the hand-over that the array came from, or None if none is known."""
 
 
 def resolve(
@@ -78,7 +78,7 @@ def _link_of(
     tensor: Tensor,
     near: "OpenHandover | None",
 ) -> "OpenHandover | None":
-    """The hand-over that the array, or the one that it is a part of, came of; None if nothing says that it did.
+    """The hand-over that made the array, or the array that it is a view of; None if none is known.
 
     *near* is any hand-over of that memory.
     """

@@ -146,7 +146,7 @@ def stated_stream(stream: object, tensor: Tensor) -> ExternalStream | None:
     """The stream that an array states by its interface; None if it states none.
 
     Raises:
-        InvalidStreamError: it is no handle.
+        InvalidStreamError: the array states something that is not a handle.
     """
     if stream is None:
         return None

@@ -40,11 +40,11 @@ class _Block:
         self.is_over = False
 
     def has_ended(self) -> bool:
-        """Whether the block was left, or nothing can leave it any more."""
+        """Whether the block was left, or cannot be left, because the function that entered it is gone."""
         return self.is_over or (self.function is not None and self.function() is None)
 
     def put_back(self) -> BaseException | None:
-        """Make current what was current before, everywhere. Can be interrupted, and then called again.
+        """Make the earlier device and streams current again. May be called again if it was interrupted.
 
         Returns:
             The first error on the way, or None.

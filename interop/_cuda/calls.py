@@ -116,7 +116,7 @@ class Calls:
             native.watch(True)  # noqa: FBT003  (so that C calls the methods in Python, which raise the error)
 
     def discard(self, destroy: Callable[[int], None], handle: int) -> None:
-        """Destroy what nothing refers to any more, and raise no CUDA error: a finaliser has nobody to raise to.
+        """Destroy a stream or event without references. Raise no CUDA error: the caller is a finaliser.
 
         A forked child destroys nothing: it has no CUDA, and what it inherited belongs to its parent. After a fault on
         the device, or the end of a context, CUDA has destroyed everything already.

@@ -184,7 +184,7 @@ class Cuda(Calls):
         self.call("cudaEventDestroy", event)
 
     def event_discard(self, event: int, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Destroy an event that nothing refers to any more; CUDA frees it once the device has passed it.
+        """Destroy an event without references; CUDA frees it once the device has passed it.
 
         Raises no CUDA error.
         """

@@ -85,7 +85,7 @@ class EventFields(_Fields):
         """The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay."""
         handle = self._handle
         if handle and self._flags is not None:
-            # Finalisers of the same cycle may still use the event: from now on it stands for nothing.
+            # Other finalisers of the same cycle may still use this object: from now on it has no CUDA event.
             self._handle = 0
             self._recorded = False
             if self._pool is None or self._handle_was_shared or not self._pool.give(handle):

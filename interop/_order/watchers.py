@@ -11,7 +11,7 @@ from interop._safety import forks
 
 
 class Watcher:
-    """Told of each call after CUDA has accepted it, in the thread that made it. Subclasses override what they need.
+    """The base class. After CUDA has accepted a call, interop calls the method for it in the same thread.
 
     Streams are :class:`interop.ExternalStream`, events :class:`interop.Event`; this module knows neither class.
     """

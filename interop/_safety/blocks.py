@@ -18,7 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Block(Generic[T_co]):
-    """A context manager that does nothing until it is entered. It warns if it goes without that, and is never true.
+    """A context manager that does nothing until it is entered, and warns if it never is. ``bool()`` of it is an error.
 
     A subclass sets ``_entered`` to False when it is made, and to True when it is entered.
     """

@@ -61,7 +61,7 @@ class CudaCoreAdapter(Adapter):
         return getattr(array, "exporting_obj", None)
 
     def mark_of(self, array: Any) -> int:  # noqa: ANN401
-        """The address of the capsule that a view has come of, which parts of it share."""
+        """The address of the capsule that a view was made from. Parts of the view have the same capsule."""
         exporter = getattr(array, "exporting_obj", None)
         return 0 if exporter is None else id(exporter)
 

@@ -74,7 +74,7 @@ class History:
         self._possible.join(stream, self._possible.of_everything())
 
     def assume_all_ordered(self, uncertainty: str) -> None:
-        """Assume it of all streams, also of those that were not seen yet."""
+        """Assume that all work so far is ordered before all later work, also on streams that were not seen yet."""
         self._possible.assign(_ASSUMED, self._possible.of_everything())
         for stream in self.streams.values():
             self.assume_ordered(stream, uncertainty)

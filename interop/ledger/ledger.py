@@ -41,7 +41,7 @@ class _Tally(NamedTuple):
     left_out: int = 0
 
     def plus(self, accesses: int, findings: Iterable[Finding]) -> "_Tally":
-        """This tally with so many more accesses, and with what was found when they were made."""
+        """A new tally: this one, with *accesses* more accesses and with *findings* added."""
         found, left_out = dict(self.findings), self.left_out
         for finding in findings:
             if finding in found or len(found) < _KEPT:
@@ -187,7 +187,7 @@ class Ledger(watchers.Watcher):
     def joined(self, consumer: ExternalStream, producer: ExternalStream) -> None:
         """See :class:`interop._order.watchers.Watcher`."""
         thread = threading.current_thread()
-        # Either both streams are capturing, or none is.
+        # Either both streams capture or neither does.
         if (before := self._known(producer)) is not None:
             self._take(consumer, lambda after: self._history.join(after, self._history.known(before), thread))
 
@@ -312,7 +312,7 @@ class Ledger(watchers.Watcher):
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _take(self, stream: ExternalStream, step: Callable[[KnownStream], None]) -> None:
-        """Take a step with the stream as the history knows it; none while the stream captures."""
+        """Call *step* with the stream of the history that stands for *stream*; not while *stream* captures."""
         if (found := self._known(stream)) is not None:
             self._steps.take(lambda: step(self._history.known(found)))
 

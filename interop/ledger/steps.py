@@ -1,4 +1,4 @@
-"""Changes to one state, made one after another, whatever thread, finaliser or signal handler comes in between."""
+"""Change one state in steps, one after another, also if several threads, finalisers and signal handlers make steps."""
 
 from collections import deque
 from collections.abc import Callable

@@ -66,7 +66,7 @@ class Captures:
         if capture:
             capture.invalidate()
             if capture.origin is stream:
-                # Nobody could end it any more.
+                # No call can end it without its first stream.
                 self._close(capture)
 
     def of(self, stream: Stream) -> Capture | None:

@@ -17,7 +17,7 @@ def race(earlier: Access[Party], later: Party, *, on_host: bool) -> Finding:
 
 
 def _line(code: str, **names: str) -> str:
-    """*code* with the names filled in, if all can be variables; else with a placeholder for each, and its meaning."""
+    """*code* with the names filled in, if all are identifiers; else with placeholders, and a list of their meanings."""
     if all(map(str.isidentifier, names.values())):
         return code.format(**names)
     meant = " and ".join(f"{word} is {name}" for word, name in names.items())

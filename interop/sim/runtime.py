@@ -66,7 +66,7 @@ def _answers(
 
     def decorate(method: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], tuple[Any, ...]]:
         def ask(module: _Module, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
-            # A finaliser may run whenever it likes, and must be able to let go of what went with the simulation.
+            # A finaliser may run after the simulation has ended: to destroy its streams and events then succeeds.
             if module.machine.ended and method.__name__ in {"cudaStreamDestroy", "cudaEventDestroy"}:
                 return (module.code(0),)
             module.machine.check()

@@ -122,7 +122,7 @@ class Queue:
     """
 
     def __init__(self, drained: Callable[[Hashable], None]) -> None:
-        """Start with none.
+        """Start without pending work.
 
         Args:
             drained: called with the key of a stream when its last pending work is done.

@@ -17,7 +17,7 @@ from interop.stream import ExternalStream, as_stream
 
 
 def observe(ledger: Ledger, patches: Patches) -> None:
-    """Tell *ledger* of CuPy's calls; of its memory pool, those in the calling thread only."""
+    """Report CuPy's calls to *ledger*. Calls of its memory pool are reported only from the calling thread."""
     observer, runtime = _Observer(ledger), _Runtime(ledger)
     patches.observe(_BaseStream, "wait_event", observer.stream_waited)
     patches.observe(_BaseStream, "record", observer.stream_recorded)
