@@ -98,22 +98,29 @@ class Machine:
         """Call *step* while no other thread runs a step, and no finaliser runs.
 
         A finaliser may call the simulator, which would find a step half done; or take a lock, whose holder may be
-        waiting here. So the garbage collector is off during the step, and finished work is freed after it.
+        waiting here. So the garbage collector is off during the step, and finished work is freed after it. The
+        collector is turned off before the lock is taken, too: Python 3.12 still runs a collection that was due.
         """
         gone: list[object] = []
-        with self._lock:
-            is_outermost = not self._is_busy
-            collects = gc.isenabled()
-            try:
-                self._is_busy = True
-                gc.disable()
-                return step(*args, **kwargs)
-            finally:
-                if is_outermost:
-                    self._is_busy = False
-                    gone, self.queue.gone = self.queue.gone, gone
-                if collects:
-                    gc.enable()
+        entered, collects = False, gc.isenabled()
+        try:
+            gc.disable()
+            with self._lock:
+                entered, is_outermost = True, not self._is_busy
+                collects = collects or gc.isenabled()
+                try:
+                    self._is_busy = True
+                    gc.disable()
+                    return step(*args, **kwargs)
+                finally:
+                    if is_outermost:
+                        self._is_busy = False
+                        gone, self.queue.gone = self.queue.gone, gone
+                    if collects:
+                        gc.enable()
+        finally:
+            if collects and not entered:
+                gc.enable()
 
     def check(self) -> None:
         """Make sure that the simulation is still running."""
