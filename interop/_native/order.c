@@ -121,14 +121,19 @@ PyDoc_STRVAR(let_wait_doc,
 static PyObject *
 let_wait(PyObject *module, PyObject *arguments)
 {
-    PyObject *stream;
+    PyObject *number, *stream;
     Place waiting = {0};
     const char *call = NULL;
     int code;
 
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "KO!:let_wait", &waiting.handle, stream_type, &stream)) {
+    if (!PyArg_ParseTuple(arguments, "O!O!:let_wait", &PyLong_Type, &number, stream_type, &stream)) {
         return NULL;
+    }
+    waiting.handle = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred()) {
+        PyErr_Clear(); /* no handle, as Python will say */
+        Py_RETURN_FALSE;
     }
     if (waiting.handle == ((Stream *)stream)->handle) {
         Py_RETURN_TRUE;

@@ -87,6 +87,15 @@ def test_dlpack_orders_a_foreign_stream_by_a_record_and_a_wait(world):
     assert world.driver.calls == []
 
 
+def test_dlpack_to_a_number_beyond_all_addresses_is_refused(world):
+    made = world.handover()
+    foreign = ctypes.create_string_buffer(64)
+    world.driver.reset()
+    with pytest.raises(interop.errors.InvalidStreamError):
+        made.__dlpack__(stream=2**64 + ctypes.addressof(foreign))
+    assert world.driver.calls == []
+
+
 @pytest.mark.parametrize("kind", ["cuEventRecord", "cuStreamWaitEvent"])
 def test_dlpack_to_a_foreign_stream_raises_what_the_driver_answers(world, kind):
     made = world.handover()
