@@ -154,8 +154,8 @@ static DLManagedTensor *
 give_unversioned(PyObject *tensor, PyObject *owner)
 {
     DLTensor described;
-    int read_only;
-    DLManagedTensor *managed = describe(tensor, sizeof *managed, &described, &read_only);
+    int unsaid;
+    DLManagedTensor *managed = describe(tensor, sizeof *managed, &described, &unsaid);
 
     if (managed != NULL) {
         managed->owner = Py_NewRef(owner);
@@ -198,11 +198,8 @@ make_capsule(PyObject *module, PyObject *arguments)
         return NULL;
     }
     managed = versioned ? (void *)give(tensor, owner) : (void *)give_unversioned(tensor, owner);
-    if (managed == NULL) {
-        return NULL;
-    }
-    capsule = PyCapsule_New(managed, versioned ? VERSIONED : UNVERSIONED, destroy_capsule);
-    if (capsule == NULL) {
+    capsule = managed == NULL ? NULL : PyCapsule_New(managed, versioned ? VERSIONED : UNVERSIONED, destroy_capsule);
+    if (managed != NULL && capsule == NULL) {
         free(managed);
         Py_DECREF(owner);
     }
