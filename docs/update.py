@@ -79,18 +79,6 @@ def _counts(rows: list[dict[str, str]]) -> dict[bool, Counter[str]]:
     }
 
 
-def _matrix_sentence(path: Path) -> Iterator[str]:
-    counts = _counts(json.loads(path.read_text())["rows"])
-    default, ours = counts[False], counts[True]
-    for seen in (default, ours):
-        del seen[matrix.NONE]
-    yield (
-        f"Of {default.total()} ways to hand an array over without interop, {default[matrix.RACE]} race, "
-        f"{default[matrix.FAILED]} are refused and {default[matrix.BLOCKED]} block the host; of {ours.total()} by "
-        f"interop, {ours[matrix.ORDERED]} are ordered ([the matrix](docs/matrix.md))."
-    )
-
-
 def _matrix(path: Path) -> Iterator[str]:
     """A row for each pair, its default routes in one cell, interop's in another."""
     rows = json.loads(path.read_text())["rows"]
@@ -159,17 +147,12 @@ def _benchmarks(path: Path) -> Iterator[str]:
 
 
 def _speed(path: Path) -> Iterator[str]:
-    """A few lines of the table of calls, and what one hand-over costs."""
+    """A few lines of the table of calls."""
     results = Results.read(path)
     lines = list(benchmark_report.calls(results))
     yield from (line for line in lines if lines.index(line) < _HEAD or line.split("|")[1].strip() in _MAIN)
     yield ""
-    _, _, line, *_ = benchmark_report.hand_overs(results)
-    way, ours, own, _ = (cell.strip() for cell in line.strip("|").split("|"))
-    yield (
-        f"A hand-over of a new array, {way}, takes {ours} µs. The library's own conversion, which orders nothing, "
-        f"takes {own.replace(', ', ' µs (')}). ({_run(results.machine)}; [all figures](docs/speed.md).)"
-    )
+    yield f"({_run(results.machine)}; [all figures](docs/speed.md).)"
 
 
 # -- the suite on a GPU, and its bugs ------------------------------------------------------------------------------
@@ -205,7 +188,6 @@ def _doctor(path: Path) -> Iterator[str]:
 
 
 SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
-    "matrix-sentence": ("tests/gpu/matrix.json", "make gpu-test", _matrix_sentence),
     "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
     "speed": ("benchmarks/results.json", "make bench", _speed),

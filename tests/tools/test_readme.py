@@ -9,15 +9,17 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import asdict
 
 import pytest
 from rich.console import Console
 
+from benchmarks import report
 from benchmarks.measure import Measured
 from benchmarks.results import Results
 from docs import update
-from interop import demo, sim
+from interop import demo, matrix, sim
 from interop.adapters.table import BINDINGS_VARIABLE, TABLE
 from tests import pages
 from tests.gpu import record
@@ -114,7 +116,7 @@ def test_every_section_is_on_a_page():
 
 def test_a_measurement_that_was_changed_by_hand_is_written_anew():
     text = README.read_text()
-    changed = re.sub(r"<!-- matrix-sentence -->\n.*\n", "<!-- matrix-sentence -->\n0 race.\n", text)
+    changed = re.sub(r"^\| wait_event .*\n", "| wait_event | 0.01 |\n", text, flags=re.MULTILINE)
     assert changed != text
     assert update.updated(changed) == text
 
@@ -171,9 +173,22 @@ def test_the_summary_counts_every_case(tmp_path):
         "",
         "(a GPU, driver 1, today; [versions and rows](../tests/gpu/matrix.json).)",
     ]
-    (sentence,) = written("matrix-sentence", tmp_path, "tests/gpu/matrix.json", {**ABOUT, "rows": rows})
-    assert sentence.startswith("Of 3 ways to hand an array over without interop, 1 race, 1 are refused and 0 block")
-    assert "; of 5 by interop, 5 are ordered (" in sentence
+
+
+def test_the_readme_has_the_figures_of_the_records():
+    rows = json.loads((ROOT / "tests/gpu/matrix.json").read_text())["rows"]
+    seen = Counter((row["route"] in matrix.OURS, row[when].partition(":")[0]) for row in rows for when in matrix.WHEN)
+    cases = [sum(n for (ours, what), n in seen.items() if ours == by and what != matrix.NONE) for by in (False, True)]
+    outcomes = [seen[False, what] for what in (matrix.RACE, matrix.FAILED, matrix.BLOCKED)]
+    said = " ".join(README.read_text().split())
+    assert (
+        f"Of {cases[0]} ways to hand an array over without interop, {outcomes[0]} race, {outcomes[1]} are refused and "
+        f"{outcomes[2]} block the host. Of {cases[1]} ways by interop, {seen[True, matrix.ORDERED]} are ordered" in said
+    )
+    line = [*report.hand_overs(Results.read(ROOT / "benchmarks/results.json"))][2]
+    way, ours, own, _ = (cell.strip() for cell in line.strip("|").split("|"))
+    assert f"A hand-over of a new array, {way}, takes {ours} µs. The library's own conversion, which orders" in said
+    assert f"takes {own.replace(', ', ' µs (')})." in said
 
 
 def test_what_the_ledger_found_is_a_table(tmp_path):
@@ -216,9 +231,11 @@ def test_the_tables_of_speed(tmp_path):
     assert "| CuPy → torch | 20.0 | 10.0, `torch.as_tensor` | 2.00 |" in lines
     assert "| torch → CuPy |  |  |  |" in lines
     lines = written("speed", tmp_path, "benchmarks/results.json", content)
-    assert lines[-3:-1] == ["| wait_stream | 1.50 |  | 4.50 |  |  |  |", ""]
-    assert "CuPy → torch, takes 20.0 µs." in lines[-1]
-    assert "takes 10.0 µs (`torch.as_tensor`). (a GPU, driver 1, today; " in lines[-1]
+    assert lines[-3:] == [
+        "| wait_stream | 1.50 |  | 4.50 |  |  |  |",
+        "",
+        "(a GPU, driver 1, today; [all figures](docs/speed.md).)",
+    ]
 
 
 def test_the_command(tmp_path, monkeypatch):
