@@ -2,8 +2,9 @@
  *
  * A holder is freed with the last array over the memory. That may be in any thread, in the middle of any call, while an
  * exception is set, or in a garbage collection. The code here runs no line of Python, so no signal handler can raise in it.
- * There is one exception: a stream that can be closed is asked whether it was closed, and its class may be in Python. The
- * garbage collector does not see the objects that a holder owns, so it cannot have cleared them before.
+ * There are two exceptions: a stream that can be closed is asked whether it was closed, and its class may be in Python; and
+ * Python destroys a spare event for which the pool has no room. The garbage collector does not see the objects that a holder
+ * owns, so it cannot have cleared them before.
  */
 
 #include "native.h"
