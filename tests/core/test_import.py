@@ -10,6 +10,7 @@ from interop.adapters.table import TABLE
 ADAPTERS = {row.adapter for row in TABLE.values()}
 SLOW = {"inspect", "pathlib", "shutil"}
 LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numpy", "rmm", "torch", "warp"}
+USERS = {"interop.adapters", "interop.demo", "interop.ledger.libraries", "interop.matrix"}
 
 
 def lies_in(imported: str, module: str) -> bool:
@@ -58,6 +59,12 @@ def test_only_the_seam_imports_the_bindings(module):
     assert lies_in(module, "interop._cuda") or not [
         name for name, _ in imports(MODULES[module]) if lies_in(name, "cuda.bindings")
     ]
+
+
+@pytest.mark.parametrize("module", [one for one in MODULES if not any(lies_in(one, user) for user in USERS)])
+def test_few_parts_import_libraries(module):
+    found = [name for name, _ in imports(MODULES[module]) if name.partition(".")[0] in LIBRARIES - {"numpy"}]
+    assert not [name for name in found if not lies_in(name, "cuda.bindings")]
 
 
 @pytest.mark.parametrize("module", MODULES)
