@@ -191,9 +191,11 @@ def test_doctor_invalidates_no_capture(non_blocking, mode, interop_need):
     with interop.use(stream, "cupy"):
         how = getattr(runtime.cudaStreamCaptureMode, f"cudaStreamCaptureMode{mode}")
         call(runtime.cudaStreamBeginCapture(stream.cuda_stream, how))
-        found = interop.doctor()
-        shown = stream._repr_html_(), interop.ExternalStream(1)._repr_html_(), interop.ExternalStream(2)._repr_html_()
-        graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))  # fails if the capture was invalidated
+        try:
+            found = interop.doctor()
+            shown = [s._repr_html_() for s in (stream, interop.ExternalStream(1), interop.ExternalStream(2))]
+        finally:
+            graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))  # fails if the capture was invalidated
         call(runtime.cudaGraphDestroy(graph))
     assert named(found, "cupy").current.capturing is True
     assert any("captures a graph" in what for what in warnings(found))
