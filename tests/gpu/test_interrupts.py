@@ -7,7 +7,7 @@ import pytest
 import interop
 from interop._core import switching
 from interop._order import watchers
-from tests.gpu.lab import call, device_count, runtime
+from tests.gpu.lab import call, device_count, on_device, runtime
 from tests.gpu.test_use import both, currents, handles
 from tests.interrupts import interrupt
 
@@ -64,23 +64,23 @@ def test_interrupted_calls_restore_context_and_mode(interop_need, way, name):
     p, c, legacy = interop.new_stream(), interop.new_stream(), interop.ExternalStream(1, device_count() - 1)
     its = types.SimpleNamespace(p=p, c=c, legacy=legacy, event=p.record_event())
     watcher = watchers.Watcher()
-    call(runtime.cudaSetDevice(0))
-    context = interop._cuda.GPU.bound_context()
-    local = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    first = exchanged(local)
+    with on_device(0):
+        context = interop._cuda.GPU.bound_context()
+        local = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        first = exchanged(local)
 
-    def work():
-        PLAIN[name](its)
+        def work():
+            PLAIN[name](its)
 
-    def check():
-        assert interop._cuda.GPU.bound_context() == context
-        assert exchanged(local) == local
+        def check():
+            assert interop._cuda.GPU.bound_context() == context
+            assert exchanged(local) == local
 
-    try:
-        if way == "Python":
-            watchers.watch(watcher)
-        work()  # interop reads the capture mode once
-        interrupt(work, check)
-    finally:
-        watchers.unwatch(watcher)
-        exchanged(first)
+        try:
+            if way == "Python":
+                watchers.watch(watcher)
+            work()  # interop reads the capture mode once
+            interrupt(work, check)
+        finally:
+            watchers.unwatch(watcher)
+            exchanged(first)
