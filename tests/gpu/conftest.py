@@ -43,9 +43,9 @@ def _same_device(_gpu):
     """Checks that the test has left the current device as it was."""
     from tests.gpu.lab import call, runtime
 
-    before = call(runtime.cudaGetDevice())
+    call(runtime.cudaSetDevice(0))  # what was freed since the last test may have left another device current
     yield
-    assert call(runtime.cudaGetDevice()) == before
+    assert call(runtime.cudaGetDevice()) == 0
     call(runtime.cudaDeviceSynchronize())
 
 
