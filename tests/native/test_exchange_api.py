@@ -74,12 +74,15 @@ def end(managed):
 @pytest.mark.parametrize("take", ["given", "shown"])
 def test_a_handover_is_given_as_it_is(world, strides, take):
     made = world.handover(shape=(2, 3), strides=strides, dtype=BFLOAT16)
-    tensor = given(made).tensor if take == "given" else shown(made)
+    managed = given(made) if take == "given" else None
+    tensor = shown(made) if managed is None else managed.tensor
     assert (tensor.data, tensor.byte_offset, tensor.ndim) == (0x7F0000000000, 0, 2)
     assert (tensor.code, tensor.bits, tensor.lanes) == BFLOAT16
     assert (tensor.device_type, tensor.device_id) == (CUDA, 0)
     assert (numbers(tensor.shape, 2), numbers(tensor.strides, 2)) == ((2, 3), strides or (3, 1))
     assert told() == C
+    if managed is not None:
+        end(managed)
 
 
 def test_a_tensor_that_was_given_keeps_the_handover_and_its_deleter_ends_it(world):

@@ -57,7 +57,6 @@ class World:
 
 @pytest.fixture
 def world(driver):
-    gc.collect()  # hand-overs of earlier tests that are garbage would be found by their addresses
     with bound(driver) as cuda:
         yield (made := World(driver, cuda))
         made.driver.reset()
