@@ -106,7 +106,7 @@ sdist: $(venv)/dev.done
 	$(bin)/python -m build --sdist --outdir build/sdist . >/dev/null
 	tar xzf build/sdist/*.tar.gz -C build/sdist --strip-components 1
 	cd build/sdist && "$(CURDIR)/$(bin)/python" setup.py --quiet build_ext --inplace
-	cd build/sdist && PYTHONPATH=. "$(CURDIR)/$(bin)/python" -m pytest -q -n 2 tests/core tests/sim tests/tools/test_readme.py
+	cd build/sdist && PYTHONPATH=. "$(CURDIR)/$(bin)/python" -m pytest -q -n 2 tests/core/test_streams.py tests/sim/test_ordering.py tests/tools/test_readme.py
 
 # The core and the simulator, with the oldest cuda-python that is allowed and no GPU library at all.
 oldest: $(venv)/oldest.done
