@@ -43,7 +43,7 @@ def _same_device(_gpu):
     """Checks that the test has left the current device as it was."""
     from tests.gpu.lab import call, runtime
 
-    call(runtime.cudaSetDevice(0))  # what was freed since the last test may have left another device current
+    call(runtime.cudaSetDevice(0))  # whichever was left current between two tests
     yield
     assert call(runtime.cudaGetDevice()) == 0
     call(runtime.cudaDeviceSynchronize())

@@ -19,7 +19,7 @@ def left_by(work):
     before = count_open()
 
     def settle():
-        # JAX releases the source in a thread of its own.
+        # A library may free an array in another thread, after the call.
         deadline = time.monotonic() + 5
         call(runtime.cudaDeviceSynchronize())
         while (interop.release() or count_open() > before) and time.monotonic() < deadline:

@@ -15,24 +15,17 @@ from interop._native import native, why_not
 from interop.adapters.tensor import BFLOAT16, CUDA, TYPES, DataType, Tensor
 from interop.errors import InvalidArrayError, InvalidStreamError, NotSupportedError
 from tests import capsules
-from tests.native.test_native_handovers import World
-from tests.native_stubs import C, bound
+from tests.native.test_native_handovers import world
+from tests.native_stubs import C
 
 pytestmark = pytest.mark.skipif(native is None, reason=why_not)
 F4 = TYPES["<f4"]
 
+__all__ = ["world"]
+
 
 class Thing:
     """Can be watched."""
-
-
-@pytest.fixture
-def world(driver):
-    with bound(driver) as cuda:
-        yield (made := World(driver, cuda))
-        made.driver.reset()
-        while interop.release():
-            pass
 
 
 def ours():
