@@ -1,8 +1,10 @@
 """The cost of a hand-over, counted and not timed: its calls, the files they are in, and the memory it leaves."""
 
 import gc
+import os
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from tests.arrays.test_exchange import Array, Library
 from tests.leaks import bytes_left_by
 
 native_stubs = pytest.importorskip("tests.native_stubs")
+
+PACKAGE = str(Path(interop.__file__).parent) + os.sep
 
 needs_native = pytest.mark.skipif(native is None, reason=why_not)
 
@@ -48,8 +52,8 @@ def calls_of(work):
             calls.append(argument.__qualname__)
         elif event == "call":
             calls.append(frame.f_code.co_qualname)
-            if "/interop/" in frame.f_code.co_filename:
-                files.add(frame.f_code.co_filename.rpartition("/interop/")[2])
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                files.add(frame.f_code.co_filename.removeprefix(PACKAGE))
 
     gc.collect()
     gc.disable()  # what finalisers of other tests' objects call is not counted
