@@ -260,8 +260,8 @@ def microseconds(record, count=1000):
         gc.enable()
 
 
-def test_a_span_takes_less_than_ten_microseconds():
-    """A span takes under 10 microseconds, with new events and with spare ones."""
+def test_a_span_takes_less_than_twenty_microseconds():
+    """With new events and with spare ones. The limit is twice the usual time: the speed of hosts drifts twofold."""
     from interop.timeline import ticks
 
     stream, other = interop.new_stream(), interop.new_stream()
@@ -286,5 +286,5 @@ def test_a_span_takes_less_than_ten_microseconds():
     found["wait_without_a_timeline"] = [microseconds(lambda: other.wait_stream(stream)) for _ in range(5)]
     best = {f"{name}_us": round(min(times), 2) for name, times in found.items()}
     measured("timeline", **best)
-    assert best["span_us"] < 10, best
-    assert best["span_first_time_us"] < 10, best
+    assert best["span_us"] < 20, best
+    assert best["span_first_time_us"] < 20, best
