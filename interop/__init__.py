@@ -32,26 +32,7 @@ from interop._arrays.handover import Handover
 from interop.adapters import register
 from interop.arrays import borrow, handoff, hold, release
 from interop.current import current_stream, use
-from interop.errors import (
-    AdapterError,
-    CaptureError,
-    CudaError,
-    DeadlockError,
-    DeviceMismatchError,
-    InteropError,
-    InvalidArrayError,
-    InvalidDeviceError,
-    InvalidEventError,
-    InvalidStreamError,
-    LibraryNotFoundError,
-    NestingError,
-    NoDeviceError,
-    NotSupportedError,
-    ProducerUnknownError,
-    RaceError,
-    StaleStreamError,
-    UnrecordedEventError,
-)
+from interop.errors import *  # noqa: F403  (what `errors.__all__` names)
 from interop.event import Event, as_event
 from interop.stream import ExternalStream, as_stream, new_stream
 
@@ -67,28 +48,10 @@ if TYPE_CHECKING:
     from interop.timeline import Timeline
 
 __all__ = [
-    "AdapterError",
-    "CaptureError",
-    "CudaError",
-    "DeadlockError",
-    "DeviceMismatchError",
     "Event",
     "ExternalStream",
     "Handover",
-    "InteropError",
-    "InvalidArrayError",
-    "InvalidDeviceError",
-    "InvalidEventError",
-    "InvalidStreamError",
-    "LibraryNotFoundError",
-    "NestingError",
-    "NoDeviceError",
-    "NotSupportedError",
-    "ProducerUnknownError",
-    "RaceError",
-    "StaleStreamError",
     "Timeline",
-    "UnrecordedEventError",
     "as_event",
     "as_stream",
     "borrow",
@@ -102,6 +65,7 @@ __all__ = [
     "release",
     "use",
 ]
+__all__ += errors.__all__
 
 __version__ = "0.2.0"
 

@@ -4,8 +4,7 @@ All have one root: ``except InteropError`` catches them all. Each also has a sta
 nothing of interop can catch ``ValueError``, ``TypeError`` or ``RuntimeError``.
 
 Three errors of interop are standard ones only: ``TimeoutError`` when a timeout has passed, ``ValueError`` for a timeout
-that is not a number of seconds, and ``TypeError`` for a callback
-or kernel that cannot be called.
+that is not a number of seconds, and ``TypeError`` for a callback or kernel that cannot be called.
 """
 
 import sys
