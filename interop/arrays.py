@@ -89,7 +89,8 @@ def handoff(
             y *= 2  # after CuPy's ones
 
     What *consumer* is given from now on comes after what *producer* was given so far. When the last array over the
-    memory goes, *producer* waits for *consumer*; *array* is kept until *consumer* is done, so no pool reuses it early.
+    memory is freed, *producer* waits for *consumer*. *array* is kept until *consumer* is done, so no pool reuses it too
+    early.
 
     Args:
         array: of ``"cupy"``, ``"numba"``, ``"torch"``, ``"jax"``, ``"cuda.core"``, ``"warp"`` or ``"rmm"``; or any
@@ -113,9 +114,9 @@ def handoff(
         not close it, for as long as the result. JAX uses streams of its own, which wait for *consumer*. JAX's arrays,
         and unknown ones that have ``__dlpack__`` only, are asked, and trusted, to order the consumer themselves.
 
-        **The way back.** *producer* is not made to wait if it may be gone when the last array goes: if it is known by
-        its address only, or its object was closed (though that may only have stood for a stream that lives on); nor a
-        per-thread default stream in another thread. Give ``producer=`` as an object that keeps the stream alive, or
+        **The way back.** *producer* is not made to wait if it may be gone when the last array is freed: if it is known
+        by its address only, or its object was closed (though that may only have stood for a stream that lives on); nor
+        a per-thread default stream in another thread. Give ``producer=`` as an object that keeps the stream alive, or
         make it wait yourself. The result, or a part of it, may be handed on: the ways back are ordered one after the
         other. Do not store the result in an attribute of *array* or of a stream's object: the two would keep each other
         alive for ever.
@@ -124,8 +125,8 @@ def handoff(
         ``consumer.wait_stream(producer)`` and ``producer.wait_stream(consumer)``: that costs the waits only.
 
         **Graphs.** While the streams capture a graph, the hand-over is captured too; for the launches of the graph,
-        keep *array* alive yourself. If one of the streams captures without the other when the last array goes, the way
-        back is ordered by the first of interop's array functions that is called after the capture.
+        keep *array* alive yourself. If one of the streams captures without the other when the last array is freed, the
+        way back is ordered by the first of interop's array functions that is called after the capture.
 
         **Read-only arrays.** With ``read_only="allow"`` nothing stops a write to the result, and a write breaks
         whatever takes the memory for constant: results of JAX that were computed long before change, or do not.
@@ -226,7 +227,7 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
             _order_back(producers, self._consumer, left)
         finally:
             # What is left is to keep the memory until the consumer is done. Those whose producer does not wait yet try
-            # again when they go.
+            # again when they are freed.
             done = self._consumer.record_event()
             if not done._capture:
                 for holder in holders:

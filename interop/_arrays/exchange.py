@@ -214,11 +214,11 @@ def _producer(array: object, adapter: Adapter | None, tensor: Tensor, stated: ob
 def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
     """The same stream, by an object that keeps it alive; None if there is none.
 
-    A stream that nothing keeps alive may be gone when the last array over the memory goes, and its address then crashes
-    CUDA. The source is then kept until the consumer is done, which needs no stream of the producer's.
+    A stream that nothing keeps alive may be gone when the last array over the memory is freed, and its address then
+    crashes CUDA. The source is then kept until the consumer is done, which needs no stream of the producer's.
     """
     if stream is None or stream._handle == _cuda.PER_THREAD:
-        return None  # the last array may go in another thread
+        return None  # the last array may be freed in another thread
     if stream._handle == _cuda.LEGACY:
         return stream
     owner, adapter = stream.owner, stream._adapter

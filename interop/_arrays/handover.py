@@ -106,7 +106,7 @@ class Handover(HandoverFields):
     ) -> object:
         """A DLPack capsule over the memory. *stream* is made to wait for the consumer of this hand-over, on the device.
 
-        When the last array over the memory goes, the producer waits for the consumer of this hand-over, and not for
+        When the last array over the memory is freed, the producer waits for the consumer of this hand-over, and not for
         *stream*. If *stream* is another one, make the consumer of this hand-over wait for it after its work.
 
         https://dmlc.github.io/dlpack/latest/python_spec.html

@@ -23,7 +23,7 @@ def refusal(tensor: Tensor, adapter: Adapter | None, read_only: ReadOnly) -> str
         read_only: whether the caller takes it on himself that nobody writes to a read-only array.
     """
     if not CAPSULES and (tensor.dtype not in TYPESTRS or (adapter is not None and adapter.needs_extension)):
-        return f"this goes by DLPack only, for which interop needs its extension in C, which is missing: {no_extension}"
+        return f"this needs DLPack, for which interop needs its extension in C, which is missing: {no_extension}"
     if adapter is None:
         return ""
     takes = adapter.takes

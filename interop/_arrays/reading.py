@@ -137,7 +137,7 @@ def from_typestr(typestr: object) -> DataType:
     elif name[:1] in ("O", "S", "U", "M", "m", "t", "a"):
         way_out = "holds no numbers; hand over a view or a conversion to integers, if there is one"
     else:
-        way_out = f"is none that interop knows: convert the array first, to one of {', '.join(TYPES)}"
+        way_out = f"is unknown to interop: convert the array first, to one of {', '.join(TYPES)}"
     message = f"the type {typestr!r} {way_out}" if isinstance(typestr, str) else f"{described(typestr)} {way_out}"
     raise NotSupportedError(message)
 
@@ -249,8 +249,8 @@ def checked(
         impossible: makes the error to raise if that cannot be.
 
     Raises:
-        InvalidArrayError: an address, a count, a stride, a type or the extent is none; or the memory is none that a GPU
-            can use.
+        InvalidArrayError: an address, a count, a stride, a type or the extent cannot be; or a GPU cannot use the
+            memory.
     """
     address, shape, strides, dtype, _, device, read_only, owner = tensor
     if not (
@@ -269,6 +269,6 @@ def checked(
         return tensor
     kind, device = memory.pointer_place(cuda, address) if address else (0, 0)
     if not kind:
-        message = f"the memory of {described(array)}, at {address:#x}, is none that a GPU can use"
+        message = f"a GPU cannot use the memory of {described(array)}, at {address:#x}: it is not CUDA's"
         raise InvalidArrayError(message)
     return Tensor(address, shape, strides, dtype, kind, device, read_only, owner)

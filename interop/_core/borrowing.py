@@ -22,7 +22,7 @@ def remember(obj: object, anchor: object, stream: StreamFields) -> None:
     """Remember that *obj* is *stream*, which has no owner, for as long as *anchor*, the ``life`` of *obj*, lives."""
     identity = id(obj)
 
-    # At the exit of the interpreter, the names of this module mean None before the last objects go.
+    # At the exit of the interpreter, the names of this module mean None before the last objects are freed.
     def forget(reference: object, streams: dict[int, Any] = borrowed_by_id, lives: dict[int, Any] = lifetimes) -> None:
         if lives.get(identity) is reference:
             streams.pop(identity, None)

@@ -24,6 +24,6 @@ class CreatedStream:
     def keep(self) -> None:
         """Retire the stream once more, later: a finaliser has kept this object, and `__del__` runs only once.
 
-        A second owner, which goes together with this one, does it.
+        A second owner, which is freed together with this one, does it.
         """
         self._next = CreatedStream(self._cuda, self.handle)

@@ -19,8 +19,8 @@ _HABITS: Final = {
     "wait": ("`wait_stream(stream)` waits for a stream, and `wait_event(event)` for an event", ""),
     "record": ("`record_event(event)` records in an event, and `record_event()` in a new one", ""),
     "close": (
-        "its owner closes a borrowed stream; one of `new_stream` goes when nothing refers to it",
-        "an event goes when nothing refers to it",
+        "its owner closes a borrowed stream; one of `new_stream` is destroyed when nothing refers to it",
+        "an event is destroyed when nothing refers to it",
     ),
 }
 
@@ -90,7 +90,7 @@ def refuse_swapped(other: object, stream: object, call: str) -> None:
 
 
 def refuse_flags(*flags: object) -> NoReturn:
-    """Say which of the flags for a new event is none.
+    """Say which of the flags for a new event is not True or False.
 
     Raises:
         InvalidEventError: always.

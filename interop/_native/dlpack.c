@@ -279,7 +279,7 @@ tensor_of(const DLTensor *tensor, int read_only, PyObject *owner)
         return PyErr_Format(invalid, "the array states %d dimensions, and no shape", (int)tensor->ndim);
     }
     if (tensor->byte_offset > UINTPTR_MAX - (uintptr_t)tensor->data) {
-        return PyErr_Format(invalid, "the array states the address %p, and an offset that goes beyond all addresses",
+        return PyErr_Format(invalid, "the array states the address %p, and an offset that ends beyond all addresses",
                             tensor->data);
     }
     PyObject *type[] = {PyLong_FromLong(tensor->code), PyLong_FromLong(tensor->bits), PyLong_FromLong(tensor->lanes)};
@@ -300,8 +300,8 @@ PyDoc_STRVAR(read_capsule_doc,
 "read_capsule(capsule, /)\n"
 "--\n\n"
 "Take over a DLPack capsule of either kind, as its consumer: it can be consumed only once.\n\n"
-"Its managed tensor stays for as long as the Tensor's owner; then its deleter is called, once, in whichever thread lets\n"
-"the owner go, with the GIL held. Only when the interpreter exits it is not called.\n\n"
+"Its managed tensor stays for as long as the Tensor's owner; then its deleter is called, once, in whichever thread\n"
+"frees the owner, with the GIL held. Only when the interpreter exits it is not called.\n\n"
 "Raises:\n"
 "    InvalidArrayError: it states a number of dimensions that cannot be.\n"
 "    NotSupportedError: this is no DLPack capsule, or a used one; its version is not 1.x; its elements, smaller than\n"
@@ -374,7 +374,7 @@ prepare(PyObject *module, PyObject *arguments)
 }
 
 static PyType_Slot taken_slots[] = {
-    {Py_tp_doc, "A tensor that was taken; its deleter is called when this object goes."},
+    {Py_tp_doc, "A tensor that was taken; its deleter is called when this object is freed."},
     {Py_tp_dealloc, taken_dealloc},
     {0, NULL},
 };

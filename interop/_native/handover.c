@@ -358,7 +358,7 @@ end(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef handover_functions[] = {
-    {"end_handovers", end, METH_NOARGS, "end_handovers()\n--\n\nLet go of nothing any more: the interpreter ends."},
+    {"end_handovers", end, METH_NOARGS, "end_handovers()\n--\n\nRelease nothing any more: the interpreter ends."},
     {"prepare_handovers", prepare, METH_VARARGS, prepare_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -301,7 +301,7 @@ function_keep(PyObject *module, PyObject *arguments)
 PyDoc_STRVAR(release_doc,
 "release_kept(all, /)\n"
 "--\n\n"
-"Let go of what is done: of *all*, or of some streams' only, other ones each time. How many are kept.");
+"Release what is done: of *all*, or of some streams' only, other ones each time. How many are kept.");
 
 static PyObject *
 function_release(PyObject *module, PyObject *all)

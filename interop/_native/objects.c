@@ -189,7 +189,7 @@ discard_event(PyObject *cuda, unsigned long long event)
     PyErr_Restore(type, value, traceback);
 }
 
-/* The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay. */
+/* The CUDA event returns to its pool, or is destroyed. Waits that were placed on it stay. */
 static void
 event_finalize(PyObject *self)
 {
@@ -233,7 +233,7 @@ static PyMemberDef event_members[] = {
 };
 
 static PyType_Slot event_slots[] = {
-    {Py_tp_doc, "What an Event is made of; its CUDA event goes to a pool, or is destroyed, with the last reference."},
+    {Py_tp_doc, "What an Event is made of; when it is freed, its CUDA event returns to a pool, or is destroyed."},
     {Py_tp_new, fields_new},
     {Py_tp_members, event_members},
     {Py_tp_getset, event_pool},

@@ -65,7 +65,7 @@ class StreamFields(_Fields):
 
 
 class EventFields(_Fields):
-    """What an Event is made of; its CUDA event goes to a pool, or is destroyed, with the last reference."""
+    """What an Event is made of; when it is freed, its CUDA event returns to a pool, or is destroyed."""
 
     __slots__ = ()
 
@@ -82,7 +82,7 @@ class EventFields(_Fields):
     owner: object = None
 
     def __del__(self) -> None:
-        """The CUDA event goes back to its pool, or is destroyed. Waits that were placed on it stay."""
+        """The CUDA event returns to its pool, or is destroyed. Waits that were placed on it stay."""
         handle = self._handle
         if handle and self._flags is not None:
             # Other finalisers of the same cycle may still use this object: from now on it has no CUDA event.

@@ -225,7 +225,7 @@ class Adapter:
         """Make an array of the library over foreign memory, without a copy and without waiting.
 
         interop has ordered the streams already. The array must keep *holder* alive: when *holder* is destroyed, the
-        memory goes back to its owner.
+        memory returns to its owner.
 
         Args:
             tensor: the memory. The library must not hold its owner.

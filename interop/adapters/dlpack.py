@@ -33,7 +33,7 @@ def read(capsule: object) -> Tensor:
     """Take over a capsule of either kind, as its consumer: it can be consumed only once.
 
     Its managed tensor stays for as long as the :class:`Tensor`'s owner; then its deleter is called, once, in whichever
-    thread lets the owner go, with the GIL held. Only when the interpreter exits it is not called.
+    thread frees the owner, with the GIL held. Only when the interpreter exits it is not called.
 
     Raises:
         InvalidArrayError: it states a number of dimensions that cannot be.

@@ -1,4 +1,4 @@
-"""JAX: its streams belong to XLA, which neither offers nor takes any; its arrays come and go by DLPack."""
+"""JAX: its streams belong to XLA, which neither offers nor takes any; its arrays are taken and given by DLPack."""
 
 from typing import Any
 

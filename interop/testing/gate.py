@@ -167,7 +167,7 @@ def forgotten() -> "list[Gate]":
 class Gate:
     """Holds a stream shut; made by :func:`gate`.
 
-    As a context manager, it opens on exit. If the last reference to a shut gate goes, it opens, with a warning. A gate
+    As a context manager, it opens on exit. A shut gate to which nothing refers any more opens, with a warning. A gate
     that is kept opens itself after *timeout* seconds; with interop's plugin for pytest, the test that has just run then
     fails.
 

@@ -29,7 +29,7 @@ _ASK_THE_GATE: Final = 'Ask a gate instead, which lets the code really run: by="
 class Verdict:
     """The answer of :func:`is_ordered`, as a truth value, after its block has ended.
 
-    A verdict that nobody has read warns when it goes: a test has to assert it.
+    A verdict that nobody has read warns when it is freed: a test has to assert it.
     """
 
     def __init__(self, place: str) -> None:

@@ -63,11 +63,11 @@ def test_a_type_of_one_byte_has_no_byte_order():
         ("<m8[s]", "'<m8[s]' holds no numbers"),
         ("<U3", "'<U3' holds no numbers"),
         ("|S3", "'|S3' holds no numbers"),
-        ("<f16", "'<f16' is none that interop knows"),
-        ("f4", "'f4' is none"),
-        ("", "'' is none"),
-        (None, "None of type NoneType is none"),
-        (b"<f4", "b'<f4' of type bytes is none"),
+        ("<f16", "'<f16' is unknown to interop"),
+        ("f4", "'f4' is unknown"),
+        ("", "'' is unknown"),
+        (None, "None of type NoneType is unknown"),
+        (b"<f4", "b'<f4' of type bytes is unknown"),
     ],
 )
 def test_types_that_interop_does_not_know_are_refused(typestr, text):

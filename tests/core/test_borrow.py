@@ -689,13 +689,13 @@ class Library(Adapter):
 adapters.by_type[Stream] = (Library(),)
 stream = Stream()
 interop.as_stream(stream)
-borrowing.borrowed_by_id[id(stream)]._natives = {"kept": stream}  # so that it goes with that dict
+borrowing.borrowed_by_id[id(stream)]._natives = {"kept": stream}  # so that it is freed with that dict
 del stream
 """
 
 
 @pytest.mark.parametrize("native", ["", "0"])
-def test_a_stream_that_goes_at_the_exit_of_the_interpreter_is_forgotten_in_silence(native):
+def test_a_stream_that_is_freed_at_the_exit_of_the_interpreter_is_forgotten_in_silence(native):
     environment = {**os.environ, "PYTHONPATH": str(Path(interop.__file__).parents[1]), "INTEROP_NATIVE": native}
     done = subprocess.run(
         [sys.executable, "-c", AT_EXIT], env=environment, capture_output=True, text=True, timeout=60, check=True

@@ -28,11 +28,11 @@ OF_STREAMS = {
     "is_done": "`query()` says whether the work is done",
     "wait": "`wait_stream(stream)` waits for a stream, and `wait_event(event)` for an event",
     "record": "`record_event(event)` records in an event, and `record_event()` in a new one",
-    "close": "its owner closes a borrowed stream; one of `new_stream` goes when nothing refers to it",
+    "close": "its owner closes a borrowed stream; one of `new_stream` is destroyed when nothing refers to it",
 }
 OF_EVENTS = {name: OF_STREAMS[name] for name in ("sync", "done", "is_done")} | {
     "handle": "the address is `cuda_event`, an int",
-    "close": "an event goes when nothing refers to it",
+    "close": "an event is destroyed when nothing refers to it",
 }
 CASES = [("ExternalStream", *case) for case in OF_STREAMS.items()] + [("Event", *case) for case in OF_EVENTS.items()]
 

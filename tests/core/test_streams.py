@@ -517,7 +517,7 @@ def test_after_its_finaliser_a_stream_can_be_used_and_an_event_stands_for_nothin
     with pytest.raises(interop.errors.UnrecordedEventError):
         q.wait_event(event)
     event.__del__()
-    assert q.record_event()._handle != other._handle, "it did not go twice"
+    assert q.record_event()._handle != other._handle, "it is in the pool twice"
     p.owner.__del__()
     interop.new_stream()
     p.record_event(again)

@@ -173,7 +173,7 @@ def buffer_used_again(lab):
             loads.wait_stream(computes)
         with torch.cuda.stream(loads):
             x.copy_(batches[1], non_blocking=True)
-    lab.ready()  # before the pinned memory goes
+    lab.ready()  # before the pinned memory is freed
     return y
 
 

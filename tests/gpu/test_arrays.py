@@ -598,7 +598,7 @@ def stress(library, iterations=2000, size=1 << 16, shown=64, *, third=False, int
     expected = np.zeros((iterations, shown), dtype="u1")
     kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
     call(runtime.cudaDeviceSynchronize())
-    # With *third*, the memory is allocated on, and goes back to the pool of, a third stream.
+    # With *third*, the memory is allocated on, and returns to the pool of, a third stream.
     allocator, producer = interop.new_stream(), p
     if not third:
         allocator = producer
@@ -631,7 +631,7 @@ POOLS = pytest.mark.parametrize(
         ("cupy", True, "torch"),
     ],
 )
-"""PyTorch lets go without the GIL, and cuda.core with it."""
+"""PyTorch frees the array without the GIL, and cuda.core with it."""
 
 
 @POOLS

@@ -860,8 +860,8 @@ def test_ten_thousand_handovers_do_not_leak(world, threads):
 @pytest.mark.filterwarnings("ignore:.*is multi-threaded")  # the child takes no lock of those threads, pytest-xdist's
 def test_a_forked_child_frees_nothing_of_its_parent(world):
     alive = Thing()
-    alive.goes = weakref.finalize(alive, os.write, 2, b"freed in the child\n")
-    alive.goes.atexit = False
+    alive.end = weakref.finalize(alive, os.write, 2, b"freed in the child\n")
+    alive.end.atexit = False
     world.busy()
     interop.hold(world.c, alive)
     made = world.handover(alive)

@@ -165,7 +165,7 @@ def test_a_wait_for_an_event_recorded_before_or_elsewhere_is_no_arrow(gpu, strea
 def test_a_new_event_at_the_address_of_an_old_one_is_not_mistaken_for_it(gpu, streams):
     a, b, c = streams
     with interop.Timeline() as timeline:
-        a.record_event(interop.Event(blocking=True))  # one that is destroyed, and does not go to a pool
+        a.record_event(interop.Event(blocking=True))  # one that is destroyed, and does not return to a pool
         gc.collect()
         foreign = gpu.runtime.cudaEventCreateWithFlags(0)[1]
         gpu.runtime.cudaEventRecord(foreign, c.cuda_stream)

@@ -47,7 +47,7 @@ class ArrayTests(CurrentStreamTests):
             assert adapter.is_array(array) is True
 
     def test_the_end_of_an_array_orders_the_way_back(self, adapter: Adapter, array: Any) -> None:
-        """When the array goes, and not before, the producer's later work is ordered after the consumer's."""
+        """When the array is freed, and not before, the producer's later work is ordered after the consumer's."""
         if array is None or not adapter.makes_arrays:
             return
         producer, consumer = interop.new_stream(), interop.new_stream()
