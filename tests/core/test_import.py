@@ -32,12 +32,12 @@ def test_imports_nothing_slow(python):
     assert not SLOW & set(python(f"{code}; print(json.dumps([*sys.modules]))"))
 
 
-def test_takes_less_than_20_ms(python, tmp_path):
+def test_takes_less_than_30_ms(python, tmp_path):
     code = "import time; start = time.process_time(); import interop; print(time.process_time() - start)"
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}  # as where it is installed
     # On the processor, and the best of several: what other processes do on this machine only ever adds.
     times = [python(code, **compiled) for _ in range(7)]
-    assert min(times) < 0.020, times
+    assert min(times) < 0.030, times
 
 
 def test_every_part_of_the_package_has_a_floor():
