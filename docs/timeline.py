@@ -33,12 +33,12 @@ def pipeline(load: object, compute: object, save: object) -> interop.Timeline:
 
 @contextlib.contextmanager
 def streams() -> Iterator[tuple[object, object, object]]:
-    """A stream each of CuPy, PyTorch and Numba; without a GPU, three simulated streams."""
+    """A stream each of CuPy, PyTorch and Numba, with a name each; without a GPU, three simulated streams."""
     try:
         warm = interop.new_stream()
     except NoDeviceError:
         with interop.sim.simulate() as gpu:
-            yield gpu.stream("CuPy"), gpu.stream("PyTorch"), gpu.stream("Numba")
+            yield gpu.stream("loads"), gpu.stream("computes"), gpu.stream("saves")
         return
     slow(warm, 0)  # loads its kernel
     warm.synchronize()
@@ -46,7 +46,11 @@ def streams() -> Iterator[tuple[object, object, object]]:
     import torch
     from numba import cuda
 
-    yield cupy.cuda.Stream(non_blocking=True), torch.cuda.Stream(), cuda.stream()  # type: ignore[no-untyped-call]
+    yield (
+        interop.as_stream(cupy.cuda.Stream(non_blocking=True), name="loads"),
+        interop.as_stream(torch.cuda.Stream(), name="computes"),  # type: ignore[no-untyped-call]
+        interop.as_stream(cuda.stream(), name="saves"),
+    )
 
 
 if __name__ == "__main__":

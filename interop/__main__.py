@@ -38,12 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        program = importlib.import_module(_PROGRAMS[options.command])  # rich and NumPy are extras
+        program = importlib.import_module(_PROGRAMS[options.command])  # NumPy is an extra
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("rich", "numpy"):
+        if error.name != "numpy":
             raise
-        print(f"This needs {missing}: pip install {missing}", file=sys.stderr)
+        print("This needs numpy: pip install numpy", file=sys.stderr)
         return 2
     if options.command == "demo":
         return int(program.main(forget_wait=options.forget_wait))

@@ -199,7 +199,8 @@ class borrow(Block[Any]):  # noqa: N801  (used as a function)
         """Hand the arrays over."""
         self._entered = True
         keepalive.poll()
-        self._consumer = consumer = as_stream(self._options[0])
+        consumer = stream_beside(self._arrays[0], self._options[0], "borrow(array, consumer=stream)")
+        self._consumer = consumer
         producer = None if self._producer is None else as_stream(self._producer)
         sources = [resolve(array, consumer, producer, *self._options) for array in self._arrays]
         refuse_to_borrow(sources)

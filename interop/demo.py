@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import interop
 from interop import _cuda, sim
+from interop._show import plain
 from interop.errors import NoDeviceError
 from interop.stream import ExternalStream
 from interop.testing import gate, is_ordered
@@ -131,13 +130,13 @@ class _SimulatedLaboratory:
     def values(self, array: Any) -> "np.ndarray[Any, np.dtype[np.float64]]":
         return np.asarray(self._gpu.read(array))
 
-    def explain(self, console: Console) -> None:
+    def explain(self) -> None:
         """Print the races that the simulator found in this run, and one schedule, of all, that goes wrong."""
         for race in self._gpu.races:
-            console.print(f"\nFound in this one run, whatever the schedule:\n{race}", soft_wrap=True)
+            print(f"\nFound in this one run, whatever the schedule:\n{race}")
         found = sim.explore(_without_wait)
         assert found.failure is not None
-        console.print(f"\nOf {found.schedules} schedules, this one goes wrong:\n{found.failure}", soft_wrap=True)
+        print(f"\nOf {found.schedules} schedules, this one goes wrong:\n{found.failure}")
 
 
 _Laboratory = _RealLaboratory | _SimulatedLaboratory
@@ -155,7 +154,7 @@ def _without_wait(gpu: sim.SimulatedGPU) -> None:
     assert seen == 0.0, f"y[0] is {seen}, not 0.0"
 
 
-def run(lab: _Laboratory, console: Console, *, forget_wait: bool) -> bool:
+def run(lab: _Laboratory, *, forget_wait: bool) -> bool:
     """Run the program, and print what happened.
 
     Returns:
@@ -163,29 +162,25 @@ def run(lab: _Laboratory, console: Console, *, forget_wait: bool) -> bool:
         order.
     """
     squares = np.arange(SIZE, dtype=np.float64) ** 2
-    console.print("CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y", soft_wrap=True)
-    table = Table()
-    table.add_column("stream", overflow="fold")
-    table.add_column("what", overflow="fold")
-    table.add_column("seen", no_wrap=True)
+    print("CuPy writes x = 0, 1, 2, ...; Numba writes y = x * x; PyTorch sums y\n")
+    rows: list[tuple[str, str, str]] = []
     good: list[bool] = []
 
-    shared = interop.new_stream()
+    shared = interop.new_stream(name="shared")
     x, y = lab.array(STALE, "x"), lab.array(STALE, "y")
     lab.fill(x, shared)
     lab.square(x, y, shared)
     total = lab.total(y, shared)
     shared.synchronize()
     good.append(bool((lab.values(y) == squares).all()))
-    one = f"shared   {shared.cuda_stream:#x}"
-    table.add_row(one, "y", _verdict(good[-1], "right", "WRONG"))
+    rows.append((shared.name, "y", "right" if good[-1] else "WRONG"))
     if total is not None:
         good.append(np.isclose(total(), squares.sum()))
-        table.add_row("", "PyTorch's sum of y", _verdict(good[-1], "right", "WRONG"))
-    table.add_section()
+        rows.append(("", "PyTorch's sum of y", "right" if good[-1] else "WRONG"))
 
     cupy_stream, numba_stream = lab.streams()
-    producer, consumer = interop.as_stream(cupy_stream), interop.as_stream(numba_stream)
+    producer = interop.as_stream(cupy_stream, name="cupy_stream")
+    consumer = interop.as_stream(numba_stream, name="numba_stream")
     x, y = lab.array(STALE, "x"), lab.array(STALE, "y")
     with gate(producer) as shut:  # CuPy's kernel cannot run before the gate is opened, so it is certain who waits
         lab.fill(x, producer)
@@ -199,52 +194,42 @@ def run(lab: _Laboratory, console: Console, *, forget_wait: bool) -> bool:
     producer.synchronize()
     right = bool((lab.values(y) == squares).all())
     good.append(right is not forget_wait)
-    wrong = f"WRONG: y[0] = {lab.values(y)[0]}"
-    table.add_row(f"CuPy's   {producer.cuda_stream:#x}", "y", _verdict(right, "right", wrong))
+    names = f"{producer.name}, {consumer.name}"
+    rows.append((names, "y", "right" if right else f"WRONG: y[0] = {lab.values(y)[0]}"))
     good.append(host_was_free)
-    table.add_row(
-        f"Numba's  {consumer.cuda_stream:#x}", "the host meanwhile", _verdict(host_was_free, "free", "blocked")
-    )
+    rows.append(("", "the host meanwhile", "free" if host_was_free else "blocked"))
 
     with is_ordered(producer, consumer) as ordered:
         if not forget_wait:
             consumer.wait_stream(producer)
     good.append(bool(ordered) is not forget_wait)
-    table.add_row("", "proof by stream capture", _verdict(bool(ordered), "ordered", "NOT ORDERED"))
-    console.print(table)
+    rows.append(("", "proof by stream capture", "ordered" if ordered else "NOT ORDERED"))
+    print(plain.table(rows, ("streams", "what", "seen")))
     wait = "interop.as_stream(numba_stream).wait_stream(cupy_stream)"
-    console.print(
-        f"The wait that {'was left out' if forget_wait else 'made it right'}: [bold]{wait}[/bold]", soft_wrap=True
-    )
+    print(f"\nThe wait that {'was left out' if forget_wait else 'made it right'}: {wait}")
     return all(good)
 
 
-def _verdict(good: bool, yes: str, no: str) -> str:  # noqa: FBT001
-    return f"[green]{yes}[/green]" if good else f"[red]{no}[/red]"
-
-
-def main(*, forget_wait: bool, console: Console | None = None) -> int:
+def main(*, forget_wait: bool) -> int:
     """Run the demo on the GPU, or on the simulator if there is none. Returns the exit status: 0 if all is as expected.
 
     Args:
         forget_wait: leave the wait out, and show what goes wrong.
-        console: where to print; by default standard output.
     """
-    console = console or Console(highlight=False)
     with _laboratory(forget_wait=forget_wait) as lab:
-        console.print(f"backend: {lab.backend}", soft_wrap=True)
-        console.print("libraries: " + ", ".join(f"{name} {version}" for name, version in lab.libraries), soft_wrap=True)
-        good = run(lab, console, forget_wait=forget_wait)
+        print(f"backend: {lab.backend}")
+        print("libraries: " + ", ".join(f"{name} {version}" for name, version in lab.libraries))
+        good = run(lab, forget_wait=forget_wait)
         if forget_wait and isinstance(lab, _SimulatedLaboratory):
-            lab.explain(console)
+            lab.explain()
     if not good:
-        console.print("[red]this is not the expected result[/red]")
+        print("this is not the expected result")
     following = (
         "doctor, for your machine, its libraries and what to fix"
         if forget_wait
         else "demo --forget-wait, without the wait"
     )
-    console.print(f"\nNext: python -m interop {following}", soft_wrap=True)
+    print(f"\nNext: python -m interop {following}")
     return 0 if good else 1
 
 

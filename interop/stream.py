@@ -46,7 +46,7 @@ def new_stream(
     """
     text = "" if name is None else names.checked(name)
     cuda = _cuda.active()
-    context = cuda.current_context() if device is None else cuda.primary_context(check_device(device))
+    context = cuda.current_context() if device is None else cuda.primary_context(check_device(device, cuda))
     owner = CreatedStream(cuda)
     owner.handle = handle = cuda.stream_create(context, non_blocking=non_blocking, priority=priority)
     stream = ExternalStream(handle, owner=owner)
@@ -71,7 +71,8 @@ def as_stream(obj: object, device: Device | None = None, *, name: str | None = N
             an attribute; a ``cudaStream_t`` or ``CUstream``; an object with an int ``handle``, as in PyCUDA; or the
             address of a stream, an int or a ``ctypes.c_void_p``.
         device: the stream's, to be checked: its ordinal, ``"cuda:1"``, or an object with an int ``index``, such as
-            ``torch.device("cuda:1")``. For the default streams 0, 1 and 2, the device whose default stream it is.
+            ``torch.device("cuda:1")``; ``"cuda"`` is the current one. For the default streams 0, 1 and 2, the device
+            whose default stream it is.
         name: what reprs, errors and reports call the stream from now on; see :attr:`ExternalStream.name`.
 
     Raises:
@@ -84,7 +85,7 @@ def as_stream(obj: object, device: Device | None = None, *, name: str | None = N
     if name is not None:
         return _with_name(obj, device, names.checked(name))
     if device is not None:
-        device = check_device(device)
+        device = check_device(device, _cuda.active())
     if is_a(obj, ExternalStream):
         if device is not None and obj.device != device:
             message = f"device={device} was given for {obj!r}, which is on device {obj.device}"

@@ -1,7 +1,7 @@
 """The class ``Event``, and the borrowing of other libraries' events."""
 
 from collections.abc import Callable
-from typing import NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from interop import _cuda
 from interop._core import above, borrowing, captures, switching
@@ -68,7 +68,7 @@ class Event(Waitable, EventHandle):
             | (_cuda.EVENT_BLOCKING_SYNC if blocking else 0)
             | (_cuda.EVENT_INTERPROCESS if interprocess else 0)
         )
-        self._device = None if device is None else check_device(device)
+        self._device = None if device is None else check_device(device, self._cuda)
 
     @classmethod
     def _borrowed(cls, handle: int, owner: object, adapter: Adapter | None = None) -> Self:
@@ -106,7 +106,9 @@ class Event(Waitable, EventHandle):
             message = f"an IPC handle is {_cuda.IPC_HANDLE_BYTES} bytes, from Event.ipc_handle(); got {what}"
             raise InvalidEventError(message)
         event = cls(interprocess=True, device=device)
-        event._handle = event._cuda.event_import(event._cuda.primary_context(check_device(device)), bytes(handle))
+        event._handle = event._cuda.event_import(
+            event._cuda.primary_context(check_device(device, event._cuda)), bytes(handle)
+        )
         event._recorded = event._handle_was_shared = True
         return event
 
@@ -310,6 +312,9 @@ class Event(Waitable, EventHandle):
         return f"<{name} {', '.join([*flags, state])}>"
 
 
+_OF_STREAMS: Final = ". wait_stream waits for a stream, and the record_event() of a stream records an event"
+
+
 def _stream(stream: object) -> above.Stream:
     return switching.stream_in_use() if stream is None else above.as_stream(stream)
 
@@ -349,6 +354,6 @@ def as_event(obj: object) -> Event:
     message = (
         f"expected an event: an interop.Event, one of PyTorch, CuPy, Numba, cuda.core or Warp, a cudaEvent_t or "
         f"CUevent, or the address of one as an int; got {described(obj)}"
-        f"{'. wait_stream waits for a stream' if borrowing.is_named(obj, 'Stream') else ''}"
+        f"{_OF_STREAMS if borrowing.is_named(obj, 'Stream') else ''}"
     )
     raise InvalidEventError(message)

@@ -66,7 +66,7 @@ class ExternalStream(Waitable, StreamProperties):
             self._handle = _cuda.null_handle()
         if self._handle == _cuda.PER_THREAD:
             self._thread = thread.token
-        declared = None if device is None else check_device(device)
+        declared = None if device is None else check_device(device, cuda)
         try:
             self._find_context(declared)
         except NoDeviceError:

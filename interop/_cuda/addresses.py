@@ -25,7 +25,10 @@ class _Indexed(Protocol):
 
 Address: TypeAlias = "int | ctypes.c_void_p"
 Device: TypeAlias = int | str | _Indexed
-"""An ordinal, ``"cuda:1"``, or an object with an int ``index``, such as ``torch.device("cuda:1")``."""
+"""An ordinal, ``"cuda:1"``, or an object with an int ``index``, such as ``torch.device("cuda:1")``.
+
+``"cuda"`` and ``torch.device("cuda")`` are the current device.
+"""
 
 _ADDRESSES: Final = 2**64
 _ORDINALS: Final = 2**31
@@ -71,15 +74,19 @@ def check_handle(handle: object, kind: Literal["stream", "event"], cuda: Cuda) -
     return number
 
 
-def check_device(device: Device) -> int:
+def check_device(device: Device, cuda: Cuda) -> int:
     """The ordinal that *device* states. Whether there is such a device is found out when it is used.
+
+    Args:
+        device: what the user gave.
+        cuda: the GPU or simulation, which knows the current device.
 
     Raises:
         InvalidDeviceError: *device* states no ordinal, a negative one, or one that does not fit into CUDA's ``int``.
     """
     number = exact_int(device)
     if number is None:
-        number = _stated_ordinal(device)
+        number = cuda.current_device() if _is_current(device) else _stated_ordinal(device)
     if number is None or not 0 <= number < _ORDINALS:
         message = (
             "a device is its ordinal, an int from 0; or 'cuda:1', or an object with an int `index`, such as "
@@ -87,6 +94,14 @@ def check_device(device: Device) -> int:
         )
         raise InvalidDeviceError(message)
     return number
+
+
+def _is_current(device: object) -> bool:
+    """Whether *device* is ``"cuda"`` or ``torch.device("cuda")``: PyTorch means the current device."""
+    try:
+        return exact_str(device) == "cuda" or (device.type, device.index) == ("cuda", None)  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001  (it is no such device, whatever it raises)
+        return False
 
 
 def _stated_ordinal(device: object) -> int | None:

@@ -4,14 +4,21 @@ import contextlib
 import os
 import sys
 from types import CodeType, FrameType, TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import dis
 
 # pathlib and inspect would take a sixth of the time of `import interop`.
 _OURS: Final = __file__.removesuffix(os.path.join("_show", "callsite.py"))  # noqa: PTH118
 _PROGRAMS: Final = tuple(_OURS + file for file in ("demo.py", f"matrix{os.sep}", f"testing{os.sep}conformance{os.sep}"))
 """Files of this package that count as user code: they are programs and tests."""
 _CALLS: Final = ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
-_STORES: Final = ("STORE_DEREF", "STORE_FAST", "STORE_GLOBAL", "STORE_NAME")
+_STORES: Final = {
+    **dict.fromkeys(("STORE_DEREF", "STORE_FAST", "STORE_FAST_LOAD_FAST", "STORE_GLOBAL", "STORE_NAME"), 1),
+    "STORE_FAST_STORE_FAST": 2,
+}
+"""How many values each of these takes from Python's stack."""
 BETWEEN: Final[set[str]] = set()
 """The top-level modules whose code may lie between the user's code and interop's. ``interop.adapters`` fills it."""
 
@@ -48,20 +55,47 @@ def where(frame: FrameType | None = None) -> str:
 def assigned(code: CodeType, at: int, called: str) -> str:
     """The variable that the result of the call at *at* is assigned to, if that is certain; else an empty string.
 
-    It is certain if the call is the only one on its line, names the function *called*, and its result goes to one
-    variable at once: ``copies = interop.new_stream()``. The code itself tells, so the source may be gone or edited.
+    It is certain if the call is one of the function *called*, by name, and its result goes to one variable at once:
+    ``copies = interop.new_stream()``, or one of several: ``p, q = new_stream(), new_stream()``. The code itself tells,
+    so the source may be gone or edited.
     """
     import dis  # noqa: PLC0415  (only for reports)
 
     steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
     before = [step for step in steps if step.offset <= at]  # Python 3.11 states an offset inside the call
     after = steps[len(before) :]
-    line = before[-1].positions.lineno if before and before[-1].positions else None
-    on_line = [step for step in before if step.positions and step.positions.lineno == line]
-    calls = [step for step in steps if step.opname in _CALLS and step.positions and step.positions.lineno == line]
-    if line is None or calls != before[-1:] or not any(step.argval == called for step in on_line):
+    call = before[-1] if before else None
+    if call is None or call.opname not in _CALLS or None in (call.positions or [None]):
         return ""
-    return str(after[0].argval) if after and after[0].opname in _STORES else ""
+    start, end = _place(call)
+    if not any(step.argval == called and _place(step)[0] == start for step in before):
+        return ""
+    others = [_place(step) for step in after if step.opname in _CALLS and _place(step)[0] >= end]
+    above = 0  # so many values are above the result on Python's stack
+    rest = iter(after)
+    for step in rest:
+        place, count = _place(step), step.arg or 0
+        around = [other for other in others if other[0] <= place[0] and place[1] <= other[1]]
+        if around:
+            above += around == [place] and step.opname in _CALLS  # one value each, of a call that is in no other one
+        elif step.opname in _STORES:
+            names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+            if above < _STORES[step.opname]:
+                return str(names[above])
+            above -= _STORES[step.opname]
+        elif step.opname == "SWAP":
+            above = {0: count - 1, count - 1: 0}.get(above, above)
+        elif step.opname == "BUILD_TUPLE" and above < count and next(rest).opname == "UNPACK_SEQUENCE":
+            above = count - 1 - above
+        else:
+            return ""
+    return ""
+
+
+def _place(step: "dis.Instruction") -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the part of the source begins, and where it ends, that *step* was compiled from."""
+    line, last_line, column, last_column = (number or 0 for number in step.positions or (0, 0, 0, 0))
+    return (line, column), (last_line, last_column)
 
 
 def _cell(file: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from interop._order.findings import Finding
+from interop._show.progress import Line
 from interop._show.text import as_printed, plural
 from interop.errors import InteropError
 from interop.sim.gpu import SimulatedGPU, simulation
@@ -119,8 +120,8 @@ class Exploration:
         return "\n".join([*lines, f"This schedule fails:\n{self._failure}"] if self._failure else lines)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 1 else "nearly all"
+def _percent(share: float | Fraction) -> str:
+    return f"{100 * float(share):.2g} %" if share < 1 else "nearly all"
 
 
 def explore(
@@ -169,26 +170,31 @@ def explore(
     """
     explorer = _Explorer(program, devices, polls)
     made: list[Choice] = []
-    last: list[Choice] | None = None
+    last: list[Choice] = []
     in_order = 0
-    while in_order < limit:
-        last = explorer.run(made)
-        in_order += 1
-        made = _next(last)
-        if not made:
-            break
-    covered = _up_to(last) if last is not None else Fraction()
     chance = random.Random(seed)  # noqa: S311  (no secret depends on it)
     seen: set[tuple[int, ...]] = set()
-    for _ in range(samples):
-        if covered == 1:
-            break
-        found = explorer.run([], chance)
-        choices = _taken(found)
-        # Those up to the last one have run in order.
-        if choices not in seen and (last is None or choices > _taken(last)):
-            seen.add(choices)
-            covered += _weight(found)
+    with Line(after=1.0) as line:
+        while in_order < limit:
+            last = explorer.run(made)
+            in_order += 1
+            made = _next(last)
+            if not made:
+                break
+            if line.is_due():
+                line.show(f"exploring: {plural(in_order, 'schedule')}, which cover {_percent(_up_to(last))}")
+        covered = _up_to(last) if in_order else Fraction()
+        for number in range(samples):
+            if covered == 1:
+                break
+            if line.is_due():
+                line.show(f"exploring at random: {number} of {samples}")
+            found = explorer.run([], chance)
+            choices = _taken(found)
+            # Those up to the last one have run in order.
+            if choices not in seen and (not in_order or choices > _taken(last)):
+                seen.add(choices)
+                covered += _weight(found)
     return Exploration(
         in_order + len(seen),
         float(covered),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import interop
-from interop import Event, ExternalStream, as_event, as_stream, errors, handoff, hold, sim
+from interop import Event, ExternalStream, _cuda, as_event, as_stream, errors, handoff, hold, sim
 from interop._cuda.addresses import check_device
 
 says = re.escape
@@ -87,8 +87,14 @@ class Stream(Foreign):
 
 @pytest.mark.parametrize("kind", [as_stream, Stream], ids=["ours", "another library's"])
 def test_wait_event_of_a_stream_says_wait_stream(kind, address):
-    with pytest.raises(errors.InvalidEventError, match=r"got <.*>\. wait_stream waits for a stream$"):
+    with pytest.raises(errors.InvalidEventError, match=r"got <.*>\. wait_stream waits for a stream, and the record"):
         as_stream(address).wait_event(kind(address + 64))
+
+
+@pytest.mark.parametrize("call", [as_event, lambda stream: stream.record_event(stream)], ids=["borrow", "record"])
+def test_a_stream_in_place_of_an_event_is_told_how_to_record_one(call, address):
+    with pytest.raises(errors.InvalidEventError, match=says("the record_event() of a stream records an event")):
+        call(as_stream(address))
 
 
 def test_wait_stream_of_an_event_says_wait_event(address):
@@ -127,6 +133,7 @@ def watched(call):
 
 SWAPPED = {
     "handoff(array, consumer)": handoff,
+    "borrow(array, consumer=stream)": lambda stream, array: interop.borrow(stream, consumer=array).__enter__(),
     "hold(stream, *objects)": lambda stream, array: hold(array, stream),
     "reads(array, stream)": watched("reads"),
     "writes(array, stream)": watched("writes"),
@@ -178,16 +185,29 @@ class Ordinal(SimpleNamespace):
 
 @pytest.mark.parametrize("device", [1, "cuda:1", Ordinal(index=1), Ordinal(index=1, type="cuda")], ids=repr)
 def test_what_states_an_ordinal_is_a_device(device):
-    assert check_device(device) == 1
+    assert check_device(device, _cuda.active()) == 1
     assert Event(device=device).device == 1
 
 
-def test_a_device_of_pytorch():
+@pytest.mark.parametrize("device", ["cuda", Ordinal(index=None, type="cuda")], ids=repr)
+def test_a_device_without_an_ordinal_is_the_current_one(device):
+    with sim.simulate(devices=2) as gpu:
+        gpu.runtime.cudaSetDevice(1)
+        assert check_device(device, _cuda.active()) == 1
+        stream = interop.new_stream(device)
+        assert stream.device == Event(device=device).device == 1
+        gpu.runtime.cudaSetDevice(0)
+        with pytest.raises(errors.DeviceMismatchError, match="device=0 was given"):
+            as_stream(stream, device)
+
+
+def test_a_device_of_pytorch(gpu):
     torch = pytest.importorskip("torch")
-    assert check_device(torch.device("cuda:3")) == 3
-    for device in (torch.device("cuda"), torch.device("cpu"), torch.device("cpu:0")):
+    assert check_device(torch.device("cuda:3"), _cuda.active()) == 3
+    assert check_device(torch.device("cuda"), _cuda.active()) == 0
+    for device in (torch.device("cpu"), torch.device("cpu:0")):
         with pytest.raises(errors.InvalidDeviceError, match="or 'cuda:1', or an object with an int `index`"):
-            check_device(device)
+            check_device(device, _cuda.active())
 
 
 class Raises:
@@ -202,7 +222,6 @@ class Raises:
 @pytest.mark.parametrize(
     "device",
     [
-        "cuda",
         "cuda:",
         "cuda:-1",
         "cpu:0",
@@ -212,13 +231,15 @@ class Raises:
         f"cuda:{5000 * '9'}",
         [],
         Ordinal(index=True),
+        Ordinal(index=None),
+        Ordinal(index=None, type="cpu"),
         Raises(),
     ],
     ids=lambda device: repr(device)[:20],
 )
 def test_what_states_none_is_refused(device):
     with pytest.raises(errors.InvalidDeviceError, match="a device is its ordinal"):
-        check_device(device)
+        check_device(device, _cuda.active())
 
 
 def test_a_stream_is_checked_against_the_device_that_is_stated(gpu):
