@@ -1,12 +1,8 @@
 """What the matrix says where it cannot be measured. What it measures is tested on a GPU."""
 
-import io
-import sys
-
 import pytest
 
 from interop import sim
-from interop._show.progress import progress
 from interop.matrix import libraries, measure, report
 from interop.matrix.libraries import Library
 
@@ -53,28 +49,6 @@ def test_a_library_that_is_not_installed_is_an_import_error():
     with pytest.raises(ImportError, match="not installed"):
         measure(["missing"])
     assert set(libraries.LIBRARIES) > {"cupy", "torch"}
-
-
-class Terminal(io.StringIO):
-    def __init__(self, is_one):
-        super().__init__()
-        self.is_one = is_one
-
-    def isatty(self):
-        return self.is_one
-
-
-@pytest.mark.parametrize("is_one", [True, False])
-def test_progress_is_shown_on_a_terminal_and_nowhere_else(is_one, monkeypatch, capsys):
-    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    terminal = Terminal(is_one)
-    monkeypatch.setattr(sys, "stderr", terminal)
-    assert list(progress(["a", "b", "c"], "handing over")) == ["a", "b", "c"]
-    assert ("handing over" in terminal.getvalue()) is is_one
-    assert (" 67%" in terminal.getvalue()) is is_one
-    assert capsys.readouterr().out == ""
 
 
 def test_the_matrix_takes_its_ways_from_the_progress(monkeypatch):
