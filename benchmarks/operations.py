@@ -105,6 +105,14 @@ CALLS: Final[dict[str, dict[str, str]]] = {
         OURS: "interop.as_stream(torch.cuda.current_stream())",
         "torch": "torch.cuda.current_stream()",
     },
+    "current_handle, CuPy": {
+        OURS: "interop.current_handle('cupy')",
+        "CuPy": "cupy.cuda.get_current_stream().ptr",
+    },
+    "current_handle, torch": {
+        OURS: "interop.current_handle('torch')",
+        "torch": "torch._C._cuda_getCurrentRawStream(torch._C._cuda_getDevice())",
+    },
     "use, CuPy": {OURS: "with interop.use(stream, 'cupy'): pass", "CuPy": "with stream: pass"},
     "use, torch": {OURS: "with interop.use(stream, 'torch'): pass", "torch": "with torch.cuda.stream(stream): pass"},
     "use, CuPy and torch together (torch: alone)": {

@@ -5,7 +5,7 @@ A map of the package:
 - ``stream``: :class:`ExternalStream`, :func:`as_stream`, :func:`new_stream`: borrow a stream of any library, make it
   wait for any other, hand it on as any library's own type
 - ``event``: :class:`Event`, :func:`as_event`
-- ``current``: :func:`use`, :func:`current_stream`: make one stream current in all libraries
+- ``current``: :func:`use`, :func:`current_stream`, :func:`current_handle`: make one stream current in all libraries
 - ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`: hand arrays over in order, without a copy
 - ``adapters``: what interop knows of each library, one small file for each; :func:`register` adds one
 - ``errors``: all errors, under one root
@@ -31,7 +31,7 @@ from interop import errors
 from interop._arrays.handover import Handover
 from interop.adapters import register
 from interop.arrays import borrow, handoff, hold, release
-from interop.current import current_stream, use
+from interop.current import current_handle, current_stream, use
 from interop.errors import *  # noqa: F403  (what `errors.__all__` names)
 from interop.event import Event, as_event
 from interop.stream import ExternalStream, as_stream, new_stream
@@ -55,6 +55,7 @@ __all__ = [
     "as_event",
     "as_stream",
     "borrow",
+    "current_handle",
     "current_stream",
     "doctor",
     "errors",

@@ -396,7 +396,7 @@ def _prepared(request: pytest.FixtureRequest) -> tuple[Library, ...]:
             raise pytest.UsageError(message)
     _demand(request.config, [*names, *_gpu_or_simulation(request)])
     for name in names:
-        if _cuda.active().simulation is not None and not adapters.adapter_named(name).simulated:
+        if _cuda.active().simulation is not None and adapters.adapter_named(name).simulated is False:
             _skip(f"{name} cannot use the streams of a simulation")
         if not adapters.adapter_named(name).usable():
             reason = f"{name}, as installed here, cannot use a GPU"

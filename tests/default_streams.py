@@ -27,6 +27,12 @@ def of_cuda_core():
     return {LEGACY: LEGACY_DEFAULT_STREAM, PER_THREAD: PER_THREAD_DEFAULT_STREAM}
 
 
+def of_cuda_bindings():
+    from cuda.bindings.driver import CUstream
+
+    return {handle: CUstream(handle) for handle in (LEGACY, PER_THREAD)}
+
+
 def of_rmm():
     from rmm.pylibrmm.stream import DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM
 
@@ -44,6 +50,7 @@ DEFAULT_STREAMS = {
     "torch": of_torch,
     "numba": of_numba,
     "cuda.core": of_cuda_core,
+    "cuda.bindings": of_cuda_bindings,
     "rmm": of_rmm,
     "warp": of_warp,
 }

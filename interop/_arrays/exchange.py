@@ -7,7 +7,6 @@ from interop import _cuda
 from interop._arrays import reading
 from interop._arrays.handover import Handover, find
 from interop._arrays.limits import ReadOnly, refusal
-from interop._core.borrowing import is_binding
 from interop._core.created import CreatedStream
 from interop._core.switching import streams_in_use
 from interop._cuda import memory
@@ -224,12 +223,8 @@ def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
     owner, adapter = stream.owner, stream._adapter
     if type(owner) is CreatedStream:  # a stream of interop's own
         return stream
-    if owner is not None:
-        if adapter is not None:
-            if adapter.keeps_alive(owner):
-                return stream
-        elif not is_binding(owner, "cudaStream_t", "CUstream"):
-            return stream
+    if owner is not None and (adapter is None or adapter.keeps_alive(owner)):
+        return stream
     # As its library's current stream it may be known to the library by its address only.
     return next((used for used in streams_in_use() if used == stream and used.owner is not None), None)
 

@@ -76,8 +76,6 @@ def stated_handle(obj: object, *, has_adapter: bool) -> int:
     if not is_a(obj, type):
         if hasattr(type(obj), "__cuda_stream__") or "__cuda_stream__" in _own_attributes(obj):
             return _protocol_handle(obj)
-        if is_binding(obj, "cudaStream_t", "CUstream"):
-            return int(obj)  # type: ignore[call-overload, no-any-return]
         # PyCUDA's streams have an int `handle`. So have its events and contexts, which are no streams.
         is_other = has_adapter or is_named(obj, "Event") or is_named(obj, "Context")
         if not is_other and not stands_for_another(obj):
@@ -139,19 +137,13 @@ def _own_attributes(obj: object) -> dict[str, object]:
     return attributes if is_a(attributes, dict) else {}
 
 
-def is_binding(obj: object, *names: str) -> bool:
-    """Whether *obj* is of one of these classes of cuda.bindings, found without an import of cuda.bindings."""
-    classes = (cls for cls in type(obj).__mro__ if cls.__name__ in names)
-    return any(is_a(cls.__module__, str) and cls.__module__.startswith("cuda.bindings.") for cls in classes)
-
-
 def is_kept_alive(stream: StreamFields) -> bool:
     """Whether the CUDA stream lives at least as long as *stream*: it is a default one, or its owner keeps it alive."""
     if stream._handle <= _cuda.PER_THREAD:
         return True
-    if stream.owner is None or is_binding(stream.owner, "cudaStream_t", "CUstream"):
+    if stream.owner is None:
         return False
-    return stream._adapter is None or stream._adapter.keeps_alive(stream.owner)
+    return stream._adapter is None or bool(stream._adapter.keeps_alive(stream.owner))
 
 
 def checked_event(adapter: Adapter, obj: object, handle: int) -> int:

@@ -31,7 +31,7 @@ class Event(Waitable, EventHandle):
 
     Where another library takes an event of its own, pass this one as it is: PyTorch's ``Stream.wait_event(event)`` and
     ``record_event(event)`` call its ``wait`` and ``record``, CuPy's ``Stream.wait_event(event)`` and ``record(event)``
-    read its ``ptr``: see :attr:`cuda_event`.
+    read its ``ptr``: see :attr:`cuda_event`. Calls that take an address as an int, and ctypes, take it too.
 
     Args:
         enable_timing: whether :meth:`elapsed_time` works.
@@ -349,8 +349,6 @@ def as_event(obj: object) -> Event:
             raise InvalidEventError(message) from error
         if handle is not None:
             return Event._borrowed(borrowing.checked_event(adapter, obj, handle), obj, adapter)
-    if borrowing.is_binding(obj, "cudaEvent_t", "CUevent"):
-        return Event._borrowed(check_handle(int(obj), "event", _cuda.active()), obj)  # type: ignore[call-overload]
     message = (
         f"expected an event: an interop.Event, one of PyTorch, CuPy, Numba, cuda.core or Warp, a cudaEvent_t or "
         f"CUevent, or the address of one as an int; got {described(obj)}"

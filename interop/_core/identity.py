@@ -60,6 +60,21 @@ class StreamIdentity(StreamFields):
         """
         return names.name_of(self)
 
+    def __int__(self) -> int:
+        """The same as :attr:`cuda_stream`, for calls that take the address as an int: ``int(stream)``.
+
+        An int keeps nothing alive: keep this object for as long as the address is used. There is no ``__index__``: with
+        it, a stream would pass for a list index, or for a size, as in ``torch.empty(stream)``.
+        """
+        return self._handle
+
+    @property
+    def _as_parameter_(self) -> object:
+        """The address as a ``c_void_p``, for functions that are called by ctypes; it keeps nothing alive."""
+        import ctypes  # noqa: PLC0415  (a third of the time of `import interop`)
+
+        return ctypes.c_void_p(self._handle)
+
     def __cuda_stream__(self) -> tuple[int, int]:
         """The stream, for every library that uses the protocol: version 0, and the handle."""
         return (0, self._handle)

@@ -33,6 +33,9 @@ class ExternalStream(Waitable, StreamProperties):
     stream alive yourself. Any thread can use the object, whichever device is current, and the current device stays as
     it was. Only a per-thread default stream belongs to the thread that borrowed it.
 
+    Calls of other libraries take it as it is if they take ``__cuda_stream__``, an ``int`` (by ``int(stream)``), or an
+    argument of ctypes; :meth:`to` makes what the others want. An int keeps nothing alive, this object does.
+
     Nothing here blocks the host except :meth:`synchronize`. Every CUDA call releases the GIL, except the one that asks
     which context is current in the calling thread.
 
@@ -273,7 +276,8 @@ class ExternalStream(Waitable, StreamProperties):
 
         Args:
             library: import path of the library: ``"cupy"``, ``"numba"``, ``"torch"``, ``"cuda.core"``, ``"rmm"``,
-                ``"warp"``, or one with an adapter of its own. It is imported if need be.
+                ``"warp"``, or one with an adapter of its own. It is imported if need be. ``"cuda.bindings"`` gives a
+                ``cuda.bindings.driver.CUstream``, which some libraries want exactly.
 
         Raises:
             NotSupportedError: the library takes no stream from outside; the message says what to do.

@@ -1,4 +1,4 @@
-"""The seam between interop and CUDA: the only package that imports ``cuda.bindings``.
+"""The seam between interop and CUDA: the only package that calls ``cuda.bindings``.
 
 All other code calls CUDA through a :class:`Cuda` object. There is one for the real GPU, :data:`GPU`, which starts at
 the first call that needs it, and one for each simulation. A stream or event keeps the one under which it was made, so

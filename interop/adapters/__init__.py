@@ -226,6 +226,11 @@ def _find_switched(library: str) -> Adapter | None:
     return adapter
 
 
+def ready(library: str) -> Adapter | None:
+    """The adapter of a library that has a current stream and is known to be usable; None if that is not known yet."""
+    return _switched.get(library)
+
+
 def current_stream_adapter(library: str) -> Adapter:
     """The adapter of *library*, which must have a current stream.
 

@@ -10,11 +10,11 @@ that the library has no such thing.
 
 from typing import Any, NamedTuple
 
-from interop._cuda import LEGACY, PER_THREAD, null_handle
+from interop._cuda import LEGACY, PER_THREAD, active, null_handle
 from interop._safety.forks import lock
 from interop.adapters.dlpack import CAPSULES, capsule, exchanges, make_tensor, read_tensor
 from interop.adapters.tensor import CUDA, DataType, Tensor
-from interop.errors import NotSupportedError
+from interop.errors import AdapterError, NotSupportedError
 
 __all__ = [
     "CAPSULES",
@@ -103,7 +103,7 @@ class Adapter:
         immutable: whether the library never writes to an array that it has made.
         orders_itself: whether ``__dlpack__`` of the library's arrays orders the consumer's stream.
         simulated: whether the library is a stand-in that runs on :mod:`interop.sim`. Streams of a simulation go only to
-            such libraries, and streams of a GPU only to the others.
+            such libraries, and streams of a GPU only to the others. None for both: its streams are mere addresses.
         has_current_stream: set by interop: whether :meth:`current_stream` is overridden. If it is, override
             :meth:`enter` and :meth:`leave` too.
         default_streams_have_devices: set by interop: whether :meth:`stream_device` is overridden.
@@ -119,7 +119,7 @@ class Adapter:
     needs_extension: bool = False
     immutable: bool = False
     orders_itself: bool = False
-    simulated: bool = False
+    simulated: bool | None = False
     has_current_stream: bool = False
     default_streams_have_devices: bool = False
     makes_arrays: bool = False
@@ -173,7 +173,8 @@ class Adapter:
     def make_stream(self, source: Source) -> object:  # noqa: ARG002
         """Make a stream of the library for *source*. The stream must keep *source* alive.
 
-        The context of the stream is current.
+        The context of the stream is current. If the new stream cannot hold *source*, keep the two side by side, and let
+        go of them when this method is called again and nobody else has the new stream.
 
         Raises:
             interop.errors.NotSupportedError: the library cannot take a foreign stream. Say in the message what to do.
@@ -248,6 +249,20 @@ class Adapter:
     def current_stream(self) -> object:
         """The library's current stream for the calling thread on the current device."""
         raise self._lacks("current_stream")
+
+    def current_handle(self, device: int | None) -> int:
+        """The handle of :meth:`current_stream` on *device*, by default the current one; never 0.
+
+        Override this if the library can tell the handle without an object for the stream.
+        """
+        if device is not None:
+            cuda = active()
+            return cuda.within(cuda.primary_context(device), self.current_handle, None)
+        handle = self.stream_handle(self.current_stream())
+        if not handle:
+            message = f"the adapter for {self.library!r} gave {handle!r} for the library's current stream"
+            raise AdapterError(message)
+        return handle
 
     def before(self, stream: object) -> object:  # noqa: ARG002
         """What :meth:`leave` needs to restore the present state, before :meth:`enter` of *stream*. Changes nothing.

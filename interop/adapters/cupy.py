@@ -92,6 +92,10 @@ class CupyAdapter(Adapter):
         """The stream of the calling thread and the current device."""
         return cupy.cuda.get_current_stream()
 
+    def current_handle(self, device: int | None) -> int:
+        """CuPy has no call without an object, but keeps the object. 0 is the legacy stream."""
+        return int(cupy.cuda.get_current_stream(-1 if device is None else device).ptr) or LEGACY
+
     def before(self, stream: object) -> object:
         """The current stream, which may be one that ``use()`` has set beside the stack."""
         return _Entry(stream, cupy.cuda.get_current_stream())

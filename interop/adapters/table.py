@@ -42,6 +42,14 @@ class Row(NamedTuple):
 
 _ROWS: Final = (
     Row(
+        "cuda.bindings",
+        '"cuda-python>=12.9,<14"',
+        has_current_stream=False,
+        null=BINDINGS_VARIABLE,
+        default=BINDINGS_VARIABLE,
+        distributions=("cuda-bindings",),
+    ),
+    Row(
         "cuda.core",
         "cuda-core",
         has_current_stream=False,

@@ -385,6 +385,6 @@ class Ledger(watchers.Watcher):
 
 def _uncertainty_of(library: str | None) -> str:
     """Why waits through a library may be out of sight; empty if all are seen."""
-    if library is None:
+    if library in (None, "cuda.bindings"):
         return "waits that are made with a bare address, or by a library that interop does not know, cannot be seen"
     return "" if library in OBSERVED else f"{library}'s own waits cannot be seen"

@@ -459,6 +459,7 @@ GIVE = {
     "register a name": lambda _, bad: interop.register(bad, Whatever()),
     "register an adapter": lambda _, bad: interop.register("whatever", bad),
     "current_stream": lambda _, bad: current_stream(bad),
+    "current_handle": lambda _, bad: interop.current_handle(bad),
     "wait_stream": lambda stream, bad: stream.wait_stream(bad),
     "wait_event": lambda stream, bad: stream.wait_event(bad),
     "hold": lambda _, bad: interop.hold(bad, 1),
@@ -623,7 +624,7 @@ def use_of(library):
     return use(1, library)
 
 
-by_name = pytest.mark.parametrize("ask", [current_stream, use_of, adapters.adapter_named])
+by_name = pytest.mark.parametrize("ask", [current_stream, interop.current_handle, use_of, adapters.adapter_named])
 
 
 @by_name
@@ -661,9 +662,10 @@ def test_a_name_that_cannot_be_printed_is_refused(ask, name):
 @pytest.mark.parametrize("library", TABLE)
 @pytest.mark.usefixtures("registry")
 def test_a_library_that_is_not_installed_says_how_to_install_it(ask, library, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(LibraryNotFoundError, match=says(f"{library} is not installed: pip install ")) as caught:
-        ask(library)
+    with interop.sim.simulate():  # which imports cuda.bindings first
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(LibraryNotFoundError, match=says(f"{library} is not installed: pip install ")) as caught:
+            ask(library)
     assert caught.value.name == library
 
 
@@ -721,7 +723,7 @@ def test_a_module_that_only_has_the_name_of_a_library_is_ignored(library, monkey
     assert library not in [adapter.library for adapter in adapters.with_current_stream(simulated=False)]
 
 
-@pytest.mark.parametrize("library", ["cuda.core", "jax", "numba", "rmm"])
+@pytest.mark.parametrize("library", ["cuda.bindings", "cuda.core", "jax", "numba", "rmm"])
 @pytest.mark.usefixtures("registry")
 def test_a_library_without_a_current_stream_is_refused(library, monkeypatch):
     if library == "jax":

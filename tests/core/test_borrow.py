@@ -136,17 +136,17 @@ OF_LIBRARIES = {
     "cuda.core": (cuda_core_stream, "cuda.core"),
     "rmm": (rmm_stream, "rmm"),
     "torch": (torch_stream, "torch"),
+    "cudaStream_t": (runtime_stream, "cuda.bindings"),
+    "CUstream": (driver_stream, "cuda.bindings"),
 }
 OF_NO_LIBRARY = {
     "method": (protocol(Method), None),
     "attribute": (protocol(Attribute), None),
     "property": (protocol(Property), None),
     "PyCUDA": (protocol(PyCudaStream), None),
-    "cudaStream_t": (runtime_stream, None),
-    "CUstream": (driver_stream, None),
 }
 OBJECTS = OF_LIBRARIES | OF_NO_LIBRARY
-FOLLOWS_THE_BINDINGS = {"int", "numba", "cuda.core", *OF_NO_LIBRARY}
+FOLLOWS_THE_BINDINGS = {"int", "numba", "cuda.core", "cudaStream_t", "CUstream", *OF_NO_LIBRARY}
 """Where 0 means the same as in cuda.bindings. Elsewhere it is the legacy stream."""
 
 
@@ -513,8 +513,8 @@ EVENTS = {
     "cupy": (cupy_event, "cupy"),
     "cuda.core": (cuda_core_event, "cuda.core"),
     "torch": (torch_event, "torch"),
-    "cudaEvent_t": (runtime_event, None),
-    "CUevent": (driver_event, None),
+    "cudaEvent_t": (runtime_event, "cuda.bindings"),
+    "CUevent": (driver_event, "cuda.bindings"),
 }
 
 

@@ -13,7 +13,14 @@ import pytest
 import interop
 from interop import adapters, sim
 from interop.adapters.base import Adapter
-from interop.errors import AdapterError, InvalidStreamError, LibraryNotFoundError, NestingError, NotSupportedError
+from interop.errors import (
+    AdapterError,
+    InvalidDeviceError,
+    InvalidStreamError,
+    LibraryNotFoundError,
+    NestingError,
+    NotSupportedError,
+)
 from tests.threads import in_threads
 
 
@@ -410,6 +417,73 @@ def test_current_stream(gpu, libraries):
     with stream:
         assert interop.current_stream("alpha") == stream
         assert interop.current_stream("alpha").owner is libraries[0].current_stream()
+
+
+def test_current_handle_is_that_of_the_current_stream(gpu, libraries):
+    first, second = interop.new_stream(0), interop.new_stream(1)
+    with first:
+        for device in (None, 0, "cuda:0"):
+            assert interop.current_handle("alpha", device) == first.cuda_stream
+        with second:
+            assert interop.current_handle("alpha") == second.cuda_stream
+    assert gpu.cuda.current_device() == 0
+
+
+def test_current_handle_asks_on_the_device(gpu, libraries, monkeypatch):
+    """As for a library that has one current stream a device."""
+    streams = [interop.new_stream(0), interop.new_stream(1)]
+    natives = [stream.to("alpha") for stream in streams]
+    monkeypatch.setattr(StandIn, "current_stream", lambda _: natives[gpu.cuda.current_device()])
+    assert interop.current_handle("alpha", 1) == streams[1].cuda_stream
+    assert interop.current_handle("alpha") == streams[0].cuda_stream
+    for wrong in (2, -1, "cpu"):
+        with pytest.raises(InvalidDeviceError, match=str(wrong)):
+            interop.current_handle("alpha", wrong)
+
+
+def test_an_error_of_the_library_is_not_taken_for_a_wrong_device(gpu, libraries, monkeypatch):
+    interop.new_stream().to("alpha")
+
+    def fails(_):
+        raise OSError
+
+    monkeypatch.setattr(StandIn, "current_stream", fails)
+    with pytest.raises(OSError):  # noqa: PT011
+        interop.current_handle("alpha", 1)
+
+
+def test_no_handle_of_a_current_stream_is_0(gpu, libraries, monkeypatch):
+    monkeypatch.setattr(StandIn, "current_stream", lambda self: self.type(handle=0))
+    with pytest.raises(AdapterError, match="gave 0"):
+        interop.current_handle("alpha")
+
+
+@pytest.mark.parametrize(("raw", "handle"), [(0, 1), (1, 1), (2, 2), (0x5000, 0x5000)])
+def test_current_handle_of_torch_makes_no_object(gpu, registry, monkeypatch, interop_need, raw, handle):
+    interop_need("torch")
+    import torch
+
+    asked = []
+    raw_of = lambda device: asked.append(device) or raw  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: pytest.fail("an object was made"))
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 7, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", raw_of, raising=False)
+    assert interop.current_handle("torch") == interop.current_handle("torch", 1) == handle
+    assert asked == [7, 1]
+
+
+@pytest.mark.parametrize(("raw", "handle"), [(0, 1), (1, 1), (2, 2), (0x5000, 0x5000)])
+def test_current_handle_of_cupy(gpu, registry, monkeypatch, interop_need, raw, handle):
+    interop_need("cupy")
+    import cupy
+
+    asked = []
+    stream = types.SimpleNamespace(ptr=raw)
+    monkeypatch.setattr(cupy.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda device=-1: asked.append(device) or stream)
+    assert interop.current_handle("cupy") == interop.current_handle("cupy", 1) == handle
+    assert asked == [-1, 1]
 
 
 @pytest.fixture

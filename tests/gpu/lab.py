@@ -44,8 +44,12 @@ def warp_stream():
     return warp.Stream(f"cuda:{call(runtime.cudaGetDevice())}")
 
 
+def bindings_stream():
+    return call(runtime.cudaStreamCreateWithFlags(NON_BLOCKING))
+
+
 def int_stream():
-    return int(call(runtime.cudaStreamCreateWithFlags(NON_BLOCKING)))
+    return int(bindings_stream())
 
 
 STREAMS: dict[str, Callable[[], object]] = {
@@ -55,6 +59,7 @@ STREAMS: dict[str, Callable[[], object]] = {
         if kind.stream is not Library.stream
     },
     "warp": warp_stream,
+    "cuda.bindings": bindings_stream,
     "int": int_stream,
 }
 
@@ -73,9 +78,9 @@ def pair(producer: str, consumer: str, devices: tuple[int, int] = (0, 0)) -> tup
 
 def handle_of(stream: object) -> int:
     """The handle of a stream of any library, read without interop."""
-    if isinstance(stream, int):
-        return stream
-    return int(stream.__cuda_stream__()[1])
+    if hasattr(stream, "__cuda_stream__"):
+        return int(stream.__cuda_stream__()[1])
+    return int(stream)
 
 
 @functools.cache

@@ -67,10 +67,10 @@ EVENTS = {
     "numba": numba_event,
     "cuda.core": core_event,
     "warp": warp_event,
-    "cudaEvent_t": binding_event,
+    "cuda.bindings": binding_event,
     "int": int_event,
 }
-LIBRARIES = {*EVENTS, *STREAMS} - {"interop", "cudaEvent_t", "int"}
+LIBRARIES = {*EVENTS, *STREAMS} - {"interop", "int"}
 
 kinds = pytest.mark.parametrize("kind", EVENTS)
 

@@ -37,6 +37,11 @@ class TestCupy(Simulated):
 
 
 @pytest.mark.skipif(gpu_is_there(), reason="tests/gpu runs the whole suite")
+class TestCudaBindings(Simulated):
+    library = "cuda.bindings"
+
+
+@pytest.mark.skipif(gpu_is_there(), reason="tests/gpu runs the whole suite")
 class TestRmm(Simulated):
     library = "rmm"
 

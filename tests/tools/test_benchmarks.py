@@ -205,7 +205,8 @@ def test_the_libraries_have_what_the_statements_use(tmp_path):
             assert row.prepare()(2) > 0, row.statement
         for node in ast.walk(ast.parse(row.statement.partition(", in ")[0])):
             module, *path = ast.unparse(node).split(".")
-            if isinstance(node, ast.Attribute) and module in modules and all(map(str.isidentifier, path)):
+            in_c = path[:1] == ["_C"]  # what a build of PyTorch for the processor lacks
+            if isinstance(node, ast.Attribute) and module in modules and all(map(str.isidentifier, path)) and not in_c:
                 thing = modules[module]
                 for name in path:
                     thing = getattr(thing, name)

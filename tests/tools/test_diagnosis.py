@@ -379,6 +379,7 @@ def packages(**versions):
 
 def healthy(**facts):
     found = [
+        library("cuda.bindings"),
         library("cupy", current=current()),
         library("numba", distributions={"numba": "0.68.1", "numba-cuda": "0.30.4"}),
         library("torch", current=current()),

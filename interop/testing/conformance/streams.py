@@ -117,7 +117,10 @@ class StreamTests(LibraryUnderTest):
         assert interop.as_stream(native).cuda_stream == handle
 
     def test_to_keeps_the_owner_alive(self, adapter: Adapter) -> None:
-        """The owner lives as long as the library's object and no longer, and `keeps_alive` says so."""
+        """The owner lives as long as the library's object, and `keeps_alive` says so.
+
+        It goes with that object, or when the next one is made.
+        """
         stream = interop.new_stream()
         owner = Owner(stream.cuda_stream)
         alive = weakref.ref(owner)
@@ -127,6 +130,7 @@ class StreamTests(LibraryUnderTest):
         assert alive() is not None
         assert adapter.keeps_alive(native)
         del native
+        stream.to(self.library)
         gc.collect()
         assert alive() is None
 
