@@ -33,7 +33,7 @@ def test_none(): pass
         (
             "cuppy",
             4,
-            "--interop-require: not known, and not installed: cuppy; known: gpu, gpu2, acme_streams, cuda.core, cupy,",
+            "--interop-require: not known, and not installed: cuppy; known: gpu, gpu2, acme_streams, cuda.bindings,",
         ),
     ],
 )
