@@ -110,7 +110,7 @@ def current_handle(library: str, device: Device | None = None) -> int:
         adapter = _usable_adapter(library)
     if device is None:
         return adapter.current_handle(None)
-    ordinal = check_device(device)
+    ordinal = check_device(device, _cuda.active())
     try:
         return adapter.current_handle(ordinal)
     except Exception as error:
