@@ -8,6 +8,7 @@ Override the methods for what the library has. For a method that is not overridd
 that the library has no such thing.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from interop._cuda import LEGACY, PER_THREAD, active, null_handle
@@ -26,6 +27,7 @@ __all__ = [
     "Takes",
     "capsule",
     "exchanges",
+    "in_same_context",
     "is_kept",
     "keep",
     "life_of",
@@ -327,6 +329,12 @@ def strided(
             expected *= count
     steps = None if is_contiguous or 0 in shape else tuple(stride // size for stride in strides)
     return Tensor(address, shape, steps, dtype, CUDA, device, False, owner)  # noqa: FBT003
+
+
+def in_same_context(function: Callable[..., object], *arguments: object) -> object:
+    """Call *function* of a library that may make another context current. Then the current one is current again."""
+    cuda = active()
+    return cuda.within(cuda.bound_context(), function, *arguments)
 
 
 def keep(native: object, source: object) -> object:

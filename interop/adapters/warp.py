@@ -6,7 +6,7 @@ from typing import Any
 
 import warp
 
-from interop.adapters.base import LEGACY, Adapter, Source, Takes, keep, lock, strided
+from interop.adapters.base import LEGACY, Adapter, Source, Takes, in_same_context, keep, lock, strided
 from interop.adapters.tensor import COMPLEX, TYPES, Tensor
 from interop.errors import LibraryNotFoundError
 
@@ -150,7 +150,7 @@ class WarpAdapter(Adapter):
             if later:
                 later[0].device = before.device
             else:
-                warp.set_device(before.device)
+                in_same_context(warp.set_device, before.device)  # Warp makes the context of this device current
             _entries.remove(before)  # last, so that after an interrupt everything is done again
 
 

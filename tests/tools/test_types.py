@@ -15,7 +15,7 @@ from tests.pages import ROOT
 
 pytestmark = pytest.mark.timeout(400)
 
-LIBRARIES = ("acme_streams", "cuda.core", "cupy", "jax", "numba", "rmm", "torch", "warp")
+LIBRARIES = ("acme_streams", "cuda.bindings", "cuda.core", "cupy", "jax", "numba", "rmm", "torch", "warp")
 OF_ITS_OWN = re.compile(r"^<!-- (?:project: |adapter)[^\n]*\n+```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RIGHT = """
 import ctypes
