@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Extension(
     "interop._native._ext",
     sorted(map(str, Path("interop/_native").glob("*.c"))),
-    depends=["interop/_native/native.h"],
+    depends=["interop/_native/native.h", "interop/_native/recorder.h"],
     py_limited_api=True,
     optional=True,
     extra_compile_args=["-O2", "-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra"],

@@ -8,7 +8,8 @@ execute(PyObject *module)
 {
     PyMethodDef *functions[] = {
         driver_functions, dlpack_functions, exchange_functions, methods_functions,
-        open_functions, handover_functions, keepalive_functions, order_functions, NULL,
+        open_functions, handover_functions, keepalive_functions, order_functions,
+        recorder_functions, frames_functions, NULL,
     };
 
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0 || stream_type != NULL) {

@@ -17,6 +17,7 @@
  *   order.c     the CUDA calls: record, wait, query, synchronize
  *   known.c     the streams and events of other libraries
  *   fallback.c  calls of the Python code
+ *   recorder.c  a record of every driver call of the process (recorder.h), with decode.c and frames.c
  *   methods.c   the fast methods; how C and Python share a class is explained there
  *
  * All static variables belong to the main interpreter: the module refuses to be imported by another one.
@@ -298,7 +299,7 @@ PyObject *failed(PyObject *of, const char *call, int code, PyObject *other);
 /* -- the functions of the module ------------------------------------------------------------------------------------- */
 
 extern PyMethodDef driver_functions[], dlpack_functions[], exchange_functions[], methods_functions[], open_functions[],
-    handover_functions[], keepalive_functions[], order_functions[];
+    handover_functions[], keepalive_functions[], order_functions[], recorder_functions[], frames_functions[];
 int add_exchange_api(PyObject *module);
 
 #endif

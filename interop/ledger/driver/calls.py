@@ -19,6 +19,7 @@ class Call(NamedTuple):
     - ``array``: the address, -, bytes of an array, told by its library.
     - ``graph launch``: the graph. ``capture begins``, ``capture ends``, ``host function``: nothing.
     - ``value wait``, ``value write``: the address. ``module``: its number.
+    - ``unseen``: work, or an order, that is not followed.
 
     Attributes:
         number: the order of the calls of all threads: taken when the call returned, or, if it frees or destroys
