@@ -21,6 +21,12 @@ def of_numba():
     return {LEGACY: cuda.legacy_default_stream(), PER_THREAD: cuda.per_thread_default_stream()}
 
 
+def of_numba_cuda_mlir():
+    from numba_cuda_mlir import cuda
+
+    return {LEGACY: cuda.legacy_default_stream(), PER_THREAD: cuda.per_thread_default_stream()}
+
+
 def of_cuda_core():
     from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM
 
@@ -49,6 +55,7 @@ DEFAULT_STREAMS = {
     "cupy": of_cupy,
     "torch": of_torch,
     "numba": of_numba,
+    "numba_cuda_mlir": of_numba_cuda_mlir,
     "cuda.core": of_cuda_core,
     "cuda.bindings": of_cuda_bindings,
     "rmm": of_rmm,

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import interop
 from interop.errors import LibraryNotFoundError
-from interop.matrix.libraries import LIBRARIES, Library
+from interop.matrix.libraries import LIBRARIES, Library, Numba
 from interop.stream import ExternalStream
 from interop.testing import gate
 
@@ -66,7 +66,7 @@ def measure(
         for producer in libraries
         for consumer in libraries
         # A library orders its own streams; but Numba's arrays are bound to none.
-        if consumer.routes and (consumer is not producer or producer.name == "numba")
+        if consumer.routes and (consumer is not producer or isinstance(producer, Numba))
         for route in (*consumer.routes, *OURS)
     ]
     if not ways:

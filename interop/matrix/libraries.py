@@ -142,10 +142,10 @@ class Numba(Library):
 
     def __init__(self) -> None:
         """Import it, and compile two kernels."""
-        self._cuda = cuda = importlib.import_module("numba.cuda")
+        self._cuda = cuda = importlib.import_module(f"{self.name}.cuda")
         self.routes = {
-            "numba.cuda.as_cuda_array": lambda array, _: cuda.as_cuda_array(array),
-            "Numba kernel argument": lambda array, _: array,
+            f"{self.name}.cuda.as_cuda_array": lambda array, _: cuda.as_cuda_array(array),
+            f"{self.title} kernel argument": lambda array, _: array,
         }
 
         @cuda.jit  # type: ignore[untyped-decorator]
@@ -171,15 +171,22 @@ class Numba(Library):
         return self._cuda.to_device(np.zeros(SIZE, "u1"))
 
     def write(self, array: Any, value: int, stream: ExternalStream) -> Any:
-        self._fill[SIZE // _THREADS, _THREADS, stream.to("numba")](array, value)
+        self._fill[SIZE // _THREADS, _THREADS, stream.to(self.name)](array, value)
         return array
 
     def read(self, view: Any, target: Any, stream: ExternalStream) -> Any:
-        self._copy[SIZE // _THREADS, _THREADS, stream.to("numba")](view, target)
+        self._copy[SIZE // _THREADS, _THREADS, stream.to(self.name)](view, target)
         return target
 
     def values(self, target: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         return np.asarray(target.copy_to_host())
+
+
+class NumbaCudaMlir(Numba):
+    """numba-cuda-mlir, whose interface is that of Numba."""
+
+    name = "numba_cuda_mlir"
+    title = "numba-cuda-mlir"
 
 
 class Jax(Library):
@@ -359,5 +366,5 @@ class PlainDlpack(_Plain):
 
 
 LIBRARIES: Final[dict[str, type[Library]]] = {
-    kind.name: kind for kind in (Cupy, Numba, Torch, Jax, CudaCore, Rmm, PlainInterface, PlainDlpack)
+    kind.name: kind for kind in (Cupy, Numba, NumbaCudaMlir, Torch, Jax, CudaCore, Rmm, PlainInterface, PlainDlpack)
 }

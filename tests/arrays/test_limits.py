@@ -54,6 +54,7 @@ CASES = {
 TAKES = {
     "cupy": Takes(types=frozenset({*TYPES.values(), DataType(4, 16, 1)})),
     "numba": Takes(types=frozenset(TYPES.values())),
+    "numba_cuda_mlir": Takes(types=frozenset(TYPES.values())),
     "torch": Takes(negative_strides=False, types=frozenset({*TYPES.values(), DataType(4, 16, 1)})),
     "jax": Takes(negative_strides=False, zero_strides=False, overlapping=False, gaps=False, read_only=True),
     "cuda.core": Takes(unaligned=True, read_only=True),
@@ -63,6 +64,12 @@ _DIMENSIONS = {"65-d": "65 dimensions"}
 REFUSED = {
     "cupy": {**_DIMENSIONS, "unaligned": "multiple of the 4", "read-only": "read-only"},
     "numba": {**_DIMENSIONS, "unaligned": "multiple of the 4", "read-only": "read-only", "bfloat16": "bfloat16"},
+    "numba_cuda_mlir": {
+        **_DIMENSIONS,
+        "unaligned": "multiple of the 4",
+        "read-only": "read-only",
+        "bfloat16": "bfloat16",
+    },
     "torch": {
         **_DIMENSIONS,
         "negative": "negative strides",
@@ -114,9 +121,9 @@ def test_each_library_refuses_what_it_cannot_take(library, case, monkeypatch):
         assert library in reason
 
 
-@pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core"])
+@pytest.mark.parametrize("library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core"])
 def test_the_adapters_have_the_limits_above(library):
-    pytest.importorskip("numba.cuda" if library == "numba" else library)
+    pytest.importorskip(f"{library}.cuda" if library.startswith("numba") else library)
     takes = interop.adapters.adapter_named(library).takes
     assert takes._replace(types=None) == TAKES[library]._replace(types=None)
     if TAKES[library].types is None:

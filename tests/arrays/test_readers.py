@@ -140,29 +140,25 @@ def test_cuda_core_makes_every_layout(layout, read_only):
     assert kept() is None
 
 
-# -- Numba -----------------------------------------------------------------------------------------------------------
+# -- Numba, both numba-cuda and its successor ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def numba(monkeypatch):
+@pytest.fixture(params=["numba", "numba_cuda_mlir"])
+def numba(request, monkeypatch):
     """Numba's adapter, and Numba's classes over an invented device."""
-    pytest.importorskip("numba.cuda")
-    from numba import cuda
-
-    adapter = adapter_named("numba")
+    cuda = pytest.importorskip(f"{request.param}.cuda")
+    adapter = adapter_named(request.param)
     context = types.SimpleNamespace(device=types.SimpleNamespace(id=0))
     device = types.SimpleNamespace(get_primary_context=lambda: context)
     monkeypatch.setattr(cuda, "gpus", [device])
     return adapter
 
 
-def numba_array(array, owner=None):
-    from numba.cuda.cudadrv.devicearray import DeviceNDArray
-    from numba.cuda.cudadrv.driver import MemoryPointer, binding
-
+def numba_array(adapter, array, owner=None):
+    driver = adapter.driver
     context = types.SimpleNamespace(device=types.SimpleNamespace(id=0))
-    memory = MemoryPointer(context, binding.CUdeviceptr(address_of(array)), array.nbytes, owner=owner)
-    return DeviceNDArray(array.shape, array.strides, array.dtype, gpu_data=memory)
+    memory = driver.MemoryPointer(context, driver.binding.CUdeviceptr(address_of(array)), array.nbytes, owner=owner)
+    return adapter.arrays(array.shape, array.strides, array.dtype, gpu_data=memory)
 
 
 full_layouts = pytest.mark.parametrize("layout", [name for name in CASES if name != "empty"])
@@ -170,20 +166,20 @@ full_layouts = pytest.mark.parametrize("layout", [name for name in CASES if name
 
 @full_layouts
 def test_numba_reads_every_layout(numba, layout):
-    array = numba_array(values := numpy_view(layout))
+    array = numba_array(numba, values := numpy_view(layout))
     tensor = numba.read(array)
     assert tensor.owner is array
     assert_same(tensor, values)
 
 
 def test_control_numbas_array_interface_is_wrong_for_a_broadcast_array(numba):
-    array = numba_array(numpy_view("zero"))
+    array = numba_array(numba, numpy_view("zero"))
     assert array.strides == (0, 4)
     assert array.__cuda_array_interface__["strides"] is None
 
 
 def test_numba_does_not_know_the_device_of_foreign_memory(numba):
-    assert numba.read(numba_array(numpy_view("plain"), owner=object())).device_id == -1
+    assert numba.read(numba_array(numba, numpy_view("plain"), owner=object())).device_id == -1
 
 
 @full_layouts

@@ -8,13 +8,14 @@ from docs.imports import MODULES
 from interop._show import callsite
 from interop.adapters.base import Adapter
 from interop.adapters.table import TABLE, may_have_current_stream
+from tests.adapter_code import adapter_of
 from tests.default_streams import DEFAULT_STREAMS
 from tests.gpu.lab import STREAMS
 from tests.gpu.test_arrays import CONSUMERS, PRODUCERS
 from tests.gpu.test_events import EVENTS
 from tests.gpu.test_limits import REFUSED
 
-NOT_ADAPTERS = {"interop.adapters.base", "interop.adapters.dlpack", "interop.adapters.table", "interop.adapters.tensor"}
+NOT_ADAPTERS = {f"interop.adapters.{name}" for name in ("base", "dlpack", "numbas", "table", "tensor")}
 
 
 def test_every_adapter_has_a_row():
@@ -23,17 +24,10 @@ def test_every_adapter_has_a_row():
     assert list(TABLE) == sorted(TABLE)
 
 
-def adapter_of(row):
-    """The class of the adapter and its methods, by the text of the adapter, since most machines lack some library."""
-    code = ast.parse(MODULES[row.adapter].read_text())
-    (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
-    return adapter, {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
-
-
 @pytest.mark.parametrize("row", [row for row in TABLE.values() if row.null is not None], ids=lambda row: row.name)
 def test_the_tests_can_make_what_a_library_has(row):
     """JAX, which has no streams, has tests of its own."""
-    _, methods = adapter_of(row)
+    _, methods = adapter_of(row.name)
     needed = {
         "a class in interop/matrix/libraries.py, which makes a stream": STREAMS,
         "its default streams in tests/default_streams.py": DEFAULT_STREAMS,
@@ -51,7 +45,7 @@ def test_the_tests_can_make_what_a_library_has(row):
 
 @pytest.mark.parametrize("row", TABLE.values(), ids=list(TABLE))
 def test_a_row_agrees_with_its_adapter(row):
-    adapter, methods = adapter_of(row)
+    adapter, methods = adapter_of(row.name)
     names = [
         node.value.value for node in adapter.body if isinstance(node, ast.Assign) and node.targets[0].id == "library"
     ]
@@ -63,7 +57,9 @@ def test_a_library_without_a_row_may_have_a_current_stream():
     assert may_have_current_stream("acme_streams")
 
 
-@pytest.mark.parametrize("module", ["cuda", "cupy", "cupyx", "jax", "numba", "numba_cuda", "rmm", "torch", "warp"])
+@pytest.mark.parametrize(
+    "module", ["cuda", "cupy", "cupyx", "jax", "numba", "numba_cuda", "numba_cuda_mlir", "rmm", "torch", "warp"]
+)
 def test_the_line_that_a_report_names_is_not_a_librarys(module):
     namespace = {"__name__": f"{module}.inside", "find": callsite.user_frame}
     exec("def call(): return find()", namespace)

@@ -672,7 +672,7 @@ def test_a_library_that_is_not_installed_says_how_to_install_it(ask, library, mo
 @pytest.mark.parametrize("library", TABLE)
 def test_how_to_install_names_the_packages_of_the_extra(library):
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    extra = pyproject["project"]["optional-dependencies"][library.replace(".", "-")]
+    extra = pyproject["project"]["optional-dependencies"][re.sub("[._]", "-", library)]
     packages = [name if "<" in name else name.partition(">=")[0] for name in extra]
     quoted = [f'"{name}"' if set(name) & set("[<") else name for name in packages]
     assert adapters.how_to_install(library, cuda="13") == f"pip install {' '.join(quoted)}"
@@ -723,7 +723,7 @@ def test_a_module_that_only_has_the_name_of_a_library_is_ignored(library, monkey
     assert library not in [adapter.library for adapter in adapters.with_current_stream(simulated=False)]
 
 
-@pytest.mark.parametrize("library", ["cuda.bindings", "cuda.core", "jax", "numba", "rmm"])
+@pytest.mark.parametrize("library", ["cuda.bindings", "cuda.core", "jax", "numba", "numba_cuda_mlir", "rmm"])
 @pytest.mark.usefixtures("registry")
 def test_a_library_without_a_current_stream_is_refused(library, monkeypatch):
     if library == "jax":

@@ -3,6 +3,7 @@
 The subprocess below loads this file too, so it uses nothing of ``conftest.py`` outside the tests.
 """
 
+import importlib
 import inspect
 import os
 import subprocess
@@ -91,6 +92,13 @@ def numba_stream(handle, derive=as_is):
     return derive(Stream)(driver.CUstream(handle), external=True)
 
 
+def numba_cuda_mlir_stream(handle, derive=as_is):
+    from cuda.bindings import driver
+    from numba_cuda_mlir.numba_cuda.cudadrv.driver import Stream
+
+    return derive(Stream)(driver.CUstream(handle), external=True)
+
+
 def cuda_core_stream(handle):
     from cuda.core import Stream
 
@@ -133,6 +141,7 @@ OF_LIBRARIES = {
     "cupy.ExternalStream": (cupy_external_stream, "cupy"),
     "cupy.from_external": (cupy_from_external, "cupy"),
     "numba": (numba_stream, "numba"),
+    "numba_cuda_mlir": (numba_cuda_mlir_stream, "numba_cuda_mlir"),
     "cuda.core": (cuda_core_stream, "cuda.core"),
     "rmm": (rmm_stream, "rmm"),
     "torch": (torch_stream, "torch"),
@@ -441,10 +450,10 @@ def test_rmm_takes_ours_and_keeps_it_alive(address):
     assert as_stream(theirs) == as_stream(address)
 
 
-@pytest.mark.needs("numba")
-def test_numba_takes_no_stream_of_a_green_context(monkeypatch, address):
-    from numba import cuda
-
+@pytest.mark.parametrize("library", ["numba", "numba_cuda_mlir"])
+def test_numba_takes_no_stream_of_a_green_context(library, monkeypatch, address, interop_need):
+    interop_need(library)
+    cuda = importlib.import_module(f"{library}.cuda")
     said = "Numba cannot operate on non-primary CUDA context 5"
 
     def refuse(_):
@@ -452,11 +461,19 @@ def test_numba_takes_no_stream_of_a_green_context(monkeypatch, address):
 
     monkeypatch.setattr(cuda, "external_stream", refuse)
     with pytest.raises(NotSupportedError, match=r"primary context.*new_stream\(device\)") as raised:
-        adapter_named("numba").make_stream(Source(address, 0, None))
+        adapter_named(library).make_stream(Source(address, 0, None))
     assert str(raised.value.__cause__) == said
     said = "another error"
     with pytest.raises(RuntimeError, match="another error"):
-        adapter_named("numba").make_stream(Source(address, 0, None))
+        adapter_named(library).make_stream(Source(address, 0, None))
+
+
+@pytest.mark.needs("numba", "numba_cuda_mlir")
+@pytest.mark.usefixtures("no_cuda")
+def test_numba_and_its_successor_are_told_apart(address):
+    old, new = as_stream(numba_stream(address)), as_stream(numba_cuda_mlir_stream(address))
+    assert old == new
+    assert [repr(stream).rpartition(" ")[2] for stream in (old, new)] == ["numba>", "numba_cuda_mlir>"]
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
@@ -465,6 +482,13 @@ def test_numba_takes_no_stream_of_a_green_context(monkeypatch, address):
 def numba_event(handle, derive=as_is):
     from cuda.bindings import driver
     from numba.cuda.cudadrv.driver import Event
+
+    return derive(Event)(driver.CUevent(handle))
+
+
+def numba_cuda_mlir_event(handle, derive=as_is):
+    from cuda.bindings import driver
+    from numba_cuda_mlir.numba_cuda.cudadrv.driver import Event
 
     return derive(Event)(driver.CUevent(handle))
 
@@ -510,6 +534,7 @@ def driver_event(handle, derive=as_is):
 
 EVENTS = {
     "numba": (numba_event, "numba"),
+    "numba_cuda_mlir": (numba_cuda_mlir_event, "numba_cuda_mlir"),
     "cupy": (cupy_event, "cupy"),
     "cuda.core": (cuda_core_event, "cuda.core"),
     "torch": (torch_event, "torch"),

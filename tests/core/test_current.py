@@ -513,7 +513,7 @@ def test_a_library_that_is_not_ready_when_it_is_named_is_left_alone_by_others(gp
         assert handles(libraries) == [None, None]
 
 
-@pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm"])
+@pytest.mark.parametrize("library", ["numba", "numba_cuda_mlir", "cuda.core", "rmm"])
 def test_a_library_without_a_current_stream_says_what_to_do(gpu, library, interop_need):
     interop_need(library)
     for ask in (lambda: interop.current_stream(library), lambda: interop.use(interop.new_stream(), library)):

@@ -16,6 +16,7 @@ PACKAGES = (
     "jax",
     "numba",
     "numba-cuda",
+    "numba-cuda-mlir",
     "numpy",
     "pytest",
     "rmm-cu13",

@@ -1,6 +1,7 @@
 """Hand-overs from every library to every library: both ways are ordered, and the host is not blocked."""
 
 import gc
+import importlib
 import itertools
 
 import numpy as np
@@ -50,6 +51,12 @@ def numba_array(stream):
     return cuda.to_device(np.zeros(N, dtype="u1"))
 
 
+def numba_cuda_mlir_array(stream):
+    from numba_cuda_mlir import cuda
+
+    return cuda.to_device(np.zeros(N, dtype="u1"))
+
+
 def torch_array(stream):
     import torch
 
@@ -78,6 +85,7 @@ def warp_array(stream):
 PRODUCERS = {
     "cupy": cupy_array,
     "numba": numba_array,
+    "numba_cuda_mlir": numba_cuda_mlir_array,
     "torch": torch_array,
     "cuda.core": core_array,
     "rmm": rmm_array,
@@ -117,8 +125,10 @@ class Cupy:
 
 
 class Numba:
+    library = "numba"
+
     def __init__(self):
-        from numba import cuda
+        cuda = importlib.import_module(f"{self.library}.cuda")
 
         @cuda.jit("void(uint8[::1], uint8[::1])")
         def copy(source, target):
@@ -136,13 +146,17 @@ class Numba:
         self.out = cuda.to_device(np.zeros(N, dtype="u1"))
 
     def read(self, view, stream):
-        self._copy[N // 256, 256, stream.to("numba")](view, self.out)
+        self._copy[N // 256, 256, stream.to(self.library)](view, self.out)
 
     def write(self, view, stream, value):
-        self._fill[N // 256, 256, stream.to("numba")](view, value)
+        self._fill[N // 256, 256, stream.to(self.library)](view, value)
 
     def seen(self):
         return self.out.copy_to_host()
+
+
+class NumbaCudaMlir(Numba):
+    library = "numba_cuda_mlir"
 
 
 class Torch:
@@ -200,7 +214,14 @@ class Warp:
         return self.out.numpy()
 
 
-CONSUMERS = {"cupy": Cupy, "numba": Numba, "torch": Torch, "cuda.core": Core, "warp": Warp}
+CONSUMERS = {
+    "cupy": Cupy,
+    "numba": Numba,
+    "numba_cuda_mlir": NumbaCudaMlir,
+    "torch": Torch,
+    "cuda.core": Core,
+    "warp": Warp,
+}
 pairs = pytest.mark.parametrize(("producer", "consumer"), list(itertools.product(PRODUCERS, CONSUMERS)))
 
 
@@ -381,7 +402,7 @@ def test_the_current_stream_is_the_producer(library, interop_need):
     assert set(reader.seen()) == {WRITTEN}
 
 
-@pytest.mark.parametrize("producer", ["numba", "rmm", "cuda.core", "interface"])
+@pytest.mark.parametrize("producer", ["numba", "numba_cuda_mlir", "rmm", "cuda.core", "interface"])
 def test_without_a_stated_stream_the_producer_is_unknown(producer, streams):
     with pytest.raises(ProducerUnknownError, match="producer="):
         interop.handoff(PRODUCERS[producer](None), streams[1], into="cuda.core")

@@ -37,6 +37,12 @@ def numba_event():
     return cuda.event(timing=False)
 
 
+def numba_cuda_mlir_event():
+    from numba_cuda_mlir import cuda
+
+    return cuda.event(timing=False)
+
+
 def core_event():
     from cuda.core import Device
 
@@ -65,6 +71,7 @@ EVENTS = {
     "torch": torch_event,
     "cupy": cupy_event,
     "numba": numba_event,
+    "numba_cuda_mlir": numba_cuda_mlir_event,
     "cuda.core": core_event,
     "warp": warp_event,
     "cuda.bindings": binding_event,

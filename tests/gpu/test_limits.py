@@ -28,6 +28,7 @@ CASES = {
 REFUSED = {
     "cupy": {"unaligned"},
     "numba": {"unaligned"},
+    "numba_cuda_mlir": {"unaligned"},
     "torch": {"unaligned", "negative", "negative in both"},
     "jax": {"unaligned", "negative", "negative in both", "zero", "overlapping", "gaps"},
     "cuda.core": set(),
@@ -105,16 +106,16 @@ def test_each_kind_of_array_is_made_or_refused(library, route, interop_need):
 
 
 SOURCES = """
-import json, sys
+import importlib, json, sys
 import cupy, numpy as np
 import interop
 p, c = interop.new_stream(), interop.new_stream()
 library = sys.argv[1]
 base = np.arange(12, dtype="f4").reshape(3, 4)
-if library == "numba":
-    from numba import cuda
+if library.startswith("numba"):
+    cuda = importlib.import_module(library + ".cuda")
     whole = cuda.to_device(base)
-    from numba.cuda.cudadrv.devicearray import DeviceNDArray
+    DeviceNDArray = type(whole)
     arrays = {
         "plain": whole, "transposed": whole.T, "gaps": whole[:, ::2], "empty": whole[:0],
         "zero": DeviceNDArray((3, 4), (0, 4), "f4", gpu_data=whole.gpu_data),
@@ -150,7 +151,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("library", ["numba", "torch", "jax", "warp"])
+@pytest.mark.parametrize("library", ["numba", "numba_cuda_mlir", "torch", "jax", "warp"])
 def test_each_kind_of_source_is_read(library, interop_need):
     """interop reads the arrays by their attributes: Numba's array interface is wrong for a broadcast array."""
     interop_need("cupy", library)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,21 @@ from interop.matrix.libraries import LIBRARIES
 from tests.gpu.record import described_run
 
 RECORD = Path(__file__).with_name("matrix.json")
-CONSUMERS = ("cupy", "numba", "torch", "jax", "cuda.core")
+CONSUMERS = ("cupy", "numba", "numba_cuda_mlir", "torch", "jax", "cuda.core")
+MISSING = {library for library in ("numba_cuda_mlir",) if not find_spec(library)}  # the test needs all others
 
 
 @pytest.mark.filterwarnings("ignore:.*Grid size")
 @pytest.mark.needs("cupy", "numba", "torch", "jax", "cuda.core", "rmm")
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 def test_handovers_by_interop_are_ordered_and_others_race(watchdog):
-    watchdog(230)
+    watchdog(350)
     rows = matrix.measure()
     RECORD.write_text(json.dumps({**described_run(), "rows": rows}, indent=2) + "\n")
     ours = [row for row in rows if row["route"] in matrix.OURS]
     # Numba also hands over to itself, because its arrays belong to no stream.
-    pairs = {(p, c) for p in LIBRARIES for c in CONSUMERS if p != c or p == "numba"}
+    pairs = {(p, c) for p in LIBRARIES for c in CONSUMERS if p != c or p.startswith("numba")}
+    pairs = {pair for pair in pairs if not MISSING & {*pair}}
     assert {(row["producer"], row["consumer"]) for row in ours} == pairs
     assert len(ours) == 2 * len(pairs)
     wrong = [row for row in ours if {row[when] for when in matrix.WHEN} - {matrix.ORDERED, matrix.NONE}]

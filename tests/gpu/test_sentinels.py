@@ -92,7 +92,7 @@ def test_a_default_stream_is_borrowed_from_each_library(name, interop_need):
 
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
-@pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
+@pytest.mark.parametrize("library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core", "rmm", "warp"])
 def test_a_default_stream_is_given_to_each_library(library, handle, interop_need):
     interop_need(library)
     native = interop.ExternalStream(handle).to(library)
@@ -101,7 +101,7 @@ def test_a_default_stream_is_given_to_each_library(library, handle, interop_need
 
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
-@pytest.mark.parametrize("library", ["cupy", "numba", "torch", "cuda.core", "rmm", "warp"])
+@pytest.mark.parametrize("library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core", "rmm", "warp"])
 def test_a_default_stream_of_another_device_is_given_or_refused(library, handle, interop_need):
     interop_need(library)
     interop_need("gpu2")

@@ -247,7 +247,7 @@ def test_to_warp_makes_one_stream_object_for_each_handle(interop_need):
     assert one.to("warp") is two.to("warp")
 
 
-@pytest.mark.parametrize("library", ["numba", "cuda.core", "rmm", "jax"])
+@pytest.mark.parametrize("library", ["numba", "numba_cuda_mlir", "cuda.core", "rmm", "jax"])
 def test_a_library_without_a_current_stream_is_refused(library, interop_need):
     interop_need(library)
     for ask in (lambda: interop.use(interop.new_stream(), library), lambda: interop.current_stream(library)):

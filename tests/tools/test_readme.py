@@ -4,7 +4,6 @@ Here run those that need no GPU, in tests/gpu all the others. And on all pages: 
 files of these say, and the links lead somewhere.
 """
 
-import ast
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from docs import update
 from interop import demo, matrix, sim
 from interop.adapters.table import BINDINGS_VARIABLE, TABLE
 from tests import pages
+from tests.adapter_code import adapter_of
 from tests.gpu import record
 from tests.pages import README, ROOT
 
@@ -261,23 +261,16 @@ def test_links(path):
             assert heading in [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings], link
 
 
-def methods_of(library):
-    """The names of the methods that the adapter of a library has itself."""
-    code = ast.parse((ROOT / "interop/adapters" / f"{library.replace('.', '_')}.py").read_text())
-    (adapter,) = [node for node in code.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter")]
-    return {node.name for node in adapter.body if isinstance(node, ast.FunctionDef)}
-
-
 def test_the_table_of_libraries_is_what_the_adapters_have():
-    lines = re.findall(r"^\| (`[a-z.`, ]+`) \| (.*) \|$", README.read_text(), re.MULTILINE)
+    lines = re.findall(r"^\| (`[a-z._`, ]+`) \| (.*) \|$", README.read_text(), re.MULTILINE)
     shown = {
         library: [cell == "✓" for cell in re.split(r" [|/] ", cells)]
         for names, cells in lines
-        for library in re.findall("[a-z.]+", names)
+        for library in re.findall("[a-z._]+", names)
     }
     assert shown.keys() == TABLE.keys()
     for library, cells in shown.items():
-        has = methods_of(library)
+        has = adapter_of(library)[1]
         streams = library != "jax"
         methods = [name in has for name in ("event_handle", "current_stream", "is_array", "make_array")]
         assert cells == [streams, streams, *methods], library
@@ -285,14 +278,15 @@ def test_the_table_of_libraries_is_what_the_adapters_have():
 
 def test_the_table_of_the_libraries_pages_is_what_the_adapters_have():
     text = (ROOT / "docs/libraries/index.md").read_text()
-    lines = re.findall(r"^\| \[.*\]\((\w+)\.md\) \| (.*) \|$", text, re.MULTILINE)
-    shown = {page.replace("_", "."): cells.split(" | ") for page, cells in lines}
+    lines = re.findall(r"^\| \[.*\]\((\w+)\.md\)[^|]* \| (.*) \|$", text, re.MULTILINE)
+    names = {name.replace(".", "_"): name for name in TABLE}
+    shown = {names.get(page, page): cells.split(" | ") for page, cells in lines}
     none = "\N{EN DASH}"
     assert shown.pop("protocol") == [none, "by a variable", "in", "in"]
     assert shown.keys() == TABLE.keys()
     means = {None: none, "": "legacy", BINDINGS_VARIABLE: "by a variable"}
     for library, (current, null, events, arrays) in shown.items():
-        row, has = TABLE[library], methods_of(library)
+        row, has = TABLE[library], adapter_of(library)[1]
         assert (current == "✓") == row.has_current_stream, library
         assert null == means[row.null], library
         assert (events != none) == ("event_handle" in has), library

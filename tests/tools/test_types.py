@@ -10,12 +10,13 @@ import sys
 
 import pytest
 
+from interop.adapters.table import TABLE
 from tests import pages
 from tests.pages import ROOT
 
 pytestmark = pytest.mark.timeout(400)
 
-LIBRARIES = ("acme_streams", "cuda.bindings", "cuda.core", "cupy", "jax", "numba", "rmm", "torch", "warp")
+LIBRARIES = ("acme_streams", *TABLE)
 OF_ITS_OWN = re.compile(r"^<!-- (?:project: |adapter)[^\n]*\n+```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RIGHT = """
 import ctypes

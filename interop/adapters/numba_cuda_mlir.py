@@ -1,0 +1,29 @@
+"""numba-cuda-mlir, the successor of numba-cuda: copies of its classes, and launches of its own."""
+
+from numba_cuda_mlir import cuda
+from numba_cuda_mlir.numba_cuda.cudadrv import devicearray, driver
+
+from interop.adapters.base import LEGACY
+from interop.adapters.numbas import Numbas
+
+
+class NumbaCudaMlirAdapter(Numbas):
+    """The classes of numba_cuda_mlir.cuda."""
+
+    library = "numba_cuda_mlir"
+    title = "numba-cuda-mlir"
+    cuda = cuda
+    driver = driver
+    arrays = devicearray.DeviceNDArray
+    instead = (
+        "pass `stream.to('numba_cuda_mlir')` at the launch, `kernel[grid, block, stream.to('numba_cuda_mlir')](...)`, "
+        "and to copies. A launch that names no stream goes to PyTorch's current stream if an argument is PyTorch's, "
+        "else to CuPy's if one is CuPy's, and `interop.use` sets those"
+    )
+
+    def null(self) -> int:
+        """The legacy stream: launches call the driver, and do not follow the variable of cuda.bindings."""
+        return LEGACY
+
+
+ADAPTER = NumbaCudaMlirAdapter()
