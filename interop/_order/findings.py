@@ -37,6 +37,8 @@ class Party:
         array: the array, in words.
         where: ``file:line`` of the user's code that submitted the work, or made the access; in a notebook such as
             ``In [5], line 4``.
+        doubt: why it is not certain that the work makes this access, or when; empty if it is.
+        memory: a number of the memory that was allocated for the array; 0 if that is not known.
     """
 
     by: str
@@ -44,6 +46,8 @@ class Party:
     kind: Kind
     array: str
     where: str
+    doubt: str = ""
+    memory: int = 0
 
     def __str__(self) -> str:
         return f"{self.by} on {self.stream} ({self.where})"

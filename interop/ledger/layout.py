@@ -30,17 +30,31 @@ class Layout(NamedTuple):
         start: the address of the lowest byte.
         stop: the address after the highest byte; *start* if there are no elements.
         strided: None if the elements take every byte from *start* to *stop*, in whatever order; else the elements.
+        at_most: whether *stop* only says how far the array may reach. The byte at *start* is its own, and *strided*.
     """
 
     space: weakref.ref[Any] | None
     start: int
     stop: int
     strided: _Elements | None = None
+    at_most: bool = False
 
 
 def block(address: int, size: int, space: weakref.ref[Any] | None = None) -> Layout:
     """The layout of *size* contiguous bytes."""
     return Layout(space, address, address + size)
+
+
+def elements(address: int, shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> Layout:
+    """The layout of elements of *size* bytes; the strides in bytes."""
+    if not math.prod(shape):
+        return block(address, 0)
+    ends = [(count - 1) * stride for count, stride in zip(shape, strides, strict=True)]
+    start, stop = address + sum(min(0, end) for end in ends), address + sum(max(0, end) for end in ends) + size
+    filled = size
+    for stride, count in sorted((abs(stride), count) for count, stride in zip(shape, strides, strict=True)):
+        filled *= count if stride == filled or count == 1 else 0
+    return Layout(None, start, stop, None if filled == stop - start else _Elements(address, shape, strides, size))
 
 
 def of_tensor(tensor: Tensor) -> Layout:
@@ -82,7 +96,10 @@ def _is_simulated(array: object) -> bool:
 
 
 def share(a: Layout, b: Layout) -> bool | None:
-    """Whether two arrays whose ranges of addresses overlap have a byte in common; None if that is too hard to say."""
+    """Whether two arrays whose ranges of addresses overlap have a byte in common; None if that cannot be said."""
+    is_open = a.at_most or b.at_most
+    if is_open and (a.start == b.start or any(layout.at_most and not layout.strided for layout in (a, b))):
+        return a.start == b.start or None
     if a == b or not (a.strided or b.strided):
         return True
     if any(layout.strided and not layout.strided.itemsize for layout in (a, b)):  # several elements in one byte
@@ -92,9 +109,10 @@ def share(a: Layout, b: Layout) -> bool | None:
     except ModuleNotFoundError:
         return None
     try:
-        return bool(np.shares_memory(_host_array(a, np), _host_array(b, np), max_work=_EFFORT))
+        shared = bool(np.shares_memory(_host_array(a, np), _host_array(b, np), max_work=_EFFORT))
     except np.exceptions.TooHardError:
         return None
+    return shared or (None if is_open else False)
 
 
 def _host_array(layout: Layout, np: Any) -> Any:

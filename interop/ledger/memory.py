@@ -24,7 +24,10 @@ class Touch:
 
     def covers(self, old: "Touch") -> bool:
         """Whether *old*, which comes before this access, can be forgotten: what conflicts with *old* conflicts here."""
-        return self.party.kind >= old.party.kind and (not self.layout.strided or self.layout == old.layout)
+        if self.party.kind < old.party.kind or (self.party.doubt and not old.party.doubt):
+            return False
+        whole = not self.layout.strided and (not self.layout.at_most or old.layout.at_most)
+        return whole or self.layout == old.layout
 
     @property
     def merge_key(self) -> Hashable:
