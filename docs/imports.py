@@ -25,6 +25,7 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
         "ledger": "finds missing waits",
         "ordering": "check()",
         "arrays": "handoff, borrow",
+        "jit": "jax_call()",
         "timeline": "what ran when",
         "diagnosis": "doctor()",
     },

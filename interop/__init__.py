@@ -7,6 +7,7 @@ A map of the package:
 - ``event``: :class:`Event`, :func:`as_event`
 - ``current``: :func:`use`, :func:`current_stream`, :func:`current_handle`: make one stream current in all libraries
 - ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`: hand arrays over in order, without a copy
+- ``jit``: :func:`jax_call`: other libraries' work inside ``jax.jit``
 - ``adapters``: what interop knows of each library, one small file for each; :func:`register` adds one
 - ``errors``: all errors, under one root
 - ``sim``: a simulated CUDA, for machines without a GPU, which also finds missing waits
@@ -34,6 +35,7 @@ from interop.arrays import borrow, handoff, hold, release
 from interop.current import current_handle, current_stream, use
 from interop.errors import *  # noqa: F403  (what `errors.__all__` names)
 from interop.event import Event, as_event
+from interop.jit import jax_call
 from interop.stream import ExternalStream, as_stream, new_stream
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ __all__ = [
     "errors",
     "handoff",
     "hold",
+    "jax_call",
     "new_stream",
     "register",
     "release",

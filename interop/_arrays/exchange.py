@@ -124,14 +124,24 @@ def _wrapped(tensor: Tensor, holder: Handover, adapter: Adapter) -> Any:  # noqa
         raise NotSupportedError(message) from error
 
 
+def array_maker(library: str) -> Adapter:
+    """The adapter of *library*, which must make arrays over foreign memory.
+
+    Raises:
+        NotSupportedError: it makes none.
+        LibraryNotFoundError: it is not installed, or not known.
+    """
+    adapter = adapter_named(library)
+    if not adapter.makes_arrays:
+        message = f"{library} makes no arrays over foreign memory that interop can offer"
+        raise NotSupportedError(message)
+    return adapter
+
+
 def _into_adapter(into: str | None, consumer: object, from_adapter: Adapter | None) -> Adapter | None:
     """The adapter that makes the array to return; None for the neutral holder."""
     if into is not None:
-        adapter = adapter_named(into)
-        if not adapter.makes_arrays:
-            message = f"{into} makes no arrays over foreign memory that interop can offer"
-            raise NotSupportedError(message)
-        return adapter
+        return array_maker(into)
     for adapter in adapters_of(consumer):
         if adapter.makes_arrays and adapter.stream_handle(consumer) is not None:
             return adapter

@@ -24,12 +24,13 @@ _COUNTS: Final = 2**63
 """The first that is no number of elements for DLPack, and no distance between them."""
 
 
-def locate(array: Any, cuda: _cuda.Cuda | None = None) -> Tensor:  # noqa: ANN401
+def locate(array: Any, cuda: _cuda.Cuda | None = None, device: int = 0) -> Tensor:  # noqa: ANN401
     """The memory of any array, by its library's adapter or by the protocols. Nothing is ordered.
 
     Args:
         array: any object.
         cuda: what knows the memory of a stranger; None to believe what that says.
+        device: where memory is of which a stranger does not say it, and CUDA is not asked.
 
     Raises:
         InvalidArrayError: it has no protocol, or what it says cannot be, or is not about memory that a GPU can use.
@@ -41,7 +42,7 @@ def locate(array: Any, cuda: _cuda.Cuda | None = None) -> Tensor:  # noqa: ANN40
         tensor = adapter.read(array)
         if tensor is not None:
             return tensor
-    found = by_interface(array, cuda, 0)
+    found = by_interface(array, cuda, device)
     return by_dlpack(array, cuda, None) if found is None else found[0]
 
 

@@ -1,5 +1,6 @@
-"""JAX: its streams belong to XLA, which neither offers nor takes any; its arrays are taken and given by DLPack."""
+"""JAX: its streams belong to XLA, which offers one to callbacks only, and takes none; its arrays go by DLPack."""
 
+from collections.abc import Callable
 from typing import Any
 
 from interop.adapters.base import Adapter, Source, Takes, capsule
@@ -56,6 +57,20 @@ class JaxAdapter(Adapter):
         import jax  # noqa: PLC0415
 
         return jax.dlpack.from_dlpack(_Immutable(tensor, holder), copy=False)
+
+    def buffer_callback(
+        self, callback: Callable[..., None], result_shapes: object, options: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """A function of JAX's arrays: XLA calls ``callback(context, out, *buffers)`` while it submits work."""
+        from jax.experimental.buffer_callback import buffer_callback  # noqa: PLC0415
+
+        return buffer_callback(callback, result_shapes, **options)  # type: ignore[no-any-return]
+
+    def tree_map(self, function: Callable[[Any], object], tree: object) -> Any:  # noqa: ANN401
+        """The same tuples, lists and dicts, with the results of *function* in place of what they contain."""
+        import jax  # noqa: PLC0415
+
+        return jax.tree.map(function, tree)
 
 
 ADAPTER = JaxAdapter()
