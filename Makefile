@@ -13,7 +13,7 @@ built_from := pyproject.toml setup.py $(wildcard interop/_native/*.c interop/_na
 comma := ,
 demo_extras := $(if $(gpu),demo$(comma)cuda$(CUDA),demo)
 
-.PHONY: demo test sanitize lint types docs site picture notebooks run-notebooks wheel wheel-aarch64 sdist gpu-test bench mutants oldest clean
+.PHONY: demo test sanitize lint types docs site picture notebooks run-notebooks wheel wheel-aarch64 sdist with gpu-test bench mutants oldest clean
 
 demo: $(venv)/demo.done
 	$(bin)/python -m interop demo
@@ -117,6 +117,18 @@ $(venv)/oldest.done: $(built_from)
 	$(PYTHON) -m venv $(venv)/oldest
 	$(venv)/oldest/bin/python -m pip --quiet --disable-pip-version-check install \
 		"cuda-python==12.9.*" hypothesis pytest pytest-timeout --editable ".[demo]"
+	touch $@
+
+# The libraries of docs/with.md that take a stream without a driver: each gets one. It writes tests/gpu/with.json.
+with: $(venv)/with.done
+	$(venv)/with/bin/python -m pytest tests/tools/test_with.py \
+		--interop-require=cuda.tile,cutlass,nccl.core,nvidia.dali.experimental.dynamic,nvshmem.core,onnxruntime,quadrants,tvm_ffi
+
+$(venv)/with.done: $(built_from) tests/with.txt
+	@echo "Installing in $(venv)/with: interop, and libraries that take its streams (2 GB)"
+	$(PYTHON) -m venv $(venv)/with
+	$(venv)/with/bin/python -m pip --quiet --disable-pip-version-check install \
+		--requirement tests/with.txt --editable ".[testing]" hypothesis pytest-timeout
 	touch $@
 
 # On a GPU machine, with the libraries installed in $(PYTHON)'s environment: a skip is a failure there.

@@ -15,6 +15,7 @@ from benchmarks.results import Results
 from interop import matrix
 from interop.matrix.libraries import LIBRARIES
 from tests.gpu.record import interop_sha256
+from tests.with_page import LINES, WHY_NOT, WITHOUT_A_GPU
 
 ROOT: Final = Path(__file__).parents[1]
 _GENERATED: Final = ROOT / "docs" / "generated"
@@ -187,6 +188,41 @@ def _doctor(path: Path) -> Iterator[str]:
     yield f"({_run(entry)}.)"
 
 
+# -- the lines of docs/with.md ---------------------------------------------------------------------------------------
+
+
+def _with(path: Path) -> Iterator[str]:
+    """A count, and a table with a row for each library."""
+    record = json.loads(path.read_text())
+    rows = {name: _line(name, record) for name in LINES}
+    counts = Counter(cells[0].partition(":")[0] for cells in rows.values())
+    yield (
+        f"{len(rows)} libraries: {counts['run']} run on a GPU, {counts['taken']} taken without a GPU, "
+        f"{counts['not run']} not run."
+    )
+    yield ""
+    yield "| library | line | control | version, where and when |"
+    yield "|---|---|---|---|"
+    for name, cells in rows.items():
+        title = LINES[name].title
+        heading = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        yield f"| [{title}](#{heading}) |" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def _line(name: str, record: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str]:
+    """What was run of the line of a library, how its control ended, and with which version."""
+    run, taken = record["gpu"].get(name), record["no_gpu"].get(name)
+    where = f"{taken}, without a GPU" if taken else ""
+    if run:
+        return "run", "failed", f"{run['version']}; {_run(run)}"
+    if name in WHY_NOT:
+        return f"not run: {WHY_NOT[name]}", "", where
+    if taken:
+        return "taken", "failed", where
+    missing = "`make with`" if name in WITHOUT_A_GPU else "its test for a GPU"
+    return f"not run: {missing} has not been run", "", ""
+
+
 SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
@@ -194,6 +230,7 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
     "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
     "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
+    "with": ("tests/gpu/with.json", "make gpu-test", _with),
     "doctor": ("tests/gpu/measured.json#doctor", "make gpu-test", _doctor),
 }
 """For each section: its file and the entry in it, the command that writes the file, and the function for the lines."""

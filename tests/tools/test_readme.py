@@ -70,7 +70,7 @@ def test_the_output_of_the_demo_is_what_is_printed(capsys):
 @page
 def test_every_block_of_python_is_a_program_or_has_a_test_of_its_own(path):
     text = path.read_text()
-    of_its_own = re.findall(r"<!-- (?:project: [^\n]*|adapter) -->\n```python", text)
+    of_its_own = re.findall(r"<!-- (?:project: [^\n]*|with: [^\n]*|adapter) -->\n```python", text)
     assert len(re.findall(r"^ *```{?(?:py|code)", text, re.MULTILINE)) == len(pages.programs(path)) + len(of_its_own)
 
 
