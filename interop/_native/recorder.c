@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char *const KINDS[KIND_COUNT] = {
@@ -157,13 +158,16 @@ emit(Record *record, const uint64_t *words, const void *bytes, size_t length)
     Buffer *buffer = buffer_of_thread();
     size_t size = sizeof *record + record->words * sizeof *words + (length + 7) / 8 * 8;
     uint64_t head[2];
+    struct timespec now;
     char *to;
 
     if (buffer == NULL || atomic_load(&full_at) != NEVER) {
         atomic_fetch_add(&lost, 1);
         return;
     }
+    clock_gettime(CLOCK_REALTIME, &now);
     record->size = (uint32_t)size;
+    record->time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     acquire(buffer);
     if (buffer->head[1] + size > ROOM) {
         flush(buffer);

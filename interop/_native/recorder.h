@@ -30,7 +30,7 @@ typedef struct {
     uint32_t size; /* of all, in bytes; a multiple of 8 */
     uint8_t kind, flags;
     uint16_t call; /* which row of the table of calls; 0 for a note of Python's */
-    uint64_t number, context, stream, a, b, c, d, stack;
+    uint64_t number, time, context, stream, a, b, c, d, stack; /* the time: nanoseconds of the real-time clock */
     uint32_t kernel, words;
 } Record;
 

@@ -35,6 +35,7 @@ class Call(NamedTuple):
         words: of a launch, each word of 8 bytes of the parameters: its offset among all of them, and its value.
         walked: whether *words* has all parameters of the launch.
         place: the Python frames that made the call, innermost first: the code, and the line.
+        time: when the call was recorded, in nanoseconds of the real-time clock.
     """
 
     number: int
@@ -53,3 +54,4 @@ class Call(NamedTuple):
     words: tuple[tuple[int, int], ...] = ()
     walked: bool = True
     place: tuple[tuple[CodeType, int], ...] = ()
+    time: int = 0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import CodeType
 
 _CHUNK: Final = struct.Struct("=QQ")
-_RECORD: Final = struct.Struct("=IBBHQQQQQQQQII")
+_RECORD: Final = struct.Struct("=IBBHQQQQQQQQQII")
 _NON_BLOCKING, _CAPTURING, _WALKED, _EXTRA = 1, 2, 4, 8
 _ASKED: Final = ("cuFuncGetParamInfo", "cuKernelGetParamInfo", "cuStreamIsCapturing", "cuStreamGetFlags")
 _NEEDED: Final = {"cuLaunchKernel", "cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuStreamWaitEvent"}
@@ -145,7 +145,9 @@ class Recorder:
     def _call(
         self, number: int, thread: int, start: int, data: memoryview, looked: "itertools.count[int]"
     ) -> Call | None:
-        _, kind_number, flags, name, _, context, stream, a, b, c, d, stack, kernel, count = _RECORD.unpack_from(data)
+        _, kind_number, flags, name, _, time, context, stream, a, b, c, d, stack, kernel, count = _RECORD.unpack_from(
+            data
+        )
         kind = self._kinds[kind_number]
         words = struct.unpack_from(f"={count}Q", data, _RECORD.size) if count else ()
         symbol = ""
@@ -174,4 +176,5 @@ class Recorder:
         return Call(
             number, kind, self._names[name], thread, context, stream, bool(flags & _NON_BLOCKING),
             bool(flags & _CAPTURING), a, b, c, d, symbol, parameters, kind != "launch" or bool(flags & _WALKED), place,
+            time,
         )  # fmt: skip
