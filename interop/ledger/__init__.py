@@ -35,8 +35,9 @@ So are they if the host could have waited for it.
 - PyTorch's operators, in the thread that entered the block and in ``backward()``, by their schemas. Not what a custom
   kernel or compiled code does inside one operator, and not the kernels that ``torch.compile`` makes. If memory was
   recorded on a stream (``Tensor.record_stream``), it is reused only after that stream is done with it.
-- Numba's launches, in all threads: a kernel reads every device array among its arguments, and *may* write it. Together
-  with a certain write that is a race; together with a read it is unknown. Say ``ledger.writes`` where a kernel writes.
+- Numba's launches, in all threads: which arrays a kernel reads and writes, by its PTX. Where the PTX does not tell (one
+  of two arrays, or one that is passed to code in a linked file), the kernel *may* write the array. Together with a
+  certain write that is a race; together with a read it is unknown. Say ``ledger.writes`` where such a kernel writes.
 - CuPy's memory pool, in the thread that entered the block: if the pool gives memory to a new array while another stream
   may still use it, that is unknown until an access is seen. CuPy's kernels cannot be seen at all.
 - All others: declare them by :meth:`Ledger.reads` and :meth:`Ledger.writes`.

@@ -5,6 +5,7 @@ import copy
 import functools
 import importlib
 import inspect
+import re
 import sys
 import threading
 import types
@@ -716,6 +717,22 @@ def test_reuse_of_memory_by_a_pool_is_unknown():
 # -- Numba -------------------------------------------------------------------------------------------------------
 
 
+class NumbaKernel:
+    """A compiled kernel, as far as the ledger looks at one."""
+
+    def __init__(self, function, *signature):
+        from numba import cuda
+
+        self.py_func, self.argument_types, self.extensions = function, signature, []
+        self.ptx, _ = cuda.compile(function, signature, cc=(8, 0), device=False, abi="numba")
+        self.entry_name = re.search(r"\.entry (\w+)", self.ptx)[1]
+        self.asked = 0
+
+    def inspect_asm(self, _cc):
+        self.asked += 1
+        return self.ptx
+
+
 @pytest.fixture
 def numba(monkeypatch, interop_need):
     interop_need("numba")
@@ -756,32 +773,91 @@ def test_numba_streams_and_events_are_observed(numba, notes, address):
         assert arguments[1].owner is event, name
 
 
+def device_array(at):
+    return types.SimpleNamespace(
+        __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (at, False)}
+    )
+
+
 def test_numba_launches_are_observed(numba, notes, address):
     from cuda.core import Stream
+    from numba import float64, int32
 
-    kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
-    array = types.SimpleNamespace(
-        __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (1 << 40, False)}
-    )
+    def fill(a, n, b, unused):
+        a[n] = b[n]
+
+    def number(n):
+        pass
+
+    a, b, unused = (device_array(at << 40) for at in (1, 2, 3))
+    kernel = NumbaKernel(fill, float64[:], int32, float64[::1], float64[:])
     launch = Stream.from_handle(address)  # Numba passes its stream so
     with observing(numba.library, notes):
-        numba.dispatcher._Kernel.launch(kernel, (array, 3, np.zeros(3)), (1, 1, 1), (1, 1, 1), launch, 0)
-        numba.dispatcher._Kernel.launch(kernel, (3,), (1, 1, 1), (1, 1, 1), launch, 0)
-    [(name, stream, touched, by)] = notes.calls
-    assert (name, by) == ("accessed", "Numba kernel 'nothing'")
+        numba.dispatcher._Kernel.launch(kernel, (a, 3, b, unused), (1, 1, 1), (1, 1, 1), launch, 0)
+        numba.dispatcher._Kernel.launch(kernel, (a, 3, np.zeros(3), unused), (1, 1, 1), (1, 1, 1), launch, 0)
+        numba.dispatcher._Kernel.launch(NumbaKernel(number, int32), (3,), (1, 1, 1), (1, 1, 1), launch, 0)
+    (name, stream, touched, by), (_, _, touched_2, _) = notes.calls
+    assert (name, by) == ("accessed", "Numba kernel 'fill'")
     assert stream.cuda_stream == address
     assert stream.owner is SEEN
-    assert touched == [(array, block(1 << 40, 64), Kind.MAYBE)]
+    assert touched == [(a, block(1 << 40, 64), Kind.WRITE), (b, block(2 << 40, 64), Kind.READ)]
+    assert touched_2 == touched[:1]
+    assert kernel.asked == 1
+
+
+def test_what_a_numba_kernel_does_is_told_from_its_ptx(numba):
+    from numba import boolean, complex64, cuda, float32, int8, int64
+    from numba.types import UniTuple
+
+    from interop.ledger.libraries.numba_kernels import touched_by
+
+    def mixed(scale, a, flag, pair, small, b, index, c):
+        i = cuda.grid(1)
+        kept = cuda.shared.array(32, float32)
+        kept[cuda.threadIdx.x] = b[index[i], 1]
+        cuda.syncthreads()
+        if flag:
+            cuda.atomic.add(a, i, kept[0] * scale.real + small)
+        pair[0][i] = pair[1][i]
+        (c if i % 2 else b[1])[index[i]] = 1
+
+    row = float32[::1]
+    kernel = NumbaKernel(mixed, complex64, float32[:], boolean, UniTuple(row, 2), int8, float32[:, ::1], int64[:], row)
+    a, first, second, b, index, c = (device_array(at << 40) for at in range(1, 7))
+    found = list(touched_by(kernel, (1j, a, True, (first, second), 1, b, index, c)))
+    assert found == [
+        (a, Kind.WRITE),
+        (first, Kind.WRITE),
+        (second, Kind.READ),
+        (b, Kind.MAYBE),
+        (index, Kind.READ),
+        (c, Kind.MAYBE),
+    ]
+
+
+def test_an_extension_of_numba_makes_accesses_unknown(numba):
+    from numba import float32
+
+    from interop.ledger.libraries.numba_kernels import touched_by
+
+    def read(a):
+        a[0]
+
+    kernel = NumbaKernel(read, float32[:])
+    kernel.extensions = [object()]
+    array = device_array(1 << 40)
+    assert list(touched_by(kernel, (array,))) == [(array, Kind.MAYBE)]
 
 
 def test_arrays_in_tuples_of_numba_launches_are_observed(numba, notes, address):
-    arrays = [
-        types.SimpleNamespace(
-            __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (at << 40, False)}
-        )
-        for at in (1, 2)
-    ]
-    kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
+    from numba import float64, int64
+    from numba.types import Tuple
+
+    def copy(a, pair):
+        a[0] = pair[1][0][0]
+
+    arrays = [device_array(at << 40) for at in (1, 2)]
+    kernel = NumbaKernel(copy, float64[:], Tuple((int64, Tuple((float64[:],)))))
     stream = numba.driver.Stream(address, external=True)
     with observing(numba.library, notes):
         numba.dispatcher._Kernel.launch(kernel, (arrays[0], (3, (arrays[1],))), (1, 1, 1), (1, 1, 1), stream, 0)
@@ -811,10 +887,13 @@ def test_numba_calls_with_keyword_arguments_are_observed(numba, notes, monkeypat
     ):
         monkeypatch.setattr(owner, name, nothing)
     stream = driver.Stream(address, external=True)
-    array = types.SimpleNamespace(
-        __cuda_array_interface__={"version": 3, "shape": (8,), "typestr": "<f8", "data": (1 << 40, False)}
-    )
-    kernel = types.SimpleNamespace(py_func=nothing, entry_name="entry")
+    from numba import float64
+
+    def fill(a):
+        a[0] = 1
+
+    array = device_array(1 << 40)
+    kernel = NumbaKernel(fill, float64[:])
     grid = {"griddim": (1, 1, 1), "blockdim": (1, 1, 1)}
     with observing(numba.library, notes):
         event = driver.Event(handle=address, finalizer=None)

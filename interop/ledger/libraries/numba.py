@@ -1,7 +1,6 @@
 """Numba: its streams and events, its launches and copies, and its waits for the device."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from numba import cuda
@@ -12,6 +11,7 @@ from interop._order.findings import Kind
 from interop.errors import InteropError
 from interop.ledger.layout import Layout, block, layout_of
 from interop.ledger.ledger import Ledger
+from interop.ledger.libraries.numba_kernels import touched_by
 from interop.ledger.libraries.observer import Observer
 from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import SEEN
@@ -79,11 +79,10 @@ class _Observer(Observer):
     ) -> None:
         del griddim, blockdim, named
         touched = []
-        for arg in _flattened(args):
-            if hasattr(arg, "__cuda_array_interface__"):
-                # An array whose layout is unknown is left out.
-                with contextlib.suppress(InteropError):
-                    touched.append((arg, layout_of(arg), Kind.MAYBE))
+        for arg, kind in touched_by(kernel, args):
+            # An array whose layout is unknown is left out.
+            with contextlib.suppress(InteropError):
+                touched.append((arg, layout_of(arg), kind))
         if touched:
             name = getattr(kernel.py_func, "__name__", kernel.entry_name)
             self.ledger.accessed(self.stream_of(stream, None), touched, f"Numba kernel {name!r}")
@@ -91,15 +90,6 @@ class _Observer(Observer):
     def _copy(self, stream: Any, size: int, *touched: tuple[Any, Kind]) -> None:
         arrays = [(array, _bytes(array, size), kind) for array, kind in touched]
         self.ledger.accessed(self.stream_of(stream, None), arrays, "a copy by Numba")
-
-
-def _flattened(args: Sequence[object]) -> Iterator[object]:
-    """The arguments of a kernel, and the elements of tuples among them."""
-    for arg in args:
-        if isinstance(arg, tuple):
-            yield from _flattened(arg)
-        else:
-            yield arg
 
 
 def _bytes(memory: Any, size: int) -> Layout:
