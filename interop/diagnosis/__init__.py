@@ -4,6 +4,7 @@
 - ``packages``: the installed packages, and those whose metadata is broken
 - ``libraries``: versions, current streams, which default stream 0 means
 - ``advice``: what is wrong, and what to do
+- ``traps``: what is known to go wrong with a library or a variable that is there
 - ``drawing``: the table
 """
 
@@ -17,7 +18,7 @@ from typing import Any, Final, TextIO
 
 from interop import _cuda
 from interop._core.switching import streams_in_use
-from interop.diagnosis import drawing, libraries, machine, packages
+from interop.diagnosis import drawing, libraries, machine, packages, traps
 from interop.diagnosis.advice import Advice, Facts, advise
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import Library
@@ -75,7 +76,7 @@ def examine(version: str, *, probe: bool) -> Diagnosis:
     if probe:
         found = machine.look(version, bindings)  # the libraries have created contexts meanwhile
     in_use = frozenset(stream.cuda_stream for stream in streams_in_use())
-    facts = Facts(found, installed, there, in_use)
+    facts = Facts(found, installed, there, in_use, traps.loaded())
     return Diagnosis(found, installed, tuple(advise(facts)))
 
 

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from interop import _cuda, adapters
 from interop._core.inspection import StreamFacts
 from interop.adapters.table import BINDINGS_VARIABLE, CUPY_VARIABLE, TABLE
+from interop.diagnosis import traps
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import LEGACY, NOT_LOADED, PER_THREAD, Library
 from interop.diagnosis.machine import IN_USE, Machine
@@ -58,12 +59,14 @@ class Facts:
         libraries: the installed libraries.
         packages: the installed packages.
         in_use: the handles of the streams of the ``with interop.use(...)`` blocks around the call.
+        loaded: which modules are loaded that have a trap.
     """
 
     machine: Machine
     libraries: Sequence[Library]
     packages: Packages = field(default_factory=Packages)
     in_use: frozenset[int] = frozenset()
+    loaded: frozenset[str] = frozenset()
 
     def currents(self) -> list[tuple[Library, StreamFacts]]:
         """The libraries that have a current stream, and the stream."""
@@ -82,6 +85,7 @@ def advise(facts: Facts) -> list[Advice]:
     found = [*_about_the_gpu(facts), *_about_the_environment(facts), *_about_what_is_installed(facts)]
     for library in facts.libraries:
         found += _about_a_library(facts, library)
+    found += (Advice(*trap) for trap in traps.look(facts.machine.variables, facts.loaded, facts.packages.versions))
     found += _about_default_streams(facts)
     for library, stream in facts.currents():
         found += _about_a_current_stream(facts, library, stream)

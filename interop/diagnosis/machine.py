@@ -10,18 +10,23 @@ from typing import Final
 from interop import _cuda, _native
 from interop._cuda.codes import checked
 from interop.diagnosis.attempt import attempt
+from interop.diagnosis.traps import MPS
 from interop.errors import InteropError
 
 VARIABLES: Final = (
+    "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_LAUNCH_BLOCKING",
     "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM",
     "CUDA_VISIBLE_DEVICES",
+    "CUDF_PER_THREAD_STREAM",
+    "CUPY_CUDA_ARRAY_INTERFACE_SYNC",
     "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM",
     "INTEROP_CHECK",
     "INTEROP_NATIVE",
+    "NUMBA_CUDA_ARRAY_INTERFACE_SYNC",
     "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM",
 )
-"""The environment variables that change what streams do."""
+"""The environment variables that change what streams do; and all that begin with ``CUDA_MPS_``."""
 
 IN_USE: Final = "in use"
 
@@ -112,8 +117,12 @@ def look(version: str, bindings: str | None) -> Machine:
         simulated=cuda.simulation is not None,
         forked=cuda.was_forked,
         problem=problem,
-        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        variables={name: os.environ[name] for name in (*VARIABLES, *_of_mps()) if name in os.environ},
     )
+
+
+def _of_mps() -> list[str]:
+    return sorted(name for name in os.environ if name.startswith(MPS))
 
 
 def _devices(cuda: _cuda.Cuda) -> tuple[tuple[Gpu, ...], int | None, str]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -29,7 +30,7 @@ LIBRARIES = {"cupy", "jax", "numba", "rmm", "torch", "warp"}
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
-    for name in VARIABLES:
+    for name in (*VARIABLES, *(name for name in os.environ if name.startswith("CUDA_MPS_"))):
         if name != "CUDA_VISIBLE_DEVICES":
             monkeypatch.delenv(name, raising=False)
 
@@ -519,6 +520,68 @@ def test_a_warning(name):
 )
 def test_no_warning(changed):
     assert [advice for advice in advise(healthy(**changed)) if advice.kind == "warning"] == []
+
+
+# What is set, loaded and installed; then what the advice says; then the same with no trap in it.
+TRAPS = {
+    "CUDF_PER_THREAD_STREAM": ("CUDF_PER_THREAD_STREAM=1", "per-thread default stream", "CUDF_PER_THREAD_STREAM=0"),
+    "CUPY_CUDA_ARRAY_INTERFACE_SYNC": (
+        "CUPY_CUDA_ARRAY_INTERFACE_SYNC=0",
+        "CuPy does not wait",
+        "CUPY_CUDA_ARRAY_INTERFACE_SYNC=1",
+    ),
+    "NUMBA_CUDA_ARRAY_INTERFACE_SYNC": (
+        "NUMBA_CUDA_ARRAY_INTERFACE_SYNC=0",
+        "Numba does not wait",
+        "NUMBA_CUDA_ARRAY_INTERFACE_SYNC=1",
+    ),
+    "CUDA_DEVICE_MAX_CONNECTIONS": (
+        "CUDA_DEVICE_MAX_CONNECTIONS=1",
+        "a missing wait may not show",
+        "CUDA_DEVICE_MAX_CONNECTIONS=32",
+    ),
+    "MPS": ("CUDA_MPS_PIPE_DIRECTORY=/tmp/mps", "CUDA_MPS_PIPE_DIRECTORY set", "CUDA_LAUNCH_BLOCKING=0"),
+    "cuvs": ("cuvs cuvs-cu13==26.10.1", "crashes the process", "cuvs cuvs-cu13==26.12.0"),
+    "cvcuda": ("cvcuda", "synchronises the whole device", "cvcuda-cu13==0.19"),
+    "nccl.core": ("nccl.core", "order no arrays", "nccl4py==0.6"),
+    "DALI": ("nvidia.dali.experimental.dynamic", "submitted later", "nvidia.dali"),
+    "onnxruntime": ("onnxruntime onnxruntime-gpu==1.31", "names no stream", "onnxruntime onnxruntime==1.31"),
+}
+
+
+def with_(said):
+    """A healthy machine with what a test says: variables, loaded modules and packages."""
+    words = said.split()
+    variables = dict(word.split("=") for word in words if re.fullmatch(r"[A-Z_]+=\S*", word))
+    versions = dict(word.split("==") for word in words if "==" in word)
+    modules = frozenset(word for word in words if "=" not in word)
+    return healthy(machine=machine(variables=variables), packages=packages(**versions), loaded=modules)
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_a_trap_is_known_where_it_is_and_only_there(name):
+    there, what, not_there = TRAPS[name]
+    (trap,) = [advice for advice in advise(with_(there)) if advice.about == name]
+    assert what in trap.what
+    assert trap.fix
+    assert trap.kind == ("warning" if name == "cuvs" else "note")
+    for said in (not_there, ""):
+        assert not [advice for advice in advise(with_(said)) if advice.about == name]
+
+
+def test_a_variable_that_is_no_number_is_no_trap():
+    said = " ".join(f"{name}=x" for name in TRAPS if name.isupper() and name not in ("MPS", "CUDF_PER_THREAD_STREAM"))
+    assert not [advice for advice in advise(with_(said)) if advice.about in TRAPS]
+
+
+def test_the_traps_of_this_process(pair, monkeypatch):
+    known = {"MPS", "cvcuda"}
+    assert not [advice for advice in interop.doctor().advice if advice.about in known]
+    monkeypatch.setitem(sys.modules, "cvcuda", types.ModuleType("cvcuda"))
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/tmp/mps")
+    found = interop.doctor()
+    assert {advice.about for advice in found.advice} >= known
+    assert found.machine.variables["CUDA_MPS_PIPE_DIRECTORY"] == "/tmp/mps"
 
 
 def test_missing_libraries_are_named_and_how_to_install_them():
