@@ -119,6 +119,10 @@ CALLS: Final[dict[str, dict[str, str]]] = {
         OURS: "with interop.use(stream, 'cupy', 'torch'): pass",
         "torch": "with torch.cuda.stream(stream): pass",
     },
+    "use, torch, after another stream": {
+        OURS: "with interop.use(stream, 'torch', after=producer): pass",
+        "torch": "stream.wait_stream(producer)\nwith torch.cuda.stream(stream): pass",
+    },
     "use, every loaded library": {OURS: "with stream: pass"},
 }
 """Each operation, and the statement of each library."""

@@ -27,9 +27,12 @@ from interop.errors import InteropError, InvalidStreamError, NestingError
 
 
 class _Block:
-    """One ``with`` block of a thread: its context manager, its stream, and what to put back when it ends."""
+    """One ``with`` block of a thread: its context manager, its stream, and what to do when it ends.
 
-    __slots__ = ("before", "function", "is_over", "libraries", "manager", "stream")
+    Then what was current before is put back, and the consumers wait for the stream.
+    """
+
+    __slots__ = ("before", "consumers", "function", "is_over", "libraries", "manager", "stream")
 
     def __init__(self, manager: object) -> None:
         self.manager = manager
@@ -37,6 +40,7 @@ class _Block:
         self.stream: Stream = None
         self.before: int | None = None
         self.libraries: list[tuple[Adapter, object]] = []
+        self.consumers: Sequence[Stream] = ()
         self.is_over = False
 
     def has_ended(self) -> bool:
@@ -58,6 +62,8 @@ class _Block:
         lost = isinstance(errors[0], InteropError)
         errors += [_try_twice(adapter.leave, token) for adapter, token in reversed(self.libraries)]
         errors.append(_try_twice(cuda.bind_context, before))
+        # A wait that is placed twice orders nothing more.
+        errors += [_try_twice(consumer.wait_stream, self.stream) for consumer in self.consumers]
         return next((error for error in errors[lost:] if error is not None), None)
 
 
@@ -94,8 +100,11 @@ class Exit:
         _leave(_Block(manager), *error)
 
 
-def enter(manager: object, stream: Stream, adapters: Sequence[Adapter] = ()) -> None:
-    """Make *stream* current until *manager* is left: in the libraries of *adapters*, or in all if there are none."""
+def enter(manager: object, stream: Stream, adapters: Sequence[Adapter] = (), consumers: Sequence[Stream] = ()) -> None:
+    """Make *stream* current until *manager* is left: in the libraries of *adapters*, or in all if there are none.
+
+    When the block ends, *consumers* wait for *stream*.
+    """
     _put_back()
     block = _new_block(manager)
     cuda = stream._cuda
@@ -110,6 +119,7 @@ def enter(manager: object, stream: Stream, adapters: Sequence[Adapter] = ()) -> 
             token = adapter.before(native)
             block.libraries.append((adapter, token))
             adapter.enter(native, token)
+        block.consumers = consumers
     except BaseException:
         block.is_over = True
         _put_back()

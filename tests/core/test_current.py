@@ -15,11 +15,14 @@ from interop import adapters, sim
 from interop.adapters.base import Adapter
 from interop.errors import (
     AdapterError,
+    CaptureError,
     InvalidDeviceError,
     InvalidStreamError,
     LibraryNotFoundError,
     NestingError,
     NotSupportedError,
+    RaceError,
+    UnrecordedEventError,
 )
 from tests.threads import in_threads
 
@@ -545,3 +548,174 @@ def test_events_take_the_stream_in_use(gpu, libraries):
     for use in (event.record, event.wait):
         with pytest.raises(InvalidStreamError, match="no stream was given"):
             use()
+
+
+# -- what a block orders -----------------------------------------------------------------------------------------------
+
+
+class Chain:
+    """Works on one array, on a stream at a time: work that is not ordered after the work before it is a race."""
+
+    def __init__(self, gpu):
+        self._launch = gpu.launch
+        self._array = gpu.array([0])
+
+    def work(self, stream):
+        self._launch(stream, lambda memory: memory.fill(1), writes=[self._array])
+
+
+@pytest.fixture
+def chain(gpu):
+    return Chain(gpu)
+
+
+def of_three_kinds(stream):
+    """*stream* in the ways in which ``after`` takes it, when its work was enqueued."""
+    return {"stream": stream, "list": [interop.new_stream(), stream], "event": stream.record_event()}
+
+
+@pytest.mark.parametrize("kind", ["stream", "list", "event"])
+def test_a_block_waits_for_what_comes_before_it(gpu, libraries, chain, kind):
+    other, stream = interop.new_stream(), interop.new_stream()
+    chain.work(other)
+    with interop.use(stream, after=of_three_kinds(other)[kind]):
+        chain.work(stream)
+    with interop.use(other, before=stream), pytest.raises(RaceError):  # `before` orders nothing on entry
+        chain.work(other)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_comes_after_a_block_waits_for_it(gpu, libraries, chain, several):
+    stream, other, third = (interop.new_stream() for _ in range(3))
+    with interop.use(stream, before=[other, third] if several else other):
+        chain.work(stream)
+        with pytest.raises(RaceError):
+            chain.work(other)
+    chain.work(other)
+    with interop.use(stream, after=other):
+        chain.work(stream)
+    with pytest.raises(RaceError):  # `after` orders nothing on exit
+        chain.work(other)
+
+
+def test_by_default_a_block_orders_nothing(gpu, libraries, chain):
+    other, stream = interop.new_stream(), interop.new_stream()
+    libraries[0].state.stream = other.to("alpha")
+    chain.work(other)
+    with interop.use(stream), pytest.raises(RaceError):
+        chain.work(stream)
+    stream.wait_stream(other)
+    with interop.use(stream):
+        chain.work(stream)
+    with pytest.raises(RaceError):
+        chain.work(other)
+
+
+@pytest.mark.parametrize("named", [(), ("alpha", "beta")])
+def test_a_block_between_the_current_streams(gpu, chain, libraries, named):
+    of_alpha, of_beta, stream = (interop.new_stream() for _ in range(3))
+    libraries[0].state.stream, libraries[1].state.stream = of_alpha.to("alpha"), of_beta.to("beta")
+    manager = interop.use(stream, *named, after="current", before="current")
+    for other in (of_alpha, of_beta):
+        chain.work(other)
+        with manager:
+            chain.work(stream)
+            with pytest.raises(RaceError):
+                chain.work(other)
+    chain.work(of_alpha)
+
+
+def test_only_the_streams_of_the_libraries_that_are_switched(gpu, chain, libraries):
+    of_alpha, stream = interop.new_stream(), interop.new_stream()
+    libraries[0].state.stream = libraries[1].state.stream = of_alpha.to("alpha")
+    libraries[1].state.stream = interop.new_stream().to("beta")
+    chain.work(of_alpha)
+    with interop.use(stream, "beta", after="current"), pytest.raises(RaceError):
+        chain.work(stream)
+
+
+def test_the_current_streams_of_the_outer_block(gpu, chain, libraries):
+    outer, inner = interop.new_stream(), interop.new_stream()
+    for library in libraries:
+        library.state.stream = interop.new_stream().to(library.library)
+    with outer:
+        chain.work(outer)
+        with interop.use(inner, after="current", before="current"):
+            chain.work(inner)
+        chain.work(outer)
+
+
+def test_the_current_streams_of_both_devices(gpu, chain, libraries, monkeypatch):
+    """As for a library that has one current stream a device."""
+    streams = [interop.new_stream(0), interop.new_stream(1)]
+    natives = [stream.to("alpha") for stream in streams]
+    monkeypatch.setattr(StandIn, "current_stream", lambda _: natives[gpu.cuda.current_device()])
+    stream = interop.new_stream(1)
+    for other in streams:
+        chain.work(other)
+        with interop.use(stream, "alpha", after="current", before="current"):
+            chain.work(stream)
+        chain.work(other)
+        streams[1].wait_stream(other)
+
+
+def test_what_comes_after_waits_after_an_exception_too(gpu, libraries, chain):
+    other, stream = interop.new_stream(), interop.new_stream()
+    with contextlib.suppress(KeyError), interop.use(stream, before=other):
+        chain.work(stream)
+        raise KeyError
+    chain.work(other)
+
+
+def test_the_wait_of_a_block_whose_exit_was_interrupted(gpu, libraries, chain, monkeypatch):
+    other, stream = interop.new_stream(), interop.new_stream()
+    real, calls = interop.ExternalStream.wait_stream, []
+
+    def interrupted(*streams):
+        calls.append(streams)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(*streams)
+
+    monkeypatch.setattr(interop.ExternalStream, "wait_stream", interrupted)
+    with pytest.raises(KeyboardInterrupt), interop.use(stream, before=other):
+        chain.work(stream)
+    chain.work(other)
+
+
+def test_nothing_is_switched_if_the_wait_on_entry_fails(gpu, libraries):
+    stream = interop.new_stream()
+    with pytest.raises(UnrecordedEventError), interop.use(stream, after=interop.Event()):
+        pytest.fail("entered")
+    assert libraries[0].log == []
+
+
+def test_all_is_put_back_if_a_wait_on_exit_fails(gpu, libraries, chain):
+    stream, other, legacy = interop.new_stream(), interop.new_stream(), interop.ExternalStream(1)
+    # The legacy stream cannot wait for a capture. The other stream waits, and so joins the capture.
+    with pytest.raises(CaptureError, match="legacy"), interop.use(stream, before=[legacy, other]):
+        gpu.runtime.cudaStreamBeginCapture(stream.cuda_stream, gpu.runtime.cudaStreamCaptureMode(0))
+    assert handles(libraries) == [None, None]
+    assert other.is_capturing()
+    stream.wait_stream(other)
+    assert not gpu.runtime.cudaStreamEndCapture(stream.cuda_stream)[0]
+
+
+@pytest.mark.parametrize("where", ["after", "before"])
+@pytest.mark.parametrize("wrong", ["alpha", 1.5, [None]])
+def test_what_is_no_stream_is_refused_at_once(gpu, where, wrong):
+    with pytest.raises(InvalidStreamError):
+        interop.use(interop.new_stream(), **{where: wrong})
+
+
+def test_an_event_cannot_wait_for_a_block(gpu):
+    with pytest.raises(InvalidStreamError, match="Event"):
+        interop.use(interop.new_stream(), before=interop.Event())
+
+
+def test_streams_of_another_simulation_are_refused(gpu):
+    with sim.simulate():
+        other = interop.new_stream()
+    for where in ("after", "before"):
+        with pytest.raises(NotSupportedError, match="cannot be ordered"):
+            interop.use(interop.new_stream(), **{where: other})

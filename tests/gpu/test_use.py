@@ -9,6 +9,7 @@ import pytest
 
 import interop
 from interop.errors import NotSupportedError
+from interop.testing import assert_not_ordered, assert_ordered
 from tests.gpu.lab import STREAMS, call, device_count, native_stream, on_device, pair, runtime
 from tests.threads import in_threads
 
@@ -350,3 +351,24 @@ def test_other_libraries_borrow_an_interop_stream(interop_need):
 
     stream = interop.as_stream(pair("int", "int")[0])
     assert cupy.cuda.Stream.from_external(stream).ptr == stream.cuda_stream
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_a_block_is_ordered_between_the_current_streams(library, interop_need):
+    interop_need(library)
+    theirs, stream = interop.new_stream(), interop.new_stream()
+    stream.to(library)  # what is made at the first use is made before the gates
+
+    def block(**order):
+        with interop.use(stream, library, **order):
+            pass
+
+    with interop.use(theirs, library):
+        with assert_not_ordered(theirs, stream, by="gate"):
+            block(before="current")
+        with assert_ordered(theirs, stream, by="gate"):
+            block(after="current")
+        with assert_not_ordered(stream, theirs, by="gate"):
+            block(after="current")
+        with assert_ordered(stream, theirs, by="gate"):
+            block(before="current")
