@@ -140,7 +140,8 @@ def current_stream(library: str) -> ExternalStream:
         producer.wait_stream(interop.current_stream("torch"))
 
     Args:
-        library: import path of a library with a current stream: ``"cupy"``, ``"torch"`` or ``"warp"``.
+        library: import path of a library with a current stream: ``"cupy"``, ``"torch"``, ``"tvm_ffi"`` or
+            ``"warp"``.
 
     Raises:
         NotSupportedError: the library has no current stream; the message says what to do instead.

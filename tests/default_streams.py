@@ -45,6 +45,13 @@ def of_rmm():
     return {LEGACY: DEFAULT_STREAM, PER_THREAD: PER_THREAD_DEFAULT_STREAM}
 
 
+def of_tvm_ffi():
+    import tvm_ffi
+
+    device = tvm_ffi.device("cuda", 0)
+    return {LEGACY: tvm_ffi.use_raw_stream(device, 0), PER_THREAD: tvm_ffi.use_raw_stream(device, PER_THREAD)}
+
+
 def of_warp():
     import warp
 
@@ -59,5 +66,6 @@ DEFAULT_STREAMS = {
     "cuda.core": of_cuda_core,
     "cuda.bindings": of_cuda_bindings,
     "rmm": of_rmm,
+    "tvm_ffi": of_tvm_ffi,
     "warp": of_warp,
 }

@@ -50,7 +50,7 @@ def programs(page: Path) -> list[Program]:
 
 def imported(text: str) -> list[str]:
     """The GPU libraries that a program imports."""
-    known = ("cupy", "numba", "numba_cuda_mlir", "torch", "jax", "cuda.core", "rmm", "warp")
+    known = ("cupy", "numba", "numba_cuda_mlir", "torch", "jax", "cuda.core", "rmm", "tvm_ffi", "warp")
     imports = "\n".join(re.findall(r"^\s*(?:import|from) [^#\n]*", text, re.MULTILINE))
     return [name for name in known if re.search(rf"\b{re.escape(name)}\b", imports)]
 

@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "Takes",
     "capsule",
+    "current_device",
     "exchanges",
     "in_same_context",
     "is_kept",
@@ -329,6 +330,11 @@ def strided(
             expected *= count
     steps = None if is_contiguous or 0 in shape else tuple(stride // size for stride in strides)
     return Tensor(address, shape, steps, dtype, CUDA, device, False, owner)  # noqa: FBT003
+
+
+def current_device() -> int:
+    """The ordinal of the current device."""
+    return active().current_device()
 
 
 def in_same_context(function: Callable[..., object], *arguments: object) -> object:

@@ -78,6 +78,7 @@ _ROWS: Final = (
     Row("numba_cuda_mlir", '"numba-cuda-mlir[cu{cuda}]"', has_current_stream=False, null="", default=""),
     Row("rmm", "rmm-cu{cuda}", has_current_stream=False, null="", default=""),
     Row("torch", "torch", has_current_stream=True, null="", default=""),
+    Row("tvm_ffi", "apache-tvm-ffi", has_current_stream=True, null="", default=""),
     Row("warp", "warp-lang", has_current_stream=True, null="", default=None),
 )
 

@@ -58,6 +58,7 @@ TAKES = {
     "torch": Takes(negative_strides=False, types=frozenset({*TYPES.values(), DataType(4, 16, 1)})),
     "jax": Takes(negative_strides=False, zero_strides=False, overlapping=False, gaps=False, read_only=True),
     "cuda.core": Takes(unaligned=True, read_only=True),
+    "tvm_ffi": Takes(),
     "warp": Takes(dimensions=(1, 4), largest_stride=2**31 - 1, types=frozenset(TYPES.values())),
 }
 _DIMENSIONS = {"65-d": "65 dimensions"}
@@ -88,6 +89,7 @@ REFUSED = {
         "unaligned": "multiple of the 4",
     },
     "cuda.core": _DIMENSIONS,
+    "tvm_ffi": {**_DIMENSIONS, "unaligned": "multiple of the 4", "read-only": "read-only"},
     "warp": {
         "0-d": "of 1 to 4",
         "5-d": "of 1 to 4",
@@ -121,7 +123,7 @@ def test_each_library_refuses_what_it_cannot_take(library, case, monkeypatch):
         assert library in reason
 
 
-@pytest.mark.parametrize("library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core"])
+@pytest.mark.parametrize("library", ["cupy", "numba", "numba_cuda_mlir", "torch", "tvm_ffi", "cuda.core"])
 def test_the_adapters_have_the_limits_above(library):
     pytest.importorskip(f"{library}.cuda" if library.startswith("numba") else library)
     takes = interop.adapters.adapter_named(library).takes

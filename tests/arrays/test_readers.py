@@ -9,7 +9,7 @@ import pytest
 from interop.adapters import adapter_named
 from interop.adapters.base import strided
 from interop.adapters.dlpack import CAPSULES
-from interop.adapters.tensor import CUDA, TYPES, DataType, Tensor, c_contiguous
+from interop.adapters.tensor import BFLOAT16, CUDA, FLOAT8, TYPES, DataType, Tensor, c_contiguous
 
 NUMPY = {np.dtype(typestr): dtype for typestr, dtype in TYPES.items()}
 
@@ -192,6 +192,52 @@ def test_numba_makes_every_layout(numba, layout):
     ]
     assert array.gpu_data.device_pointer_value == address_of(values)
     assert numba.holder_of(array) is holder
+
+
+# -- tvm-ffi, whose tensors can be made over any memory ---------------------------------------------------------------
+
+
+@needs_capsules
+@layouts
+def test_tvm_ffi_makes_and_reads_every_layout(layout):
+    pytest.importorskip("tvm_ffi")
+    adapter, values, holder = adapter_named("tvm_ffi"), numpy_view(layout), Holder()
+    kept = weakref.ref(holder)
+    tensor = adapter.make_array(described(values), holder)
+    del holder
+    assert adapter.is_array(tensor)
+    found = adapter.read(tensor)
+    assert found.owner is tensor
+    assert_same(found, values)
+    assert 0 != adapter.mark_of(tensor) != adapter.mark_of(adapter.make_array(described(values), kept()))
+    assert kept() is not None
+    del tensor, found
+    assert kept() is None
+
+
+@needs_capsules
+@pytest.mark.parametrize("dtype", [BFLOAT16, *FLOAT8, TYPES["|b1"], DataType(2, 32, 4)], ids=str)
+def test_tvm_ffi_makes_and_reads_every_type(dtype):
+    pytest.importorskip("tvm_ffi")
+    adapter = adapter_named("tvm_ffi")
+    tensor = Tensor(4096, (4,), None, dtype, CUDA, 1, read_only=False, owner=None)
+    made = adapter.make_array(tensor, Holder())
+    assert adapter.read(made)._replace(owner=None) == tensor
+
+
+@needs_capsules
+def test_tvm_ffi_takes_complex_numbers_but_does_not_tell_of_them():
+    pytest.importorskip("tvm_ffi")
+    adapter = adapter_named("tvm_ffi")
+    tensor = Tensor(4096, (4,), None, TYPES["<c8"], CUDA, 1, read_only=False, owner=None)
+    assert adapter.read(adapter.make_array(tensor, Holder())) is None
+
+
+def test_tvm_ffi_does_not_read_tensors_on_the_cpu():
+    tvm_ffi = pytest.importorskip("tvm_ffi")
+    tensor = tvm_ffi.from_dlpack(np.zeros(3))
+    assert not adapter_named("tvm_ffi").is_array(tensor)
+    assert adapter_named("tvm_ffi").read(tensor) is None
 
 
 # -- PyTorch, with tensors on the CPU ----------------------------------------------------------------------------------

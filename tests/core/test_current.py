@@ -361,7 +361,7 @@ class Everything:
         return self
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
+@pytest.mark.parametrize("library", ["cupy", "torch", "tvm_ffi", "warp"])
 @pytest.mark.parametrize("stand_in", [types.ModuleType("empty"), Everything()], ids=["empty", "everything"])
 @pytest.mark.filterwarnings("error")
 def test_a_mock_in_sys_modules_is_left_alone(gpu, libraries, monkeypatch, library, stand_in):

@@ -9,7 +9,19 @@ from interop.adapters.table import TABLE
 
 ADAPTERS = {row.adapter for row in TABLE.values()}
 SLOW = {"inspect", "pathlib", "shutil"}
-LIBRARIES = {"cuda", "cupy", "jax", "numba", "numba_cuda", "numba_cuda_mlir", "numpy", "rmm", "torch", "warp"}
+LIBRARIES = {
+    "cuda",
+    "cupy",
+    "jax",
+    "numba",
+    "numba_cuda",
+    "numba_cuda_mlir",
+    "numpy",
+    "rmm",
+    "torch",
+    "tvm_ffi",
+    "warp",
+}
 USERS = {"interop.adapters", "interop.demo", "interop.ledger.libraries", "interop.matrix"}
 
 

@@ -44,6 +44,13 @@ def warp_stream():
     return warp.Stream(f"cuda:{call(runtime.cudaGetDevice())}")
 
 
+def tvm_ffi_stream():
+    """tvm-ffi makes no streams: it keeps addresses."""
+    import tvm_ffi
+
+    return tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", call(runtime.cudaGetDevice())), int_stream())
+
+
 def bindings_stream():
     return call(runtime.cudaStreamCreateWithFlags(NON_BLOCKING))
 
@@ -58,6 +65,7 @@ STREAMS: dict[str, Callable[[], object]] = {
         for library, kind in LIBRARIES.items()
         if kind.stream is not Library.stream
     },
+    "tvm_ffi": tvm_ffi_stream,
     "warp": warp_stream,
     "cuda.bindings": bindings_stream,
     "int": int_stream,
@@ -80,7 +88,7 @@ def handle_of(stream: object) -> int:
     """The handle of a stream of any library, read without interop."""
     if hasattr(stream, "__cuda_stream__"):
         return int(stream.__cuda_stream__()[1])
-    return int(stream)
+    return int(getattr(stream, "stream", stream))
 
 
 @functools.cache

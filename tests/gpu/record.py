@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
+    "apache-tvm-ffi",
     "cuda-bindings",
     "cuda-core",
     "cupy-cuda13x",

@@ -82,6 +82,12 @@ def warp_array(stream):
     return warp.zeros(N, dtype=warp.uint8, device="cuda:0")
 
 
+def tvm_ffi_array(stream):
+    import tvm_ffi
+
+    return tvm_ffi.from_dlpack(cupy_array(stream))
+
+
 PRODUCERS = {
     "cupy": cupy_array,
     "numba": numba_array,
@@ -89,6 +95,7 @@ PRODUCERS = {
     "torch": torch_array,
     "cuda.core": core_array,
     "rmm": rmm_array,
+    "tvm_ffi": tvm_ffi_array,
     "warp": warp_array,
     "interface": lambda stream: PlainInterface(cupy_array(stream)),
     "dlpack": lambda stream: PlainDlpack(cupy_array(stream)),
@@ -100,7 +107,7 @@ def address_of(array):
         return array.base.data.ptr
     if hasattr(array, "__cuda_array_interface__"):
         return array.__cuda_array_interface__["data"][0]
-    return int(array.ptr)
+    return int(array.data_ptr() if hasattr(array, "data_ptr") else array.ptr)
 
 
 class Cupy:
@@ -184,10 +191,10 @@ class Core:
 
     def read(self, view, stream):
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        call(runtime.cudaMemcpyAsync(self.out, view.ptr, N, kind, stream.cuda_stream))
+        call(runtime.cudaMemcpyAsync(self.out, address_of(view), N, kind, stream.cuda_stream))
 
     def write(self, view, stream, value):
-        call(runtime.cudaMemsetAsync(view.ptr, value, N, stream.cuda_stream))
+        memset(address_of(view), value, stream)
 
     def seen(self):
         host = np.zeros(N, dtype="u1")
@@ -220,6 +227,7 @@ CONSUMERS = {
     "numba_cuda_mlir": NumbaCudaMlir,
     "torch": Torch,
     "cuda.core": Core,
+    "tvm_ffi": Core,
     "warp": Warp,
 }
 pairs = pytest.mark.parametrize(("producer", "consumer"), list(itertools.product(PRODUCERS, CONSUMERS)))
@@ -232,7 +240,7 @@ def _needs(request):
         if library in ("interface", "dlpack"):
             need("cupy")
         elif library in {*PRODUCERS, *CONSUMERS}:
-            need(library)
+            need(library, *["cupy"] * (library == "tvm_ffi"))
 
 
 @pytest.fixture
@@ -387,7 +395,7 @@ def test_the_first_producer_of_a_chain_waits_for_all_consumers(streams, interop_
     assert set(reader.seen()) == {STALE if dropped else AGAIN}
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
+@pytest.mark.parametrize("library", ["cupy", "torch", "tvm_ffi", "warp"])
 def test_the_current_stream_is_the_producer(library, interop_need):
     interop_need(library)
     p, c = interop.new_stream(), interop.as_stream(int_stream())

@@ -62,7 +62,9 @@ def test_control_a_stream_creates_a_context():
     assert result(code)[0] == 1
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch", "warp", "numba", "numba_cuda_mlir", "rmm", "cuda.core"])
+@pytest.mark.parametrize(
+    "library", ["cupy", "torch", "warp", "numba", "numba_cuda_mlir", "rmm", "cuda.core", "tvm_ffi"]
+)
 def test_doctor_creates_no_context_for_an_imported_library(library, interop_need):
     interop_need(library)
     code = f"""

@@ -32,6 +32,7 @@ REFUSED = {
     "torch": {"unaligned", "negative", "negative in both"},
     "jax": {"unaligned", "negative", "negative in both", "zero", "overlapping", "gaps"},
     "cuda.core": set(),
+    "tvm_ffi": {"unaligned"},
     "warp": {"unaligned", "0-d", "9-d", "33-d"},
 }
 PROGRAM = """

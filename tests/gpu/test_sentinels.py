@@ -92,7 +92,9 @@ def test_a_default_stream_is_borrowed_from_each_library(name, interop_need):
 
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
-@pytest.mark.parametrize("library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core", "rmm", "warp"])
+@pytest.mark.parametrize(
+    "library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core", "rmm", "tvm_ffi", "warp"]
+)
 def test_a_default_stream_is_given_to_each_library(library, handle, interop_need):
     interop_need(library)
     native = interop.ExternalStream(handle).to(library)
@@ -101,14 +103,16 @@ def test_a_default_stream_is_given_to_each_library(library, handle, interop_need
 
 
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
-@pytest.mark.parametrize("library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core", "rmm", "warp"])
+@pytest.mark.parametrize(
+    "library", ["cupy", "numba", "numba_cuda_mlir", "torch", "cuda.core", "rmm", "tvm_ffi", "warp"]
+)
 def test_a_default_stream_of_another_device_is_given_or_refused(library, handle, interop_need):
     interop_need(library)
     interop_need("gpu2")
     for current in (0, 1):
         other = interop.ExternalStream(handle, 1 - current)
         with on_device(current):
-            if library in ("torch", "warp"):
+            if library in ("torch", "tvm_ffi", "warp"):
                 native = other.to(library)
                 assert interop.as_stream(native).device == 1 - current
             else:
@@ -119,7 +123,7 @@ def test_a_default_stream_of_another_device_is_given_or_refused(library, handle,
                 assert identity(handle_of(native)) == other.stream_id
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
+@pytest.mark.parametrize("library", ["cupy", "torch", "tvm_ffi", "warp"])
 @pytest.mark.parametrize("handle", [LEGACY, PER_THREAD])
 def test_a_default_stream_can_be_made_current(library, handle, interop_need):
     interop_need(library)

@@ -65,7 +65,7 @@ def test_with_stream_does_the_same_as_use(both):
     assert currents(both) == before
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch", "warp"])
+@pytest.mark.parametrize("library", ["cupy", "torch", "tvm_ffi", "warp"])
 def test_a_reused_address_is_not_taken_for_the_old_stream(library, interop_need):
     interop_need(library)
     streams = [interop.new_stream() for _ in range(8)]

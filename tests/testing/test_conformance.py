@@ -9,11 +9,14 @@ import threading
 import types
 import weakref
 
+import numpy as np
 import pytest
 
 import interop
 from interop import _cuda
+from interop.adapters import adapter_named
 from interop.adapters.base import Adapter
+from interop.adapters.tensor import CUDA, TYPES, Tensor
 from interop.testing.conformance import AdapterConformance
 from interop.testing.conformance.library import gpu_is_there
 from tests.default_streams import DEFAULT_STREAMS
@@ -44,6 +47,25 @@ class TestCudaBindings(Simulated):
 @pytest.mark.skipif(gpu_is_there(), reason="tests/gpu runs the whole suite")
 class TestRmm(Simulated):
     library = "rmm"
+
+
+@pytest.mark.skipif(gpu_is_there(), reason="tests/gpu runs the whole suite")
+class TestTvmFfi(Simulated):
+    """Its tensors call no CUDA: so they are tested too, over memory of NumPy."""
+
+    library = "tvm_ffi"
+
+    @pytest.fixture(autouse=True)
+    def _memory_lies_on_the_device(self, monkeypatch):
+        monkeypatch.setattr(_cuda.memory, "pointer_place", lambda *_: (2, 0))
+
+    def new_array(self):
+        memory = np.zeros(64, "u1")
+        tensor = Tensor(memory.ctypes.data, (64,), None, TYPES["|u1"], CUDA, 0, read_only=False, owner=memory)
+        return adapter_named("tvm_ffi").make_array(tensor, memory)
+
+    def address_of(self, array):
+        return array.data_ptr()
 
 
 # -- an invented library with everything, and wrong adapters for it ----------------------------------------------------

@@ -89,7 +89,7 @@ HIDE = """
 import sys
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {*"cupy numba numba_cuda_mlir rmm torch warp jax acme_streams".split()}:
+        if name.partition(".")[0] in {*"cupy numba numba_cuda_mlir rmm torch tvm_ffi warp jax acme_streams".split()}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
 """
