@@ -52,9 +52,10 @@ docs: $(venv)/test.done
 	$(bin)/python -m docs.update
 
 # The documentation site, in build/site. A reference or a link that leads nowhere fails.
+# Without the extension, so that the signatures have their types.
 site: $(venv)/site.done
 	rm -rf build/site docs/generated
-	$(bin)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto docs build/site
+	INTEROP_NATIVE=0 $(bin)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto docs build/site
 	$(bin)/python -m pytest -q docs
 
 # The README's picture; on a GPU machine, with CuPy, PyTorch, Numba and matplotlib in $(PYTHON)'s environment.

@@ -5,9 +5,10 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sphinx.ext.napoleon.docstring import GoogleDocstring
+from sphinx.util import inspect
 
 import interop
 
@@ -60,7 +61,7 @@ python_use_unqualified_type_names = True
 # here, and for the parts of the modules that are public.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", rf"({'|'.join(sys.stdlib_module_names)}|_pytest|matplotlib|numpy|pytest)\..*"),
+    (r"py:.*", rf"({'|'.join(sys.stdlib_module_names)}|_pytest|jax|matplotlib|numpy|pytest)\..*"),
     (r"py:.*", r"interop\._.*|interop\.\w+\.\w+\.\w+|interop\.timeline\._Open|Executor|Figure|Row|T|Tensor"),
     (r"py:.*", r"LEGACY|PER_THREAD|POISON|__await__|library|only_addresses|Reading\.notes|interop\.\w+\.owner"),
 ]
@@ -120,6 +121,15 @@ def parse(docstring: GoogleDocstring) -> None:
     napoleons_parse(docstring)
 
 
+def arguments_of_init(*event: Any) -> tuple[str, str] | None:  # noqa: ANN401  (Sphinx gives seven of many types)
+    """The signature of a stream or an event: without the extension, these have a ``__new__`` that takes anything."""
+    _, _, _, obj, _, signature, _ = event
+    if not signature or "_arguments" not in signature:
+        return None
+    of_init = inspect.signature(obj.__init__, bound_method=True)
+    return inspect.stringify_signature(of_init, show_return_annotation=False, unqualified_typehints=True), ""
+
+
 napoleons_parse = GoogleDocstring._parse
 GoogleDocstring._parse = parse
 
@@ -128,3 +138,4 @@ def setup(app: "Sphinx") -> None:
     """Tell Sphinx of these."""
     app.connect("builder-inited", bring_pages)
     app.connect("source-read", mend_links)
+    app.connect("autodoc-process-signature", arguments_of_init)

@@ -55,3 +55,10 @@ def test_pages_with_pictures_have_them(name: str) -> None:
 def test_the_search_knows(word: str) -> None:
     index = (SITE / "searchindex.js").read_text()
     assert re.search(rf'"?\b{word}\b"?:', index)
+
+
+@pytest.mark.parametrize("name", ["as_stream", "ExternalStream", "Event"])
+def test_signatures_have_their_types(name: str) -> None:
+    text = re.sub(r"<[^>]+>", "", (SITE / "generated" / "api" / f"interop.{name}.html").read_text())
+    signature, *_ = text.partition(f"interop.{name}(")[2].partition("\n")
+    assert "device: int | str |" in signature

@@ -70,10 +70,13 @@ def as_stream(obj: object, device: Device | None = None, *, name: str | None = N
             of a library with an adapter of its own, and of subclasses; any object with ``__cuda_stream__``, a method or
             an attribute; a ``cudaStream_t`` or ``CUstream``; an object with an int ``handle``, as in PyCUDA; or the
             address of a stream, an int or a ``ctypes.c_void_p``.
-        device: the stream's, to be checked: its ordinal, ``"cuda:1"``, or an object with an int ``index``, such as
-            ``torch.device("cuda:1")``; ``"cuda"`` is the current one. For the default streams 0, 1 and 2, the device
+        device: the stream's, to be checked: its ordinal, an int; ``"cuda:1"``; or an object with an int ``index``, such
+            as ``torch.device("cuda:1")``; ``"cuda"`` is the current one. For the default streams 0, 1 and 2, the device
             whose default stream it is.
-        name: what reprs, errors and reports call the stream from now on; see :attr:`ExternalStream.name`.
+        name: a str: what reprs, errors and reports call the stream from now on; see :attr:`ExternalStream.name`.
+
+    Returns:
+        An :class:`ExternalStream`; *obj* itself if it is one.
 
     Raises:
         InvalidStreamError: *obj* is no stream, or the handle that it states cannot be that of a stream.

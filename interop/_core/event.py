@@ -194,8 +194,8 @@ class Event(Waitable, EventHandle):
             event.synchronize(timeout=60)  # seconds
 
         Args:
-            timeout: the most seconds to wait. With a timeout, the event is queried every 0.02 to 1 milliseconds.
-                Without one, this is ``cudaEventSynchronize``.
+            timeout: the most seconds to wait, a float. With a timeout, the event is queried every 0.02 to 1
+                milliseconds. Without one, this is ``cudaEventSynchronize``.
 
         Raises:
             TimeoutError: the work was not done in time. It goes on.

@@ -114,8 +114,9 @@ class ExternalStream(Waitable, StreamProperties):
             producer.synchronize(timeout=60)  # seconds
 
         Args:
-            timeout: the most seconds to wait. With a timeout, the stream is queried every 0.02 to 1 milliseconds, and
-                work that is submitted during the wait counts too. Without one, this is ``cudaStreamSynchronize``.
+            timeout: the most seconds to wait, a float. With a timeout, the stream is queried every 0.02 to 1
+                milliseconds, and work that is submitted during the wait counts too. Without one, this is
+                ``cudaStreamSynchronize``.
 
         Raises:
             TimeoutError: the work was not done in time. It goes on.

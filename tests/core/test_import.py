@@ -1,10 +1,13 @@
 """``import interop`` is fast and imports no GPU library; imports inside the package flow one way."""
 
+import inspect
+import re
+
 import pytest
 
 import interop
 from docs.imports import MODULES, ORDER, arrows, imports, part, reachable, target
-from interop import errors
+from interop import Event, ExternalStream, errors
 from interop.adapters.table import TABLE
 
 ADAPTERS = {row.adapter for row in TABLE.values()}
@@ -159,3 +162,25 @@ print(json.dumps(shown))
 def test_what_runs_in_the_extension_has_the_signatures_of_python(python):
     """Without annotations: type checkers read them in the sources."""
     assert python(SIGNATURES) == python(SIGNATURES, INTEROP_NATIVE="0")
+
+
+FUNCTIONS = [interop.as_stream]
+FUNCTIONS += [
+    getattr(ExternalStream, name) for name in ("record_event", "synchronize", "to", "wait_event", "wait_stream")
+]
+FUNCTIONS += [Event.synchronize]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__qualname__)
+def test_help_of_what_runs_in_the_extension_names_the_types(function):
+    """Its signature has none there."""
+    text, *_ = inspect.getdoc(function).partition("Args:\n")[2].partition("\n\n")
+    said = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE))
+    assert {*said} == {*inspect.signature(function).parameters} - {"self"}
+    assert [
+        name for name, words in said.items() if not re.search(r'\b(int|float|str)\b|:(class|func):|``"', words)
+    ] == []
+
+
+def test_help_says_what_as_stream_returns():
+    assert "Returns:\n    An :class:`ExternalStream`" in inspect.getdoc(interop.as_stream)

@@ -12,8 +12,10 @@ from dataclasses import asdict
 
 import pytest
 
+from benchmarks import handovers
+from benchmarks.lab import OURS, PEERS
 from benchmarks.measure import Measured
-from benchmarks.results import Results
+from benchmarks.results import Results, Table
 from docs import update
 from interop import demo, matrix, sim
 from interop.adapters.table import BINDINGS_VARIABLE, TABLE
@@ -181,6 +183,26 @@ def test_the_readme_has_the_figures_of_the_matrix():
         f"Of {cases[0]} ways to hand an array over without interop, {outcomes[0]} race, {outcomes[1]} are refused and "
         f"{outcomes[2]} block the host. Of {cases[1]} ways by interop, {seen[True, matrix.ORDERED]} are ordered" in said
     )
+
+
+def test_how_it_compares_is_what_the_benchmark_measured():
+    said = " ".join((ROOT / "docs/how_it_compares.md").read_text().split())
+    table = Table(Results.read(ROOT / "benchmarks/results.json").rows)
+    costs = {
+        (source, target): ratio.median
+        for source, target in handovers.WAYS
+        for own in handovers.OWN[target]
+        if (ratio := table.ratio(handovers.name(source, target), OURS, own))
+    }
+    into_core = [cost for (_, target), cost in costs.items() if target == "cuda.core"]
+    others = [cost for (_, target), cost in costs.items() if target != "cuda.core"]
+    assert "between CuPy, PyTorch, Numba and JAX, from a little less to three times as much" in said
+    assert min(others) < 1 < max(others) <= 3
+    assert "into cuda.core far more" in said
+    assert min(into_core) > 3
+    waits = [table.ratio(call, OURS, peer) for call in ("wait_event", "wait_stream") for peer in PEERS]
+    assert "A wait costs what the fastest library's own does, give or take a tenth, or less" in said
+    assert max(wait.median for wait in waits if wait) <= 1.1
 
 
 def test_what_the_ledger_found_is_a_table(tmp_path):
