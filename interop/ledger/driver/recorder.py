@@ -30,6 +30,10 @@ _ASKED: Final = ("cuFuncGetParamInfo", "cuKernelGetParamInfo", "cuStreamIsCaptur
 _NEEDED: Final = {"cuLaunchKernel", "cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuStreamWaitEvent"}
 
 
+opened: "list[Recorder]" = []
+"""The recorder that is open in this process, if one is."""
+
+
 class Recorder:
     """Records every call that this process makes of the driver, in all threads. One at a time is open in a process.
 
@@ -53,13 +57,13 @@ class Recorder:
         self._cupti: Cupti | None = None
         self._process = 0
         self._file: IO[bytes] | None = None
-        self._at = 0
+        self._at = self._defined = 0
         self._kinds: tuple[str, ...] = ()
         self._names: tuple[str, ...] = ()
         self._kernels: dict[int, tuple[str, tuple[int, ...]]] = {0: ("", ())}
         self._stacks: dict[int, tuple[int, ...]] = {}
         self._places: dict[int, tuple[tuple[CodeType, int], ...]] = {0: ()}
-        self._modules: list[tuple[int, int]] = []
+        self._modules: dict[int, int] = {}
 
     def open(self) -> None:
         """Record from now on.
@@ -67,6 +71,8 @@ class Recorder:
         Raises:
             EyeShut: it cannot be; the error says why, and what to do.
         """
+        if opened:
+            raise EyeShut("it is open already", "leave the block that has opened it first")
         if native is None:
             why = f"it needs interop's extension in C: {why_not}"
             raise EyeShut(why, "install interop where there is a C compiler")
@@ -92,6 +98,7 @@ class Recorder:
             native.recorder_flush(True)  # noqa: FBT003
             raise
         self._cupti, self._process = cupti, os.getpid()
+        opened.append(self)
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -101,6 +108,7 @@ class Recorder:
             self.codes.look()
             native.recorder_flush(True)  # noqa: FBT003
             atexit.unregister(self.close)
+            opened.remove(self)
         self._cupti = None
 
     def note(self, kind: str, stream: int = 0, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
@@ -111,19 +119,39 @@ class Recorder:
     def module(self, number: int) -> bytes:
         """The machine code of a module that was loaded."""
         assert self._file is not None
-        start, length = self._modules[number]
-        return os.pread(self._file.fileno(), length, start)
+        return os.pread(self._file.fileno(), self._modules[number], number)
 
     def calls(self) -> Iterator[Call]:
         """All calls that have not been given yet, in the order of their numbers."""
+        start, self._at = self._at, self._end()
+        return self._between(start, self._at)
+
+    def mark(self) -> int:
+        """Where the record has come to, for :meth:`since`."""
+        end = self._end()
+        for _ in self._between(self._defined, end):
+            pass  # what calls refer to is told when it is first seen
+        self._defined = end
+        return end
+
+    def since(self, mark: int) -> Iterator[Call]:
+        """All calls since :meth:`mark`, whether or not they were given."""
+        return self._between(mark, self._end())
+
+    def _end(self) -> int:
         if native is None or self._file is None:
-            return
+            return 0
         end, self.lost = native.recorder_flush(False)  # noqa: FBT003
+        return int(end)
+
+    def _between(self, at: int, end: int) -> Iterator[Call]:
+        """The calls in a part of the file."""
         chunks: dict[int, list[tuple[int, int]]] = {}
-        while self._at < end:
-            thread, length = _CHUNK.unpack(os.pread(self._file.fileno(), _CHUNK.size, self._at))
-            chunks.setdefault(thread, []).append((self._at + _CHUNK.size, length))
-            self._at += _CHUNK.size + length
+        while at < end:
+            assert self._file is not None
+            thread, length = _CHUNK.unpack(os.pread(self._file.fileno(), _CHUNK.size, at))
+            chunks.setdefault(thread, []).append((at + _CHUNK.size, length))
+            at += _CHUNK.size + length
         threads = [self._records(thread, places) for thread, places in chunks.items()]
         looked = itertools.count()
         for number, thread, start, record in heapq.merge(*threads):
@@ -160,8 +188,8 @@ class Recorder:
             self._stacks[stack] = words
             return None
         if kind == "module":
-            self._modules.append((start + _RECORD.size, a))
-            return Call(number, kind, thread=thread, a=len(self._modules) - 1)
+            self._modules[start + _RECORD.size] = a
+            return Call(number, kind, thread=thread, a=start + _RECORD.size)
         if kind == "launch":
             symbol, offsets = self._kernels[kernel]
             if flags & _EXTRA:

@@ -196,6 +196,23 @@ def test_machine_code_is_kept(recorder, fake):
     assert [recorder.module(call.a) for call in recorder.calls()] == [small, large]
 
 
+def test_the_calls_since_a_mark_are_given_to_others_too(recorder, fake):
+    launch(fake, 32, 0, words(1))
+    mark = recorder.mark()
+    launch(fake, 32, 0, words(2))
+    for _ in range(2):
+        assert [(call.symbol, call.words[0][1], bool(call.place)) for call in recorder.since(mark)] == [
+            ("a kernel", 2, True)
+        ]
+    assert [call.words[0][1] for call in recorder.calls()] == [1, 2]
+    assert list(recorder.calls()) == []
+
+
+def test_one_recorder_is_open_at_a_time(recorder, built):
+    with pytest.raises(EyeShut, match="open already"):
+        Recorder(built, driver=built).open()
+
+
 def test_a_note_of_python_stands_between_the_calls(recorder, fake):
     fire(fake, "cuEventRecord", words(1, 0x200))
     recorder.note("pool alloc", 0x200, a=5, c=64)
