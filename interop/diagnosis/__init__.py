@@ -3,6 +3,7 @@
 - ``machine``: driver, runtime, GPUs
 - ``packages``: the installed packages, and those whose metadata is broken
 - ``libraries``: versions, current streams, which default stream 0 means
+- ``pools``: the memory pools, and which libraries share one
 - ``advice``: what is wrong, and what to do
 - ``traps``: what is known to go wrong with a library or a variable that is there
 - ``drawing``: the table
@@ -18,11 +19,12 @@ from typing import Any, Final, TextIO
 
 from interop import _cuda
 from interop._core.switching import streams_in_use
-from interop.diagnosis import drawing, libraries, machine, packages, traps
+from interop.diagnosis import drawing, libraries, machine, packages, pools, traps
 from interop.diagnosis.advice import Advice, Facts, advise
 from interop.diagnosis.attempt import attempt
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import Machine
+from interop.diagnosis.pools import Pool
 
 SCHEMA: Final = 1
 """The version of what :meth:`Diagnosis.to_dict` returns. It grows when a key is removed or changes its meaning."""
@@ -35,11 +37,13 @@ class Diagnosis:
     Attributes:
         machine: driver, runtime, GPUs.
         libraries: the installed libraries.
+        pools: the memory pools of the loaded libraries on the current device, if its context exists.
         advice: warnings and notes, each with what to do.
     """
 
     machine: Machine
     libraries: tuple[Library, ...]
+    pools: tuple[Pool, ...]
     advice: tuple[Advice, ...]
 
     @property
@@ -57,12 +61,12 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """The table, as text, as wide as the terminal."""
-        return drawing.text(self.machine, self.libraries, self.advice)
+        return drawing.text(self.machine, self.libraries, self.pools, self.advice)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return drawing.html(self.machine, self.libraries, self.advice)
+        return drawing.html(self.machine, self.libraries, self.pools, self.advice)
 
 
 def examine(version: str, *, probe: bool) -> Diagnosis:
@@ -77,7 +81,7 @@ def examine(version: str, *, probe: bool) -> Diagnosis:
         found = machine.look(version, bindings)  # the libraries have created contexts meanwhile
     in_use = frozenset(stream.cuda_stream for stream in streams_in_use())
     facts = Facts(found, installed, there, in_use, traps.loaded())
-    return Diagnosis(found, installed, tuple(advise(facts)))
+    return Diagnosis(found, installed, tuple(pools.look(installed, found.current_device)), tuple(advise(facts)))
 
 
 def _set_up() -> None:

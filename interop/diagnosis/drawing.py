@@ -8,27 +8,31 @@ from interop._show.html import grid, table
 from interop.diagnosis.advice import Advice
 from interop.diagnosis.libraries import Library
 from interop.diagnosis.machine import Gpu, Machine
+from interop.diagnosis.pools import Pool
 
 COLUMNS = ("library", "version", "adapter", "current stream now", "0 means")
+POOL_COLUMNS = ("memory pool", "libraries", "held", "in use")
 
 
-def text(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:
+def text(machine: Machine, libraries: Sequence[Library], pools: Sequence[Pool], advice: Sequence[Advice]) -> str:
     """The diagnosis as plain text, for a terminal."""
     advised: list[tuple[str, str]] = [(item.kind, f"{item.about}: {item.what}\n→ {item.fix}") for item in advice]
     if not any(item.kind == "warning" for item in advice):
         advised.append(("fine", "no warnings"))
-    parts = (
+    parts = [
         "interop doctor",
         plain.table(machine_rows(machine).items()),
         plain.table(library_rows(libraries), COLUMNS),
-    )
+    ]
+    parts += [plain.table(pool_rows(pools), POOL_COLUMNS)] if pools else []
     return "\n\n".join((*parts, plain.table(advised)))
 
 
-def html(machine: Machine, libraries: Sequence[Library], advice: Sequence[Advice]) -> str:
+def html(machine: Machine, libraries: Sequence[Library], pools: Sequence[Pool], advice: Sequence[Advice]) -> str:
     """The diagnosis as HTML, for a notebook."""
     found = grid(("", "about", "what", "what to do"), [(a.kind, a.about, a.what, a.fix) for a in advice])
-    return table("interop doctor", machine_rows(machine)) + grid(COLUMNS, library_rows(libraries)) + found
+    of_pools = grid(POOL_COLUMNS, pool_rows(pools)) if pools else ""
+    return table("interop doctor", machine_rows(machine)) + grid(COLUMNS, library_rows(libraries)) + of_pools + found
 
 
 def machine_rows(machine: Machine) -> dict[str, str]:
@@ -60,6 +64,15 @@ def library_rows(libraries: Sequence[Library]) -> list[tuple[str, ...]]:
         )
         for library in libraries
     ]
+
+
+def pool_rows(pools: Sequence[Pool]) -> list[tuple[str, ...]]:
+    """The memory pools, a row for each."""
+    return [(pool.name, ", ".join(pool.libraries), _bytes(pool.held), _bytes(pool.used)) for pool in pools]
+
+
+def _bytes(count: int | None) -> str:
+    return "not known" if count is None else f"{count / 2**20:.1f} MiB"
 
 
 def _adapter(library: Library) -> str:

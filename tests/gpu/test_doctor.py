@@ -247,6 +247,49 @@ print(interop.doctor())
     measured("doctor", shown=done.stdout.strip())
 
 
+def test_doctor_shows_the_pools_of_the_libraries(interop_need):
+    interop_need("cupy", "torch", "cuda.core")
+    code = """
+import cupy, torch
+import cuda.core
+import interop
+before = [len(interop.doctor().pools), contexts()]
+x, y = cupy.ones(1 << 20, "u1"), torch.ones(1 << 20, dtype=torch.uint8, device="cuda")
+pools = {pool.name: [pool.libraries, pool.held, pool.used] for pool in interop.doctor().pools}
+with cupy.cuda.using_allocator(cupy.cuda.MemoryAsyncPool().malloc):
+    z = cupy.ones(1 << 20, "u1")
+    shared = next([pool.libraries, pool.held, pool.used] for pool in interop.doctor().pools if "cupy" in pool.libraries)
+print(json.dumps([before, pools, shared, "CuPy's pool" in repr(interop.doctor())]))
+"""
+    (count, existing), pools, (sharing, held, used), shown = result(code)
+    assert count == 0 or any(existing)
+    assert "cuda.core" in pools["the driver's pool (cudaMallocAsync)"][0]
+    for name, library in (("CuPy's pool", "cupy"), ("PyTorch's pool", "torch")):
+        assert pools[name][0] == [library]
+        assert pools[name][1] >= pools[name][2] >= 1 << 20
+    assert {"cuda.core", "cupy"} <= {*sharing}
+    assert held >= used >= 1 << 20
+    assert shown
+
+
+def test_doctor_shows_that_cupy_takes_its_memory_from_rmm(interop_need):
+    interop_need("cupy", "rmm")
+    code = """
+import cupy, rmm
+import interop
+from rmm.allocators.cupy import rmm_cupy_allocator
+rmm.mr.set_current_device_resource(rmm.mr.PoolMemoryResource(rmm.mr.CudaMemoryResource(), initial_pool_size=1 << 24))
+with cupy.cuda.using_allocator(rmm_cupy_allocator):
+    x = cupy.ones(1 << 20, "u1")
+    found = [[pool.name, pool.libraries, pool.held] for pool in interop.doctor().pools if "rmm" in pool.libraries]
+    del x
+print(json.dumps(found))
+"""
+    ((name, libraries, held),) = result(code)
+    assert (name, libraries) == ("RMM's PoolMemoryResource", ["cupy", "rmm"])
+    assert held >= 1 << 24
+
+
 def test_doctor_works_without_any_library():
     code = """
 import interop
