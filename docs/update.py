@@ -26,6 +26,8 @@ PAGES: Final = (
 )
 _MAIN: Final = ("wait_event", "wait_stream")
 """The calls in the README's table of speed."""
+_NONE: Final = "\N{EN DASH}"
+_BENCHMARKS: Final = "benchmarks/results.json"
 _HEAD: Final = 2
 """The lines at the top of a table."""
 _SECTION: Final = re.compile(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
@@ -161,9 +163,22 @@ def _speed(path: Path) -> Iterator[str]:
 
 def _gpu_suite(path: Path) -> Iterator[str]:
     record = json.loads(path.read_text())
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
     counts = {what: f"{record[what]:,}" for what in ("passed", "failed", "skipped")}
-    yield from _run_table(record, **counts, GPUs=record["gpus"], versions=versions)
+    yield from _run_table(record, **counts, GPUs=record["gpus"])
+
+
+def _versions(path: Path) -> Iterator[str]:
+    """A row for each package, and its version in the last run of the GPU suite, of the matrix and of the benchmarks."""
+    files = {"GPU suite": path, "matrix": path.with_name("matrix.json"), "benchmarks": path.parents[2] / _BENCHMARKS}
+    records = {what: json.loads(file.read_text()) for what, file in files.items() if file.exists()}
+    runs = {what: record.get("machine", record) for what, record in records.items()}
+    columns = (f"{what}, {run['date']}" for what, run in runs.items())
+    yield f"| package | {' | '.join(columns)} |"
+    yield "|---" * (len(runs) + 1) + "|"
+    for package in sorted({package for run in runs.values() for package in run["versions"]}):
+        found = [run["versions"].get(package) for run in runs.values()]
+        if any(found):
+            yield f"| {package} | {' | '.join(version or _NONE for version in found)} |"
 
 
 def _bugs(path: Path) -> Iterator[str]:
@@ -226,10 +241,11 @@ def _line(name: str, record: Mapping[str, Mapping[str, Any]]) -> tuple[str, str,
 SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "matrix-summary": ("tests/gpu/matrix.json", "make gpu-test", _matrix_summary),
     "matrix": ("tests/gpu/matrix.json", "make gpu-test", _matrix),
-    "speed": ("benchmarks/results.json", "make bench", _speed),
-    "benchmarks": ("benchmarks/results.json", "make bench", _benchmarks),
+    "speed": (_BENCHMARKS, "make bench", _speed),
+    "benchmarks": (_BENCHMARKS, "make bench", _benchmarks),
     "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
     "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
+    "versions": ("tests/gpu/last_run.json", "make gpu-test", _versions),
     "with": ("tests/gpu/with.json", "make gpu-test", _with),
     "doctor": ("tests/gpu/measured.json#doctor", "make gpu-test", _doctor),
 }

@@ -26,7 +26,7 @@ class Line(NamedTuple):
 LINES = {name: Line(title, text) for title, name, text in _LINE.findall(PAGE.read_text())}
 """By the import path of the library."""
 
-ON_A_GPU = ("cupy.cuda.nccl", "nccl.core", "numba_cuda_mlir", "torch.distributed", "triton")
+ON_A_GPU = ("cupy.cuda.nccl", "nccl.core", "numba_cuda_mlir", "torch.distributed", "triton", "tvm_ffi")
 """Those that tests/gpu/test_with.py runs, where they are installed."""
 
 WITHOUT_A_GPU = {
@@ -63,7 +63,7 @@ WHY_NOT = {
     "kvikio": "needs a driver for cuFile",
     "legate": "needs Legate's launcher",
     "max.driver": "needs a device to have a queue",
-    "jax": "needs a GPU to have a stream",
+    "jax": "`tests/gpu/test_jax_call.py` tests `jax_call`",
     "paddle": "the package index has no wheel of Paddle 3",
     "pycuda": "the package index has no wheel",
     "tensorflow": _WAITS,

@@ -15,13 +15,16 @@ PACKAGES = (
     "cuda-core",
     "cupy-cuda13x",
     "jax",
+    "nccl4py",
     "numba",
     "numba-cuda",
+    "numba-cuda-mlir",
     "numba-cuda-mlir",
     "numpy",
     "pytest",
     "rmm-cu13",
     "torch",
+    "triton",
     "warp-lang",
 )
 

@@ -72,12 +72,24 @@ def numba_cuda_mlir() -> dict[str, Any]:
     return {**arrays(), "kernel": kernel, "grid": SIZE // 256, "block": 256}
 
 
+def tvm_ffi() -> dict[str, Any]:
+    import tvm_ffi
+
+    def function(x: Any, y: Any) -> None:
+        stream = tvm_ffi.get_raw_stream(tvm_ffi.device("cuda", 0))
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        call(runtime.cudaMemcpyAsync(address(y), address(x), SIZE, kind, stream))
+
+    return {**arrays(), "tvm_ffi": tvm_ffi, "function": function}
+
+
 READY: dict[str, Callable[[], dict[str, Any]]] = {
     "cupy.cuda.nccl": cupy_nccl,
     "nccl.core": nccl4py,
     "numba_cuda_mlir": numba_cuda_mlir,
     "torch.distributed": torch_distributed,
     "triton": triton,
+    "tvm_ffi": tvm_ffi,
 }
 """Makes the arrays, and all other names that the line of a library uses."""
 

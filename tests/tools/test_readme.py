@@ -226,13 +226,26 @@ def test_the_doctor_is_shown_as_it_was_printed(tmp_path):
 def test_the_tables_of_runs_say_whether_the_code_is_still_the_same(code, same, tmp_path):
     run = {**ABOUT, "interop_sha256": code, "passed": 1234, "failed": 5, "skipped": 0}
     assert written("gpu-suite", tmp_path, "tests/gpu/last_run.json", run) == [
-        "| passed | failed | skipped | GPUs | versions | where and when | by the code that is here |",
-        "|---|---|---|---|---|---|---|",
-        f"| 1,234 | 5 | 0 | 2 | cupy 2 | a GPU, driver 1, today | {same} |",
+        "| passed | failed | skipped | GPUs | where and when | by the code that is here |",
+        "|---|---|---|---|---|---|",
+        f"| 1,234 | 5 | 0 | 2 | a GPU, driver 1, today | {same} |",
     ]
     results = {"machine": run, "options": {"batches": 60}, "rows": [], "python": [], "left": []}
     lines = written("benchmarks", tmp_path, "benchmarks/results.json", results)
     assert lines[-1] == f"| 60 | a GPU, driver 1, today | {same} |"
+
+
+def test_the_versions_are_those_of_each_run(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/results.json").write_text(
+        json.dumps({"machine": {**ABOUT, "date": "later", "versions": {"cupy": "3", "torch": "4"}}})
+    )
+    assert written("versions", tmp_path, "tests/gpu/last_run.json", ABOUT) == [
+        "| package | GPU suite, today | benchmarks, later |",
+        "|---|---|---|",
+        "| cupy | 2 | 3 |",
+        "| torch | \N{EN DASH} | 4 |",
+    ]
 
 
 def test_the_tables_of_speed(tmp_path):

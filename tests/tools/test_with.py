@@ -28,7 +28,7 @@ def test_there_are_thirty_five_libraries_with_a_line_each():
 def test_each_line_is_python_and_has_a_stream(name):
     text = LINES[name].text
     compile(text, str(PAGE), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    assert re.search(r"\bstream\b|\bas_stream\(|\bconsumed\b", text)
+    assert re.search(r"\bstream\b|\bas_stream\(|\bjax_call\(", text)
 
 
 def test_the_packages_are_those_that_are_installed_for_it():
