@@ -20,12 +20,13 @@ typedef struct {
     const char *signature;
     PyMethodDef definition;
     PyObject *python; /* the function in Python that was replaced */
+    PyObject *fast;   /* what has replaced it */
 } Method;
 
 #define FAST(variable, name, signature) \
     static PyObject *do_##variable(PyObject *, PyObject *const *, Py_ssize_t, PyObject *); \
     static Method variable = { \
-        signature, {name, (PyCFunction)(void (*)(void))do_##variable, METH_FASTCALL | METH_KEYWORDS, NULL}, NULL};
+        signature, {name, (PyCFunction)(void (*)(void))do_##variable, METH_FASTCALL | METH_KEYWORDS, NULL}, NULL, NULL};
 
 FAST(as_stream, "as_stream", "(obj, device=None, *, name=None)")
 FAST(stream_query, "query", "($self)")
@@ -211,7 +212,7 @@ METHOD(as_stream)
     return CALL_PYTHON(as_stream);
 }
 
-/* Replace the methods of a class, or the functions of a module, which keep their docstrings; once in a process. */
+/* Replace the methods of a class, or the functions of a module, which keep their docstrings. What is in place stays. */
 static int
 replace(PyObject *owner, Method **methods)
 {
@@ -221,8 +222,13 @@ replace(PyObject *owner, Method **methods)
     for (; code == 0 && *methods != NULL; methods++) {
         Method *method = *methods;
         PyMethodDef *definition = &method->definition;
-        PyObject *python = PyObject_GetAttrString(owner, definition->ml_name), *fast = NULL;
-        PyObject *text = python == NULL ? NULL : PyObject_GetAttrString(python, "__doc__");
+        PyObject *python = PyObject_GetAttrString(owner, definition->ml_name), *fast = NULL, *text;
+
+        if (python != NULL && python == method->fast) { /* importlib.reload of interop.stream comes here again */
+            Py_DECREF(python);
+            continue;
+        }
+        text = python == NULL ? NULL : PyObject_GetAttrString(python, "__doc__");
         if (text != NULL) {
             text = PyUnicode_FromFormat("%s%s\n--\n\n%S", definition->ml_name, method->signature, text);
         }
@@ -231,8 +237,8 @@ replace(PyObject *owner, Method **methods)
                                   : PyCFunction_NewEx(definition, NULL, module);
         }
         method->python = python;
+        method->fast = fast;
         code = fast == NULL ? -1 : PyObject_SetAttrString(owner, definition->ml_name, fast);
-        Py_XDECREF(fast);
     }
     Py_XDECREF(module);
     return code;

@@ -240,6 +240,23 @@ def test_the_fast_as_stream_can_be_pickled():
     assert pickle.loads(pickle.dumps(interop.as_stream)) is interop.as_stream
 
 
+def test_a_module_that_is_reloaded_keeps_the_fast_methods(python):
+    code = """
+import importlib, json
+import interop, interop.stream
+from interop import sim
+kept = [interop.ExternalStream.query, interop.Event.query]
+importlib.reload(interop.stream)
+with sim.simulate():  # where each fast method calls the one in Python that it has replaced
+    p, c = interop.new_stream(), interop.new_stream()
+    c.wait_stream(p)
+    event = interop.stream.as_stream(c.cuda_stream).record_event()
+    event.synchronize()
+    print(json.dumps([p.query(), event.query(), kept == [interop.ExternalStream.query, interop.Event.query]]))
+"""
+    assert python(code) == [True, True, True]
+
+
 EXTENSION = "import json, interop, interop._native as e; print(json.dumps([e.native is None, e.why_not]))"
 NOT_BUILT = "it was not built: install interop by pip, where there is a C compiler"
 
