@@ -42,6 +42,8 @@ NONE = 0
 ACTIVE = 1
 BROKEN = 2
 
+EXTERNAL = 1
+
 GLOBAL = 0
 THREAD_LOCAL = 1
 RELAXED = 2
@@ -230,6 +232,16 @@ RELATED: dict[str, tuple[Call, int, bool]] = {
         lambda b: b.runtime.cudaStreamWaitEvent(b.captured, b.event, 0),
         ISOLATION,
         True,
+    ),
+    "it waits for an event from outside, as an external node": (
+        lambda b: b.runtime.cudaStreamWaitEvent(b.captured, b.event, EXTERNAL),
+        SUCCESS,
+        False,
+    ),
+    "it records an event from outside, as an external node": (
+        lambda b: b.runtime.cudaEventRecordWithFlags(b.event, b.captured, EXTERNAL),
+        SUCCESS,
+        False,
     ),
     "id of the stream": (lambda b: b.runtime.cudaStreamGetId(b.captured), UNSUPPORTED, True),
     "device of the stream": (lambda b: b.runtime.cudaStreamGetDevice(b.captured), UNSUPPORTED, True),
@@ -908,6 +920,31 @@ class CudaRules:
         assert runtime.cudaEventSynchronize(event)[0] == INVALID_VALUE
         record(lab, event, second)
         assert lab.becomes_done(lambda: runtime.cudaEventQuery(event))
+
+    def test_external_nodes_are_for_captures_only(self, lab: Lab) -> None:
+        stream, event = lab.stream(), lab.event()
+        assert lab.runtime.cudaEventRecordWithFlags(event, stream, EXTERNAL)[0] != SUCCESS
+        record(lab, event, stream)
+        assert lab.runtime.cudaStreamWaitEvent(stream, event, EXTERNAL)[0] != SUCCESS
+        value(lab.runtime.cudaEventRecordWithFlags(event, stream, 0))
+        wait(lab, stream, event)
+        assert done(lab, stream)
+
+    def test_an_external_node_leaves_the_event_outside_of_the_capture(self, lab: Lab) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first, RELAXED):
+            value(lab.runtime.cudaEventRecordWithFlags(event, first, EXTERNAL))
+            wait(lab, second, event)
+            assert status(lab, second) == NONE
+            assert end(lab, first) == SUCCESS
+
+    def test_an_external_node_of_a_fork_must_be_joined(self, lab: Lab) -> None:
+        first, second, event, other = lab.stream(), lab.stream(), lab.event(), lab.event()
+        with capturing(lab, first):
+            record(lab, event, first)
+            wait(lab, second, event)
+            value(lab.runtime.cudaStreamWaitEvent(second, other, EXTERNAL))
+            assert end(lab, first) == UNJOINED
 
     def test_a_broken_capture_refuses_more_work(self, lab: Lab) -> None:
         first, second, event = lab.stream(), lab.stream(), lab.event()

@@ -65,7 +65,8 @@ def check_wait(consumer: StreamIdentity, capture: int, event: EventFields) -> No
     if capture:
         message = (
             f"{event!r} was recorded outside the graph capture that {consumer!r} is part of: record it, inside the "
-            "capture, on a stream that is part of the same capture"
+            "capture, on a stream that is part of the same capture; or let each launch of the graph wait for it: "
+            "wait_event(event, external=True)"
         )
         raise CaptureError(message)
     if consumer._handle == _cuda.LEGACY:
@@ -116,7 +117,7 @@ def explain(error: CudaError, stream: StreamIdentity, other: object = None) -> N
         CaptureError: the call was not legal during a capture.
     """
     if isinstance(other, EventFields):
-        if error.call == "cudaEventRecord" and error.code == _cuda.INVALID_RESOURCE_HANDLE:
+        if error.call.startswith("cudaEventRecord") and error.code == _cuda.INVALID_RESOURCE_HANDLE:
             message = (
                 f"{other!r} cannot be recorded on {stream!r}: an event belongs to the device and the context of the "
                 "stream that it was first recorded on. Take a new event for this stream: record_event() without an "
@@ -124,7 +125,10 @@ def explain(error: CudaError, stream: StreamIdentity, other: object = None) -> N
             )
             raise DeviceMismatchError(message) from error
         if error.call == "cudaStreamWaitEvent" and error.code == _cuda.INVALID_VALUE and other._capture:
-            message = f"{stream!r} cannot wait for {other!r}: the capture that the event was recorded in is over"
+            message = (
+                f"{stream!r} cannot wait for {other!r}: the capture that the event was recorded in is over. To let "
+                "each launch of the graph record it, capture record_event(event, external=True)"
+            )
             raise CaptureError(message) from error
         other = None
     if error.code in _cuda.CAPTURE_CODES:
@@ -137,6 +141,8 @@ def explain(error: CudaError, stream: StreamIdentity, other: object = None) -> N
             )
         else:
             message = f"{streams}: not legal during a graph capture; CUDA has invalidated the capture ({error})"
+            if error.code == _cuda.CAPTURE_ISOLATION:
+                message += ". To let each launch of the graph wait for the event: wait_event(event, external=True)"
         raise CaptureError(message) from error
 
 

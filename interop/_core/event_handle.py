@@ -116,16 +116,35 @@ class EventHandle(EventFields):
                 self._cuda.event_discard(made[0])
             raise
 
-    def _record_on(self, stream: StreamIdentity, capture: int) -> None:
-        """Record on *stream*, whose context is known, and which is part of *capture*. Creates the event if need be."""
+    def _create_for(self, stream: StreamIdentity) -> None:
+        """Create the CUDA event if need be, in the context of *stream*, which is known."""
         if not self._handle_or_0():
             is_plain = self._flags == _cuda.EVENT_DISABLE_TIMING and self._device is None
             pool = self._cuda.pool(stream._context_id) if is_plain else None
             device = self._device
             self._create(stream._context if device is None else self._cuda.primary_context(device), pool)
+
+    def _record_on(self, stream: StreamIdentity, capture: int) -> None:
+        """Record on *stream*, whose context is known, and which is part of *capture*. Creates the event if need be."""
+        self._create_for(stream)
         self._cuda.event_record(self._handle, stream._handle, stream._needs)
         self._recorded = True
         self._capture = capture
+
+    def _record_in_graph(self, stream: StreamIdentity) -> None:
+        """Let the graph that *stream* captures record the event at each launch."""
+        handle = self._handle_in_graph(stream)
+        self._cuda.event_record(handle, stream._handle, stream._needs, external=True)
+        self._recorded = True  # by a launch, which interop does not see
+
+    def _handle_in_graph(self, stream: StreamIdentity) -> int:
+        """The handle, for a graph that *stream* captures. The graph has it from then on, so no other event may get it.
+
+        Creates the event if need be.
+        """
+        self._create_for(stream)
+        self._handle_was_shared = True
+        return self._handle
 
     def _recorded_handle(self, verb: str) -> int:
         """The handle, if the event was recorded, as far as interop knows. *verb* is for the message of the error."""

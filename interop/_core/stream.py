@@ -132,7 +132,7 @@ class ExternalStream(Waitable, StreamProperties):
             poll(lambda: self._cuda.stream_query(self._handle, self._needs), timeout, self)
         self._tell_finished()
 
-    def record_event(self, event: object = None) -> Event:
+    def record_event(self, event: object = None, *, external: bool = False) -> Event:
         """Record the work submitted so far in an event; returns at once.
 
         Example::
@@ -143,6 +143,9 @@ class ExternalStream(Waitable, StreamProperties):
 
         Args:
             event: an :class:`Event`, or anything that :func:`as_event` takes. By default a new one, without timing.
+            external: a bool; in a graph capture, let each launch of the graph record the event, so that streams outside
+                of the graph can wait for this point of it. Keep the event alive as long as the graph. Outside of a
+                capture it makes no difference.
 
         Returns:
             The event: *event* itself if it is an :class:`Event`.
@@ -158,12 +161,16 @@ class ExternalStream(Waitable, StreamProperties):
         event = as_event(event)
         self._require_same_cuda(event)
         self._usable_context()
-        if not event._handle_or_0() and event._adapter is not None:
+        capture = captures.capture_of(self)
+        in_graph = external and capture != 0
+        if not (in_graph or event._handle_or_0()) and event._adapter is not None:
             event._adapter.record(event.owner, self.to(event._adapter.library))
         else:
-            capture = captures.capture_of(self)
             try:
-                event._record_on(self, capture)
+                if in_graph:
+                    event._record_in_graph(self)
+                else:
+                    event._record_on(self, capture)
             except CudaError as error:
                 captures.explain(error, self, event)
                 raise
@@ -171,7 +178,7 @@ class ExternalStream(Waitable, StreamProperties):
             watcher.recorded(self, event)
         return event
 
-    def wait_event(self, event: object) -> None:
+    def wait_event(self, event: object, *, external: bool = False) -> None:
         """Make all future work of this stream wait for an event; returns at once.
 
         Example::
@@ -181,22 +188,29 @@ class ExternalStream(Waitable, StreamProperties):
 
         Args:
             event: anything that :func:`as_event` takes, of any device.
+            external: a bool; in a graph capture, let each launch of the graph wait for what *event*, which is recorded
+                outside of the graph, has recorded by then; it need not be recorded yet. Keep the event alive as long as
+                the graph. Outside of a capture it makes no difference.
 
         Raises:
             UnrecordedEventError: *event* was never recorded, as far as interop knows. CUDA would wait for nothing.
-            CaptureError: the event was recorded outside the capture that this stream is part of, or the other way
-                round. The capture goes on, with one exception: only CUDA knows where an event of another library was
-                recorded, and it invalidates the capture.
+            CaptureError: the event was recorded outside the capture that this stream is part of, and *external* is
+                False, or the other way round. The capture goes on, with one exception: only CUDA knows where an event
+                of another library was recorded, and it invalidates the capture.
             InvalidEventError: *event* is no event.
         """
         event = as_event(event)
         self._require_same_cuda(event)
         self._usable_context()
         capture = captures.capture_of(self)
-        handle = event._recorded_handle("wait for")
-        captures.check_wait(self, capture, event)
+        in_graph = external and capture != 0
+        if in_graph:
+            handle = event._handle_in_graph(self)
+        else:
+            handle = event._recorded_handle("wait for")
+            captures.check_wait(self, capture, event)
         try:
-            self._cuda.stream_wait_event(self._handle, handle, self._needs)
+            self._cuda.stream_wait_event(self._handle, handle, self._needs, external=in_graph)
         except CudaError as error:
             captures.explain(error, self, event)
             raise

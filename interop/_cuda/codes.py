@@ -18,6 +18,7 @@ NON_BLOCKING: Final = 1  # cudaStreamNonBlocking
 EVENT_BLOCKING_SYNC: Final = 1  # cudaEventBlockingSync
 EVENT_DISABLE_TIMING: Final = 2  # cudaEventDisableTiming
 EVENT_INTERPROCESS: Final = 4  # cudaEventInterprocess
+EVENT_EXTERNAL: Final = 1  # cudaEventRecordExternal and cudaEventWaitExternal
 IPC_HANDLE_BYTES: Final = 64  # CUDA_IPC_HANDLE_SIZE
 
 INVALID_VALUE: Final = 1  # cudaErrorInvalidValue
@@ -25,6 +26,7 @@ INITIALIZATION_ERROR: Final = 3  # cudaErrorInitializationError
 INVALID_RESOURCE_HANDLE: Final = 400  # cudaErrorInvalidResourceHandle
 NOT_READY: Final = 600  # cudaErrorNotReady: not a failure, but the answer "still running"
 PEER_ACCESS_ALREADY_ENABLED: Final = 704  # cudaErrorPeerAccessAlreadyEnabled
+CAPTURE_ISOLATION: Final = 905  # cudaErrorStreamCaptureIsolation: a stream that captures waits for uncaptured work
 CAPTURE_IMPLICIT: Final = 906  # cudaErrorStreamCaptureImplicit: the legacy stream would become part of a capture
 CAPTURE_CODES: Final = range(900, 909)
 """cudaErrorStreamCaptureUnsupported to cudaErrorStreamCaptureWrongThread."""

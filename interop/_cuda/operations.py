@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from interop._cuda.calls import Calls, noted
-from interop._cuda.codes import BROKEN, IPC_HANDLE_BYTES, NON_BLOCKING, checked
+from interop._cuda.codes import BROKEN, EVENT_EXTERNAL, IPC_HANDLE_BYTES, NON_BLOCKING, checked
 from interop._native import Pool
 from interop.errors import CudaError, InteropError, InvalidDeviceError
 
@@ -155,9 +155,9 @@ class Cuda(Calls):
         """Block the host until the stream's work is done. Breaks a capture on the stream."""
         self.within(needs, self._ask, "cudaStreamSynchronize", handle)
 
-    def stream_wait_event(self, handle: int, event: int, needs: int = 0) -> None:
-        """Make the stream's future work wait for *event*; returns at once."""
-        self.within(needs, self.call, "cudaStreamWaitEvent", handle, event, 0)
+    def stream_wait_event(self, handle: int, event: int, needs: int = 0, *, external: bool = False) -> None:
+        """Make the stream's future work wait for *event*; returns at once. *external* is legal in a capture only."""
+        self.within(needs, self.call, "cudaStreamWaitEvent", handle, event, EVENT_EXTERNAL if external else 0)
 
     def pool(self, context_id: int) -> Pool:
         """The spare events of a context."""
@@ -192,9 +192,12 @@ class Cuda(Calls):
         if not _finalizing():
             self.discard(self.event_destroy, event)
 
-    def event_record(self, event: int, handle: int, needs: int = 0) -> None:
-        """Record the stream's work so far in *event*; returns at once."""
-        self.within(needs, self.call, "cudaEventRecord", event, handle)
+    def event_record(self, event: int, handle: int, needs: int = 0, *, external: bool = False) -> None:
+        """Record the stream's work so far in *event*; returns at once. *external* is legal in a capture only."""
+        if external:
+            self.within(needs, self.call, "cudaEventRecordWithFlags", event, handle, EVENT_EXTERNAL)
+        else:
+            self.within(needs, self.call, "cudaEventRecord", event, handle)
 
     def event_query(self, event: int) -> bool:
         """Whether the work that the event recorded is done."""

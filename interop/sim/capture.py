@@ -101,6 +101,13 @@ class Captures:
         captured.join(stream, event.nodes)
         return True
 
+    def add_event_node(self, stream: Stream) -> None:
+        """Capture a node that records or waits for an event when the graph is launched."""
+        capture = self.enter(stream)
+        if capture is None:
+            raise Refused(INVALID_VALUE)
+        capture.launch(stream)
+
     def refuse_stream(self, stream: Stream) -> None:
         """Refuse a call that is illegal on a stream that captures; such a call breaks the capture."""
         self._break(self._implied(stream), CAPTURE_IMPLICIT)

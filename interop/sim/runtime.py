@@ -38,7 +38,7 @@ class Graph:
         self.nodes = capture.nodes
 
     def __repr__(self) -> str:
-        return f"<SIMULATED graph of {self.nodes} kernels, which cannot be launched in the simulator>"
+        return f"<SIMULATED graph of {self.nodes} nodes, which cannot be launched in the simulator>"
 
 
 class _Module:
@@ -191,10 +191,15 @@ class Runtime(_Module):
 
     @_answers()
     def cudaStreamWaitEvent(self, stream: SupportsInt, event: SupportsInt, flags: SupportsInt) -> None:
+        """As CUDA; 1 is cudaEventWaitExternal."""
         self.machine.context()
         if int(flags) not in (0, 1):
             raise Refused(INVALID_VALUE)
-        self.machine.wait(self.machine.stream(int(stream)), self.machine.event(int(event)))
+        found, other = self.machine.stream(int(stream)), self.machine.event(int(event))
+        if int(flags):
+            self.machine.captures.add_event_node(found)
+        else:
+            self.machine.wait(found, other)
 
     def _uncaptured(self, stream: SupportsInt) -> Stream:
         """The stream, which must not be capturing."""
@@ -270,6 +275,18 @@ class Runtime(_Module):
         """As CUDA: an event of another context gets cudaErrorInvalidResourceHandle."""
         self.machine.context()
         self.machine.record(self.machine.event(int(event)), self.machine.stream(int(stream)))
+
+    @_answers()
+    def cudaEventRecordWithFlags(self, event: SupportsInt, stream: SupportsInt, flags: SupportsInt) -> None:
+        """As CUDA; 1 is cudaEventRecordExternal. The event stands for what it stood for: no graph is launched."""
+        self.machine.context()
+        if int(flags) not in (0, 1):
+            raise Refused(INVALID_VALUE)
+        found, other = self.machine.event(int(event)), self.machine.stream(int(stream))
+        if int(flags):
+            self.machine.captures.add_event_node(other)
+        else:
+            self.machine.record(found, other)
 
     @_answers()
     def cudaEventQuery(self, event: SupportsInt) -> None:

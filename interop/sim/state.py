@@ -97,7 +97,7 @@ class Capture:
         thread: the thread that began it.
         mode: which unrelated calls it forbids.
         known: for each stream that takes part, the nodes that its next node would come after.
-        last: for each stream that has captured a kernel, its latest node.
+        last: for each stream that has captured a node, its latest one.
     """
 
     number: int
@@ -110,7 +110,7 @@ class Capture:
 
     @property
     def nodes(self) -> int:
-        """How many kernels it has captured."""
+        """How many kernels and external event nodes it has captured."""
         return sum(node.number for node in self.last.values())
 
     def invalidate(self) -> None:
@@ -124,7 +124,7 @@ class Capture:
         self.known.setdefault(stream, Clock()).join(nodes)
 
     def launch(self, stream: Stream) -> None:
-        """Capture a kernel on a stream that takes part."""
+        """Capture a node on a stream that takes part."""
         line = self.last[stream].line if stream in self.last else Line(stream)
         self.last[stream] = self.known[stream].tick(line)
 

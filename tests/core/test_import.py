@@ -178,7 +178,7 @@ def test_help_of_what_runs_in_the_extension_names_the_types(function):
     said = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE))
     assert {*said} == {*inspect.signature(function).parameters} - {"self"}
     assert [
-        name for name, words in said.items() if not re.search(r'\b(int|float|str)\b|:(class|func):|``"', words)
+        name for name, words in said.items() if not re.search(r'\b(int|float|str|bool)\b|:(class|func):|``"', words)
     ] == []
 
 

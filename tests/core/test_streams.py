@@ -917,8 +917,65 @@ def test_the_legacy_stream_while_a_blocking_stream_captures(gpu, mode):
 def test_a_foreign_event_from_outside_invalidates_the_capture_and_the_error_says_so(gpu, capture):
     foreign = gpu.runtime.cudaEventCreateWithFlags(2)[1]
     gpu.runtime.cudaEventRecord(foreign, interop.new_stream().cuda_stream)
-    with pytest.raises(CaptureError, match="CUDA has invalidated the capture"):
+    with pytest.raises(CaptureError, match=r"CUDA has invalidated the capture.*external=True"):
         capture.stream.wait_event(int(foreign))
+
+
+def test_events_from_outside_become_external_nodes(gpu, capture):
+    p, outside = capture.stream, interop.new_stream()
+    event, later = outside.record_event(), interop.Event()
+    foreign = gpu.runtime.cudaEventCreateWithFlags(2)[1]
+    gpu.runtime.cudaEventRecord(foreign, outside.cuda_stream)
+    with pytest.raises(CaptureError, match=r"wait_event\(event, external=True\)"):
+        p.wait_event(event)
+    for one in (event, later, int(foreign)):
+        p.wait_event(one, external=True)
+    marks = [p.record_event(external=True), p.record_event(interop.Event(enable_timing=True), external=True)]
+    p.record_event(int(foreign), external=True)
+    for mark in marks:
+        assert mark.query()
+        outside.wait_event(mark)
+    assert not outside.is_capturing()
+    outside.record_event(later)
+    code, graph = gpu.runtime.cudaStreamEndCapture(p.cuda_stream)
+    assert not code
+    assert "of 6 nodes" in repr(graph)
+
+
+def test_an_event_that_only_a_graph_waits_for_is_not_recorded(gpu, capture):
+    event = interop.Event()
+    capture.stream.wait_event(event, external=True)
+    capture.end()
+    with pytest.raises(UnrecordedEventError):
+        interop.new_stream().wait_event(event)
+
+
+@pytest.mark.parametrize("use", ["record_event", "wait_event"])
+def test_no_other_event_gets_the_cuda_event_that_a_graph_uses(gpu, capture, use):
+    event = interop.new_stream().record_event()
+    getattr(capture.stream, use)(event, external=True)
+    capture.end()
+    handle = event._handle
+    assert gpu.runtime.cudaEventQuery(handle)[0] == 0
+    del event
+    assert gpu.runtime.cudaEventQuery(handle)[0] == 400  # destroyed, and not kept for the next event
+
+
+def test_an_event_without_a_cuda_event_cannot_become_an_external_node(gpu, capture, acme):
+    for use in (capture.stream.record_event, capture.stream.wait_event):
+        with pytest.raises(UnrecordedEventError, match="Record it first"):
+            use(acme.Event(0), external=True)
+    capture.end()
+
+
+def test_outside_of_a_capture_external_makes_no_difference(gpu):
+    p, c, a = gpu.stream(), gpu.stream(), gpu.array([0])
+    gpu.launch(p, lambda memory: memory.fill(1), writes=[a])
+    event = interop.as_stream(p).record_event(external=True)
+    with pytest.raises(RaceError):
+        gpu.launch(c, lambda memory: memory.fill(2), writes=[a])
+    interop.as_stream(c).wait_event(event, external=True)
+    gpu.launch(c, lambda memory: memory.fill(2), writes=[a])
 
 
 # -- proofs --------------------------------------------------------------------------------------------------------
@@ -1007,7 +1064,7 @@ def test_a_legacy_stream_of_a_green_context_can_capture(gpu, monkeypatch, reques
     captures = {1: 7, other.cuda_stream: 7}
     waits = []
     monkeypatch.setattr(gpu.cuda, "stream_capture", lambda handle, needs=0: captures.get(handle, 0))  # noqa: ARG005
-    monkeypatch.setattr(gpu.cuda, "stream_wait_event", lambda handle, *_: waits.append(handle))
+    monkeypatch.setattr(gpu.cuda, "stream_wait_event", lambda handle, *_, **__: waits.append(handle))
     monkeypatch.setattr(gpu.cuda, "event_record", lambda *_: None)
     assert legacy.is_capturing()
     assert legacy.capture_id() == 7

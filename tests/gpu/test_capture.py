@@ -1,10 +1,13 @@
 """Calls while a CUDA graph is captured: legal ones work, and others raise without invalidating the capture."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
 
 import interop
 from interop.errors import CaptureError, UnrecordedEventError
-from tests.gpu.lab import STALE, UNSEEN, WRITTEN, Cell, call, runtime
+from tests.gpu.lab import STALE, UNSEEN, WRITTEN, Cell, call, race, runtime
 
 MODES = {
     "global": runtime.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal,
@@ -199,7 +202,7 @@ def test_the_legacy_stream_is_refused_while_a_blocking_stream_captures(mode):
 
 
 def test_events_of_the_pool_work_after_a_capture(capture):
-    from tests.gpu.lab import STREAMS, race
+    from tests.gpu.lab import STREAMS
 
     forked = interop.new_stream()
     forked.wait_stream(capture.stream)
@@ -236,3 +239,46 @@ def test_waits_work_in_a_capture_of_torch(interop_need):
         graph.replay()
         torch.cuda.synchronize()
         assert x.tolist() == [7.0] * 256
+
+
+@contextmanager
+def graph_of(stream: interop.ExternalStream, work: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """A function that launches the graph of *work* on *stream*. It was launched once."""
+    call(runtime.cudaStreamBeginCapture(stream.cuda_stream, MODES["relaxed"]))
+    work()
+    graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))
+    executable = call(runtime.cudaGraphInstantiate(graph, 0))
+
+    def launch() -> None:
+        call(runtime.cudaGraphLaunch(executable, stream.cuda_stream))
+
+    launch()
+    stream.synchronize()
+    yield launch
+    call(runtime.cudaDeviceSynchronize())
+    call(runtime.cudaGraphExecDestroy(executable))
+    call(runtime.cudaGraphDestroy(graph))
+
+
+def test_a_launch_records_an_external_event():
+    p, c, event = interop.new_stream(), interop.new_stream(), interop.Event()
+    with graph_of(p, lambda: p.record_event(event, external=True)) as launch:
+
+        def order():
+            launch()
+            c.wait_event(event)
+
+        assert race(p, c, (0, 0), None) == STALE
+        assert race(p, c, (0, 0), order) == WRITTEN
+
+
+def test_a_launch_waits_for_an_external_event():
+    p, c, event = interop.new_stream(), interop.new_stream(), interop.Event()
+    with graph_of(c, lambda: c.wait_event(event, external=True)) as launch:
+
+        def order():
+            p.record_event(event)
+            launch()
+
+        assert race(p, c, (0, 0), None) == STALE
+        assert race(p, c, (0, 0), order) == WRITTEN

@@ -387,7 +387,7 @@ def test_the_repr_of_everything_says_that_it_is_simulated(gpu: SimulatedGPU) -> 
     for text in (closed, *map(repr, things)):
         assert text.startswith("<SIMULATED ")
     assert (closed, repr(gate)) == ("<SIMULATED closed gate on stream>", "<SIMULATED open gate on stream>")
-    assert "1 kernels, which cannot be launched" in repr(graph)
+    assert "1 nodes, which cannot be launched" in repr(graph)
     assert repr(interop.as_stream(stream)).startswith("<SIMULATED ")
 
 
