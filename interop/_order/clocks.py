@@ -224,6 +224,10 @@ class Clocks:
             clock.join(*target.context.before_legacy())
         return clock
 
+    def after_last(self, stream: Hashable) -> Clock:
+        """The last work of the stream, and what it comes after. No copy: read it, before anything else is called."""
+        return self._streams[stream].clock
+
     def of_event(self, event: Hashable) -> Clock:
         """What must be done before the event is done."""
         return self._events.get(event, _NOTHING).copy()

@@ -1,4 +1,4 @@
-"""What the simulator and the ledger report: two accesses of one array that nothing orders."""
+"""What the simulator and the ledger report: two accesses of one array that nothing orders, or in a wrong order."""
 
 import enum
 from collections.abc import Sequence
@@ -16,6 +16,12 @@ class Kind(enum.IntEnum):
     MAYBE = 2
     """It reads, and may write: nothing says which."""
     WRITE = 3
+    FREE = 4
+    """The memory is given back, in the order of a stream."""
+    ALLOCATE = 5
+    """The memory is taken, in the order of a stream."""
+    DESTROY = 6
+    """The stream of the work is destroyed."""
 
     @property
     def verb(self) -> str:
@@ -23,7 +29,14 @@ class Kind(enum.IntEnum):
         return _VERBS[self]
 
 
-_VERBS: Final = {Kind.READ: "reads", Kind.MAYBE: "reads and may write", Kind.WRITE: "writes"}
+_VERBS: Final = {
+    Kind.READ: "reads",
+    Kind.MAYBE: "reads and may write",
+    Kind.WRITE: "writes",
+    Kind.FREE: "frees",
+    Kind.ALLOCATE: "allocates",
+    Kind.DESTROY: "destroys",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +84,44 @@ class Finding:
 
     _repr_pretty_ = as_printed
 
+    @property
+    def what(self) -> str:
+        """What is wrong: a race, or a use of memory or of a stream that is gone, or not there yet."""
+        kinds = {self.earlier.kind, self.later.kind}
+        if Kind.DESTROY in kinds:
+            return "work on a destroyed stream"
+        if Kind.FREE in kinds:
+            return "use after free"
+        if Kind.ALLOCATE in kinds:
+            return "use before allocation"
+        is_reused = 0 != self.earlier.memory != self.later.memory != 0
+        return "reuse of freed memory" if is_reused else "race"
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether no wait is missing: the later access comes after the earlier one, and must not."""
+        return self.earlier.kind in (Kind.FREE, Kind.DESTROY)
+
     def __str__(self) -> str:
-        earlier, later = self.earlier, self.later
+        earlier, later, what = self.earlier, self.later, self.what
         other = "" if earlier.array == later.array else f", as {earlier.array}"
-        what, seen = ("unknown", " that was seen") if self.uncertainty else ("race", "")
-        lines = [
-            f"{what} on {later.array}: nothing{seen} orders",
-            f"  {earlier}, which {earlier.kind.verb} it{other}, before",
-            f"  {later}, which {later.kind.verb} it.",
-            f"  Order them: {self.fix}",
-        ]
+        seen = " that was seen" if self.uncertainty else ""
+        if self.uncertainty:
+            what = "unknown" if what == "race" else f"unknown, perhaps {what},"
+        if self.is_in_order:
+            lines = [
+                f"{what.rstrip(',')}: {later.array}",
+                f"  {earlier}, which {earlier.kind.verb} it{other}, comes before",
+                f"  {later}.",
+                f"  Mend it: {self.fix}",
+            ]
+        else:
+            lines = [
+                f"{what} on {later.array}: nothing{seen} orders",
+                f"  {earlier}, which {earlier.kind.verb} it{other}, before",
+                f"  {later}, which {later.kind.verb} it.",
+                f"  Order them: {self.fix}",
+            ]
         return "\n".join([*lines, f"  Not certain: {self.uncertainty}"] if self.uncertainty else lines)
 
     def error(self, others: Sequence["Finding"] = ()) -> RaceError:

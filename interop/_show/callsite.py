@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import dis
+    from collections.abc import Iterable
 
 # pathlib and inspect would take a sixth of the time of `import interop`.
 _OURS: Final = __file__.removesuffix(os.path.join("_show", "callsite.py"))  # noqa: PTH118
 _PROGRAMS: Final = tuple(_OURS + file for file in ("demo.py", f"matrix{os.sep}", f"testing{os.sep}conformance{os.sep}"))
 """Files of this package that count as user code: they are programs and tests."""
+_PYTHON: Final = contextlib.__file__.removesuffix("contextlib.py")
+_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _CALLS: Final = ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
 _STORES: Final = {
     **dict.fromkeys(("STORE_DEREF", "STORE_FAST", "STORE_FAST_LOAD_FAST", "STORE_GLOBAL", "STORE_NAME"), 1),
@@ -46,10 +49,35 @@ def user_trace(trace: TracebackType | None) -> TracebackType | None:
 def where(frame: FrameType | None = None) -> str:
     """``file:line`` of *frame*, by default of :func:`user_frame`; ``In [5], line 4`` if it is in a notebook's cell."""
     frame = frame or user_frame()
-    if frame is None:
-        return "unknown"
-    file = frame.f_code.co_filename
-    return f"{cell}, line {frame.f_lineno}" if (cell := _cell(file)) else f"{file}:{frame.f_lineno}"
+    return "unknown" if frame is None else _at(frame.f_code, frame.f_lineno)
+
+
+def where_of(frames: "Iterable[tuple[CodeType, int]]") -> tuple[str, str]:
+    """Where the innermost frame of user code is, as :func:`where` says it, and the one variable that its line sets.
+
+    *frames* are of the past: the code and the line of each. Python's own library and installed packages are no user
+    code. The variable is empty if the line sets none, or several.
+    """
+    for code, line in frames:
+        file = code.co_filename
+        is_library = file.startswith((_OURS, _PYTHON, "<frozen")) or any(part in file for part in _INSTALLED)
+        if not is_library or file.startswith(_PROGRAMS):
+            return _at(code, line), _variable(code, line)
+    return "unknown", ""
+
+
+def _at(code: CodeType, line: int) -> str:
+    return f"{cell}, line {line}" if (cell := _cell(code.co_filename)) else f"{code.co_filename}:{line}"
+
+
+def _variable(code: CodeType, line: int) -> str:
+    import dis  # noqa: PLC0415  (only for reports)
+
+    names: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in _STORES and step.positions is not None and step.positions.lineno == line:
+            names.update(step.argval if isinstance(step.argval, tuple) else (step.argval,))
+    return names.pop() if len(names) == 1 else ""
 
 
 def assigned(code: CodeType, at: int, called: str) -> str:

@@ -5,18 +5,21 @@ assumes that whatever could not be seen has waited for everything: what not even
 certain. What only *possible* orders is uncertain.
 """
 
-import threading
 from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
 
 from interop._order.clocks import Clocks
 from interop._order.findings import Party
 from interop.ledger.layout import Layout
 from interop.ledger.memory import Memory, Touch
-from interop.ledger.streams import KnownStream
+from interop.ledger.streams import HostThread, KnownStream
+
+if TYPE_CHECKING:
+    from interop._order.clock import Clock, Epoch
 
 _HOST = "the host"
 _ASSUMED = "everything that all streams were assumed to have waited for"
-_PERHAPS = "nothing says whether one of them writes, or whether two strided arrays have a byte in common"
+_PERHAPS = "nothing says whether one of them writes, or whether the two arrays have a byte in common"
 
 
 class History:
@@ -33,7 +36,8 @@ class History:
         self._seen = Clocks()
         self._possible = Clocks(beside=self._seen)
         self._places: dict[Hashable, KnownStream] = {}
-        self._threads: dict[threading.Thread, None] = {}
+        self._threads: dict[HostThread, None] = {}
+        self._holds: dict[KnownStream, tuple[Epoch, Epoch, str]] = {}
 
     # -- streams, events, threads --------------------------------------------------------------------------------
 
@@ -44,7 +48,7 @@ class History:
             known = stream
             before = self._places.get(stream.place)
             if before is not None:
-                self._remove(before)  # that stream was destroyed: its address is in use again
+                self.remove(before)  # that stream was destroyed: its address is in use again
             for clocks in (self._seen, self._possible):
                 if stream not in clocks:
                     clocks.add_stream(stream, context=stream.context, kind=stream.kind)
@@ -57,7 +61,7 @@ class History:
             self.assume_ordered(known, known.uncertainty)
         return known
 
-    def _remove(self, stream: KnownStream) -> None:
+    def remove(self, stream: KnownStream) -> None:
         """Forget a stream that was destroyed."""
         if stream in self._possible:
             if stream.uncertainty:  # the host may have waited for it
@@ -79,11 +83,11 @@ class History:
         for stream in self.streams.values():
             self.assume_ordered(stream, uncertainty)
 
-    def hear(self, thread: threading.Thread, other: threading.Thread) -> None:
+    def hear(self, thread: HostThread, other: HostThread) -> None:
         """Let *thread* know what *other* knows."""
         self._seen.hear(self._host(thread), other)
 
-    def _host(self, thread: threading.Thread) -> threading.Thread:
+    def _host(self, thread: HostThread) -> HostThread:
         """*thread*, which knows all that the others know if it is new. What ended threads knew, all others know.
 
         *possible* has one host for all threads: what they tell each other cannot be seen.
@@ -91,7 +95,7 @@ class History:
         for other in list(self._threads):
             if other is not thread and not other.is_alive():
                 for stream in [stream for stream in self.streams.values() if stream.thread is other]:
-                    self._remove(stream)
+                    self.remove(stream)
                 self._seen.end_thread(other)
                 del self._threads[other]
         if thread not in self._threads:
@@ -104,12 +108,12 @@ class History:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    def record(self, event: Hashable, stream: KnownStream, thread: threading.Thread) -> None:
+    def record(self, event: Hashable, stream: KnownStream, thread: HostThread) -> None:
         """Let *event* stand for the work of the stream so far."""
         self._seen.record(event, stream, self._host(thread))
         self._possible.record(event, stream, _HOST)
 
-    def wait(self, stream: KnownStream, event: Hashable, thread: threading.Thread) -> bool:
+    def wait(self, stream: KnownStream, event: Hashable, thread: HostThread) -> bool:
         """Let the later work of the stream come after what *event* stands for. False if no record of it was seen."""
         if not self._seen.is_recorded(event):
             return False
@@ -117,7 +121,11 @@ class History:
         self._possible.wait(stream, event, _HOST)
         return True
 
-    def join(self, consumer: KnownStream, producer: KnownStream, thread: threading.Thread) -> None:
+    def is_recorded(self, event: Hashable) -> bool:
+        """Whether a record of the event was seen."""
+        return self._seen.is_recorded(event)
+
+    def join(self, consumer: KnownStream, producer: KnownStream, thread: HostThread) -> None:
         """Let the later work of *consumer* come after the work of *producer* so far."""
         event = object()
         self.record(event, producer, thread)
@@ -129,12 +137,12 @@ class History:
         self._seen.forget_event(event)
         self._possible.forget_event(event)
 
-    def host_knows_stream(self, stream: KnownStream, thread: threading.Thread) -> None:
+    def host_knows_stream(self, stream: KnownStream, thread: HostThread) -> None:
         """Let the host thread come after the stream's work."""
         self._seen.synchronize_stream(stream, self._host(thread))
         self._possible.synchronize_stream(stream, _HOST)
 
-    def host_knows_event(self, event: Hashable, thread: threading.Thread) -> None:
+    def host_knows_event(self, event: Hashable, thread: HostThread) -> None:
         """Let the host thread come after what *event* stands for: perhaps everything, if its record was not seen."""
         if not self._seen.is_recorded(event):
             self.uncertainties["the host has waited for an event whose record was not seen"] = None
@@ -142,36 +150,89 @@ class History:
         self._seen.synchronize_event(event, self._host(thread))
         self._possible.synchronize_event(event, _HOST)
 
-    def host_knows_context(self, context: Hashable, thread: threading.Thread) -> None:
+    def host_knows_context(self, context: Hashable, thread: HostThread) -> None:
         """Let the host thread come after all work of a context."""
         self._seen.synchronize_context(context, self._host(thread))
         self._possible.synchronize_context(context, _HOST)
 
+    def assume_host_knows_context(self, context: Hashable, uncertainty: str) -> None:
+        """Assume that the host has come after all work of a context so far. *uncertainty* says why."""
+        self.uncertainties[uncertainty] = None
+        self._possible.synchronize_context(context, _HOST)
+
+    # -- waits for what cannot be seen ---------------------------------------------------------------------------
+
+    def hold(self, stream: KnownStream, why: str, thread: HostThread) -> None:
+        """The stream waits for something out of sight, perhaps for a call that comes later. *why* says for what."""
+        self.assume_ordered(stream, why)
+        epoch = self._seen.enqueue(stream, self._host(thread))
+        self._possible.follow(epoch, stream, _HOST)
+        self._holds[stream] = self._holds.get(stream, (epoch,))[0], epoch, why
+
+    def doubt(self, stream: KnownStream, thread: HostThread) -> str:
+        """Why the stream's next work may be ordered with calls that come later; empty if it cannot be."""
+        if not self._holds:
+            return ""
+        known, whys = self._seen.before_next(stream, self._host(thread)), []
+        for held, (first, last, why) in list(self._holds.items()):
+            if self._seen.is_known(last, thread):  # the host has seen the end of it
+                del self._holds[held]
+                self._possible.tell(_HOST, self._possible.of_everything())
+            elif known.knows(first):
+                whys.append(why)
+        return "; ".join(dict.fromkeys(whys))
+
     # -- accesses ------------------------------------------------------------------------------------------------
 
     def conflicts(
-        self, stream: KnownStream, party: Party, layout: Layout, thread: threading.Thread
+        self, stream: KnownStream, party: Party, layout: Layout, thread: HostThread
     ) -> Iterator[tuple[Touch, str]]:
         """The earlier accesses that conflict with one by the stream's next work.
 
         Yields:
             The access, and why the conflict is uncertain; empty if it is certain.
         """
+        seen = self._seen.before_next(stream, self._host(thread))
+        found = list(self.memory.conflicts(layout, party.kind, seen))
+        if found:
+            self._assume_host_knows()
+            possible = self._possible.before_next(stream, _HOST)
+            for old, certain in found:
+                yield old, self._why(old, party, possible, certain=certain)
+
+    def _assume_host_knows(self) -> None:
         for other in self.streams.values():
             if other.uncertainty:  # the host may have waited for that stream too
                 self._possible.synchronize_stream(other, _HOST)
-        seen = self._seen.before_next(stream, self._host(thread))
-        possible = self._possible.before_next(stream, _HOST)
-        for old, certain in self.memory.conflicts(layout, party.kind, seen):
-            if possible.knows(old.epoch):
-                yield old, "; ".join(self.uncertainties)
-            else:
-                yield old, "" if certain else _PERHAPS
 
-    def work(self, stream: KnownStream, touches: list[tuple[Party, Layout]], thread: threading.Thread) -> None:
+    def _why(self, old: Touch, party: Party, possible: "Clock", *, certain: bool) -> str:
+        """Why it is not certain that an access conflicts with an old one; empty if it is."""
+        if possible.knows(old.epoch):
+            return "; ".join(self.uncertainties)
+        doubts = [party.doubt, old.party.doubt, "" if certain else _PERHAPS]
+        return "; ".join(dict.fromkeys(filter(None, doubts)))
+
+    def work(self, stream: KnownStream, touches: list[tuple[Party, Layout]], thread: HostThread) -> None:
         """Add one piece of work to a stream, with all its accesses."""
         known = self._seen.before_next(stream, self._host(thread))
         epoch = self._seen.enqueue(stream, thread)
         self._possible.follow(epoch, stream, _HOST)
         for party, layout in touches:
             self.memory.add(Touch(party, epoch, layout), known)
+
+    def add(
+        self, stream: KnownStream, touches: list[tuple[Party, Layout]], thread: HostThread
+    ) -> list[tuple[Touch, Party, str]]:
+        """Add one piece of work to a stream. What :meth:`conflicts` says of each access, beside that access."""
+        self._assume_host_knows()
+        epoch = self._seen.enqueue(stream, self._host(thread))
+        self._possible.follow(epoch, stream, _HOST)
+        known, possible = self._seen.after_last(stream), self._possible.after_last(stream)
+        found = [
+            (old, party, self._why(old, party, possible, certain=certain))
+            for party, layout in touches
+            for old, certain in self.memory.conflicts(layout, party.kind, known)
+        ]
+        for party, layout in touches:
+            self.memory.add(Touch(party, epoch, layout), known)
+        return found

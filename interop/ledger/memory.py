@@ -1,6 +1,7 @@
 """Which accesses touch the same bytes: memory as ranges of addresses, cut where accesses begin and end."""
 
 import bisect
+import operator
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ class Touch:
 
     def covers(self, old: "Touch") -> bool:
         """Whether *old*, which comes before this access, can be forgotten: what conflicts with *old* conflicts here."""
-        if self.party.kind < old.party.kind or (self.party.doubt and not old.party.doubt):
+        kind, before = self.party.kind, old.party.kind
+        if (kind < before and kind < Kind.WRITE) or (self.party.doubt and not old.party.doubt):
             return False
         whole = not self.layout.strided and (not self.layout.at_most or old.layout.at_most)
         return whole or self.layout == old.layout
@@ -43,6 +45,10 @@ class _Piece(NamedTuple):
     live: tuple[Touch, ...]
 
 
+_START: Final = operator.attrgetter("start")
+_STOP: Final = operator.attrgetter("stop")
+
+
 class _Space:
     """Pieces in the order of their addresses. They do not overlap."""
 
@@ -53,11 +59,23 @@ class _Space:
         first, last = self._range(start, stop)
         return self.pieces[first:last]
 
+    def touches(self, start: int, stop: int) -> Iterable[Touch]:
+        """The accesses of any byte of a range, each once, oldest first."""
+        found = self.overlapping(start, stop)
+        if len(found) == 1:
+            return found[0].live
+        return dict.fromkeys(touch for piece in found for touch in piece.live)
+
     def change(self, start: int, stop: int, change: Callable[[tuple[Touch, ...]], tuple[Touch, ...]]) -> None:
         """Replace the accesses of each byte of a range by what *change* returns for them."""
         if start == stop:
             return
         first, last = self._range(start, stop)
+        if last == first + 1:
+            piece = self.pieces[first]
+            if piece.start == start and piece.stop == stop and (live := change(piece.live)):
+                self.pieces[first] = _Piece(start, stop, live)
+                return
         changed: list[_Piece] = []
         at = start
         for piece in self.pieces[first:last]:
@@ -73,10 +91,10 @@ class _Space:
         self.pieces[before : last + 1] = _joined([*self.pieces[before:first], *changed, *self.pieces[last : last + 1]])
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
-        return (
-            bisect.bisect_right(self.pieces, start, key=lambda piece: piece.stop),
-            bisect.bisect_left(self.pieces, stop, key=lambda piece: piece.start),
-        )
+        first = bisect.bisect_right(self.pieces, start, key=_STOP)
+        if first + 1 < len(self.pieces) and self.pieces[first + 1].start < stop:
+            return first, bisect.bisect_left(self.pieces, stop, key=_START)
+        return first, first + (first < len(self.pieces) and self.pieces[first].start < stop)
 
 
 class Memory:
@@ -96,15 +114,12 @@ class Memory:
         Yields:
             The access, and whether the conflict is certain: at least one of the two writes, and they share a byte.
         """
-        seen: dict[Touch, None] = {}
-        for piece in self._space(layout).overlapping(layout.start, layout.stop):
-            seen.update(dict.fromkeys(piece.live))
-        for old in seen:
+        for old in self._space(layout).touches(layout.start, layout.stop):
             if known.knows(old.epoch) or (old.party.kind is Kind.READ and kind is Kind.READ):
                 continue
             shared = share(old.layout, layout)
             if shared is not False:
-                yield old, bool(shared) and Kind.WRITE in (old.party.kind, kind)
+                yield old, bool(shared) and max(old.party.kind, kind) >= Kind.WRITE
 
     def add(self, touch: Touch, known: Clock) -> None:
         """Add an access that comes after what *known* knows."""

@@ -1,9 +1,8 @@
 """The streams that a ledger knows, and the libraries whose waits it sees."""
 
-import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from interop._order.clocks import StreamKind
 
@@ -12,6 +11,15 @@ OBSERVED: Final = {"cupy": "cupy", "numba": "numba.cuda.cudadrv.driver", "torch"
 
 SEEN: Final = object()
 """The owner of a stream at a bare address that an observed library used: its waits are seen."""
+
+
+class HostThread(Protocol):
+    """A thread of the program, such as a :class:`threading.Thread`."""
+
+    def __hash__(self) -> int: ...
+
+    def is_alive(self) -> bool:
+        """Whether it may make more calls."""
 
 
 @dataclass(eq=False, slots=True)
@@ -37,5 +45,5 @@ class KnownStream:
     identity: tuple[object, ...]
     expression: str
     place: Hashable = None
-    thread: threading.Thread | None = None
+    thread: HostThread | None = None
     uncertainty: str = ""

@@ -636,7 +636,7 @@ def test_memory_finds_the_conflicts_that_a_plain_list_has(program):
             clocks.wait(stream, "event", 0)
         known = clocks.before_next(stream, 0)
         expected = {
-            (old, Kind.WRITE in (old.party.kind, kind))
+            (old, max(old.party.kind, kind) >= Kind.WRITE)
             for old, theirs in everything
             if not covered.isdisjoint(theirs) and not known.knows(old.epoch) and max(old.party.kind, kind) > Kind.READ
         }

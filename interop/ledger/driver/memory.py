@@ -22,6 +22,7 @@ class Part:
         on_host: whether it is pinned memory of the host.
         is_pooled: whether a pool has given it, and not the driver.
         freed: the call that has freed it; None as long as it is allocated.
+        freed_at: when that was, if a pool has told it, in nanoseconds.
     """
 
     start: int
@@ -31,6 +32,7 @@ class Part:
     on_host: bool = False
     is_pooled: bool = False
     freed: Party | None = None
+    freed_at: int = 0
 
 
 class _Level:
@@ -130,8 +132,8 @@ class Allocations:
         """Whether memory was mapped there by one call."""
         return start in self._mapped
 
-    def free(self, start: int, freed: Party, *, pooled: bool) -> Part | None:
-        """The memory that begins at *start* was freed by a pool, or by the driver; None if it is not known."""
+    def free(self, start: int, *, pooled: bool) -> Part | None:
+        """The memory that begins at *start* was given back, to a pool or to the driver; None if it is not known."""
         for level in reversed(self._pooled) if pooled else (self._blocks,):
             part = level.parts.get(start)
             if part is not None:
@@ -142,7 +144,6 @@ class Allocations:
         if not pooled:
             for inner in self._pooled:
                 self._drop(inner, part)
-        part.freed = freed
         self._drop(self._freed, part)
         self._freed.add(part)
         if len(self._freed.parts) > _FREED_KEPT:
@@ -156,9 +157,14 @@ class Allocations:
                 return part
         return self._blocks.find(address)
 
-    def freed(self, address: int) -> Part | None:
-        """The part that was freed last at an address, if nothing has allocated its memory since."""
-        return self._freed.find(address)
+    def last(self, address: int) -> Part | None:
+        """The innermost part that an address lies in, or has lain in: memory that a pool has back is freed."""
+        part = self.find(address)
+        if part is None or not part.is_pooled:
+            freed = self._freed.find(address)
+            if freed is not None and (part is None or freed.is_pooled):
+                return freed
+        return part
 
     @staticmethod
     def _lies_within(level: _Level, part: Part) -> bool:

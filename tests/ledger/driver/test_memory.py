@@ -5,12 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interop._order.findings import Kind, Party
 from interop.ledger.driver.memory import Allocations, Part
 from interop.ledger.driver.views import view
 from interop.ledger.layout import Layout, block, elements, share
-
-FREED = Party("cuMemFree_v2", "s", Kind.WRITE, "x", "f.py:1")
 
 
 def part(start, stop, number=1, **more):
@@ -28,9 +25,9 @@ def test_an_address_belongs_to_the_innermost_part():
     memory.add(part(1000, 1100, 3, is_pooled=True))
     memory.add(part(1600, 1700, 4, is_pooled=True))
     assert numbers(memory, 999, 1000, 1099, 1100, 1500, 1600, 1700, 2000) == [None, 3, 3, 2, 1, 4, 1, None]
-    assert memory.free(1000, FREED, pooled=True).number == 3
-    assert memory.free(1000, FREED, pooled=True).number == 2
-    assert memory.free(1000, FREED, pooled=True) is None
+    assert memory.free(1000, pooled=True).number == 3
+    assert memory.free(1000, pooled=True).number == 2
+    assert memory.free(1000, pooled=True) is None
     assert numbers(memory, 1000, 1600) == [1, 4]
 
 
@@ -38,12 +35,11 @@ def test_what_is_freed_is_known_until_its_memory_is_allocated_again():
     memory = Allocations()
     memory.add(part(1000, 2000, 1))
     memory.add(part(1100, 1200, 2, is_pooled=True))
-    memory.free(1000, FREED, pooled=False)
+    memory.free(1000, pooled=False)
     assert numbers(memory, 1000, 1100) == [None, None]
-    assert memory.freed(1150).number == 1
-    assert memory.freed(1150).freed is FREED
+    assert memory.last(1150).number == 1
     memory.add(part(1900, 2100, 3))
-    assert memory.freed(1150) is None
+    assert memory.last(1150) is None
     assert numbers(memory, 1950) == [3]
 
 
@@ -76,9 +72,9 @@ def test_the_freed_parts_that_are_remembered_are_bounded():
     memory = Allocations()
     for number in range(10_010):
         memory.add(part(100 * number, 100 * number + 100, number))
-        memory.free(100 * number, FREED, pooled=False)
-    assert memory.freed(0) is None
-    assert memory.freed(100 * 10_009).number == 10_009
+        memory.free(100 * number, pooled=False)
+    assert memory.last(0) is None
+    assert memory.last(100 * 10_009).number == 10_009
     assert len(memory._freed.parts) == 10_000
 
 
