@@ -140,8 +140,8 @@ def current_stream(library: str) -> ExternalStream:
         producer.wait_stream(interop.current_stream("torch"))
 
     Args:
-        library: import path of a library with a current stream: ``"cupy"``, ``"torch"``, ``"tvm_ffi"`` or
-            ``"warp"``.
+        library: import path of a library with a current stream: ``"cupy"``, ``"torch"``, ``"tvm_ffi"``,
+            ``"warp"`` or ``"nvidia.dali.experimental.dynamic"``.
 
     Raises:
         NotSupportedError: the library has no current stream; the message says what to do instead.

@@ -52,6 +52,24 @@ def of_tvm_ffi():
     return {LEGACY: tvm_ffi.use_raw_stream(device, 0), PER_THREAD: tvm_ffi.use_raw_stream(device, PER_THREAD)}
 
 
+def of_dali():
+    import nvidia.dali.experimental.dynamic as ndd
+
+    return {handle: ndd.stream(stream=Owned(handle)) for handle in (LEGACY, PER_THREAD)}
+
+
+class Owned:
+    """A default stream that states its device, as DALI asks."""
+
+    device = 0
+
+    def __init__(self, handle):
+        self.handle = handle
+
+    def __cuda_stream__(self):
+        return (0, self.handle)
+
+
 def of_warp():
     import warp
 
@@ -66,6 +84,7 @@ DEFAULT_STREAMS = {
     "cuda.core": of_cuda_core,
     "cuda.bindings": of_cuda_bindings,
     "rmm": of_rmm,
+    "nvidia.dali.experimental.dynamic": of_dali,
     "tvm_ffi": of_tvm_ffi,
     "warp": of_warp,
 }

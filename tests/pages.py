@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from docs.update import PAGES
+from interop.adapters.table import TABLE
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -50,7 +51,7 @@ def programs(page: Path) -> list[Program]:
 
 def imported(text: str) -> list[str]:
     """The GPU libraries that a program imports."""
-    known = ("cupy", "numba", "numba_cuda_mlir", "torch", "jax", "cuda.core", "rmm", "tvm_ffi", "warp")
+    known = TABLE.keys() - {"cuda.bindings"}
     imports = "\n".join(re.findall(r"^\s*(?:import|from) [^#\n]*", text, re.MULTILINE))
     return [name for name in known if re.search(rf"\b{re.escape(name)}\b", imports)]
 

@@ -59,7 +59,20 @@ def test_a_library_without_a_row_may_have_a_current_stream():
 
 @pytest.mark.parametrize(
     "module",
-    ["cuda", "cupy", "cupyx", "jax", "numba", "numba_cuda", "numba_cuda_mlir", "rmm", "torch", "tvm_ffi", "warp"],
+    [
+        "cuda",
+        "cupy",
+        "cupyx",
+        "jax",
+        "numba",
+        "numba_cuda",
+        "numba_cuda_mlir",
+        "nvidia",
+        "rmm",
+        "torch",
+        "tvm_ffi",
+        "warp",
+    ],
 )
 def test_the_line_that_a_report_names_is_not_a_librarys(module):
     namespace = {"__name__": f"{module}.inside", "find": callsite.user_frame}

@@ -20,6 +20,7 @@ LIBRARIES = {
     "numba_cuda",
     "numba_cuda_mlir",
     "numpy",
+    "nvidia",
     "rmm",
     "torch",
     "tvm_ffi",

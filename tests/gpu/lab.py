@@ -51,6 +51,12 @@ def tvm_ffi_stream():
     return tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", call(runtime.cudaGetDevice())), int_stream())
 
 
+def dali_stream():
+    import nvidia.dali.experimental.dynamic as ndd
+
+    return ndd.stream(device_id=call(runtime.cudaGetDevice()))
+
+
 def bindings_stream():
     return call(runtime.cudaStreamCreateWithFlags(NON_BLOCKING))
 
@@ -65,6 +71,7 @@ STREAMS: dict[str, Callable[[], object]] = {
         for library, kind in LIBRARIES.items()
         if kind.stream is not Library.stream
     },
+    "nvidia.dali.experimental.dynamic": dali_stream,
     "tvm_ffi": tvm_ffi_stream,
     "warp": warp_stream,
     "cuda.bindings": bindings_stream,

@@ -22,6 +22,7 @@ PACKAGES = (
     "numba-cuda-mlir",
     "numpy",
     "pytest",
+    "nvidia-dali-cuda130",
     "rmm-cu13",
     "torch",
     "triton",

@@ -68,6 +68,61 @@ class TestTvmFfi(Simulated):
         return array.data_ptr()
 
 
+@pytest.mark.skipif(gpu_is_there(), reason="tests/gpu runs the whole suite")
+class TestDali(Simulated):
+    """Where DALI asks CUDA, it is told of the simulation: of the devices, and of a new stream."""
+
+    library = "nvidia.dali.experimental.dynamic"
+
+    @pytest.fixture(autouse=True)
+    def _devices_are_simulated(self, adapter, monkeypatch):
+        from nvidia.dali import backend, backend_impl
+        from nvidia.dali.experimental.dynamic import _eval_context, _eval_mode
+        from nvidia.dali.experimental.dynamic._device import Device
+
+        for module in (backend, backend_impl):
+            monkeypatch.setattr(module, "GetCUDADeviceCount", lambda: 2)
+            monkeypatch.setattr(module, "GetCUDACurrentDevice", lambda: _cuda.active().current_device())
+            monkeypatch.setattr(module, "SetCUDACurrentDevice", lambda _: None)  # every test of DALI's is on device 0
+        monkeypatch.setattr(Device, "_default_device_type", lambda: "gpu")
+        monkeypatch.setattr(backend_impl, "Stream", SimulatedStream)
+        monkeypatch.setattr(_eval_context, "_tls", _eval_context._ThreadLocalStorage())
+        modes = list(_eval_mode._tls.eval_mode_stack)
+        yield
+        assert _eval_mode._tls.eval_mode_stack == modes
+
+    def test_operators_submit_before_they_return(self, adapter):
+        """By DALI's own word for its mode. A mode that waits for more stays, and so does one that the block sets."""
+        import nvidia.dali.experimental.dynamic as ndd
+
+        stream, mode = interop.new_stream(), ndd.EvalMode
+        assert mode.current() is mode.eager
+        with interop.use(stream, self.library):
+            assert mode.current() is mode.sync_cpu
+            with mode.eager:
+                assert mode.current() is mode.eager
+        with mode.sync_full, interop.use(stream, self.library):
+            assert mode.current() is mode.sync_full
+        assert mode.current() is mode.eager
+
+    def test_a_context_that_the_thread_has_entered_gets_the_stream(self, adapter):
+        import nvidia.dali.experimental.dynamic as ndd
+
+        own, stream = interop.new_stream(0), interop.new_stream(0)
+        with ndd.EvalContext(device_id=0, cuda_stream=own) as context:
+            with interop.use(stream, self.library):
+                assert interop.as_stream(context.cuda_stream) == stream
+            assert interop.as_stream(context.cuda_stream) == own
+
+
+class SimulatedStream:
+    """What DALI wraps when it creates a stream."""
+
+    def __init__(self, device):
+        self.stream = interop.new_stream(device)
+        self.handle = self.stream.cuda_stream
+
+
 # -- an invented library with everything, and wrong adapters for it ----------------------------------------------------
 
 

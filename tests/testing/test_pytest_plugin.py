@@ -240,7 +240,7 @@ def own(interop_stream, interop_gate):
 def test_gate(interop_gate, interop_simulated_gpu):
     interop_gate(new_stream())  # opened while the simulation lasts
 """
-    hidden = "not (bindings or core or cupy or numba or rmm or torch or tvm or jax or warp or acme or beta)"
+    hidden = "not (bindings or core or cupy or numba or rmm or torch or tvm or dali or jax or warp or acme or beta)"
     done = run_tests(tmp_path, "\n".join([LIBRARIES, code, *tests]), "-k", hidden)
     assert counts(done) == {"passed": 2 * len(asked) + 1, "deselected": counts(done)["deselected"]}
 
