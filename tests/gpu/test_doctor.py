@@ -290,6 +290,24 @@ print(json.dumps(found))
     assert held >= 1 << 24
 
 
+def test_doctor_shows_the_pool_of_jax_and_initialises_none(interop_need):
+    interop_need("jax")
+    code = """
+import interop
+import jax
+stream = interop.new_stream()
+def pools():
+    return [[pool.name, pool.used] for pool in interop.doctor().pools if "jax" in pool.libraries]
+before = [pools(), jax._src.xla_bridge.backends_are_initialized()]
+x = jax.block_until_ready(jax.numpy.ones(1 << 20, "uint8"))
+print(json.dumps([before, pools()]))
+"""
+    before, ((name, used),) = result(code, XLA_PYTHON_CLIENT_PREALLOCATE="false")
+    assert before == [[], False]
+    assert name == "JAX's pool"
+    assert used >= 1 << 20
+
+
 def test_doctor_works_without_any_library():
     code = """
 import interop

@@ -45,8 +45,8 @@ def torch(backend, *, initialised=True):
         cuda=SimpleNamespace(
             is_initialized=lambda: initialised,
             get_allocator_backend=lambda: backend,
-            memory_reserved=lambda: 20 * MIB,
-            memory_allocated=lambda: 2 * MIB,
+            memory_reserved=lambda device: 20 * MIB + device,
+            memory_allocated=lambda device: 2 * MIB + device,
         )
     )
 
@@ -78,19 +78,49 @@ def rmm_cupy_allocator(size):
 rmm_cupy_allocator.__module__ = "rmm.allocators.cupy"
 
 
+class Cuda:
+    """In place of CUDA, with a context on device 0, whose pool holds 8 MiB."""
+
+    simulation = None
+    is_relaxed = False
+
+    def load(self):
+        return None, SimpleNamespace(
+            CUmemPool_attribute=SimpleNamespace(
+                CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT=8 * MIB, CU_MEMPOOL_ATTR_USED_MEM_CURRENT=MIB
+            )
+        )
+
+    def drive(self, _name, *arguments):
+        assert self.is_relaxed
+        return arguments[-1]
+
+    def current_context(self):
+        return 1
+
+    def within(self, _context, function, *arguments):
+        return function(*arguments)
+
+    def relaxed(self, function, *arguments):
+        self.is_relaxed = True
+        return function(*arguments)
+
+
 @pytest.fixture
 def seen(monkeypatch):
-    """The pools, if these libraries are loaded."""
+    """The pools of device 0, if these libraries are loaded."""
 
     def look(**modules):
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
         names = ["cuda.core"] * ("cuda.core" in sys.modules) + [*modules]
-        found = pools._look(map(library, names), lambda: pools._Seen(DRIVERS, 8 * MIB, MIB))
+        found = pools.look(map(library, names), 0)
         return [pool for pool in found if pool.libraries != ("cuda.core",)]
 
-    monkeypatch.delitem(sys.modules, "cuda.core", raising=False)
-    monkeypatch.delitem(sys.modules, "rmm.allocators.torch", raising=False)
+    monkeypatch.setattr(pools._cuda, "active", Cuda)
+    monkeypatch.setattr(pools, "has_context", lambda *_: True)
+    for name in ("cuda.core", "numba.cuda.cudadrv.driver", "rmm.allocators.torch", "warp._src.context"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return look
 
 
@@ -113,6 +143,38 @@ def test_rmm_is_shared(seen, monkeypatch):
     monkeypatch.setitem(sys.modules, "rmm.allocators.torch", types.ModuleType("rmm.allocators.torch"))
     found = seen(cupy=cupy(rmm_cupy_allocator), torch=torch("pluggable"), rmm=rmm(PoolMemoryResource()))
     assert found == [Pool("RMM's PoolMemoryResource", ("cupy", "torch", "rmm"), 64 * MIB, None)]
+
+
+def jax(*, initialised):
+    def memory_stats():
+        return {"bytes_in_use": MIB, "pool_bytes": 100 * MIB}
+
+    device = SimpleNamespace(local_hardware_id=0, memory_stats=memory_stats)
+    bridge = SimpleNamespace(backends_are_initialized=lambda: initialised)
+    return SimpleNamespace(_src=SimpleNamespace(xla_bridge=bridge), local_devices=lambda **_: [device])
+
+
+def warp(*, enabled):
+    return SimpleNamespace(is_mempool_enabled=lambda device: enabled if device == "cuda:0" else None)
+
+
+def test_jax_warp_and_numba(seen, monkeypatch):
+    numba = SimpleNamespace(_memory_manager=None)
+    monkeypatch.setitem(sys.modules, "numba.cuda.cudadrv.driver", numba)
+    assert seen(jax=jax(initialised=False), numba=numba, warp=warp(enabled=True)) == []
+    monkeypatch.setitem(sys.modules, "warp._src.context", SimpleNamespace(runtime=1))
+    numba._memory_manager = type("NumbaCUDAMemoryManager", (), {})
+    assert seen(jax=jax(initialised=True), numba=numba, warp=warp(enabled=True)) == [
+        Pool(DRIVERS, ("warp",), 8 * MIB, MIB),
+        Pool("JAX's pool", ("jax",), 100 * MIB, MIB),
+        Pool("no pool: cudaMalloc", ("numba",), None, None),
+    ]
+    numba._memory_manager = type("RMMNumbaManager", (), {"__module__": "rmm.allocators.numba"})
+    found = seen(numba=numba, rmm=rmm(PoolMemoryResource()), warp=warp(enabled=False))
+    assert found == [
+        Pool("RMM's PoolMemoryResource", ("numba", "rmm"), 64 * MIB, None),
+        Pool("no pool: cudaMalloc", ("warp",), None, None),
+    ]
 
 
 def test_other_allocators_and_none(seen):
