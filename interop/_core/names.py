@@ -141,6 +141,15 @@ def name_of(stream: Stream) -> str:
     return name if isinstance(name, str) else ""
 
 
+def name_at(handle: int) -> str:
+    """The name of the stream at an address, or the variable that interop's new stream was assigned to; else empty."""
+    key = (_cuda.GPU, handle, 0, None)
+    found = _owned.get(key) or addresses.get(key)
+    if found is None:
+        return ""
+    return found.name or (assigned(*found.call, "new_stream") if found.call is not None else "")
+
+
 def shown(stream: Stream) -> str:
     """What the repr of *stream*, and so messages, call it: its name, which default stream it is, or its address."""
     name = name_of(stream)

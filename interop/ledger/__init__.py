@@ -8,6 +8,23 @@ one of two things:
 - *unknown*: nothing that was seen orders them, but something out of sight may, or nothing says whether one of them
   writes. It raises nothing: read it with ``print(ledger)``.
 
+A ledger has one of two eyes. ``ledger.eye`` says which, and why.
+
+**The driver's eye** records every call that the process makes of the driver, in all threads, whatever library makes it.
+It judges them when somebody asks, or when the block ends. It needs CUPTI, which PyTorch and the CUDA toolkit bring.
+By default it is opened where it can be before CUDA is in use. ``check(eye="driver")`` opens it later too, where it does
+not know the kernels that were loaded before. What a kernel does through its parameters is read from its machine code.
+How far an array reaches is told by what CuPy and Numba pass with its address; else it reaches to the end of its memory.
+Beyond races it finds
+
+- *use after free*, *use before allocation*, *reuse of freed memory* by a pool, *work on a destroyed stream*.
+
+``ledger.blind`` says what was seen and could not be judged. Nothing is seen of what the kernels of graphs do, of what
+kernels launch, of kernels that start before the work before them has ended, of the host's own use of pinned and managed
+memory, of other processes, and of what was submitted before the block.
+
+**The libraries' eyes**, as follows, see what interop and the libraries report, and what the program declares.
+
 **What is seen of the order.** Every record, wait, synchronize, successful query and hand-over through interop, in all
 threads. Beyond that, in libraries that are imported before the block is entered:
 

@@ -1,10 +1,10 @@
 """The ledger itself: turns the calls of interop and of the libraries into a history, and finds the races in it."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType, MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from interop import _cuda
 from interop._core.created import CreatedStream
@@ -22,33 +22,13 @@ from interop.ledger.history import History
 from interop.ledger.layout import Layout, describe, layout_of, of_tensor
 from interop.ledger.steps import Steps
 from interop.ledger.streams import OBSERVED, SEEN, KnownStream
+from interop.ledger.tally import KEPT, Tally
 from interop.stream import ExternalStream
 
 if TYPE_CHECKING:
     from interop.adapters.tensor import Tensor
     from interop.event import Event
-
-_KEPT: Final = 1000
-"""So many findings are kept. Others are only counted."""
-
-
-class _Tally(NamedTuple):
-    """What was counted so far. Immutable, and replaced as a whole, so that a signal handler never sees a part."""
-
-    accesses: int = 0
-    captured: int = 0
-    findings: Mapping[Finding, int] = MappingProxyType({})
-    left_out: int = 0
-
-    def plus(self, accesses: int, findings: Iterable[Finding]) -> "_Tally":
-        """A new tally: this one, with *accesses* more accesses and with *findings* added."""
-        found, left_out = dict(self.findings), self.left_out
-        for finding in findings:
-            if finding in found or len(found) < _KEPT:
-                found[finding] = found.get(finding, 0) + 1
-            else:
-                left_out += 1
-        return _Tally(self.accesses + accesses, self.captured, found, left_out)
+    from interop.ledger.driver.watch import Watch
 
 
 class Ledger(watchers.Watcher):
@@ -64,16 +44,20 @@ class Ledger(watchers.Watcher):
         print(ledger)
     """
 
-    def __init__(self, *, strict: bool) -> None:
+    def __init__(self, *, strict: bool, watch: "Watch | None" = None, eye: str = "libraries") -> None:
         """Start with nothing known.
 
         Args:
             strict: whether to raise where a race is found.
+            watch: records the driver's calls, if these are judged, and not those that libraries report.
+            eye: which of both it is, and why.
         """
         self._strict = strict
+        self._watch = watch
+        self.eye = eye
         self._history = History()
         self._events = Events(self._forget_event)
-        self._steps = Steps(_Tally())
+        self._steps = Steps(Tally())
         self._labels = Labels()
 
     # -- what was found ------------------------------------------------------------------------------------------
@@ -81,22 +65,30 @@ class Ledger(watchers.Watcher):
     @property
     def accesses(self) -> int:
         """How many accesses were seen or declared."""
-        return self._steps.settled().accesses
+        return self._tally().accesses
 
     @property
     def captured(self) -> int:
         """How many calls were left out because their stream was capturing a graph."""
-        return self._steps.settled().captured
+        return self._tally().captured
 
     @property
     def races(self) -> list[Finding]:
         """The races, each pair of places in the code once, oldest first. Only the first 1000 findings are kept."""
-        return [finding for finding in self._steps.settled().findings if not finding.uncertainty]
+        return [finding for finding in self._tally().findings if not finding.uncertainty]
 
     @property
     def unknown(self) -> list[Finding]:
         """The pairs of accesses that are races unless something out of sight orders them."""
-        return [finding for finding in self._steps.settled().findings if finding.uncertainty]
+        return [finding for finding in self._tally().findings if finding.uncertainty]
+
+    @property
+    def blind(self) -> list[str]:
+        """What was seen and could not be judged, in sentences. The page on the ledger says what no eye sees."""
+        if self._watch is not None:
+            return self._watch.judged().blind
+        captured = self.captured
+        return [f"{plural(captured, 'call')} on streams that captured a graph"] if captured else []
 
     _repr_pretty_ = as_printed
 
@@ -104,7 +96,7 @@ class Ledger(watchers.Watcher):
         return f"<interop.ordering ledger: {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
-        tally = self._steps.settled()
+        tally = self._tally()
         unknown = sum(bool(finding.uncertainty) for finding in tally.findings)
         races = plural(len(tally.findings) - unknown, "race")
         lines = [f"{races} and {unknown} unknown in {plural(tally.accesses, 'access', 'accesses')}"]
@@ -113,7 +105,7 @@ class Ledger(watchers.Watcher):
         for finding, count in sorted(tally.findings.items(), key=lambda item: bool(item[0].uncertainty)):
             lines.append(f"{finding}" + (f"\n  Seen {count} times." if count > 1 else ""))
         if tally.left_out:
-            lines.append(f"and more, seen {tally.left_out} times: the first {_KEPT} are kept")
+            lines.append(f"and more, seen {tally.left_out} times: the first {KEPT} are kept")
         return "\n".join(lines)
 
     def __bool__(self) -> NoReturn:
@@ -139,13 +131,18 @@ class Ledger(watchers.Watcher):
             InvalidArrayError: *array* is not an array on a GPU.
             InvalidStreamError: *stream* is not a stream.
         """
-        used = stream_beside(array, stream, "reads(array, stream)")
-        self.accessed(used, [(array, layout_of(array), Kind.READ)], "the program's own work")
+        self._declare(stream_beside(array, stream, "reads(array, stream)"), array, Kind.READ)
 
     def writes(self, array: object, stream: object) -> None:
         """Declare that the next work on *stream* writes *array*, and perhaps reads it. Otherwise as :meth:`reads`."""
-        used = stream_beside(array, stream, "writes(array, stream)")
-        self.accessed(used, [(array, layout_of(array), Kind.WRITE)], "the program's own work")
+        self._declare(stream_beside(array, stream, "writes(array, stream)"), array, Kind.WRITE)
+
+    def _declare(self, stream: ExternalStream, array: object, kind: Kind) -> None:
+        layout = layout_of(array)
+        if self._watch is None:
+            self.accessed(stream, [(array, layout, kind)], "the program's own work")
+        elif not stream.is_capturing():
+            self._watch.declare(layout.start, layout.stop - layout.start, kind, stream.cuda_stream)
 
     def hear(self, thread: threading.Thread) -> None:
         """Declare that *thread* has told the calling thread that it is done so far, as through a queue."""
@@ -231,6 +228,13 @@ class Ledger(watchers.Watcher):
 
     # -- what the observers of libraries report ------------------------------------------------------------------
 
+    def _tally(self) -> Tally:
+        """What was counted up to now."""
+        if self._watch is None:
+            return self._steps.settled()
+        eye = self._watch.judged()
+        return Tally(eye.accesses, eye.captured, eye.findings, eye.verdict.left_out)
+
     def accessed(self, stream: ExternalStream, arrays: list[tuple[object, Layout, Kind]], by: str) -> None:
         """Add one piece of work.
 
@@ -254,7 +258,7 @@ class Ledger(watchers.Watcher):
         ]
         races: list[Finding] = []
 
-        def step() -> _Tally:
+        def step() -> Tally:
             known = self._history.known(found)
             findings = self._find(known, touches, thread, frame)
             races[:] = [finding for finding in findings if not finding.uncertainty]
@@ -279,7 +283,7 @@ class Ledger(watchers.Watcher):
         party = Party(by, found.label, Kind.WRITE, f"memory at {layout.start:#x}", where(frame))
         out_of_sight = "the work that will write to it cannot be seen, and may be ordered by then"
 
-        def step() -> _Tally:
+        def step() -> Tally:
             findings = self._find(self._history.known(found), [(party, layout)], thread, frame)
             uncertain = [replace(finding, uncertainty=finding.uncertainty or out_of_sight) for finding in findings]
             return self._steps.state.plus(0, uncertain)

@@ -4,7 +4,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from interop import _cuda
 from interop._order import watchers
@@ -14,11 +14,14 @@ from interop.ledger.ledger import Ledger
 from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import OBSERVED
 
+if TYPE_CHECKING:
+    from interop.ledger.driver.watch import Watch
+
 _MODULES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **OBSERVED}
 """For each module of :mod:`interop.ledger.libraries`, the module that is imported when there is something to see."""
 
 
-def check(*, strict: bool = False, raises: bool = True) -> "Watched":
+def check(*, strict: bool = False, raises: bool = True, eye: Literal["driver", "libraries"] | None = None) -> "Watched":
     """Watch every record, wait, synchronize and hand-over in a ``with`` block, and report what nothing orders.
 
     Example::
@@ -36,12 +39,25 @@ def check(*, strict: bool = False, raises: bool = True) -> "Watched":
     Args:
         strict: whether to raise where the second of two unordered accesses is made, if possible before it is.
         raises: whether to raise at the end of the block if there were races and nothing else was raised.
+        eye: what to look through. ``"driver"``: every call that the process makes of the driver is recorded, whatever
+            library makes it, and judged when somebody asks, or when the block ends. ``"libraries"``: what interop and
+            the observed libraries report, and what the program declares. By default the driver's eye, if it is opened
+            before CUDA is in use, and can be; else the libraries'. ``ledger.eye`` says which, and why.
 
     Raises:
+        ValueError: *eye* is something else; or it is ``"driver"``, and *strict* is true: the driver's calls are judged
+            after they were made.
+        EyeShut: the driver's eye cannot be opened. Only with ``eye="driver"``.
         RaceError: nothing orders two accesses of one array, of which at least one is a write.
         NotSupportedError: another thread has a ledger open, or closes this one, outside of a simulation.
     """
-    return Watched(strict=strict, raises=raises)
+    if eye not in ("driver", "libraries", None):
+        message = f'eye is "driver", "libraries" or None; got {eye!r}'
+        raise ValueError(message)
+    if strict and eye == "driver":
+        message = 'strict=True raises where an access is made; the driver\'s eye judges afterwards: use eye="libraries"'
+        raise ValueError(message)
+    return Watched(strict=strict, raises=raises, eye=eye)
 
 
 class Watched(Block[Ledger]):
@@ -53,21 +69,44 @@ class Watched(Block[Ledger]):
 
     _call = "check"
 
-    def __init__(self, *, strict: bool, raises: bool) -> None:
+    def __init__(self, *, strict: bool, raises: bool, eye: str | None) -> None:
         self._strict = strict
+        self._eye = eye
         self._raises = raises
         self._opened = _Opened()
         self._entered = False
 
     def __enter__(self) -> Ledger:
         self._entered = True
-        ledger = Ledger(strict=self._strict)
+        watch, eye = self._look()
+        ledger = Ledger(strict=self._strict, watch=watch, eye=eye)
         try:
             self._opened.add(ledger)
             return ledger  # noqa: TRY300  (so that an interrupt just before it closes the ledger too)
         except BaseException:
             self._opened.close(ledger)
             raise
+
+    def _look(self) -> "tuple[Watch | None, str]":
+        """What records the driver's calls, if that is to be; and which eye it is, and why."""
+        if self._eye == "libraries":
+            return None, "libraries"
+        if _cuda.active().simulation is not None:
+            return None, "libraries: the driver has no part in a simulation"
+        if self._strict:
+            return None, "libraries: strict=True raises where an access is made"
+        from interop.ledger.driver.watch import EyeShut, Watch, why_late  # noqa: PLC0415  (most ledgers need none)
+
+        if self._eye is None and (why := why_late()):
+            return None, f"libraries: {why}"
+        try:
+            watch = Watch()
+            watch.open()
+        except EyeShut as shut:
+            if self._eye == "driver":
+                raise
+            return None, f"libraries: {shut}"
+        return watch, "driver"
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Close the ledger that was opened last.
@@ -94,12 +133,16 @@ class _Opened:
     def add(self, ledger: Ledger) -> None:
         """Open one more."""
         self.ledgers = (*self.ledgers, ledger)
+        if ledger._watch is not None:
+            return
         if _cuda.active().simulation is None:
             _all.add(ledger)
         watchers.watch(ledger)
 
     def close(self, ledger: Ledger) -> None:
         """Close *ledger*, if it is open. So the call may be interrupted, and repeated."""
+        if ledger._watch is not None:
+            ledger._watch.close()
         watchers.unwatch(ledger)
         _all.remove(ledger)
         self.ledgers = tuple(other for other in self.ledgers if other is not ledger)

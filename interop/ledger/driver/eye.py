@@ -50,18 +50,24 @@ class Eye:
         captured: how many calls were left out, because their stream was capturing a graph.
     """
 
-    def __init__(self, kernels: Kernels, name_of: Callable[[int], str] = lambda _: "") -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        name_of: Callable[[int], str] = lambda _: "",
+        block_of: Callable[[int], tuple[int, int] | None] = lambda _: None,
+    ) -> None:
         """Start with nothing known.
 
         Args:
             kernels: says what a kernel does with its parameters.
             name_of: gives the name of the stream at an address; empty if it has none.
+            block_of: gives where the block of memory at an address begins and ends; None if there is none.
         """
         self.verdict = Verdict()
         self.accesses = 0
         self.captured = 0
         self._history = History()
-        self._memory = Allocations()
+        self._memory = Allocations(block_of)
         self._touches = Touches(self._memory, kernels, self.verdict.unsure)
         self._names = Names(name_of)
         self._streams = Streams(self._history, self._names, self.verdict)

@@ -1,6 +1,7 @@
 """What memory is allocated, call by call: the driver's blocks, and the parts that pools have cut out of them."""
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,6 +9,10 @@ from interop._order.findings import Party
 
 _FREED_KEPT: Final = 10_000
 """So many freed parts of memory are remembered: later use of them is told from use of memory that is not known."""
+_LOWEST: Final = 1 << 32
+_HIGHEST: Final = 1 << 49
+"""What lies between the two may be an address of a device's memory."""
+_UNKNOWN_KEPT: Final = 100_000
 
 
 @dataclass(eq=False, slots=True)
@@ -71,8 +76,10 @@ class _Level:
 class Allocations:
     """What is allocated, and what was freed last where nothing is. Its size is that of what is allocated."""
 
-    def __init__(self) -> None:
-        """Start with nothing."""
+    def __init__(self, ask: Callable[[int], tuple[int, int] | None] = lambda _: None) -> None:
+        """Start with nothing. *ask* gives the driver's block at an address, which may be older than all calls."""
+        self._ask = ask
+        self._unknown: set[int] = set()
         self._blocks = _Level()
         self._pooled: list[_Level] = []  # the parts of each level lie in parts of the levels before
         self._freed = _Level()
@@ -164,6 +171,21 @@ class Allocations:
             freed = self._freed.find(address)
             if freed is not None and (part is None or freed.is_pooled):
                 return freed
+        return part or self._asked(address)
+
+    def _asked(self, address: int) -> Part | None:
+        """The block of memory that was allocated before everything that is known here."""
+        if not _LOWEST <= address < _HIGHEST or address in self._unknown:
+            return None
+        found = self._ask(address)
+        if found is None:
+            if len(self._unknown) > _UNKNOWN_KEPT:
+                self._unknown.clear()
+            self._unknown.add(address)
+            return None
+        part = Part(*found, 0, f"the memory at {found[0]:#x}")
+        self._drop(self._blocks, part)
+        self._blocks.add(part)
         return part
 
     @staticmethod

@@ -5,9 +5,8 @@ from typing import Final
 
 from interop._order.findings import Finding
 from interop._show.text import plural
+from interop.ledger.tally import KEPT
 
-_KEPT: Final = 1000
-"""So many findings are kept. Others are only counted."""
 _KERNELS_SHOWN: Final = 5
 
 
@@ -31,7 +30,7 @@ class Verdict:
     def find(self, finding: Finding) -> None:
         """Add a finding."""
         finding = self._doubted(finding)
-        if finding in self.findings or len(self.findings) < _KEPT:
+        if finding in self.findings or len(self.findings) < KEPT:
             self.findings[finding] = self.findings.get(finding, 0) + 1
         else:
             self.left_out += 1

@@ -537,6 +537,26 @@ def test_memory_that_is_not_known_is_judged_where_a_call_says_its_size():
     assert [one.later.array for one in p.judge().findings] == ["the memory at 0x7f1234000020"]
 
 
+def test_memory_from_before_the_eye_is_asked_for_once():
+    p = Program()
+    s, t = p.stream(), p.stream()
+    x = 0x7F5500000000
+    p.kernel(s, "w_fill", x + 64)
+    p.kernel(t, "rr_sum", 0x1234, x + 64)
+    p.kernel(t, "r_sum", 0x7E0000000000)
+    p.kernel(t, "w_fill", 0x7E0000000000)
+    asked = []
+
+    def block_of(address):
+        asked.append(address)
+        return (x, x + 4096) if x <= address < x + 4096 else None
+
+    eye = Eye(Kernels(), block_of=block_of)
+    eye.take(p.calls)
+    assert [one.later.array for one in eye.findings] == ["the memory at 0x7f5500000000, from byte 64 on"]
+    assert asked == [x + 64, 0x7E0000000000]
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "sentence"),
     [

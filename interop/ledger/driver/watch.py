@@ -1,0 +1,117 @@
+"""The driver's eye for the length of a block: what is recorded meanwhile is judged when somebody asks."""
+
+import ctypes
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from interop._core.names import name_at
+from interop._order.findings import Kind
+from interop._safety import forks
+from interop._show.progress import Line
+from interop._show.text import plural
+from interop.ledger.driver.calls import Call
+from interop.ledger.driver.cupti import EyeShut
+from interop.ledger.driver.eye import Eye
+from interop.ledger.driver.pools import Pools
+from interop.ledger.driver.recorder import Recorder, opened
+
+_DRIVER = "libcuda.so.1"
+_SILENT = 1.0
+"""Seconds of judging before a line on the terminal says how far it is."""
+_DEVICES = 64
+
+
+class Watch:
+    """Records the driver's calls from :meth:`open` to :meth:`close`. Usable from every thread."""
+
+    def __init__(self) -> None:
+        """Nothing is recorded yet."""
+        self._recorder = Recorder()
+        self._pools = Pools(self._recorder)
+        self._lock = forks.lock()
+
+    def open(self) -> None:
+        """Record from now on.
+
+        Raises:
+            EyeShut: it cannot be; the error says why, and what to do.
+        """
+        self._recorder.open()
+        try:
+            self._kernels = _kernels()
+            self._eye = Eye(self._kernels, name_at, _asker())
+            self._pools.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Record no more. What was recorded can still be judged."""
+        self._pools.close()
+        self._recorder.close()
+
+    def judged(self) -> Eye:
+        """The eye, which has judged all calls so far. A line on the terminal says how far it is, if that takes long."""
+        with self._lock:
+            self._eye.take(self._calls())
+            self._eye.lose(self._recorder.lost)
+            return self._eye
+
+    def declare(self, address: int, size: int, kind: Kind, stream: int) -> None:
+        """The program says what its next work on a stream does to *size* bytes."""
+        self._recorder.note("array", stream, address, 0, size, kind)
+
+    def _calls(self) -> Iterator[Call]:
+        with Line(_SILENT) as line:
+            for number, call in enumerate(self._pools.merged(self._recorder.calls())):
+                if line.is_due():
+                    line.show(f"interop: judging the driver's calls: {plural(number, 'call')} so far")
+                if call.kind == "module":
+                    self._kernels.add_module(self._recorder.module(call.a))
+                yield call
+
+
+def why_late() -> str:
+    """Why the eye would be opened too late to see everything; empty if it is in time."""
+    if opened:
+        return "the driver's eye is open already, in a block around this one"
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return ""  # opening it will say so
+    flags, active = ctypes.c_uint(), ctypes.c_int()
+    for device in range(_DEVICES):
+        if driver.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(active)):
+            break  # CUDA was not initialised, or there is no such device
+        if active.value:
+            return (
+                "CUDA was in use before the block, and the driver's eye does not know the kernels and the memory of "
+                'before; say eye="driver" to use it anyway'
+            )
+    return ""
+
+
+@functools.cache
+def _kernels() -> Any:
+    """What is known of kernels in this process: the code that one block has seen, the next ones know too."""
+    return importlib.import_module("interop.ledger.kernels").Kernels()
+
+
+def _asker() -> Callable[[int], tuple[int, int] | None]:
+    """A function that asks the driver for the block of memory that an address lies in."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return lambda _: None
+
+    def block(address: int) -> tuple[int, int] | None:
+        start, size = ctypes.c_uint64(), ctypes.c_size_t()
+        code = driver.cuMemGetAddressRange_v2(ctypes.byref(start), ctypes.byref(size), ctypes.c_uint64(address))
+        return None if code else (start.value, start.value + size.value)
+
+    return block
+
+
+__all__ = ["EyeShut", "Watch", "why_late"]
