@@ -17,8 +17,7 @@ class NumbaCudaMlirAdapter(Numbas):
     arrays = devicearray.DeviceNDArray
     instead = (
         "pass `stream.to('numba_cuda_mlir')` at the launch, `kernel[grid, block, stream.to('numba_cuda_mlir')](...)`, "
-        "and to copies. A launch that names no stream goes to PyTorch's current stream if an argument is PyTorch's, "
-        "else to CuPy's if one is CuPy's, and `interop.use` sets those"
+        "and to copies"
     )
 
     def null(self) -> int:
