@@ -11,6 +11,8 @@ from typing import Final
 from interop.ledger.kernels.ptx_text import Instruction, Text, parsed, split
 from interop.ledger.kernels.values import (
     CHOSEN,
+    FAR,
+    HARMLESS,
     LOADED,
     LOCAL,
     NOTHING,
@@ -23,6 +25,7 @@ from interop.ledger.kernels.values import (
     Value,
     added,
     joined,
+    moved,
     only,
     subtracted,
 )
@@ -33,13 +36,10 @@ Arguments = dict[str, dict[int, Value]]
 _NAME: Final = re.compile(r"(?<![\w$%])[%$A-Za-z_][\w$%]*(?:\.[xyzw])?")
 _OFFSET: Final = re.compile(r"\+\s*(-?\d+)\s*\]?$")
 _SPACES: Final = {"local": LOCAL, "shared": SHARED, "global": VARIABLE, "const": VARIABLE}
-_HARMLESS: Final = {"vprintf", "__assertfail", "free"}
 _KEEPS: Final = {"mov", "cvta", "and", "or", "xor", "min", "max", "prmt", "shfl", "mapa", "add", "addc", "mad", "fma"}
 """The instructions whose result is an address if an operand is; beside those that are handled by name."""
 _WIDE: Final = {"u64", "s64", "b64", "b128"}
 _DEEPEST: Final = 20
-_FAR: Final = -(1 << 40)
-"""Added to the address of a parameter, it says that the offset is not known."""
 
 
 def accesses(text: str) -> dict[str, Access]:
@@ -144,7 +144,7 @@ class _Body:
         if any(one == NOTHING for one in found):
             return NOTHING
         more = _OFFSET.search(operand)
-        return _moved(added(found), int(more[1]) if more else 0)
+        return moved(added(found), int(more[1]) if more else 0)
 
     def assign(self, operand: str, value: Value) -> None:
         for name in _NAME.findall(operand):
@@ -180,12 +180,12 @@ class _Body:
         if name in ("sub", "subc"):
             return subtracted(self.value(sources[0]), self.value(sources[1]))
         if name == "add" and re.fullmatch(r"-?\d+", sources[1]):
-            return _moved(self.value(sources[0]), int(sources[1]))
+            return moved(self.value(sources[0]), int(sources[1]))
         if name in ("mad", "fma"):
             sources = ["0", sources[2]]
         if name in _KEEPS or (name == "cvt" and {"u64", "s64"} >= set(one.parts[-2:])):
             found = [self.value(source) for source in sources]
-            return NOTHING if NOTHING in found else _moved(added(found), _FAR if len(found) > 1 else 0)
+            return NOTHING if NOTHING in found else moved(added(found), FAR if len(found) > 1 else 0)
         return NUMBER
 
     def load(self, one: Instruction) -> None:
@@ -201,7 +201,7 @@ class _Body:
 
     def content(self, spaces: set[str], address: str, more: int) -> Value:
         """The eight bytes at *more* bytes after *address*."""
-        return joined(self.loaded(spaces, one) for one in _moved(self.value(address), more))
+        return joined(self.loaded(spaces, one) for one in moved(self.value(address), more))
 
     def loaded(self, spaces: set[str], alternative: frozenset[Term]) -> Value:
         """What is loaded from one address."""
@@ -304,7 +304,7 @@ class _Body:
             self.results[result] = self.of_run.registers.get((key, f"result {inner}"), NUMBER)
 
     def unknown(self, name: str, given: Iterable[dict[int, Value]]) -> None:
-        if name in _HARMLESS or name == "malloc" or not self.of_run.recording:
+        if name in HARMLESS or not self.of_run.recording:
             return
         why = f"a call of {name}, whose code was not seen" if not name.startswith("%") else "a call through a pointer"
         for value in (value for parts in given for value in parts.values()):
@@ -316,12 +316,3 @@ class _Body:
     def lost(self, why: str) -> None:
         if self.of_run.recording:
             self.of_run.effects.lost(why)
-
-
-def _moved(value: Value, by: int) -> Value:
-    """A value with a number added, which matters where the value is the address of a parameter."""
-    if not any(isinstance(term, tuple) for one in value for term in one):
-        return value
-    return frozenset(
-        frozenset((term[0], term[1] + by) if isinstance(term, tuple) else term for term in one) for one in value
-    )

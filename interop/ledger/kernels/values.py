@@ -31,6 +31,12 @@ NOTHING: Final[Value] = frozenset()
 NUMBER: Final[Value] = frozenset({frozenset()})
 """No address of anything."""
 
+FAR: Final = -(1 << 40)
+"""Added to the address of a parameter, it says that the offset is not known."""
+
+HARMLESS: Final = frozenset({"vprintf", "__assertfail", "free", "malloc"})
+"""The functions of the driver that write through no pointer they are given."""
+
 _MOST: Final = 8
 
 
@@ -54,11 +60,24 @@ def added(values: Iterable[Value]) -> Value:
 
 
 def subtracted(left: Value, right: Value) -> Value:
-    """The difference of two values. If both are computed from parameters, neither is surely the address."""
+    """The difference of two values. If *right* is computed from parameters, no parameter is surely the address."""
     both = added([left, right])
-    if words(left) and words(right):
-        return frozenset(one | {MIXED} for one in both)
-    return both
+    return unsure(both) if words(right) else both
+
+
+def mixed(values: Iterable[Value]) -> Value:
+    """What is computed from *values* in some way. If more than one may be an address, none surely is."""
+    found = [value for value in values if value not in (NOTHING, NUMBER)]
+    return added(found) if len(found) < 2 else unsure(added(found))  # noqa: PLR2004
+
+
+def moved(value: Value, by: int) -> Value:
+    """A value with a number added, which matters where the value is the address of a parameter."""
+    if not any(isinstance(term, tuple) for one in value for term in one):
+        return value
+    return frozenset(
+        frozenset((term[0], term[1] + by) if isinstance(term, tuple) else term for term in one) for one in value
+    )
 
 
 def words(value: Value) -> set[int]:
@@ -66,10 +85,20 @@ def words(value: Value) -> set[int]:
     return {term for one in value for term in one if isinstance(term, int)}
 
 
+def unsure(value: Value) -> Value:
+    """The same, and no parameter is surely the address."""
+    return frozenset(one | {MIXED} for one in value)
+
+
 def _limited(value: Value) -> Value:
+    if len(value) > 1:
+        # A mixture says all that one of its parts says; that something is no address at all it does not say.
+        mixtures = [one for one in value if MIXED in one]
+        if mixtures:
+            value = frozenset(one for one in value if not (one and any(one < mixture for mixture in mixtures)))
     if len(value) <= _MOST:
         return value
-    return frozenset({frozenset().union(*value) | {MIXED}})
+    return (value & NUMBER) | {frozenset().union(*value) | {MIXED}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +191,9 @@ class Effects:
         self.whys[why] = None
 
     def read(self, address: Value) -> None:
-        """A load from *address*."""
+        """A load from *address*. If nothing is known of it, it may be any parameter."""
         self.reads |= words(address)
-        self.chosen |= any(CHOSEN in one for one in address)
+        self.chosen |= any(CHOSEN in one or not one for one in address or NUMBER)
 
     def written(self, address: Value) -> None:
         """A store to *address*."""

@@ -109,7 +109,7 @@ K branches(float* a, float* b, int which) { if (which) a[I] = 1; else b[2 * I] =
 K select_read(float* a, const float* b, const float* c, int which) { a[I] = (which ? b : c)[I]; }
 //! 0:W 8:W
 K swaps(float* a, float* b, int n) { for (int i = 0; i < n; i++) { float* t = a; a = b; b = t; a[I] += i; b[I] += 2; } }
-//! 0:M 8:M
+//! 0:W 8:W
 K ping_pong(float* a, float* b, int n) { for (int i = 0; i < n; i++) { float* t = a; a = b; b = t; a[I] = b[I + 1] + i; } }
 //! 0:R 8:M
 K table(float** t, float* a) { t[blockIdx.x][I] = 1; }

@@ -5,9 +5,12 @@
 
 import lzma
 import re
+import subprocess
+import tempfile
 from pathlib import Path
 
 from interop._order.findings import Kind
+from interop.ledger.kernels.cubin import nvdisasm
 
 HERE = Path(__file__).parent
 FIXTURES = HERE / "fixtures"
@@ -82,8 +85,13 @@ def compiled(architecture, kind):
 
 def main():
     for architecture in ARCHITECTURES:
-        ptx = compiled(architecture, "ptx").rstrip(b"\0")
-        (FIXTURES / f"sm_{architecture}.ptx.xz").write_bytes(lzma.compress(ptx, preset=9))
+        cubin = compiled(architecture, "cubin")
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(cubin)
+            file.flush()
+            code = subprocess.run([nvdisasm(), "-c", file.name], capture_output=True, check=True).stdout
+        for kind, content in (("ptx", compiled(architecture, "ptx").rstrip(b"\0")), ("cubin", cubin), ("sass", code)):
+            (FIXTURES / f"sm_{architecture}.{kind}.xz").write_bytes(lzma.compress(content, preset=9))
 
 
 if __name__ == "__main__":
