@@ -85,7 +85,8 @@ _LIBRARIES: Final = (
             "DALI",
             "results of the dynamic mode may be submitted later, by a thread of DALI: an event or a wait that is made "
             "now can miss them",
-            "call evaluate() on the result before you record an event or wait for its stream",
+            "work in `with interop.use(stream):`, where operators submit before they return; or call evaluate() on the "
+            "result first",
         ),
     ),
     _OfALibrary(
