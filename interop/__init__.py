@@ -2,8 +2,8 @@
 
 A map of the package:
 
-- ``stream``: :class:`ExternalStream`, :func:`as_stream`, :func:`new_stream`: borrow a stream of any library, make it
-  wait for any other, hand it on as any library's own type
+- ``stream``: :class:`ExternalStream`, :func:`as_stream`, :func:`new_stream`, :func:`wait_device`: borrow a stream of
+  any library, make it wait for any other or for a whole device, hand it on as any library's own type
 - ``event``: :class:`Event`, :func:`as_event`
 - ``current``: :func:`use`, :func:`current_stream`, :func:`current_handle`: make one stream current in all libraries
 - ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`: hand arrays over in order, without a copy
@@ -36,7 +36,7 @@ from interop.current import current_handle, current_stream, use
 from interop.errors import *  # noqa: F403  (what `errors.__all__` names)
 from interop.event import Event, as_event
 from interop.jit import jax_call
-from interop.stream import ExternalStream, as_stream, new_stream
+from interop.stream import ExternalStream, as_stream, new_stream, wait_device
 
 if TYPE_CHECKING:
     from interop import diagnosis as diagnosis
@@ -68,6 +68,7 @@ __all__ = [
     "register",
     "release",
     "use",
+    "wait_device",
 ]
 __all__ += errors.__all__
 

@@ -4,18 +4,26 @@ import sys
 from typing import Any
 
 from interop import _cuda
-from interop._core import above, borrowing, habits, names
+from interop._core import above, borrowing, captures, habits, names
 from interop._core.created import CreatedStream
 from interop._core.event import Event
 from interop._core.stream import ExternalStream
 from interop._cuda.addresses import Device, check_device, exact_int, is_a, is_void_pointer
 from interop._native import native
+from interop._order import watchers
 from interop._show.text import described
 from interop.adapters import adapters_of, by_type
 from interop.adapters.base import Adapter
-from interop.errors import AdapterError, DeviceMismatchError, InvalidStreamError, NotSupportedError
+from interop.errors import (
+    AdapterError,
+    CaptureError,
+    CudaError,
+    DeviceMismatchError,
+    InvalidStreamError,
+    NotSupportedError,
+)
 
-__all__ = ["ExternalStream", "as_stream", "new_stream"]
+__all__ = ["ExternalStream", "as_stream", "new_stream", "wait_device"]
 
 
 def new_stream(
@@ -53,6 +61,58 @@ def new_stream(
     stream._priority = cuda.stream_priority(handle, context) if priority else 0
     names.made(stream, text, sys._getframe().f_back)
     return stream
+
+
+def wait_device(stream: object, device: Device | None = None) -> None:
+    """Make all future work of a stream wait for all work submitted to a device so far; returns at once.
+
+    Example::
+
+        interop.wait_device(consumer)  # also for work on streams that a library does not show
+
+    The device waits, not the host. The work is that of all streams of the device's primary context, which all libraries
+    share, and of its green contexts. It is more than is needed: where a library tells its stream, wait for that stream.
+
+    Args:
+        stream: the stream that waits, of any device; anything that :func:`as_stream` takes.
+        device: as for :func:`as_stream`; by default that of *stream*.
+
+    Raises:
+        CaptureError: *stream* captures a graph; then the capture goes on. Or another stream of the device captures,
+            which only CUDA knows: it has broken that capture.
+        NotSupportedError: the driver is too old; the message says what to do instead.
+        InvalidStreamError, InvalidDeviceError: *stream* is no stream, or there is no such device.
+    """
+    consumer = as_stream(stream)
+    cuda = consumer._cuda
+    ordinal = consumer.device if device is None else check_device(device, cuda)
+    consumer._usable_context()
+    if captures.capture_of(consumer):
+        message = f"{consumer!r} captures a graph, and cannot wait for a whole device: wait before the capture begins"
+        raise CaptureError(message)
+    context = cuda.primary_context(ordinal)
+    event = Event()
+    event._cuda = cuda
+    try:
+        event._record_on_device(context)
+    except CudaError as error:
+        if error.code not in _cuda.CAPTURE_CODES:
+            raise
+        message = (
+            f"a stream of device {ordinal} captures a graph, so {consumer!r} cannot wait for the whole device, and "
+            f"CUDA has invalidated the capture ({error}). Wait before the capture begins, or for single streams: "
+            "wait_stream"
+        )
+        raise CaptureError(message) from error
+    except (AttributeError, RuntimeError) as error:
+        message = (
+            "the driver, or cuda.bindings, is too old to wait for a whole device on the device (cuCtxRecordEvent): "
+            "update it, wait for single streams by wait_stream, or block the host by cudaDeviceSynchronize"
+        )
+        raise NotSupportedError(message) from error
+    for watcher in watchers.active:
+        watcher.recorded_device(cuda, context, event)
+    consumer.wait_event(event)
 
 
 def as_stream(obj: object, device: Device | None = None, *, name: str | None = None) -> ExternalStream:

@@ -202,6 +202,7 @@ class Bench:
         self.runtime = lab.runtime
         self.driver = lab.driver
         self.captured = lab.stream(non_blocking=non_blocking)
+        self.context = int(value(lab.driver.cuStreamGetCtx(self.captured)))
         self.other = lab.stream()
         self.spare = lab.event()
         self.event = lab.event()
@@ -243,6 +244,7 @@ RELATED: dict[str, tuple[Call, int, bool]] = {
         SUCCESS,
         False,
     ),
+    "record its context": (lambda b: b.driver.cuCtxRecordEvent(b.context, b.event), UNSUPPORTED, True),
     "id of the stream": (lambda b: b.runtime.cudaStreamGetId(b.captured), UNSUPPORTED, True),
     "device of the stream": (lambda b: b.runtime.cudaStreamGetDevice(b.captured), UNSUPPORTED, True),
     "flags of the stream": (lambda b: b.runtime.cudaStreamGetFlags(b.captured), UNSUPPORTED, True),
@@ -403,6 +405,23 @@ class CudaRules:
         assert lab.runtime.cudaEventQuery(event)[0] == SUCCESS
         assert lab.runtime.cudaEventSynchronize(event)[0] == SUCCESS
         assert_unordered(lab, producer, consumer, lambda: wait(lab, consumer, event))
+
+    @pytest.mark.parametrize("non_blocking", [False, True], ids=["blocking", "non-blocking"])
+    def test_a_record_on_a_context_covers_its_streams(self, lab: Lab, *, non_blocking: bool) -> None:
+        producer, consumer, event = lab.stream(non_blocking=non_blocking), lab.stream(), lab.event()
+        context = int(value(lab.driver.cuStreamGetCtx(producer)))
+
+        def order() -> None:
+            value(lab.driver.cuCtxRecordEvent(context, event))
+            wait(lab, consumer, event)
+
+        assert_ordered(lab, producer, consumer, order)
+
+    def test_a_record_on_a_context_covers_no_later_work(self, lab: Lab) -> None:
+        producer, consumer, event = lab.stream(), lab.stream(), lab.event()
+        value(lab.driver.cuCtxRecordEvent(int(value(lab.driver.cuStreamGetCtx(producer))), event))
+        wait(lab, consumer, event)
+        assert_unordered(lab, producer, consumer)
 
     def test_a_wait_outlives_its_event(self, lab: Lab) -> None:
         producer, consumer = lab.stream(), lab.stream()

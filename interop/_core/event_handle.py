@@ -137,6 +137,12 @@ class EventHandle(EventFields):
         self._cuda.event_record(handle, stream._handle, stream._needs, external=True)
         self._recorded = True  # by a launch, which interop does not see
 
+    def _record_on_device(self, context: int) -> None:
+        """Record all work so far of a device, whose primary context is *context*. The event must be new."""
+        self._create(context, None)
+        self._cuda.context_record(context, self._handle)
+        self._recorded = True
+
     def _handle_in_graph(self, stream: StreamIdentity) -> int:
         """The handle, for a graph that *stream* captures. The graph has it from then on, so no other event may get it.
 

@@ -199,6 +199,13 @@ class Cuda(Calls):
         else:
             self.within(needs, self.call, "cudaEventRecord", event, handle)
 
+    def context_record(self, context: int, event: int) -> None:
+        """Record the work so far of all streams of *context*, which is the event's; returns at once.
+
+        While one of them captures, CUDA refuses it and breaks the capture.
+        """
+        self.drive("cuCtxRecordEvent", context, event)
+
     def event_query(self, event: int) -> bool:
         """Whether the work that the event recorded is done."""
         return self._ask("cudaEventQuery", event)

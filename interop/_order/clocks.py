@@ -179,6 +179,12 @@ class Clocks:
             self._touch(target, thread)
         self._events[event] = self.before_next(stream, thread)
 
+    def record_context(self, event: Hashable, context: Hashable, thread: Hashable) -> None:
+        """Let *event* stand for all work of the context so far."""
+        clock = self.of_context(context)
+        clock.join(self._host(thread).clock)
+        self._events[event] = clock
+
     def assign(self, event: Hashable, clock: Clock) -> None:
         """Let *event* stand for all that *clock* knows."""
         self._events[event] = clock

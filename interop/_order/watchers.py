@@ -19,6 +19,9 @@ class Watcher:
     def recorded(self, stream: Any, event: Any) -> None:
         """*event* was recorded on *stream*: it stands for the stream's work so far."""
 
+    def recorded_device(self, cuda: Any, context: int, event: Any) -> None:
+        """*event* was recorded on all streams of a context: it stands for their work so far."""
+
     def waited(self, stream: Any, event: Any) -> None:
         """*stream* waits for *event*: its later work comes after what the event stands for."""
 

@@ -113,6 +113,11 @@ class History:
         self._seen.record(event, stream, self._host(thread))
         self._possible.record(event, stream, _HOST)
 
+    def record_context(self, event: Hashable, context: Hashable, thread: HostThread) -> None:
+        """Let *event* stand for all work of a context so far."""
+        self._seen.record_context(event, context, self._host(thread))
+        self._possible.record_context(event, context, _HOST)
+
     def wait(self, stream: KnownStream, event: Hashable, thread: HostThread) -> bool:
         """Let the later work of the stream come after what *event* stands for. False if no record of it was seen."""
         if not self._seen.is_recorded(event):

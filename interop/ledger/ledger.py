@@ -165,6 +165,11 @@ class Ledger(watchers.Watcher):
 
         self._steps.take(step)
 
+    def recorded_device(self, cuda: _cuda.Cuda, context: int, event: "Event") -> None:
+        """See :class:`interop._order.watchers.Watcher`."""
+        key, handle, thread = (cuda, cuda.context_id(context)), event._handle_or_0(), threading.current_thread()
+        self._steps.take(lambda: self._history.record_context(self._events.recorded(event, handle), key, thread))
+
     def waited(self, stream: ExternalStream, event: "Event") -> None:
         """See :class:`interop._order.watchers.Watcher`."""
         thread = threading.current_thread()

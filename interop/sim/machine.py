@@ -241,6 +241,14 @@ class Machine:
         else:
             self.clocks.record(event, stream, self.thread())
 
+    def record_context(self, event: Event, context: int) -> None:
+        """Let *event* stand for all work of *context* so far."""
+        if event.context != context:
+            raise Refused(INVALID_HANDLE)
+        self.captures.refuse_context(context)
+        event.stream, event.capture = f"all streams{self._of_device(context)}", None
+        self.clocks.record_context(event, context, self.thread())
+
     def wait(self, stream: Stream, event: Event) -> None:
         """Let the later work of *stream* come after what *event* stands for now."""
         if not self.captures.wait(stream, event) and self.clocks.is_recorded(event):

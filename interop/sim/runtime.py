@@ -373,6 +373,12 @@ class Driver(_Module):
         """As CUDA: from 1."""
         return self._ordinal(context) + 1
 
+    @_answers()
+    def cuCtxRecordEvent(self, context: SupportsInt, event: SupportsInt) -> None:
+        """As CUDA: illegal, whatever the mode, while a stream of the context captures."""
+        self._ordinal(context)
+        self.machine.record_context(self.machine.event(int(event)), int(context))
+
     def _ordinal(self, context: SupportsInt) -> int:
         """The device of a context."""
         if int(context) not in self.machine.contexts:

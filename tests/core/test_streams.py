@@ -978,6 +978,71 @@ def test_outside_of_a_capture_external_makes_no_difference(gpu):
     gpu.launch(c, lambda memory: memory.fill(2), writes=[a])
 
 
+# -- a whole device ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "own"), list(itertools.product((0, 1), repeat=2)))
+def test_a_stream_waits_for_a_device(gpu, device, own):
+    hidden = [gpu.stream(device=device), gpu.stream(device=device, non_blocking=False)]
+    arrays = [gpu.array([0]) for _ in hidden]
+    for each, array in zip(hidden, arrays, strict=True):
+        gpu.launch(each, lambda memory: memory.fill(1), writes=[array])
+    consumer = interop.new_stream(own)
+    interop.wait_device(consumer, 1 - device)
+    for array in arrays:
+        with pytest.raises(RaceError):
+            gpu.launch(consumer, lambda memory: memory.fill(2), writes=[array])
+    interop.wait_device(consumer, device)
+    for array in arrays:
+        gpu.launch(consumer, lambda memory: memory.fill(2), writes=[array])
+    assert gpu.cuda.current_device() == 0
+
+
+def test_by_default_a_stream_waits_for_its_own_device(gpu):
+    for device in (0, 1):
+        consumer, hidden, a = interop.new_stream(device), gpu.stream(device=device), gpu.array([0])
+        gpu.launch(hidden, lambda memory: memory.fill(1), writes=[a])
+        interop.wait_device(consumer)
+        gpu.launch(consumer, lambda memory: memory.fill(2), writes=[a])
+        gpu.launch(hidden, lambda memory: memory.fill(1), writes=[gpu.array([0])])
+
+
+def test_waiting_for_a_device_blocks_neither_the_host_nor_the_other_streams(gpu):
+    hidden, consumer, other = gpu.stream(), interop.new_stream(), interop.new_stream()
+    with gate(hidden):
+        interop.wait_device(consumer)
+        assert not consumer.query()
+        assert other.query()
+
+
+def test_a_stream_that_captures_cannot_wait_for_a_device(gpu, capture):
+    with pytest.raises(CaptureError, match="before the capture begins"):
+        interop.wait_device(capture.stream)
+    capture.end()
+
+
+def test_waiting_for_a_device_breaks_a_capture_of_another_stream_and_says_so(gpu, capture):
+    interop.wait_device(interop.new_stream(), 1)
+    with pytest.raises(CaptureError, match=r"device 0 captures a graph.*invalidated the capture.*wait_stream"):
+        interop.wait_device(interop.new_stream(1), 0)
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+def test_a_driver_that_cannot_record_a_device(gpu, monkeypatch, error):
+    def lacking(*_):
+        raise error
+
+    monkeypatch.setattr(gpu.driver, "cuCtxRecordEvent", lacking)
+    with pytest.raises(NotSupportedError, match="wait_stream, or block the host by cudaDeviceSynchronize"):
+        interop.wait_device(interop.new_stream())
+
+
+def test_a_device_that_is_not_there_cannot_be_waited_for(gpu):
+    for wrong in (2, -1, "cpu"):
+        with pytest.raises(InvalidDeviceError):
+            interop.wait_device(interop.new_stream(), wrong)
+
+
 # -- proofs --------------------------------------------------------------------------------------------------------
 
 

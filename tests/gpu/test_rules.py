@@ -166,7 +166,7 @@ def memory() -> Memory:
         assert lab.read(target) == 1
     for device in range(lab.devices):
         lab.stream(device=device)
-        lab.event(device=device)
+        value(driver.cuCtxRecordEvent(memory.contexts[device], lab.event(device=device)))
     lab.close()
     return memory
 

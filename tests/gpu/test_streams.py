@@ -159,6 +159,13 @@ def test_repeated_waits_create_no_event(monkeypatch):
     assert created == []
 
 
+def test_a_stream_waits_for_all_streams_of_the_device():
+    producer, consumer = native_stream("int", 0, 0), interop.new_stream()
+    interop.wait_device(consumer)  # what is made at the first use is made before the gate
+    assert race(producer, consumer, (0, 0), None) == STALE
+    assert race(producer, consumer, (0, 0), lambda: interop.wait_device(consumer)) == WRITTEN
+
+
 def test_a_stream_need_not_wait_for_itself(monkeypatch):
     native = native_stream("int", 0, 0)
     calls = []

@@ -286,6 +286,19 @@ def test_work_after_a_wait_of_the_host_is_ordered(gpu):
     assert not ledger.races
 
 
+def test_work_after_a_wait_for_the_device_is_ordered(gpu):
+    x = gpu.array([0.0])
+    a, b, c = (interop.as_stream(gpu.stream()) for _ in range(3))
+    with check(raises=False) as ledger:
+        ledger.writes(x, a)
+        interop.wait_device(b)
+        ledger.reads(x, b)
+        assert not ledger.races
+        ledger.reads(x, c)
+    assert len(ledger.races) == 1
+    assert not ledger.unknown
+
+
 def test_a_wait_of_another_thread_is_unknown_until_hear(gpu):
     x = gpu.array([0.0])
     a, b = interop.as_stream(gpu.stream()), interop.as_stream(gpu.stream())

@@ -74,6 +74,16 @@ def test_recording_again_replaces(clocks: Clocks) -> None:
     assert not clocks.happens_before(first, "far", MAIN)
 
 
+def test_a_record_of_a_context_covers_its_streams_so_far(clocks: Clocks) -> None:
+    work = [clocks.enqueue(stream, MAIN) for stream in ("x", "a", "legacy")]
+    far = clocks.enqueue("far", MAIN)
+    clocks.remove_stream("x")
+    clocks.record_context("event", "here", MAIN)
+    later = clocks.enqueue("a", MAIN)
+    clocks.wait("y", "event", MAIN)
+    assert [clocks.happens_before(each, "y", MAIN) for each in (*work, far, later)] == [True] * 3 + [False] * 2
+
+
 def test_an_event_without_a_record_orders_nothing(clocks: Clocks) -> None:
     first = clocks.enqueue("x", MAIN)
     clocks.wait("y", "event", MAIN)
