@@ -146,6 +146,9 @@ class Ledger(watchers.Watcher):
 
     def hear(self, thread: threading.Thread) -> None:
         """Declare that *thread* has told the calling thread that it is done so far, as through a queue."""
+        if self._watch is not None:
+            self._watch.hear(thread.native_id or 0)
+            return
         me = threading.current_thread()
         self._steps.take(lambda: self._history.hear(me, thread))
 

@@ -249,6 +249,10 @@ class Eye:
         self._known.clear()
         part = self._memory.unmap(call.a) if self._memory.is_mapped(call.a) else self._memory.free(call.a, pooled=False)
         if part is None:
+            if call.a:
+                self.verdict.not_seen(
+                    "{} blocks of memory, older than the record: what had touched them before their end"
+                )
             return
         layout = block(part.start, part.stop - part.start)
         part.freed = self._party(call, call.name, Kind.FREE, part)
@@ -315,6 +319,11 @@ class Eye:
             self._history.host_knows_stream(self._streams.of(call), self._streams.thread(call))
 
     def _declared(self, call: Call) -> None:
+        """What the program says of its next work; or that another thread has told the calling one that it is done."""
+        if not call.d:
+            if (other := self._streams.threads.get(call.a)) is not None:
+                self._history.hear(self._streams.thread(call), other)
+            return
         part = self._memory.find(call.a)
         party = self._party(call, "the program's own work", Kind(call.d), part, call.a)
         self._add(call, [(party, block(call.a, call.c))])

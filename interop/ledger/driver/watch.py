@@ -63,6 +63,10 @@ class Watch:
         """The program says what its next work on a stream does to *size* bytes."""
         self._recorder.note("array", stream, address, 0, size, kind)
 
+    def hear(self, thread: int) -> None:
+        """The program says that a thread, by its native number, has told the calling thread that it is done so far."""
+        self._recorder.note("array", 0, thread)
+
     def _calls(self) -> Iterator[Call]:
         with Line(_SILENT) as line:
             for number, call in enumerate(self._pools.merged(self._recorder.calls())):

@@ -1,5 +1,6 @@
 """interop.ordering.check with the driver's eye: which eye is opened, when it judges, and that it is shut again."""
 
+import threading
 import types
 
 import pytest
@@ -188,6 +189,12 @@ def test_what_the_program_declares_is_noted_in_the_order_of_calls(recorder, monk
         stream.is_capturing = lambda: True
         ledger.writes("x", "s")
     assert recorder.one.notes == [("array", 0x5000, 0x7F0000000000, 0, 16, 1)]
+
+
+def test_what_a_thread_was_told_is_noted(recorder):
+    with check(eye="driver") as ledger:
+        ledger.hear(threading.current_thread())
+    assert recorder.one.notes == [("array", 0, threading.get_native_id())]
 
 
 def test_code_that_is_loaded_is_known_from_then_on(recorder):

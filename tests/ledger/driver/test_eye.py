@@ -483,6 +483,17 @@ def test_what_another_thread_has_waited_for_may_have_been_told():
     assert [bool(one.uncertainty) for one in p.judge().findings] == [True]
 
 
+def test_what_a_thread_was_told_it_knows():
+    p = Program()
+    s, t, x = p.stream(), p.stream(), p.array()
+    p.kernel(s, "w_fill", x)
+    p.kernel(t, "r_sum", x + 8192, thread=2)
+    p.sync(s, thread=2)
+    p.call("array", "", a=2)
+    p.kernel(t, "r_sum", x)
+    assert not p.judge().findings
+
+
 def test_a_free_that_waits_may_order():
     p = Program()
     s, t, x, y = p.stream(), p.stream(), p.array(), p.array("y")
@@ -560,6 +571,8 @@ def test_memory_from_before_the_eye_is_asked_for_once():
 @pytest.mark.parametrize(
     ("kind", "more", "sentence"),
     [
+        ("free", {"name": "cuMemFree_v2", "a": 4096, "stream": 0},
+         "1 blocks of memory, older than the record: what had touched them before their end"),
         ("launch", {"walked": False}, "1 launches whose parameters could not be read"),
         ("launch", {"b": 1}, "1 launches with attributes: one lets a kernel start before the work before it has ended"),
         ("unseen", {"name": "cuMemcpy3D"}, "1 calls of cuMemcpy3D: what it touches or orders is not followed"),
