@@ -227,14 +227,14 @@ class History:
 
     def add(
         self, stream: KnownStream, touches: list[tuple[Party, Layout]], thread: HostThread
-    ) -> list[tuple[Touch, Party, str]]:
-        """Add one piece of work to a stream. What :meth:`conflicts` says of each access, beside that access."""
+    ) -> list[tuple[Touch, Party, Layout, str]]:
+        """Add one piece of work to a stream. What :meth:`conflicts` says of each access, with that access."""
         self._assume_host_knows()
         epoch = self._seen.enqueue(stream, self._host(thread))
         self._possible.follow(epoch, stream, _HOST)
         known, possible = self._seen.after_last(stream), self._possible.after_last(stream)
         found = [
-            (old, party, self._why(old, party, possible, certain=certain))
+            (old, party, layout, self._why(old, party, possible, certain=certain))
             for party, layout in touches
             for old, certain in self.memory.conflicts(layout, party.kind, known)
         ]

@@ -12,6 +12,9 @@ from interop.adapters.tensor import Tensor
 _EFFORT: Final[Any] = 10_000  # NumPy's types know two of the values only
 """Candidates that NumPy may try to find a common byte of two strided arrays: a few milliseconds at most."""
 
+_PADDING: Final = 512
+"""Bytes that an allocator may add to what it was asked for."""
+
 
 class _Elements(NamedTuple):
     """The elements of a strided array; strides and itemsize in bytes."""
@@ -30,7 +33,7 @@ class Layout(NamedTuple):
         start: the address of the lowest byte.
         stop: the address after the highest byte; *start* if there are no elements.
         strided: None if the elements take every byte from *start* to *stop*, in whatever order; else the elements.
-        at_most: whether *stop* only says how far the array may reach. The byte at *start* is its own, and *strided*.
+        at_most: whether *stop* only says how far the array may reach; *strided* are elements that it has for sure.
     """
 
     space: weakref.ref[Any] | None
@@ -38,6 +41,11 @@ class Layout(NamedTuple):
     stop: int
     strided: _Elements | None = None
     at_most: bool = False
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether only an address is known, from which on something is touched."""
+        return self.at_most and not self.strided
 
 
 def block(address: int, size: int, space: weakref.ref[Any] | None = None) -> Layout:
@@ -98,8 +106,8 @@ def _is_simulated(array: object) -> bool:
 def share(a: Layout, b: Layout) -> bool | None:
     """Whether two arrays whose ranges of addresses overlap have a byte in common; None if that cannot be said."""
     is_open = a.at_most or b.at_most
-    if is_open and (a.start == b.start or any(layout.at_most and not layout.strided for layout in (a, b))):
-        return a.start == b.start or None
+    if a.is_bare or b.is_bare:
+        return _is_reached(a, b) or None
     if a == b or not (a.strided or b.strided):
         return True
     if any(layout.strided and not layout.strided.itemsize for layout in (a, b)):  # several elements in one byte
@@ -113,6 +121,16 @@ def share(a: Layout, b: Layout) -> bool | None:
     except np.exceptions.TooHardError:
         return None
     return shared or (None if is_open else False)
+
+
+def _is_reached(a: Layout, b: Layout) -> bool:
+    """Whether two arrays, one of them bare, surely have a byte in common."""
+    bare, other = (a, b) if a.is_bare else (b, a)
+    if other.is_bare:
+        return bare.start == other.start
+    # The other one has all bytes that may be touched from the address on.
+    starts = other.start == bare.start or (other.start < bare.start and not other.strided)
+    return starts and bare.stop - other.stop < _PADDING
 
 
 def _host_array(layout: Layout, np: Any) -> Any:

@@ -25,6 +25,7 @@ _KNOWN: Final = 100_000
 """What so many different calls touch is remembered."""
 _TIMES_DIFFER: Final = 100_000
 """PyTorch tells when its pool took memory back: in nanoseconds, how much earlier it may have been told."""
+_IN_PARTS: Final = "one kernel was given the same array on several streams: each launch may touch another part of it"
 _DRIVER_WAITS: Final = "the driver waits for all work when it frees memory, which CUDA does not promise"
 
 
@@ -77,6 +78,7 @@ class Eye:
         self._graph_events: set[_Event] = set()
         self._graphs_wait = False
         self._lost = 0
+        self._split: dict[tuple[int, int], None] = {}  # arrays that one kernel was given on streams without order
         self._known: dict[tuple[object, ...], list[tuple[Party, Layout]]] = {}
         self._takes: Final[dict[str, Callable[[Call], None]]] = {
             "launch": self._work,
@@ -368,10 +370,16 @@ class Eye:
         history, stream, thread = self._history, self._streams.of(call), self._streams.thread(call)
         if doubt := history.doubt(stream, thread):
             touches = [(replace(party, doubt=party.doubt or doubt), layout) for party, layout in touches]
-        for old, party, why in history.add(stream, touches, thread):
+        found = history.add(stream, touches, thread)
+        for old, party, layout, _ in found:
+            if old.party.by == party.by and old.layout.is_bare and layout.is_bare:
+                self._split[party.memory, layout.start] = None
+        for old, party, layout, why in found:
             producer = old.epoch.line.key
             assert isinstance(producer, Stream)
-            self.verdict.find(Finding(old.party, party, missing_line(stream, producer), why))
+            is_split = old.layout.is_bare and layout.is_bare and (party.memory, layout.start) in self._split
+            doubt = why or (_IN_PARTS if is_split else "")
+            self.verdict.find(Finding(old.party, party, missing_line(stream, producer), doubt))
         self.accesses += len(touches)
 
     def _code_changed(self, call: Call) -> None:

@@ -348,6 +348,30 @@ def test_addresses_alone_that_differ_may_race_and_equal_ones_do():
     ]
 
 
+def test_an_array_that_streams_work_on_in_parts_is_no_race_for_sure():
+    """As in NVIDIA's example of copies that overlap with kernels: the kernel gets the whole array, and an offset."""
+    p = Program()
+    streams, x, pinned = [p.stream(), p.stream()], p.array(size=1 << 20), 1 << 24
+    p.call("host alloc", "cuMemHostAlloc", a=pinned, c=1 << 20)
+    for at, s in zip((0, 1 << 19), streams, strict=True):
+        p.copy(s, x + at, pinned + at, 1 << 19, name="cuMemcpyHtoDAsync_v2")
+        p.kernel(s, "w_fill", x)
+        p.kernel(s, "r_sum", x)
+        p.copy(s, pinned + at, x + at, 1 << 19, name="cuMemcpyDtoHAsync_v2")
+    found = p.judge().findings
+    assert found
+    assert all(one.uncertainty for one in found)
+
+
+def test_a_copy_of_a_part_is_no_race_for_sure_and_one_of_all_is():
+    p = Program()
+    s, t, x = p.stream(), p.stream(), p.array(size=1 << 20)
+    p.kernel(s, "r_sum", x)
+    p.copy(t, x, 0x10000, 1 << 19, name="cuMemcpyHtoDAsync_v2")
+    p.copy(t, x, 0x10000, 1 << 20, name="cuMemcpyHtoDAsync_v2")
+    assert [bool(one.uncertainty) for one in p.judge().findings] == [True, False]
+
+
 def test_arrays_of_one_block_that_a_pool_cut_do_not_race():
     p = Program()
     s, t, x = p.stream(), p.stream(), p.array()
@@ -682,7 +706,7 @@ def test_random_programs_are_judged_as_every_edge_of_their_order_says(program, k
         model.step(number, what, *rest)
         free = {"non_blocking": kinds[rest[0]] == "free"} if what in ("work", "record", "wait", "sync") else {}
         if what == "work":
-            p.kernel(handles[rest[0]], f"{rest[2]}_kernel", arrays[rest[1]], **free)
+            p.kernel(handles[rest[0]], f"{rest[2]}_kernel{number}", arrays[rest[1]], **free)
         elif what == "record":
             p.call("record", a=events[rest[1]], stream=handles[rest[0]], **free)
         elif what == "wait":

@@ -136,7 +136,11 @@ def test_an_address_alone_reaches_to_the_end_of_its_part():
     words = {0: X + 16, 8: 100, 16: 100, 24: 4}
     found = view(words, 0, part(X, X + 512), by_cupy=False)
     assert found == Layout(None, X + 16, X + 512, at_most=True)
-    assert share(found, block(X + 16, 1)) is True
+    assert share(found, found) is True
+    assert share(found, found._replace(start=X + 32)) is None
+    assert share(found, block(X + 16, 480)) is True
+    assert share(found, block(X, 512)) is True  # it has all that is touched
+    assert share(found._replace(stop=X + 4096), block(X + 16, 480)) is None
     assert share(found, block(X + 32, 1)) is None
 
 
