@@ -2,9 +2,7 @@
 
 import ctypes
 import functools
-import importlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from interop._core.names import name_at
 from interop._order.findings import Kind
@@ -16,6 +14,8 @@ from interop.ledger.driver.cupti import EyeShut
 from interop.ledger.driver.eye import Eye
 from interop.ledger.driver.pools import Pools
 from interop.ledger.driver.recorder import Recorder, opened
+from interop.ledger.driver.reports import kernel_name
+from interop.ledger.kernels import Access, Kernels
 
 _DRIVER = "libcuda.so.1"
 _SILENT = 1.0
@@ -31,6 +31,7 @@ class Watch:
         self._recorder = Recorder()
         self._pools = Pools(self._recorder)
         self._lock = forks.lock()
+        self._line = Line()
 
     def open(self) -> None:
         """Record from now on.
@@ -41,7 +42,7 @@ class Watch:
         self._recorder.open()
         try:
             self._kernels = _kernels()
-            self._eye = Eye(self._kernels, name_at, _asker())
+            self._eye = Eye(self, name_at, _asker())
             self._pools.open()
         except BaseException:
             self.close()
@@ -59,6 +60,12 @@ class Watch:
             self._eye.lose(self._recorder.lost)
             return self._eye
 
+    def access(self, symbol: str) -> Access | None:
+        """What a kernel does with its parameters. To read its code may take a second."""
+        if self._line.is_due():
+            self._line.show(f"interop: reading the code of kernel {kernel_name(symbol)}")
+        return self._kernels.access(symbol)
+
     def declare(self, address: int, size: int, kind: Kind, stream: int) -> None:
         """The program says what its next work on a stream does to *size* bytes."""
         self._recorder.note("array", stream, address, 0, size, kind)
@@ -69,6 +76,7 @@ class Watch:
 
     def _calls(self) -> Iterator[Call]:
         with Line(_SILENT) as line:
+            self._line = line
             for number, call in enumerate(self._pools.merged(self._recorder.calls())):
                 if line.is_due():
                     line.show(f"interop: judging the driver's calls: {plural(number, 'call')} so far")
@@ -98,9 +106,9 @@ def why_late() -> str:
 
 
 @functools.cache
-def _kernels() -> Any:
+def _kernels() -> Kernels:
     """What is known of kernels in this process: the code that one block has seen, the next ones know too."""
-    return importlib.import_module("interop.ledger.kernels").Kernels()
+    return Kernels()
 
 
 def _asker() -> Callable[[int], tuple[int, int] | None]:
