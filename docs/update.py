@@ -15,7 +15,7 @@ from benchmarks.results import Results
 from interop import matrix
 from interop.matrix.libraries import LIBRARIES
 from tests.gpu.record import interop_sha256
-from tests.with_page import LINES, WHY_NOT, WITHOUT_A_GPU
+from tests.with_page import GIVE_NO_ADDRESS, LINES, WHY_NOT, WITHOUT_A_GPU
 
 ROOT: Final = Path(__file__).parents[1]
 _GENERATED: Final = ROOT / "docs" / "generated"
@@ -233,7 +233,7 @@ def _line(name: str, record: Mapping[str, Mapping[str, Any]]) -> tuple[str, str,
     if name in WHY_NOT:
         return f"not run: {WHY_NOT[name]}", "", where
     if taken:
-        return "taken", "failed", where
+        return "taken", "refused" if name in GIVE_NO_ADDRESS else "another address", where
     missing = "`make with`" if name in WITHOUT_A_GPU else "its test for a GPU"
     return f"not run: {missing} has not been run", "", ""
 

@@ -41,10 +41,13 @@ WITHOUT_A_GPU = {
 }
 """Those that tests/tools/test_with.py runs, or whose trap it shows, and the packages of tests/with.txt."""
 
+GIVE_NO_ADDRESS = ("cuda.tile", "cutlass")
+"""Those of them whose control is what they refuse."""
+
 _WAITS = "nothing to run: the host waits"
 WHY_NOT = {
     "onnxruntime": "needs a model; its trap was shown",
-    "cuda.compute": "compiles for the GPU that is there",
+    "cuda.compute": "cannot be imported without a driver",
     "taichi": _WAITS,
     "tensorrt": "needs an engine",
     "cudnn": "needs a graph for the GPU that is there",
@@ -52,23 +55,23 @@ WHY_NOT = {
     "nvidia.nvimgcodec": "its decoder cannot be made without a driver",
     "PyNvVideoCodec": "needs a video, and a driver to be imported",
     "torchcodec": "needs a video",
-    "holoscan": "needs an application with an operator",
-    "pylibcudf": "its libraries are 1 GB",
-    "pylibraft": "its handle cannot be made without a driver",
+    "holoscan": "not tried",
+    "pylibcudf": "not tried",
+    "pylibraft": "not tried",
     "cuvs": _WAITS,
-    "nvmath": "cannot be prepared without a driver",
-    "cuquantum": "cannot be prepared without a driver",
+    "nvmath": "its operands cannot be read without a driver",
+    "cuquantum": "not tried",
     "ucxx": _WAITS,
     "mpi4py": _WAITS,
-    "kvikio": "needs a driver for cuFile",
-    "legate": "needs Legate's launcher",
-    "max.driver": "needs a device to have a queue",
+    "kvikio": "not tried",
+    "legate": "not tried",
+    "max.driver": "not tried",
     "jax": "`tests/gpu/test_jax_call.py` tests `jax_call`",
     "paddle": "the package index has no wheel of Paddle 3",
     "pycuda": "the package index has no wheel",
     "tensorflow": _WAITS,
 }
-"""Why no test runs the line of the others."""
+"""Why no test runs the line of the others, as far as it was tried."""
 
 
 def version_of(module: str) -> str:

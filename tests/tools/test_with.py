@@ -15,7 +15,7 @@ import pytest
 import interop
 from docs import update
 from tests import with_page
-from tests.with_page import LINES, ON_A_GPU, PAGE, ROOT, WHY_NOT, WITHOUT_A_GPU
+from tests.with_page import GIVE_NO_ADDRESS, LINES, ON_A_GPU, PAGE, ROOT, WHY_NOT, WITHOUT_A_GPU
 
 
 def test_there_are_thirty_five_libraries_with_a_line_each():
@@ -39,13 +39,14 @@ def test_the_packages_are_those_that_are_installed_for_it():
 def test_the_table_has_a_row_for_each_library_and_claims_only_what_was_run(tmp_path):
     run = {"version": "triton 3.6.0", "gpu": "a GPU", "driver": "1", "date": "today"}
     path = tmp_path / "with.json"
-    seen = {"tvm_ffi": "apache-tvm-ffi 0.1", "onnxruntime": "onnxruntime 1.32.0"}
+    seen = {"tvm_ffi": "apache-tvm-ffi 0.1", "onnxruntime": "onnxruntime 1.32.0", "cutlass": "nvidia-cutlass-dsl 4.8"}
     path.write_text(json.dumps({"gpu": {"triton": run}, "no_gpu": seen}))
     count, _, _, _, *rows = update._with(path)
-    assert count == "35 libraries: 1 run on a GPU, 1 taken without a GPU, 33 not run."
+    assert count == "35 libraries: 1 run on a GPU, 2 taken without a GPU, 32 not run."
     assert len(rows) == 35
     assert "| [Triton](#triton) | run | failed | triton 3.6.0; a GPU, driver 1, today |" in rows
-    assert "| [tvm-ffi](#tvm-ffi) | taken | failed | apache-tvm-ffi 0.1, without a GPU |" in rows
+    assert "| [tvm-ffi](#tvm-ffi) | taken | another address | apache-tvm-ffi 0.1, without a GPU |" in rows
+    assert "| [CUTLASS DSL](#cutlass-dsl) | taken | refused | nvidia-cutlass-dsl 4.8, without a GPU |" in rows
     assert "| [TensorRT](#tensorrt) | not run: needs an engine | | |" in rows
     assert "| [CuPy's NCCL](#cupys-nccl) | not run: its test for a GPU has not been run | | |" in rows
     assert "| [cuTile](#cutile) | not run: `make with` has not been run | | |" in rows
@@ -148,7 +149,6 @@ TAKES = {
     "quadrants": quadrants,
     "tvm_ffi": tvm_ffi,
 }
-GIVE_NO_ADDRESS = ("cuda.tile", "cutlass")
 
 
 @pytest.mark.needs("no_gpu")
