@@ -35,10 +35,12 @@ class _Event:
     Attributes:
         is_new: whether it was made before our eyes, so that its first record is seen.
         is_captured: whether its last record is a part of a graph.
+        context: the context that it was made in; 0 if that was not seen.
     """
 
-    def __init__(self, *, is_new: bool) -> None:
+    def __init__(self, *, is_new: bool, context: int = 0) -> None:
         self.is_new = is_new
+        self.context = context
         self.is_captured = False
 
 
@@ -142,7 +144,7 @@ class Eye:
 
     def _event_made(self, call: Call) -> None:
         self._event_gone(call)
-        self._events[call.a] = _Event(is_new=call.name != "cuIpcOpenEventHandle")
+        self._events[call.a] = _Event(is_new=call.name != "cuIpcOpenEventHandle", context=call.context)
 
     def _event_gone(self, call: Call) -> None:
         if (event := self._events.pop(call.a, None)) is not None:
@@ -209,12 +211,15 @@ class Eye:
             self._history.hold(self._streams.of(call), f"a stream waits for {what}", self._streams.thread(call))
 
     def _unseen(self, call: Call) -> None:
+        if call.name == "cuCtxRecordEvent" and (event := self._event(call.a)).context:
+            self._history.record_context(event, event.context, self._streams.thread(call))
+            return
         self.verdict.not_seen(f"{{}} calls of {call.name}: what it touches or orders is not followed")
         if call.name == "cuCtxWaitEvent":
             self._history.assume_all_ordered(f"what {call.name} orders is not followed")
         elif call.name == "cuCtxRecordEvent":
-            self._event(call.a).is_new = False
-            self._history.forget(self._event(call.a))
+            event.is_new = False
+            self._history.forget(event)
         elif call.stream and not call.capturing:
             self._history.work(self._streams.of(call), [], self._streams.thread(call))
         elif not call.stream:

@@ -99,8 +99,8 @@ def why_late() -> str:
             break  # CUDA was not initialised, or there is no such device
         if active.value:
             return (
-                "CUDA was in use before the block, and the driver's eye does not know the kernels and the memory of "
-                'before; say eye="driver" to use it anyway'
+                "the driver's eye stays shut: CUDA was in use before the block, so it would not know the kernels that "
+                'were loaded; say eye="driver" to open it anyway'
             )
     return ""
 

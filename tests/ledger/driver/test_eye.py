@@ -91,6 +91,16 @@ def the_event_was_never_recorded(p, right):
 
 
 @bug()
+def the_event_stands_for_another_context(p, right):
+    s, t, x, e = p.stream("s"), p.stream("t"), p.array(), 0xE0
+    p.call("event made", "cuEventCreate", a=e, context=7 if right else 8)
+    p.kernel(s, "w_fill", x)
+    p.call("unseen", "cuCtxRecordEvent", a=e, context=8)
+    p.wait(t, e)
+    p.kernel(t, "r_sum", x)
+
+
+@bug()
 def another_stream_waits(p, right):
     s, t, u, x = p.stream("s"), p.stream("t"), p.stream("u"), p.array()
     p.kernel(s, "w_fill", x)
@@ -431,6 +441,19 @@ def test_an_event_whose_record_was_not_seen_may_order():
     p.wait(t, 0xE0)
     p.kernel(t, "r_sum", x)
     assert [one.uncertainty for one in p.judge().findings] == ["it has waited for an event whose record was not seen"]
+
+
+@pytest.mark.parametrize("name", ["cuCtxRecordEvent", "cuCtxWaitEvent"])
+def test_what_orders_a_whole_context_may_order(name):
+    p = Program()
+    s, t, x = p.stream(), p.stream(), p.array()
+    p.kernel(s, "w_fill", x)
+    p.call("unseen", name, a=0xE0)
+    p.wait(t, 0xE0)
+    p.kernel(t, "r_sum", x)
+    eye = p.judge()
+    assert [bool(one.uncertainty) for one in eye.findings] == [True]
+    assert eye.blind == [f"1 calls of {name}: what it touches or orders is not followed"]
 
 
 def test_an_event_of_another_process_may_order():
