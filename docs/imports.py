@@ -24,11 +24,13 @@ FLOORS: Final[tuple[dict[str, str], ...]] = (
     {
         "ledger": "finds missing waits",
         "ordering": "check()",
+        "processes": "share, receive",
         "arrays": "handoff, borrow",
         "jit": "jax_call()",
         "timeline": "what ran when",
         "diagnosis": "doctor()",
     },
+    {"_between": "tokens, leases"},
     {"current": "use()", "_arrays": "reads, wraps, keeps"},
     {"event": "Event, as_event", "stream": "ExternalStream, as_stream"},
     {"_core": "what both are made of"},

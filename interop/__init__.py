@@ -7,6 +7,7 @@ A map of the package:
 - ``event``: :class:`Event`, :func:`as_event`
 - ``current``: :func:`use`, :func:`current_stream`, :func:`current_handle`: make one stream current in all libraries
 - ``arrays``: :func:`handoff`, :func:`borrow`, :func:`hold`: hand arrays over in order, without a copy
+- ``processes``: :func:`share`, :func:`receive`: hand arrays to other processes
 - ``jit``: :func:`jax_call`: other libraries' work inside ``jax.jit``
 - ``adapters``: what interop knows of each library, one small file for each; :func:`register` adds one
 - ``errors``: all errors, under one root
@@ -36,6 +37,7 @@ from interop.current import current_handle, current_stream, use
 from interop.errors import *  # noqa: F403  (what `errors.__all__` names)
 from interop.event import Event, as_event
 from interop.jit import jax_call
+from interop.processes import Token, receive, share
 from interop.stream import ExternalStream, as_stream, new_stream, wait_device
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ __all__ = [
     "ExternalStream",
     "Handover",
     "Timeline",
+    "Token",
     "as_event",
     "as_stream",
     "borrow",
@@ -65,8 +68,10 @@ __all__ = [
     "hold",
     "jax_call",
     "new_stream",
+    "receive",
     "register",
     "release",
+    "share",
     "use",
     "wait_device",
 ]

@@ -22,10 +22,12 @@ __all__ = [
     "InvalidDeviceError",
     "InvalidEventError",
     "InvalidStreamError",
+    "InvalidTokenError",
     "LibraryNotFoundError",
     "NestingError",
     "NoDeviceError",
     "NotSupportedError",
+    "ProcessDiedError",
     "ProducerUnknownError",
     "RaceError",
     "StaleStreamError",
@@ -95,6 +97,14 @@ class InvalidEventError(InteropError, TypeError, ValueError):
 
 class InvalidArrayError(InteropError, TypeError, ValueError):
     """The argument is not an array in memory that a GPU can use."""
+
+
+class InvalidTokenError(InteropError, ValueError):
+    """The token of a shared array cannot be used: it was changed, was used before, or its lease is over."""
+
+
+class ProcessDiedError(InteropError, ConnectionError):
+    """The process at the other end has ended: the one that shared an array, or the one that received it."""
 
 
 class StaleStreamError(InteropError, RuntimeError):

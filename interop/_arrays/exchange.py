@@ -55,13 +55,13 @@ def resolve(
         if tensor is not None or candidate.is_array(array):
             adapter = candidate
             break
-    into_adapter = _into_adapter(into, consumer, adapter)
+    into_adapter = into_adapter_of(into, consumer, adapter)
     is_ordered = False
     if tensor is None:
         tensor, stated, is_ordered = _ask(array, adapter, stream)
     elif tensor.device_id < 0:
         tensor = _located(tensor, stream)
-    _check(tensor, into_adapter, stream, read_only)
+    check(tensor, into_adapter, stream, read_only)
     parent = find(tensor.address, producer)
     link = _link_of(array, adapter, tensor, parent)
     if producer is None and not is_ordered:
@@ -88,15 +88,15 @@ def _link_of(
     return find(tensor.address, None, mark) if mark else None
 
 
-def make(source: Source, stream: ExternalStream) -> tuple[Any, Handover]:
-    """The array to return, after everything is ordered, and its holder."""
+def make(source: Source, stream: ExternalStream, kind: type[Handover] = Handover) -> tuple[Any, Handover]:
+    """The array to return, after everything is ordered, and its holder, which is of the class *kind*."""
     array, tensor, _, adapter, producer, parent = source
-    kept = _kept_alive(producer)
+    kept = kept_alive(producer)
     if kept is None and parent is not None and parent.consumer == producer:
         # The producer was the consumer of the parent. Its user keeps it alive as long as the array of the parent lives,
         # and that array lives as long as this holder.
         kept = None if parent.consumer._handle == _cuda.PER_THREAD else parent.consumer
-    holder = Handover(tensor, kept, stream, parent, is_neutral=adapter is None)
+    holder = kind(tensor, kept, stream, parent, is_neutral=adapter is None)
     result: Any = holder
     if adapter is not None:
         result = _wrapped(tensor, holder, adapter)
@@ -138,7 +138,7 @@ def array_maker(library: str) -> Adapter:
     return adapter
 
 
-def _into_adapter(into: str | None, consumer: object, from_adapter: Adapter | None) -> Adapter | None:
+def into_adapter_of(into: str | None, consumer: object, from_adapter: Adapter | None) -> Adapter | None:
     """The adapter that makes the array to return; None for the neutral holder."""
     if into is not None:
         return array_maker(into)
@@ -175,7 +175,7 @@ def _located(tensor: Tensor, stream: ExternalStream) -> Tensor:
     return Tensor(address, shape, strides, dtype, kind, device, read_only, owner)
 
 
-def _check(tensor: Tensor, adapter: Adapter | None, stream: ExternalStream, read_only: ReadOnly) -> None:
+def check(tensor: Tensor, adapter: Adapter | None, stream: ExternalStream, read_only: ReadOnly) -> None:
     """Make sure that the memory can be handed over, before anything is ordered."""
     if read_only is not None and exact_str(read_only) != "allow":
         message = f'read_only is None, or "allow" to hand a read-only array to any library; got {described(read_only)}'
@@ -220,7 +220,7 @@ def _producer(array: object, adapter: Adapter | None, tensor: Tensor, stated: ob
     return cuda.within(cuda.primary_context(tensor.device_id), as_stream, native_stream)  # of that context, then
 
 
-def _kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
+def kept_alive(stream: ExternalStream | None) -> ExternalStream | None:
     """The same stream, by an object that keeps it alive; None if there is none.
 
     A stream that nothing keeps alive may be gone when the last array over the memory is freed, and its address then

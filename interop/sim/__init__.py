@@ -5,8 +5,8 @@ rules of order decide, and not which kernel happens to run first. :func:`explore
 schedule, and returns the first schedule that fails.
 
 A program has to ask for the simulator: nothing falls back to it, and every object says SIMULATED. The simulator has no
-clock, runs no real kernels, shares nothing with other processes, and launches no graphs. One suite of tests checks its
-rules against those of a real GPU.
+clock, runs no real kernels, and launches no graphs. Several processes are simulated in one, by ``gpu.process(1)``. One
+suite of tests checks its rules against those of a real GPU.
 """
 
 from interop._order.findings import Finding, Kind, Party

@@ -25,6 +25,7 @@ from interop.errors import CudaError, InvalidArrayError, InvalidStreamError, NoD
 from interop.sim.codes import Refused
 from interop.sim.machine import Machine
 from interop.sim.objects import Gate, SimulatedArray, SimulatedStream, step
+from interop.sim.processes import Processes
 from interop.sim.runtime import Driver, Runtime
 from interop.sim.schedule import InOrder, Schedule
 from interop.sim.state import Array, Stream
@@ -48,6 +49,7 @@ class SimulatedGPU:
         cuda: the simulated CUDA, as interop calls it.
         runtime: the simulated ``cuda.bindings.runtime``.
         driver: the simulated ``cuda.bindings.driver``.
+        processes: the simulated processes.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -59,6 +61,7 @@ class SimulatedGPU:
             lambda address: address in machine.streams or address in machine.events,
             simulation=self,
         )
+        self.processes = Processes()
         self._machine = machine
         self._arrays = itertools.count(1)
 
@@ -268,6 +271,22 @@ class SimulatedGPU:
         """
         self._machine.hear(thread)
 
+    # -- processes -----------------------------------------------------------------------------------------------
+
+    def process(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """Be another process for the length of a ``with`` block: ``interop.share`` and ``receive`` see two processes.
+
+        The streams and arrays are not kept apart: that a process uses only its own is up to the program.
+
+        Args:
+            number: any int but 0, which is the process outside of all blocks.
+        """
+        return self.processes.enter(number)
+
+    def kill(self, number: int) -> None:
+        """Kill a process, as ``kill -9`` does; but the work that it has submitted still runs here."""
+        self.processes.kill(number)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     @step
@@ -361,6 +380,7 @@ def simulation(devices: int, on_race: OnRace, scheduler: InOrder) -> Iterator[Si
         yield gpu
         machine.alone(machine.end)
     finally:
+        gpu.processes.end()
         _running.pop()
         _cuda.activate(previous)
         machine.ended = True

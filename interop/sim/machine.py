@@ -223,9 +223,20 @@ class Machine:
         self.events[handle] = Event(f"event {handle:#x}", self.context())
         return handle
 
+    def open_event(self, handle: int) -> int:
+        """Open an event of another process; its handle here."""
+        event = self.event(handle)
+        event.handles += 1
+        opened = self._event_addresses.take()
+        self.events[opened] = event
+        return opened
+
     def destroy_event(self, handle: int) -> None:
-        """Destroy an event. Waits already placed on it stay."""
-        self.clocks.forget_event(self.event(handle))
+        """Destroy an event. Waits already placed on it stay, and so do the handles of other processes."""
+        event = self.event(handle)
+        event.handles -= 1
+        if not event.handles:
+            self.clocks.forget_event(event)
         del self.events[handle]
         self._event_addresses.free(handle)
 

@@ -7,10 +7,12 @@ a stream's or event's handle comes back as a plain int.
 
 # ruff: noqa: N802  (CUDA's names)
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec, SupportsInt
 
+from interop._cuda.codes import IPC_HANDLE_BYTES
 from interop._order.clocks import StreamKind
 from interop.errors import NotSupportedError
 from interop.sim.codes import (
@@ -19,7 +21,6 @@ from interop.sim.codes import (
     INVALID_HANDLE,
     INVALID_VALUE,
     NOT_READY,
-    NOT_SUPPORTED,
     Refused,
 )
 from interop.sim.machine import GREATEST_PRIORITY, Machine
@@ -326,16 +327,18 @@ class Runtime(_Module):
         raise NotSupportedError(message)
 
     @_answers("handle")
-    def cudaIpcGetEventHandle(self, event: SupportsInt) -> None:
-        """Answer cudaErrorNotSupported: a simulation lives in one process."""
+    def cudaIpcGetEventHandle(self, event: SupportsInt) -> object:
+        """As CUDA. The simulated processes of one simulation can open it."""
         self.machine.event(int(event))
-        raise Refused(NOT_SUPPORTED)
+        handle = self._bindings.cudaIpcEventHandle_t()
+        ctypes.memmove(handle.getPtr(), int(event).to_bytes(IPC_HANDLE_BYTES, "little"), IPC_HANDLE_BYTES)
+        return handle
 
     @_answers("event")
-    def cudaIpcOpenEventHandle(self, handle: object) -> None:
-        """Answer cudaErrorNotSupported: a simulation lives in one process."""
-        del handle
-        raise Refused(NOT_SUPPORTED)
+    def cudaIpcOpenEventHandle(self, handle: Any) -> int:  # noqa: ANN401
+        """As CUDA, but the process that made the event can open it, too."""
+        self.machine.context()
+        return self.machine.open_event(int.from_bytes(ctypes.string_at(handle.getPtr(), IPC_HANDLE_BYTES), "little"))
 
 
 class Driver(_Module):

@@ -75,13 +75,18 @@ class Stream:
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """An event, and its latest record: the stream, the capture if there was one, and the nodes before it."""
+    """An event, and its latest record: the stream, the capture if there was one, and the nodes before it.
+
+    Attributes:
+        handles: how many handles it has: each process that has opened it has one.
+    """
 
     name: str
     context: int
     stream: str = ""
     capture: "Capture | None" = None
     nodes: Clock = field(default_factory=Clock)
+    handles: int = 1
 
 
 @dataclass(eq=False, slots=True)

@@ -1018,14 +1018,19 @@ def test_the_simulator_measures_no_time(gpu: SimulatedGPU) -> None:
         gpu.cuda.event_elapsed(event, event)
 
 
-def test_the_simulator_has_no_interprocess_events(gpu: SimulatedGPU) -> None:
-    event = gpu.cuda.event_create(gpu.cuda.current_context(), 6)
-    for call in (lambda: gpu.cuda.event_export(event), lambda: gpu.cuda.event_import(0x5111, bytes(64))):
-        with pytest.raises(CudaError):
-            call()
+def test_an_event_of_another_process_has_a_handle_of_its_own(gpu: SimulatedGPU) -> None:
+    producer = interop.as_stream(gpu.stream())
+    event = interop.Event(interprocess=True)
+    gate = gpu.gate(producer)
+    opened = interop.Event.from_ipc_handle(0, event.ipc_handle())
+    opened.record(producer)
+    handle = opened.ipc_handle()
+    del opened
+    assert event.query() is False
+    gate.open()
     with pytest.raises(CudaError) as raised:
-        gpu.cuda.event_import(gpu.cuda.current_context(), bytes(64))
-    assert raised.value.name == "cudaErrorNotSupported"
+        gpu.cuda.event_import(gpu.cuda.current_context(), handle)
+    assert raised.value.name == "cudaErrorInvalidResourceHandle"
 
 
 @pytest.mark.parametrize("call", ["read", "write", "launch, reads", "launch, writes"])
