@@ -1,4 +1,4 @@
-"""The command line: ``python -m interop demo``, ``matrix`` and ``doctor``."""
+"""The command line: ``python -m interop check``, ``demo``, ``matrix`` and ``doctor``."""
 
 import argparse
 import importlib
@@ -7,7 +7,12 @@ from typing import Final
 
 from interop import __version__
 
-_PROGRAMS: Final = {"demo": "interop.demo", "doctor": "interop.diagnosis", "matrix": "interop.matrix.report"}
+_PROGRAMS: Final = {
+    "check": "interop.ledger.command",
+    "demo": "interop.demo",
+    "doctor": "interop.diagnosis",
+    "matrix": "interop.matrix.report",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +20,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m interop", description="Share CUDA streams between libraries.")
     parser.add_argument("--version", action="version", version=f"interop {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="run a program that uses a GPU, and report the accesses that nothing orders; status 1 if there is a race",
+        usage="python -m interop check [--json | --sarif] [--fail-on {race,may}] [-m] PROGRAM [ARGUMENT ...]",
+    )
+    form = check.add_mutually_exclusive_group()
+    for name in ("json", "sarif"):
+        form.add_argument(
+            f"--{name}", dest="form", action="store_const", const=name, default="text", help=f"print {name.upper()}"
+        )
+    check.add_argument("--fail-on", choices=["race", "may"], default="race", help="what makes the status 1")
+    check.add_argument(
+        "--eye", choices=["driver", "libraries"], help="what sees the calls; by default the best there is"
+    )
+    check.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is the name of a module")
+    check.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM", help="the program and its arguments")
     demo = commands.add_parser(
         "demo", help="two libraries share a stream, then work on two, in order: on the GPU, or simulated without one"
     )
@@ -37,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
+    if options.command == "check" and not options.program:
+        check.error("name a program")
     try:
         program = importlib.import_module(_PROGRAMS[options.command])  # NumPy is an extra
     except ModuleNotFoundError as error:
@@ -44,6 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print("This needs numpy: pip install numpy", file=sys.stderr)
         return 2
+    if options.command == "check":
+        return int(
+            program.main(
+                options.program,
+                version=__version__,
+                is_module=options.is_module,
+                form=options.form,
+                fail_on=options.fail_on,
+                eye=options.eye,
+            )
+        )
     if options.command == "demo":
         return int(program.main(forget_wait=options.forget_wait))
     if options.command == "doctor":
