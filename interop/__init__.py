@@ -107,6 +107,13 @@ def doctor(*, probe: bool = False) -> "diagnosis.Diagnosis":
     return examine(__version__, probe=probe)
 
 
+def load_ipython_extension(shell: object) -> None:
+    """For ``%load_ext interop``: gives a notebook the magic ``%%interop_check``, which runs a cell under a ledger."""
+    from interop.ledger import magic  # noqa: PLC0415  (only in notebooks)
+
+    magic.register(shell)
+
+
 # Modules that not every program needs, and what each of them needs.
 _ON_DEMAND = {
     "diagnosis": "",

@@ -5,6 +5,7 @@ CUDA, imports no library, and reports nothing. The name of each fixture begins w
 ``needs`` are interop's, unless the project or another plugin has registered a mark of that name.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -43,7 +44,12 @@ _SIMULATION: Final = "interop_simulated_gpu"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer ``--interop-require``."""
+    """Offer ``--interop-require`` and ``--interop-check``."""
+    parser.getgroup("interop").addoption(
+        "--interop-check",
+        action="store_true",
+        help="watch each test, as interop.ordering.check does: a test in which nothing orders two accesses fails",
+    )
     parser.getgroup("interop").addoption(
         "--interop-require",
         default="",
@@ -68,6 +74,20 @@ def pytest_configure(config: pytest.Config) -> None:
         missing, known = ", ".join(unknown), ", ".join(["gpu", "gpu2", *adapters.known()])
         message = f"--interop-require: not known, and not installed: {missing}; known: {known}"
         raise pytest.UsageError(message)
+    if config.getoption("interop_check"):
+        _hold_the_eye(config)
+
+
+def _hold_the_eye(config: pytest.Config) -> None:
+    """Open the driver's eye for the whole run: it knows the kernels that it has seen being loaded."""
+    from interop.ledger.driver import watch  # noqa: PLC0415  (a run that checks nothing does not pay for it)
+
+    whole = watch.Watch()
+    with contextlib.suppress(watch.EyeShut):  # then the eyes of the libraries are used
+        whole.open()
+        watch.shared.append(whole)
+        config.add_cleanup(whole.close)
+        config.add_cleanup(lambda: watch.shared.remove(whole))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -81,6 +101,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         names += [name for mark in item.iter_markers("needs") for name in _names(mark.args, mark.kwargs)]
     if names:
         _demand(item.config, names)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """With ``--interop-check``, fail a test in which there was a race."""
+    if not item.config.getoption("interop_check"):
+        return (yield)
+    with interop.ordering.check(raises=False) as ledger:
+        result = yield
+    if ledger.unknown:
+        item.add_report_section("call", "interop", str(ledger))
+    if ledger.races:
+        pytest.fail(str(ledger), pytrace=False)
+    return result
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -19,7 +19,7 @@ SCHEMA: Final = 1
 """The version of the JSON. It grows when a key is removed or changes its meaning."""
 
 
-def main(program: Sequence[str], *, version: str, is_module: bool, form: str, fail_on: str, eye: str | None) -> int:
+def main(program: Sequence[str], *, version: str, is_module: bool, form: str, fail_on: str, eye: Any) -> int:
     """Run *program*, and print the report.
 
     Args:

@@ -28,7 +28,7 @@ from interop.stream import ExternalStream
 if TYPE_CHECKING:
     from interop.adapters.tensor import Tensor
     from interop.event import Event
-    from interop.ledger.driver.watch import Watch
+    from interop.ledger.driver.watch import Part, Watch
 
 
 class Ledger(watchers.Watcher):
@@ -44,7 +44,7 @@ class Ledger(watchers.Watcher):
         print(ledger)
     """
 
-    def __init__(self, *, strict: bool, watch: "Watch | None" = None, eye: str = "libraries") -> None:
+    def __init__(self, *, strict: bool, watch: "Part | Watch | None" = None, eye: str = "libraries") -> None:
         """Start with nothing known.
 
         Args:
@@ -86,7 +86,7 @@ class Ledger(watchers.Watcher):
     def blind(self) -> list[str]:
         """What was seen and could not be judged, in sentences. The page on the ledger says what no eye sees."""
         if self._watch is not None:
-            return self._watch.judged().blind
+            return self._watch.blind
         captured = self.captured
         return [f"{plural(captured, 'call')} on streams that captured a graph"] if captured else []
 
@@ -240,8 +240,7 @@ class Ledger(watchers.Watcher):
         """What was counted up to now."""
         if self._watch is None:
             return self._steps.settled()
-        eye = self._watch.judged()
-        return Tally(eye.accesses, eye.captured, eye.findings, eye.verdict.left_out)
+        return self._watch.tally()
 
     def accessed(self, stream: ExternalStream, arrays: list[tuple[object, Layout, Kind]], by: str) -> None:
         """Add one piece of work.

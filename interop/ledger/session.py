@@ -15,7 +15,7 @@ from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import OBSERVED
 
 if TYPE_CHECKING:
-    from interop.ledger.driver.watch import Watch
+    from interop.ledger.driver.watch import Part, Watch
 
 _MODULES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **OBSERVED}
 """For each module of :mod:`interop.ledger.libraries`, the module that is imported when there is something to see."""
@@ -87,7 +87,7 @@ class Watched(Block[Ledger]):
             self._opened.close(ledger)
             raise
 
-    def _look(self) -> "tuple[Watch | None, str]":
+    def _look(self) -> "tuple[Part | Watch | None, str]":
         """What records the driver's calls, if that is to be; and which eye it is, and why."""
         if self._eye == "libraries":
             return None, "libraries"
@@ -95,14 +95,14 @@ class Watched(Block[Ledger]):
             return None, "libraries: the driver has no part in a simulation"
         if self._strict:
             return None, "libraries: strict=True raises where an access is made"
-        from interop.ledger.driver.watch import EyeShut, Watch, why_late  # noqa: PLC0415  (most ledgers need none)
+        from interop.ledger.driver import watch as driver  # noqa: PLC0415  (most ledgers need none)
 
-        if self._eye is None and (why := why_late()):
+        if not driver.shared and self._eye is None and (why := driver.why_late()):
             return None, f"libraries: {why}"
+        watch = driver.Part(driver.shared[0]) if driver.shared else driver.Watch()
         try:
-            watch = Watch()
             watch.open()
-        except EyeShut as shut:
+        except driver.EyeShut as shut:
             if self._eye == "driver":
                 raise
             return None, f"libraries: {shut}"

@@ -18,6 +18,13 @@ class Tally(NamedTuple):
     findings: Mapping[Finding, int] = MappingProxyType({})
     left_out: int = 0
 
+    def since(self, before: "Tally") -> "Tally":
+        """What was counted after *before*."""
+        counts = {one: count - before.findings.get(one, 0) for one, count in self.findings.items()}
+        found = {one: count for one, count in counts.items() if count > 0}
+        captured, left_out = self.captured - before.captured, self.left_out - before.left_out
+        return Tally(self.accesses - before.accesses, captured, found, left_out)
+
     def plus(self, accesses: int, findings: Iterable[Finding]) -> "Tally":
         """A new tally: this one, with *accesses* more accesses and with *findings* added."""
         found, left_out = dict(self.findings), self.left_out

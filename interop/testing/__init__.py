@@ -7,6 +7,7 @@
 - :func:`slow`: a delay on the device, of a known length.
 - :func:`poison`, :func:`is_poisoned`: a pattern in memory, written in the order of a stream.
 - :func:`assert_host_free`: the block does not make the host wait for the device.
+- :func:`assert_only_on`: all work that the block submits goes to some streams, whichever library submits it.
 - ``conformance``: tests for adapters to inherit.
 
 The fixtures and marks for pytest are in :mod:`interop.pytest_plugin`, which pytest loads by itself.
@@ -14,6 +15,7 @@ The fixtures and marks for pytest are in :mod:`interop.pytest_plugin`, which pyt
 
 from interop.testing.gate import Gate, gate
 from interop.testing.host_free import assert_host_free
+from interop.testing.only_on import assert_only_on
 from interop.testing.poison import POISON, is_poisoned, poison
 from interop.testing.proof import Verdict, assert_not_ordered, assert_ordered, is_ordered
 from interop.testing.slow import slow
@@ -24,6 +26,7 @@ __all__ = [
     "Verdict",
     "assert_host_free",
     "assert_not_ordered",
+    "assert_only_on",
     "assert_ordered",
     "gate",
     "is_ordered",

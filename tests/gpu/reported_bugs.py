@@ -140,6 +140,7 @@ def core_copy_not_awaited(lab):
     device.set_current()
     first, second = device.create_stream(), device.create_stream()
     source, target = (device.allocate(BYTES, stream=first) for _ in range(2))
+    first.sync()  # the memory may be used on other streams from now on
     torch.from_dlpack(source).view(torch.float64).fill_(RIGHT)
     view = torch.from_dlpack(target).view(torch.float64)
     view.copy_(x)
@@ -150,6 +151,7 @@ def core_copy_not_awaited(lab):
             second.wait(first)
         with torch.cuda.stream(torch.cuda.ExternalStream(int(second.handle))):
             y.copy_(view)
+    lab.ready()  # before the memory is freed, on the first stream
     return y
 
 

@@ -48,7 +48,7 @@ def run(bugs, name, **options):
 
 
 def watched(bugs, name, *, fixed):
-    with interop.ordering.check(raises=False) as ledger:
+    with interop.ordering.check(raises=False, eye="libraries") as ledger:
         run(bugs, name, fixed=fixed, ledger=ledger)
     return ledger
 

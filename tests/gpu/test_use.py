@@ -83,7 +83,7 @@ import torch
 import interop
 from interop.ordering import check
 for _ in range(100):
-    with check() as ledger, interop.use(interop.new_stream(), "torch"):
+    with check(eye="libraries") as ledger, interop.use(interop.new_stream(), "torch"):
         event = torch.cuda.Event()
         event.record()
         interop.new_stream().wait_event(event)

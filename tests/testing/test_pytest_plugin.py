@@ -523,3 +523,26 @@ def test_race(interop_simulated_gpu):
     assert ">       gpu.launch(" in shown
     assert "machine.py" not in shown
     assert "machine.py" in run_tests(tmp_path, code, "--full-trace").stdout
+
+
+def test_a_race_fails_its_test(tmp_path, run_tests):
+    """Outside of a GPU nothing races: a ledger that has found something stands in."""
+    code = """
+import pytest
+from interop._order.findings import Finding, Kind, Party
+from interop.ledger.ledger import Ledger
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch, request):
+    party = Party("kernel 'fill'", "loads", Kind.WRITE, "x", "train.py:5")
+    races = [Finding(party, party, "main.wait_stream(loads)")] if "race" in request.node.name else []
+    monkeypatch.setattr(Ledger, "races", races)
+
+def test_fine(): pass
+def test_race(): pass
+def test_fails_and_races(): assert False
+"""
+    done = run_tests(tmp_path, code, "--interop-check")
+    assert counts(done) == {"passed": 1, "failed": 2}
+    assert "0 races and 0 unknown" in done.stdout  # what the ledger says
+    assert counts(run_tests(tmp_path, code)) == {"passed": 2, "failed": 1}

@@ -18,6 +18,7 @@ from interop.ledger.driver.touches import Kernels, Touches
 from interop.ledger.driver.verdict import Verdict
 from interop.ledger.history import History
 from interop.ledger.layout import Layout, block
+from interop.ledger.memory import Memory
 
 _EXTERNAL: Final = 1
 """The flag of a record or a wait that stays one in a graph."""
@@ -120,6 +121,10 @@ class Eye:
             if take is not None:
                 self._streams.context = call.context or self._streams.context
                 take(call)
+
+    def forget_accesses(self) -> None:
+        """Forget all accesses so far. What is allocated, and what orders what, is still known."""
+        self._history.memory = Memory()
 
     def lose(self, lost: int) -> None:
         """So many records were lost so far: whatever they were may have ordered everything."""

@@ -16,6 +16,7 @@ from interop.ledger.driver.pools import Pools
 from interop.ledger.driver.recorder import Recorder, opened
 from interop.ledger.driver.reports import kernel_name
 from interop.ledger.kernels import Access, Kernels
+from interop.ledger.tally import Tally
 
 _DRIVER = "libcuda.so.1"
 _SILENT = 1.0
@@ -53,8 +54,21 @@ class Watch:
         self._pools.close()
         self._recorder.close()
 
-    def judged(self) -> Eye:
-        """The eye, which has judged all calls so far. A line on the terminal says how far it is, if that takes long."""
+    def tally(self) -> Tally:
+        """What was found in all calls so far. A line on the terminal says how far it is, if that takes long."""
+        eye = self._judged()
+        return Tally(eye.accesses, eye.captured, dict(eye.findings), eye.verdict.left_out)
+
+    @property
+    def blind(self) -> list[str]:
+        """What was seen and could not be judged, in sentences."""
+        return self._judged().blind
+
+    def start_anew(self) -> None:
+        """Judge all calls so far, and forget what they have accessed: later calls are compared with none of them."""
+        self._judged().forget_accesses()
+
+    def _judged(self) -> Eye:
         with self._lock:
             self._eye.take(self._calls())
             self._eye.lose(self._recorder.lost)
@@ -83,6 +97,45 @@ class Watch:
                 if call.kind == "module":
                     self._kernels.add_module(self._recorder.module(call.a))
                 yield call
+
+
+class Part:
+    """The part of a watch from :meth:`open` to :meth:`close`, while somebody else holds the watch open for longer."""
+
+    def __init__(self, whole: Watch) -> None:
+        """Nothing is counted yet."""
+        self._whole = whole
+        self._end: Tally | None = None
+
+    def open(self) -> None:
+        """Count from now on."""
+        self._whole.start_anew()
+        self._before = self._whole.tally()
+
+    def close(self) -> None:
+        """Count no more."""
+        self._end = self.tally()
+
+    def tally(self) -> Tally:
+        """What was found in this part."""
+        return self._end or self._whole.tally().since(self._before)
+
+    @property
+    def blind(self) -> list[str]:
+        """What the whole watch could not judge."""
+        return self._whole.blind
+
+    def declare(self, address: int, size: int, kind: Kind, stream: int) -> None:
+        """As :meth:`Watch.declare`."""
+        self._whole.declare(address, size, kind, stream)
+
+    def hear(self, thread: int) -> None:
+        """As :meth:`Watch.hear`."""
+        self._whole.hear(thread)
+
+
+shared: list[Watch] = []
+"""The watch that is held open for a whole run of tests, if there is one: it has seen all kernels being loaded."""
 
 
 def why_late() -> str:
@@ -126,4 +179,4 @@ def _asker() -> Callable[[int], tuple[int, int] | None]:
     return block
 
 
-__all__ = ["EyeShut", "Watch", "why_late"]
+__all__ = ["EyeShut", "Part", "Watch", "shared", "why_late"]

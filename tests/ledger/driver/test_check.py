@@ -119,6 +119,31 @@ def test_calls_are_judged_when_somebody_asks(recorder):
         assert len(ledger.races) == 1
 
 
+def test_a_watch_that_is_held_open_has_a_ledger_for_each_block(recorder, monkeypatch):
+    whole = watch.Watch()
+    whole.open()
+    monkeypatch.setattr(watch, "shared", [whole])
+    one = recorder.one
+    program = Program()
+    s, t, x = program.stream("s"), program.stream("t"), program.array()
+    program.kernel(s, "w_fill", x)
+    one.given = list(program.calls)
+    with check() as ledger:  # what came before is compared with nothing
+        before = len(program.calls)
+        program.kernel(t, "r_sum", x)
+        one.given = program.calls[before:]
+    assert (ledger.eye, ledger.accesses, ledger.races) == ("driver", 1, [])
+    with check(raises=False) as second:
+        before = len(program.calls)
+        program.kernel(s, "w_fill", x)
+        program.kernel(t, "r_sum", x)
+        one.given = program.calls[before:]
+    assert len(second.races) == 1
+    assert ledger.races == []
+    assert one.is_open
+    whole.close()
+
+
 def test_by_default_the_driver_is_watched_where_it_can_be(recorder):
     with check() as ledger:
         assert recorder.one.is_open
