@@ -370,6 +370,7 @@ class Eye:
         stream = self._streams.label(call) if call.stream else "the host"
         label, number = f"the memory at {start:#x}", 0
         if part is not None:
+            part.label = part.label or self._names.used(call, part.start)
             label, number = part.label, part.number
             if start > part.start:
                 label += f", from byte {start - part.start} on"

@@ -23,7 +23,7 @@ class Part:
         start: the first address.
         stop: the address after the last byte.
         number: of the call: no other allocation has it.
-        label: what a report calls it.
+        label: what a report calls it; empty if that is not known yet.
         on_host: whether it is pinned memory of the host.
         is_pooled: whether a pool has given it, and not the driver.
         freed: the call that has freed it; None as long as it is allocated.
@@ -183,7 +183,7 @@ class Allocations:
                 self._unknown.clear()
             self._unknown.add(address)
             return None
-        part = Part(*found, 0, f"the memory at {found[0]:#x}")
+        part = Part(*found, 0, "")
         self._drop(self._blocks, part)
         self._blocks.add(part)
         return part

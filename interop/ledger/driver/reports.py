@@ -73,12 +73,17 @@ class Names:
         return found
 
     def memory(self, call: Call) -> str:
-        """What a report calls the memory that a call has allocated."""
-        where, variable = self.where(call.place)
-        if where == "unknown":
-            return f"the memory at {call.a:#x}"
+        """What a report calls the memory that a call has allocated; empty if its line is not known."""
         pinned = "pinned " if call.kind == "host alloc" else ""
-        return f"the {pinned}memory that {where} allocates" + (f" for {variable}" if variable else "")
+        return self._of_line(call, f"the {pinned}memory that {{}} allocates")
+
+    def used(self, call: Call, start: int) -> str:
+        """What a report calls the memory from *start* on, whose allocation was not seen, by the call that uses it."""
+        return self._of_line(call, "the memory that {} uses first") or f"the memory at {start:#x}"
+
+    def _of_line(self, call: Call, text: str) -> str:
+        where, variable = self.where(call.place)
+        return "" if where == "unknown" else text.format(where) + (f" for {variable}" if variable else "")
 
     def stream_made(self, call: Call) -> None:
         """A stream was made. Its line tells it from others if the line makes one only."""

@@ -595,6 +595,17 @@ def test_memory_that_is_not_known_is_judged_where_a_call_says_its_size():
     assert [one.later.array for one in p.judge().findings] == ["the memory at 0x7f1234000020"]
 
 
+def test_memory_whose_line_is_not_known_is_called_by_the_line_that_uses_it_first():
+    p = Program()
+    s, t, x = p.stream(), p.stream(), p.array("pool")
+    p.call("pool alloc", "", a=x, c=512, stream=s, place=())
+    p.kernel(s, "w_fill", x)
+    p.kernel(t, "r_sum", x)
+    assert reported(p).later.array == "the memory that /home/me/prog.py:5 uses first"
+    p.calls = [call._replace(place=()) for call in p.calls]
+    assert reported(p).later.array == f"the memory at {x:#x}"
+
+
 def test_memory_from_before_the_eye_is_asked_for_once():
     p = Program()
     s, t = p.stream(), p.stream()
@@ -611,7 +622,9 @@ def test_memory_from_before_the_eye_is_asked_for_once():
 
     eye = Eye(Kernels(), block_of=block_of)
     eye.take(p.calls)
-    assert [one.later.array for one in eye.findings] == ["the memory at 0x7f5500000000, from byte 64 on"]
+    assert [one.later.array for one in eye.findings] == [
+        "the memory that /home/me/prog.py:3 uses first, from byte 64 on"
+    ]
     assert asked == [x + 64, 0x7E0000000000]
 
 
