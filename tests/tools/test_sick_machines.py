@@ -270,7 +270,7 @@ def test_what_the_output_cannot_write_is_escaped():
 def test_the_data_contains_its_schema(monkeypatch):
     found = interop.doctor().to_dict()
     assert found["schema"] == SCHEMA == 1
-    assert list(found) == ["schema", "machine", "libraries", "advice"]
+    assert list(found) == ["schema", "machine", "libraries", "pools", "advice"]
 
 
 # -- the rest --------------------------------------------------------------------------------------------------------
