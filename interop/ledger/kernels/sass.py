@@ -11,7 +11,7 @@ from typing import Final
 
 from interop.ledger.kernels.sass_memory import Memory
 from interop.ledger.kernels.sass_names import MEANS
-from interop.ledger.kernels.sass_state import State
+from interop.ledger.kernels.sass_state import State, opposite
 from interop.ledger.kernels.sass_text import Code, Instruction
 from interop.ledger.kernels.sass_values import Frame
 from interop.ledger.kernels.values import HARMLESS, VARIABLE, Access, only
@@ -86,40 +86,42 @@ class _Run(Memory):
                 return
 
     def control(self, one: Instruction, calls: tuple[int, ...], after: int) -> Iterator[tuple[_Place, State]]:
-        """Where an instruction that jumps leads."""
-        goals = [self.code.labels[goal] for goal in one.goals if goal in self.code.labels]
-        # Beside its guard it may have a condition of its own.
-        more = len(one.predicates) + len(one.sources) > len(one.goals) and one.name in ("BRA", "JMP", "EXIT")
-        more = more or one.name == "WARPSYNC"
-        places: list[_Place] = [(calls, goal) for goal in goals]
-        if one.name == "RET":
-            places = [(calls[:-1], calls[-1])] if calls else []
-            if calls and calls[-1] in self.recursive:
-                places.append((calls, calls[-1]))
-        elif one.name == "CALL":
-            places = self.call(one, goals, calls, after)
-        elif one.name in ("BRX", "BRXU", "JMX", "JMXU"):
-            places = places or [(calls, label) for label in sorted(set(self.code.labels.values()))]
-        elif one.name in ("BRA", "JMP") and not goals:
-            self.lost("a jump out of the code that was seen")
-        for place in places:
+        """Where an instruction that jumps leads, and what is in the registers there."""
+        guards, more = _conditions(one)
+        for place in self.goals(one, calls, after):
             state = self.state.copy()
-            state.assume(one.guard)
+            for guard in guards:
+                state.assume(guard)
             yield place, state
-        if more or one.guard:
-            if not more:
-                self.state.assume(one.guard[1:] if one.guard.startswith("!") else f"!{one.guard}")
+        if guards or more:
+            if len(guards) == 1 and not more:
+                self.state.assume(opposite(guards[0]))
             yield (calls, after), self.state
 
-    def call(self, one: Instruction, goals: list[int], calls: tuple[int, ...], after: int) -> list[_Place]:
+    def goals(self, one: Instruction, calls: tuple[int, ...], after: int) -> list[_Place]:
+        """Where an instruction leads if it jumps."""
+        labels = [self.code.labels[goal] for goal in one.goals if goal in self.code.labels]
+        if one.name == "CALL":
+            return self.call(one, labels, calls, after)
+        if one.name == "RET":
+            again = [(calls, calls[-1])] if calls and calls[-1] in self.recursive else []
+            return [(calls[:-1], calls[-1]), *again] if calls else []
+        if len(labels) < len(one.goals) or not (labels or one.name in ("EXIT", "KILL", "RTT", "WARPSYNC")):
+            if one.name in ("BRA", "JMP"):
+                self.lost("a jump out of the code that was seen")
+            else:
+                labels = sorted(set(self.code.labels.values()))
+        return [(calls, label) for label in labels]
+
+    def call(self, one: Instruction, labels: list[int], calls: tuple[int, ...], after: int) -> list[_Place]:
         """Where a call leads: into the function, or past it."""
         target = one.sources[0] if one.sources and not one.sources[0].startswith("`") else ""
-        if goals and not target:
+        if labels and not target:
             if after in calls:
                 self.recursive.add(after)
                 calls = calls[: calls.index(after)]
             if len(calls) < _DEEPEST:
-                return [((*calls, after), goals[0])]
+                return [((*calls, after), labels[0])]
         if target and not (self.frame.harmless and self.pair(target) == only(VARIABLE)):
             self.lost("a call through a pointer")
         elif not target and not HARMLESS.issuperset(one.goals):
@@ -137,3 +139,12 @@ class _Run(Memory):
             self.store(one)
         else:
             self.compute(one)
+
+
+def _conditions(one: Instruction) -> tuple[list[str], bool]:
+    """On which predicates a jump is taken, and whether it depends on something else too."""
+    guards = [one.guard] if one.guard else []
+    if one.name not in ("BRA", "JMP", "EXIT"):
+        return guards, one.name == "WARPSYNC"
+    own = [*one.predicates, *(text for text in one.sources if text.startswith("!"))]
+    return guards + own, len(one.sources) + len(one.predicates) > len(one.goals) + len(own)

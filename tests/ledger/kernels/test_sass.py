@@ -98,6 +98,24 @@ def test_what_is_written_on_a_predicate_may_be_there_or_not():
     assert does(A, on, "@!P0 BRA P1, `(.L_1)", "STG.E [R2.64], R0", ".L_1:", "EXIT") == (MAYBE, MAYBE)
 
 
+def test_what_one_way_brings_is_read_on_the_predicate_of_its_branch():
+    ways = ("MOV R3, 0x1", "{}BRA {}`(.L_1)", A, ".L_1:", "{} STG.E [R2.64], R0")
+    assert does(*(line.format("@P0 ", "") if "BRA" in line else line.format("@!P0") for line in ways)) == (WRITE, None)
+    assert does(*(line.format("", "!P0, ") if "BRA" in line else line.format("@P0") for line in ways)) == (WRITE, None)
+    assert does(*(line.format("@P0 ", "") if "BRA" in line else line.format("@P0") for line in ways)) == (MAYBE, MAYBE)
+    assert does(*(line.format("@P0 ", "P1, ") if "BRA" in line else line.format("@!P0") for line in ways)) == (
+        MAYBE,
+        MAYBE,
+    )
+    anew = (*ways[:-1], "ISETP.GE.AND P0, PT, R9, RZ, PT", ways[-1])
+    assert does(*(line.format("@P0 ", "") if "BRA" in line else line.format("@!P0") for line in anew)) == (MAYBE, MAYBE)
+
+
+def test_what_is_only_written_on_a_predicate_reaches_where_ways_meet():
+    other = ("@P1 BRA `(.L_1)", A, "BRA `(.L_2)", ".L_1:", "@P0 LDC.64 R2, c[0x0][0x218]", ".L_2:")
+    assert does(*other, "STG.E [R2.64], R0") == (MAYBE, MAYBE)
+
+
 def test_an_instruction_that_never_runs_does_nothing():
     assert does(A, "@!PT STG.E [R2.64], R0", "EXIT") == (None, None)
 
