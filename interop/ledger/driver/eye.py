@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from interop._order.findings import Finding, Kind, Party
+from interop._show.text import plural
 from interop.ledger.driver.calls import Call
 from interop.ledger.driver.memory import Allocations, Part
 from interop.ledger.driver.reports import Names, Stream, library, missing_line, work_of
@@ -130,7 +131,12 @@ class Eye:
         """So many records were lost so far: whatever they were may have ordered everything."""
         if lost > self._lost:
             self._lost = lost
-            self._history.assume_all_ordered(self.verdict.lose(lost))
+            self.doubt(f"{plural(lost, 'record')} of calls found no room and were lost")
+
+    def doubt(self, why: str) -> None:
+        """Calls were left out: nothing is certain. *why* says why."""
+        self.verdict.doubt(why)
+        self._history.assume_all_ordered(why)
 
     @property
     def findings(self) -> dict[Finding, int]:

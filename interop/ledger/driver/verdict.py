@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Final
 
 from interop._order.findings import Finding
-from interop._show.text import plural
 from interop.ledger.tally import KEPT
 
 _KERNELS_SHOWN: Final = 5
@@ -25,7 +24,7 @@ class Verdict:
         self.left_out = 0
         self.unsure: dict[str, str] = {}
         self._not_seen: dict[str, int] = {}
-        self._lost = ""
+        self._doubt = ""
 
     def find(self, finding: Finding) -> None:
         """Add a finding."""
@@ -35,11 +34,10 @@ class Verdict:
         else:
             self.left_out += 1
 
-    def lose(self, lost: int) -> str:
-        """So many records were lost: nothing is certain. Returns why."""
-        self._lost = f"{plural(lost, 'record')} of calls found no room and were lost"
+    def doubt(self, why: str) -> None:
+        """Nothing is certain, whatever was found and will be. *why* says why."""
+        self._doubt = why
         self.findings = {self._doubted(one): count for one, count in self.findings.items()}
-        return self._lost
 
     def not_seen(self, sentence: str) -> None:
         """Something could not be judged. The sentence has ``{}`` where it says how often."""
@@ -49,8 +47,8 @@ class Verdict:
     def blind(self) -> list[str]:
         """What was seen and could not be judged, in words."""
         told = [sentence.format(count) for sentence, count in self._not_seen.items()]
-        if self._lost:
-            told.append(f"{self._lost}: nothing is certain")
+        if self._doubt:
+            told.append(f"{self._doubt}: nothing is certain")
         if self.unsure:
             names = [f"{name!r} ({why})" for name, why in list(self.unsure.items())[:_KERNELS_SHOWN]]
             more = f", and {len(self.unsure) - len(names)} more" if len(self.unsure) > len(names) else ""
@@ -58,4 +56,4 @@ class Verdict:
         return told
 
     def _doubted(self, finding: Finding) -> Finding:
-        return replace(finding, uncertainty=self._lost) if self._lost and not finding.uncertainty else finding
+        return replace(finding, uncertainty=self._doubt) if self._doubt and not finding.uncertainty else finding

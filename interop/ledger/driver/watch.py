@@ -70,7 +70,11 @@ class Watch:
 
     def _judged(self) -> Eye:
         with self._lock:
-            self._eye.take(self._calls())
+            try:
+                self._eye.take(self._calls())
+            except BaseException:
+                self._eye.doubt("the judging of calls was interrupted, and some were left out")
+                raise
             self._eye.lose(self._recorder.lost)
             return self._eye
 

@@ -230,6 +230,24 @@ def test_code_that_is_loaded_is_known_from_then_on(recorder):
     assert watch._kernels().modules == [b"code 7"]
 
 
+def test_judging_that_is_interrupted_leaves_nothing_certain(recorder, monkeypatch):
+    def interrupted(calls):
+        yield from list(calls)[:-1]
+        raise KeyboardInterrupt
+
+    with check(eye="driver", raises=False) as ledger:
+        recorder.one.given = race()
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger._watch._pools, "merged", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                _ = ledger.races
+        recorder.one.given = race()
+    assert not ledger.races
+    assert {one.uncertainty for one in ledger.unknown} == {
+        "the judging of calls was interrupted, and some were left out"
+    }
+
+
 def test_lost_records_leave_nothing_certain(recorder):
     with check(eye="driver") as ledger:
         recorder.one.given = race()
