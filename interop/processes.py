@@ -190,12 +190,12 @@ def receive(
     try:
         ready, done = (Event.from_ipc_handle(device, token._part(name)) for name in ("ready", "done"))
         result, holder, mapping = _taken(token, stream, ready, done, device, adapter)
+        back = ends.GivingBack(loan, stream, mapping, done, device)
+        ends.EndOf(holder, lambda: keepalive.put(back))
     except BaseException:
         loan.say(UNUSED)
         desk.forget(loan)
         raise
-    back = ends.GivingBack(loan, stream, mapping, done, device)
-    ends.EndOf(holder, lambda: keepalive.put(back))
     token._loan = loan
     return result
 

@@ -6,6 +6,7 @@ wait for it: a stream that waits for what a killed process was to record would w
 It still comes to that if a process is killed while its work is pending for which a stream of the other one waits.
 """
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Final, Self
@@ -139,9 +140,10 @@ class EndOf(weakref.ref[object]):
         _ends.add(self)
         self._at_once = weakref.ref(holder, self._settle_now)
 
-    def _settle_now(self, _: object) -> None:
-        keepalive.ended.append(self)
-        keepalive.poll()
+    def _settle_now(self, _: object, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _finalizing():  # else memory that is in use is not freed
+            keepalive.ended.append(self)
+            keepalive.poll()
 
     def settle(self) -> None:
         """Do what is to be done at the end."""

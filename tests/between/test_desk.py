@@ -146,6 +146,20 @@ def test_a_consumer_that_is_stopped_is_not_taken_for_dead(offer):
         os.kill(child.pid, signal.SIGCONT)
 
 
+def test_memory_is_kept_until_the_process_is_gone(offer, monkeypatch):
+    """The kernel closes the socket first, and ends the CUDA contexts later."""
+    gone = threading.Event()
+    monkeypatch.setattr(desk.peers, "has_ended", lambda *_: gone.is_set())
+    lease, address = offer()
+    with process(consumer, address, peers.me(CUDA), []) as child:
+        kill(child)
+        assert soon(lambda: lease.is_cut)
+        time.sleep(0.05)
+        assert lease.end is not None
+        gone.set()
+        assert soon(lambda: lease.outcome)
+
+
 def test_an_array_is_back_when_the_consumer_has_said_so_and_its_lease_is_over_when_the_device_is_done(offer):
     lease, address = offer()
     end = lease.end
@@ -229,6 +243,7 @@ def test_one_claim_is_granted_of_many_at_once(offer, new_desk):
         (NAME, "its lease is over"),
         (NAME + DIGEST + b"more", "its lease is over"),
     ],
+    ids=["another name", "another digest", "too short", "too long"],
 )
 def test_wrong_claims_are_refused_and_leave_the_lease(offer, claim, text, new_desk):
     lease, address = offer()
