@@ -13,7 +13,7 @@ from interop._order.findings import Finding, Kind, Party
 from interop._show.text import plural
 from interop.ledger.driver.calls import Call
 from interop.ledger.driver.memory import Allocations, Part
-from interop.ledger.driver.reports import Names, Stream, library, missing_line, work_of
+from interop.ledger.driver.reports import Names, Stream, kept_line, library, missing_line, work_of
 from interop.ledger.driver.streams import Streams
 from interop.ledger.driver.touches import Kernels, Touches
 from interop.ledger.driver.verdict import Verdict
@@ -395,8 +395,10 @@ class Eye:
             producer = old.epoch.line.key
             assert isinstance(producer, Stream)
             is_split = old.layout.is_bare and layout.is_bare and (party.memory, layout.start) in self._split
-            doubt = why or (_IN_PARTS if is_split else "")
-            self.verdict.find(Finding(old.party, party, missing_line(stream, producer), doubt))
+            finding = Finding(old.party, party, missing_line(stream, producer), why or (_IN_PARTS if is_split else ""))
+            if finding.what == "reuse of freed memory":
+                finding = replace(finding, fix=kept_line(stream, producer))
+            self.verdict.find(finding)
         self.accesses += len(touches)
 
     def _code_changed(self, call: Call) -> None:

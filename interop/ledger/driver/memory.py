@@ -152,6 +152,8 @@ class Allocations:
             for inner in self._pooled:
                 self._drop(inner, part)
         self._drop(self._freed, part)
+        if part.on_host:  # the host may have the addresses again, for memory that the driver does not know
+            return part
         self._freed.add(part)
         if len(self._freed.parts) > _FREED_KEPT:
             self._freed.remove(next(iter(self._freed.parts.values())))
@@ -171,10 +173,10 @@ class Allocations:
             freed = self._freed.find(address)
             if freed is not None and (part is None or freed.is_pooled):
                 return freed
-        return part or self._asked(address)
+        return part or self.asked(address)
 
-    def _asked(self, address: int) -> Part | None:
-        """The block of memory that was allocated before everything that is known here."""
+    def asked(self, address: int) -> Part | None:
+        """The block of memory at an address that was allocated before everything that is known here."""
         if not _LOWEST <= address < _HIGHEST or address in self._unknown:
             return None
         found = self._ask(address)

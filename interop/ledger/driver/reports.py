@@ -150,6 +150,14 @@ def missing_line(consumer: Stream, producer: Stream) -> str:
     return f"{waiting}.wait_stream(interop.as_stream({_expression(producer, '')}))"
 
 
+def kept_line(consumer: Stream, producer: Stream) -> str:
+    """The line that keeps memory from a pool's next array for as long as *producer* uses it."""
+    line = f"{missing_line(consumer, producer)}, before the pool has the memory back"
+    if producer.libraries == {"torch"}:
+        line += f"; or array.record_stream({_expression(producer, 'torch')})"
+    return line
+
+
 def _expression(stream: Stream, library: str) -> str:
     if stream.kind is StreamKind.LEGACY:
         return _DEFAULT.get(library, stream.expression)

@@ -61,8 +61,8 @@ class Touches:
             found = [self._range(call, Kind.WRITE, call.a, call.c, sure=True)]
         else:
             found = [
-                self._range(call, Kind.READ, call.b, call.d, sure="DtoH" in call.name or "DtoD" in call.name),
-                self._range(call, Kind.WRITE, call.a, call.c, sure="HtoD" in call.name or "DtoD" in call.name),
+                self._range(call, Kind.READ, call.b, call.d, sure=_has(call.name, "DtoH", "DtoD", "Peer")),
+                self._range(call, Kind.WRITE, call.a, call.c, sure=_has(call.name, "HtoD", "DtoD", "Peer")),
             ]
         best: dict[Layout, Touched] = {}
         for one in found:
@@ -77,8 +77,9 @@ class Touches:
         self._plans.clear()
 
     def _range(self, call: Call, kind: Kind, address: int, size: int, *, sure: bool) -> Touched | None:
-        """A range of bytes; None if it is memory of the host that is not pinned."""
-        part = self._memory.last(address)
+        """A range of bytes. *sure*: it is memory of a device; else None if it is memory of the host, not pinned."""
+        memory = self._memory
+        part = memory.last(address) if sure else memory.find(address) or memory.asked(address)
         if part is None and not sure:
             return None
         layout = block(address, size)
@@ -116,3 +117,7 @@ class Touches:
                 is_sure = kind is Kind.WRITE or (access is not None and offset in access.reads)
                 may = f"kernel {name!r} may {'write' if kind is Kind.MAYBE else 'read'} it: {why}"
                 yield index, offset, kind, "" if is_sure else may
+
+
+def _has(name: str, *parts: str) -> bool:
+    return any(part in name for part in parts)

@@ -270,6 +270,36 @@ def test_the_missing_line_is_in_the_words_of_the_library(first, second, line):
     assert reported(p).fix == line
 
 
+@pytest.mark.parametrize(
+    ("reader", "line"),
+    [
+        ("cupy_sum", "interop.as_stream(s).wait_stream(interop.as_stream(t)), before the pool has the memory back"),
+        (
+            "_ZN2at6native3sumE",
+            "s.wait_stream(t), before the pool has the memory back; or array.record_stream(t)",
+        ),
+    ],
+)
+def test_the_line_that_keeps_memory_from_the_next_array(reader, line):
+    p = Program()
+    s, t, x = p.stream("s"), p.stream("t"), p.array("pool")
+    p.pooled(s, x, "x")
+    p.kernel(t, reader, x)
+    p.pooled(s, x, "y")
+    p.kernel(s, "_ZN2at6native4fillE", x)
+    assert reported(p).fix == line
+
+
+def test_memory_of_the_host_that_was_freed_may_be_that_of_anything():
+    p = Program()
+    s, x, host = p.stream(), p.array(), 0x7E0000000000
+    p.call("host alloc", "cuMemHostAlloc", a=host, c=4096)
+    p.call("host free", "cuMemFreeHost", a=host)
+    p.copy(s, x, host, name="cuMemcpyHtoDAsync_v2")
+    p.copy(s, x, host)
+    assert not p.judge().findings
+
+
 def test_streams_that_one_line_makes_go_by_their_addresses():
     p = Program()
     s = p.stream("s")
@@ -614,6 +644,7 @@ def test_memory_from_before_the_eye_is_asked_for_once():
     p.kernel(t, "rr_sum", 0x1234, x + 64)
     p.kernel(t, "r_sum", 0x7E0000000000)
     p.kernel(t, "w_fill", 0x7E0000000000)
+    p.copy(t, x, 0x7E0000000000)
     asked = []
 
     def block_of(address):
@@ -622,9 +653,8 @@ def test_memory_from_before_the_eye_is_asked_for_once():
 
     eye = Eye(Kernels(), block_of=block_of)
     eye.take(p.calls)
-    assert [one.later.array for one in eye.findings] == [
-        "the memory that /home/me/prog.py:3 uses first, from byte 64 on"
-    ]
+    label = "the memory that /home/me/prog.py:3 uses first"
+    assert [one.later.array for one in eye.findings] == [f"{label}, from byte 64 on", label]
     assert asked == [x + 64, 0x7E0000000000]
 
 
