@@ -167,7 +167,7 @@ def test_an_address_from_the_stack_is_known_by_its_place():
 
 
 def test_an_address_goes_through_shared_memory_from_any_place():
-    found = kernel(B, "LDS.64 R6, [R9]", "STG.E [R6.64], R0", "STS.64 [R8], R4")
+    found = kernel(B, "LDS.64 R6, [R9]", ".L_1:", "STG.E [R6.64], R0", "STS.64 [R8], R4")
     assert (found.of(0), found.of(8)) == (None, WRITE)
 
 
