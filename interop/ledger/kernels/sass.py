@@ -19,7 +19,7 @@ from interop.ledger.kernels.values import HARMLESS, VARIABLE, Access, only
 _Place = tuple[tuple[int, ...], int]
 """The calls that are open, by where each returns to; and an instruction."""
 
-_MOST_STEPS: Final = 2_000_000
+_MOST_STEPS: Final = 1_000_000
 _DEEPEST: Final = 20
 
 

@@ -171,8 +171,11 @@ class Memory(Values):
 
 def _width(one: Instruction) -> int:
     """How many registers a load or store takes, at each operand."""
-    if one.name in ("LDSM", "STSM", "LDGMC") or {"128", "256", "V4"} & set(one.parts):
+    parts = set(one.parts)
+    if "256" in parts and len(one.results) == 1:
+        return 8
+    if one.name in ("LDSM", "STSM", "LDGMC") or {"128", "256", "V4"} & parts:
         return 4
-    if {"64", "F64", "U64", "S64", "V2", "96"} & set(one.parts):
-        return 3 if "96" in one.parts else 2
+    if {"64", "F64", "U64", "S64", "V2", "96"} & parts:
+        return 3 if "96" in parts else 2
     return 1

@@ -80,8 +80,9 @@ class State:
         """
         before, other = self.copy(), other.copy()
         guards = [g for g in sorted(other.holds - self.holds) if self.guarded.get(g) or opposite(g) in self.holds]
-        both = (self.general, other.general, *self.guarded.values(), *other.guarded.values())
-        for key in {key for held in both for key in held}:
+        differing = {key for state in (self, other) for held in state.guarded.values() for key in held}
+        differing |= {key for key, _ in self.general.items() ^ other.general.items()}
+        for key in differing:
             if guards:
                 self._part(key, guards[0], other)
             else:

@@ -160,7 +160,10 @@ class Values:
             upper = one.sources and one.sources[0].startswith("SR_SWIN")
             found = [only(SHARED) if upper else NUMBER for _ in parts]
         else:
-            found = [mixed([self.value(text, part) for text in one.sources for part in parts])] * len(parts)
+            found = []
+        if len(found) < len(parts):
+            mixture = mixed([self.value(text, part) for text in one.sources for part in parts])
+            found += [mixture] * (len(parts) - len(found))
         self.assign(found)
         if one.results == ("R1",):
             self.move_stack(one)

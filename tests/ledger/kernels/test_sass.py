@@ -187,6 +187,11 @@ def test_both_results_of_a_load_of_32_bytes_are_loaded():
     assert does(A, B, wide, "STG.E [R4.64], R0") == (MAYBE, MAYBE)
 
 
+def test_a_sum_of_two_registers_at_once_has_two_results():
+    assert does(A, "IADD.64 R6, R2, 0x10", "STG.E [R6.64], R0") == (WRITE, None)
+    assert does(A, B, "MOV R7, RZ", "LEA.64 R6, R4, R2, 0x2", "STG.E [R6.64], R0") == (MAYBE, MAYBE)
+
+
 def test_a_parameter_that_is_chosen_at_run_time_may_be_any():
     assert does("LDC.64 R2, c[0x0][R9+0x210]", "STG.E [R2.64], R0") == (MAYBE, MAYBE)
     assert does("LDC.64 R2, c[0x0][R9+0x210]", "LDG.E R0, [R2.64]") == (READ, READ)
