@@ -38,9 +38,12 @@ def main(program: Sequence[str], *, version: str, is_module: bool, form: str, fa
     except (OSError, ImportError, SyntaxError) as error:
         print(f"interop check: {program[0]} cannot be read: {error}", file=sys.stderr)
         return 2
+    main = ModuleType("__main__")
+    main.__dict__.update(__file__=name, __builtins__=__builtins__)
+    kept = FunctionType(code, main.__dict__)  # as long as it lives, the lines of the code can be told
     output = contextlib.nullcontext() if form == "text" else contextlib.redirect_stdout(sys.stderr)
     with check(raises=False, eye=eye) as ledger, output:
-        status = _run(code, name, program)
+        status = _run(kept, main, [name, *program[1:]])
     if form == "text":
         print(_text(ledger))
     else:
@@ -67,14 +70,11 @@ def _code(program: str, *, is_module: bool) -> tuple[CodeType, str]:
     return code, spec.origin or program
 
 
-def _run(code: CodeType, file: str, program: Sequence[str]) -> int:
+def _run(code: FunctionType, main: ModuleType, arguments: list[str]) -> int:
     """Run the code as the program. Returns its exit status."""
-    main = ModuleType("__main__")
-    main.__dict__.update(__file__=file, __builtins__=__builtins__)
-    kept = FunctionType(code, main.__dict__)  # as long as it lives, the lines of the code can be told
-    with _as_program(main, [file, *program[1:]]):
+    with _as_program(main, arguments):
         try:
-            exec(kept.__code__, main.__dict__)  # noqa: S102  (it is the program)
+            exec(code.__code__, main.__dict__)  # noqa: S102  (it is the program)
         except SystemExit as end:
             return _status(end)
         except BaseException as error:  # noqa: BLE001  (whatever ends the program, the report is printed)

@@ -62,8 +62,11 @@ def assert_only_on(*streams: object) -> Block[None]:
 
     Example::
 
-        with interop.testing.assert_only_on(stream), interop.use(stream):
-            y = model(x)  # fails if a library launches, copies or sets anything on another stream
+        import cupy
+
+        x = cupy.ones(1 << 20)
+        with interop.testing.assert_only_on(producer), interop.use(producer):
+            x += 1  # fails if a library launches, copies or sets anything on another stream
 
     The driver's calls are recorded for the length of the block, in all threads: see :class:`interop.ledger.Ledger`
     for what that needs. Work is submitted, not waited for. A synchronous copy is work on a default stream.

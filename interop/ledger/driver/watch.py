@@ -33,6 +33,7 @@ class Watch:
         self._pools = Pools(self._recorder)
         self._lock = forks.lock()
         self._line = Line()
+        self._eye: Eye | None = None
 
     def open(self) -> None:
         """Record from now on.
@@ -50,9 +51,11 @@ class Watch:
             raise
 
     def close(self) -> None:
-        """Record no more. What was recorded can still be judged."""
+        """Record no more, and judge what was recorded: the kernels that it has seen are known to the next watch."""
         self._pools.close()
         self._recorder.close()
+        if self._eye is not None:
+            self._judged()
 
     def tally(self) -> Tally:
         """What was found in all calls so far. A line on the terminal says how far it is, if that takes long."""
@@ -69,14 +72,16 @@ class Watch:
         self._judged().forget_accesses()
 
     def _judged(self) -> Eye:
+        assert self._eye is not None  # somebody has opened it
+        eye = self._eye
         with self._lock:
             try:
-                self._eye.take(self._calls())
+                eye.take(self._calls())
             except BaseException:
-                self._eye.doubt("the judging of calls was interrupted, and some were left out")
+                eye.doubt("the judging of calls was interrupted, and some were left out")
                 raise
-            self._eye.lose(self._recorder.lost)
-            return self._eye
+            eye.lose(self._recorder.lost)
+            return eye
 
     def access(self, symbol: str) -> Access | None:
         """What a kernel does with its parameters. To read its code may take a second."""
