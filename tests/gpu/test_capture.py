@@ -245,8 +245,10 @@ def test_waits_work_in_a_capture_of_torch(interop_need):
 def graph_of(stream: interop.ExternalStream, work: Callable[[], object]) -> Iterator[Callable[[], None]]:
     """A function that launches the graph of *work* on *stream*. It was launched once."""
     call(runtime.cudaStreamBeginCapture(stream.cuda_stream, MODES["relaxed"]))
-    work()
-    graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))
+    try:
+        work()
+    finally:
+        graph = call(runtime.cudaStreamEndCapture(stream.cuda_stream))
     executable = call(runtime.cudaGraphInstantiate(graph, 0))
 
     def launch() -> None:
