@@ -940,11 +940,23 @@ class CudaRules:
         record(lab, event, second)
         assert lab.becomes_done(lambda: runtime.cudaEventQuery(event))
 
+    def test_no_external_node_waits_for_an_event_of_an_ended_capture(self, lab: Lab) -> None:
+        first, second, event = lab.stream(), lab.stream(), lab.event()
+        with capturing(lab, first, RELAXED):
+            record(lab, event, first)
+        with capturing(lab, second, RELAXED):
+            assert lab.runtime.cudaStreamWaitEvent(second, event, EXTERNAL)[0] == INVALID_VALUE
+            assert end(lab, second) == INVALIDATED
+        record(lab, event, first)
+        with capturing(lab, second, RELAXED):
+            value(lab.runtime.cudaStreamWaitEvent(second, event, EXTERNAL))
+            assert end(lab, second) == SUCCESS
+
     def test_external_nodes_are_for_captures_only(self, lab: Lab) -> None:
         stream, event = lab.stream(), lab.event()
-        assert lab.runtime.cudaEventRecordWithFlags(event, stream, EXTERNAL)[0] != SUCCESS
+        assert lab.runtime.cudaEventRecordWithFlags(event, stream, EXTERNAL)[0] == ILLEGAL_STATE
         record(lab, event, stream)
-        assert lab.runtime.cudaStreamWaitEvent(stream, event, EXTERNAL)[0] != SUCCESS
+        assert lab.runtime.cudaStreamWaitEvent(stream, event, EXTERNAL)[0] == ILLEGAL_STATE
         value(lab.runtime.cudaEventRecordWithFlags(event, stream, 0))
         wait(lab, stream, event)
         assert done(lab, stream)

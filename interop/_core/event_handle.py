@@ -146,9 +146,12 @@ class EventHandle(EventFields):
     def _handle_in_graph(self, stream: StreamIdentity) -> int:
         """The handle, for a graph that *stream* captures. The graph has it from then on, so no other event may get it.
 
-        Creates the event if need be.
+        Creates the event if need be; not from the pool, whose events may have been recorded in captures: of such an
+        event, CUDA makes no external node.
         """
-        self._create_for(stream)
+        if not self._handle_or_0():
+            device = self._device
+            self._create(stream._context if device is None else self._cuda.primary_context(device), None)
         self._handle_was_shared = True
         return self._handle
 

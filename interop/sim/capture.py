@@ -101,11 +101,13 @@ class Captures:
         captured.join(stream, event.nodes)
         return True
 
-    def add_event_node(self, stream: Stream) -> None:
-        """Capture a node that records or waits for an event when the graph is launched."""
+    def add_event_node(self, stream: Stream, awaited: Event | None = None) -> None:
+        """Capture a node that records an event when the graph is launched, or that waits for *awaited*."""
         capture = self.enter(stream)
         if capture is None:
-            raise Refused(INVALID_VALUE)
+            raise Refused(ILLEGAL_STATE)
+        if awaited and awaited.capture and awaited.capture.status is Status.OVER:
+            self._break([capture], INVALID_VALUE)
         capture.launch(stream)
 
     def refuse_stream(self, stream: Stream) -> None:

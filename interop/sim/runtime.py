@@ -198,7 +198,7 @@ class Runtime(_Module):
             raise Refused(INVALID_VALUE)
         found, other = self.machine.stream(int(stream)), self.machine.event(int(event))
         if int(flags):
-            self.machine.captures.add_event_node(found)
+            self.machine.captures.add_event_node(found, other)
         else:
             self.machine.wait(found, other)
 

@@ -942,6 +942,16 @@ def test_events_from_outside_become_external_nodes(gpu, capture):
     assert "of 6 nodes" in repr(graph)
 
 
+def test_a_new_event_for_a_graph_is_none_that_another_capture_has_recorded(gpu, capture):
+    capture.stream.record_event()
+    capture.end()
+    gc.collect()  # its CUDA event is in the pool now
+    p = interop.new_stream()
+    gpu.runtime.cudaStreamBeginCapture(p.cuda_stream, 2)
+    p.wait_event(interop.Event(), external=True)
+    assert not gpu.runtime.cudaStreamEndCapture(p.cuda_stream)[0]
+
+
 def test_an_event_that_only_a_graph_waits_for_is_not_recorded(gpu, capture):
     event = interop.Event()
     capture.stream.wait_event(event, external=True)
