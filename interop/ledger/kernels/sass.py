@@ -13,14 +13,15 @@ from interop.ledger.kernels.sass_memory import Memory
 from interop.ledger.kernels.sass_names import MEANS
 from interop.ledger.kernels.sass_state import State, opposite
 from interop.ledger.kernels.sass_text import Code, Instruction
-from interop.ledger.kernels.sass_values import Frame
-from interop.ledger.kernels.values import HARMLESS, VARIABLE, Access, only
+from interop.ledger.kernels.sass_values import Frame, width_of_result
+from interop.ledger.kernels.values import HARMLESS, NUMBER, VARIABLE, Access, only
 
 _Place = tuple[tuple[int, ...], int]
 """The calls that are open, by where each returns to; and an instruction."""
 
-_MOST_STEPS: Final = 1_000_000
+_MOST_STEPS: Final = 400_000
 _DEEPEST: Final = 20
+_ARITHMETIC: Final = ("__cuda_sm", "__internal_")
 
 
 def access(code: Code, frame: Frame) -> Access:
@@ -32,6 +33,7 @@ def access(code: Code, frame: Frame) -> Access:
     run.recording = True
     if run.steps >= _MOST_STEPS:
         run.lost("its code is too long to be followed")
+        run.entered.clear()
     for place, state in run.entered.items():
         for _ in run.block(place, state.copy()):
             pass
@@ -47,6 +49,7 @@ class _Run(Memory):
         self.steps = 0
         self.entered: dict[_Place, State] = {}
         self.recursive: set[int] = set()
+        self.functions: dict[str, list[Instruction]] = {}
         ends = (i + 1 for i, one in enumerate(code.instructions) if MEANS.get(one.name) == "jump")
         self.leaders = {*code.labels.values(), *ends}
 
@@ -117,6 +120,8 @@ class _Run(Memory):
         """Where a call leads: into the function, or past it."""
         target = one.sources[0] if one.sources and not one.sources[0].startswith("`") else ""
         if labels and not target:
+            if self.computes(one.goals[0], labels[0]):
+                return [(calls, after)]
             if after in calls:
                 self.recursive.add(after)
                 calls = calls[: calls.index(after)]
@@ -129,6 +134,21 @@ class _Run(Memory):
         for register in ("R4", "R5"):
             self.state.write(register, only(VARIABLE), one.guard)
         return [(calls, after)]
+
+    def computes(self, name: str, at: int) -> bool:
+        """Run a function if it is one of the compiler's own that only compute numbers, such as a division."""
+        if not any(part in name for part in _ARITHMETIC):
+            return False
+        if name not in self.functions:
+            starts = (i for label, i in self.code.labels.items() if not label.startswith(".L") and i > at)
+            body = self.code.instructions[at : min(starts, default=None)]
+            means = {"call" if one.name == "CALL" else MEANS.get(one.name) for one in body}
+            self.functions[name] = [] if means & {"load", "store", "call", None} else body
+        for one in self.functions[name]:
+            self.assign([NUMBER] * max(2, width_of_result(one)), one.results)
+            for predicate in one.predicates:
+                self.state.changed(predicate)
+        return bool(self.functions[name])
 
     def step(self, one: Instruction) -> None:
         """Run one instruction that does not jump."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from interop.ledger.kernels.sass_names import MEANS
 from interop.ledger.kernels.sass_state import State
@@ -14,17 +15,22 @@ from interop.ledger.kernels.values import (
     NUMBER,
     SHARED,
     VARIABLE,
+    ZERO,
     Effects,
     Term,
     Value,
     added,
+    aimed,
     joined,
     mixed,
     moved,
+    number,
     only,
     subtracted,
     unsure,
 )
+
+_RZ: Final = operand("RZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,9 @@ class Values:
             return self.state.read(following(one.register, part), self.one.guard)
         if one.bank == "0x0":
             return only(CHOSEN) if one.indexed else self.frame.constant(one.offset + 4 * part)
-        if one.bank in ("", "0x2"):
+        if not one.bank:
+            return only(ZERO) if one.number == 0 or one == _RZ else NUMBER
+        if one.bank == "0x2":
             return NUMBER
         return only(VARIABLE if one.bank == "0x4" else LOADED)
 
@@ -104,19 +112,21 @@ class Values:
                 sure = not several or register.startswith("U") or "64" in kind
                 found.append(value if sure else unsure(value))
             more += operand(register).number or 0
-        return moved(added(found), FAR if several else more)
+        if several:
+            return moved(added(map(number, found)), FAR)
+        return moved(aimed(added(found)), more)
 
     def total(self, sources: Sequence[str], part: int) -> Value:
         """The sum of the sources."""
         plus: list[Value] = []
         minus: list[Value] = []
-        number = 0
+        more = 0
         for text in sources:
             one = operand(text)
-            number += one.number or 0
+            more += one.number or 0
             if one.register or one.bank:
-                (minus if one.negative else plus).append(self.value(text, part))
-        result = moved(added(plus), FAR if len(plus) + len(minus) > 1 else number)
+                (minus if one.negative else plus).append(number(self.value(text, part)))
+        result = moved(added(plus), FAR if len(plus) + len(minus) > 1 else more)
         return subtracted(result, added(minus)) if minus else result
 
     def product(self, one: Instruction) -> list[Value]:
@@ -128,9 +138,10 @@ class Values:
             if operand(other).number in (1, -1) and "HI" not in one.parts:
                 sign = "-" if operand(other).number == -1 else ""
                 return [self.total([sign + text, more], 0)]
-        zero = operand("RZ")
+        if _RZ in (operand(left), operand(right)) and "MOV" in one.parts and not operand(more).negative:
+            return [self.value(more)]
         value = self.total([more], 0)
-        return [value if zero in (operand(left), operand(right)) else moved(value, FAR)]
+        return [value if _RZ in (operand(left), operand(right)) else moved(value, FAR)]
 
     def shifted(self, one: Instruction) -> Value:
         """The first source shifted to the left, and the second added; of the upper half, with the third shifted."""
@@ -145,7 +156,7 @@ class Values:
         means = MEANS.get(one.name)
         if means is None:
             self.lost(f"the instruction {one.name} is not known")
-        parts = range(_width_of_result(one))
+        parts = range(width_of_result(one))
         if means == "sum":
             found = [self.total(one.sources, part) for part in parts]
         elif means == "product":
@@ -158,7 +169,7 @@ class Values:
             found = [joined(self.value(text, part) for text in one.sources[:2]) for part in parts]
         elif means == "number":
             upper = one.sources and one.sources[0].startswith("SR_SWIN")
-            found = [only(SHARED) if upper else NUMBER for _ in parts]
+            found = [only(SHARED if upper else ZERO) if upper or _is_zero(one) else NUMBER for _ in parts]
         else:
             found = []
         if len(found) < len(parts):
@@ -168,9 +179,9 @@ class Values:
         if one.results == ("R1",):
             self.move_stack(one)
 
-    def assign(self, values: Sequence[Value]) -> None:
-        """Write the results."""
-        for first in self.one.results:
+    def assign(self, values: Sequence[Value], results: Sequence[str] | None = None) -> None:
+        """Write the results of the instruction, or those of another one."""
+        for first in self.one.results if results is None else results:
             for part, value in enumerate(values):
                 self.state.write(following(first, part), value, self.one.guard)
 
@@ -185,7 +196,12 @@ class Values:
             self.state.depth = None
 
 
-def _width_of_result(one: Instruction) -> int:
+def _is_zero(one: Instruction) -> bool:
+    """Whether an instruction that computes numbers only sets its result to zero."""
+    return one.sources in (("SRZ",), ("-RZ", "RZ", "0", "0"))
+
+
+def width_of_result(one: Instruction) -> int:
     """How many registers the result of a computation takes."""
     name, parts = one.name, set(one.parts)
     if name.endswith("MMA"):

@@ -19,6 +19,8 @@ CHOSEN: Final = "chosen"
 """A parameter, chosen at run time."""
 MIXED: Final = "mixed"
 """Too many alternatives, or a difference: which of its words is the address is not known."""
+ZERO: Final = "zero"
+"""Zero, and nothing was added to it: a null pointer, if it is an address."""
 LOCAL: Final = "local"
 SHARED: Final = "shared"
 VARIABLE: Final = "variable"
@@ -65,9 +67,19 @@ def subtracted(left: Value, right: Value) -> Value:
     return unsure(both) if words(right) else both
 
 
+def number(value: Value) -> Value:
+    """The same where something is computed from it: zero is a number as any other."""
+    return frozenset(one - {ZERO} for one in value) if any(ZERO in one for one in value) else value
+
+
+def aimed(value: Value) -> Value:
+    """The same where it is an address: null is none, if it may be another."""
+    return frozenset(one for one in value if one != {ZERO}) or value
+
+
 def mixed(values: Iterable[Value]) -> Value:
     """What is computed from *values* in some way. If more than one may be an address, none surely is."""
-    found = [value for value in values if value not in (NOTHING, NUMBER)]
+    found = [value for value in map(number, values) if value not in (NOTHING, NUMBER)]
     return added(found) if len(found) < 2 else unsure(added(found))  # noqa: PLR2004
 
 

@@ -70,6 +70,15 @@ def test_a_shifted_index_is_a_number(scale, found):
     assert does(A, B, f"LEA R6, P0, R4, R2, {scale}", lea, "STG.E desc[UR4][R6.64], R0") == found
 
 
+@pytest.mark.parametrize("zero", ["CS2R R2, SRZ", "HFMA2.MMA R3, -RZ, RZ, 0, 0", "IMAD.MOV.U32 R3, RZ, RZ, RZ"])
+def test_null_is_no_address_if_there_is_another(zero):
+    other = "@P1 LDC.64 R2, c[0x0][0x210]"
+    assert does(zero, other, "STG.E [R2.64+0x4], R0") == (WRITE, None)
+    assert does(zero, "STG.E [R2.64], R0") == (MAYBE, MAYBE)
+    assert does(zero, other, "IMAD.WIDE R2, R9, 0x4, R2", "STG.E [R2.64], R0") == (MAYBE, MAYBE)
+    assert does(zero, other, "ULDC.64 UR6, c[0x0][0x218]", "STG.E [R2.64+UR6], R0") == (MAYBE, WRITE)
+
+
 def test_a_base_in_a_uniform_register_counts():
     base = "ULDC.64 UR6, c[0x0][0x218]"
     assert does(A, base, "STG.E desc[UR4][R2.U32+UR6], R0") == (None, WRITE)
@@ -211,6 +220,19 @@ def test_a_function_is_followed_from_each_of_its_calls():
     assert does(A, *first, "STG.E [R6.64], R0", *FUNCTION) == (WRITE, None)
 
 
+def test_a_division_by_the_compiler_makes_a_number():
+    name = "$__internal_0_$__cuda_sm20_div_u64"
+    call = f"CALL.REL.NOINC `({name})"
+    division = ("EXIT", f"{name}:", "MOV R2, R4", "{}", "RET.REL.NODEC R20 `(k)", "after:", "STG.E [R4.64], R0")
+    whole = [line.format("ISETP.GE.AND P0, PT, R9, RZ, PT") for line in division]
+    assert does(A, B, call, "STG.E [R4.64], R0", *whole) == (None, WRITE)
+    assert does(A, B, call, "STG.E [R2.64], R0", *whole) == (MAYBE, MAYBE)
+    either = ("LDC.64 R4, c[0x0][0x210]", "@P0 LDC.64 R4, c[0x0][0x218]")
+    assert does(*either, call, "@P0 STG.E [R4.64], R0", *whole) == (MAYBE, MAYBE)
+    writes = [line.format("STG.E [R4.64], R0") for line in division]
+    assert does(A, B, call, *writes) == (None, WRITE)
+
+
 def test_a_function_that_calls_itself_is_followed():
     itself = ("f:", "@P0 RET.REL.NODEC R20 `(k)", "CALL.REL.NOINC `(f)", "MOV R3, R5", "STG.E [R2.64], R0")
     assert does(A, B, "CALL.REL.NOINC `(f)", "EXIT", *itself, "RET.REL.NODEC R20 `(k)") == (None, WRITE)
@@ -252,5 +274,5 @@ def test_a_jump_through_a_table_leads_to_each_of_its_places():
 
 def test_code_that_is_too_long_is_given_up(monkeypatch):
     monkeypatch.setattr("interop.ledger.kernels.sass._MOST_STEPS", 3)
-    found = kernel(A, "NOP", "NOP", "NOP", "EXIT")
+    found = kernel(A, "STG.E [R2.64], R0", "NOP", "NOP", "EXIT")
     assert (found.of(0), found.why) == (MAYBE, "its code is too long to be followed")
