@@ -194,6 +194,28 @@ def _bugs(path: Path) -> Iterator[str]:
     yield f"({_run(entry)}.)"
 
 
+def _eye(path: Path) -> Iterator[str]:
+    """A table with a line for each program that the driver's eye has watched."""
+    measured = json.loads(path.read_text())
+    entry, cost = measured["eye_bugs"], measured["eye_cost"]
+    programs = dict.fromkeys(name.rpartition(", ")[0] for name in entry["races"])
+    yield "| bug | the driver's eye | on the twin |"
+    yield "|---|---|---|"
+    for program in programs:
+        cells = (_found(f"{program}, {kind}", entry) for kind in ("bug", "twin"))
+        yield f"| {program.replace('_', ' ')} | {' | '.join(cells)} |"
+    yield ""
+    took = {name: f"{cost[name] / 1000:.1f} µs" for name in ("without", "with_lines", "without_lines")}
+    yield (
+        f"A launch of CuPy took {took['without']}, and {took['with_lines']} while the eye was open; without lines of "
+        f"Python, {took['without_lines']}. ({_run(entry)}.)"
+    )
+
+
+def _found(name: str, entry: dict[str, Any]) -> str:
+    return "race" if entry["races"][name] else "unknown" if name in entry["unknown"] else "-"
+
+
 def _doctor(path: Path) -> Iterator[str]:
     entry = json.loads(path.read_text())["doctor"]
     yield "```console"
@@ -245,6 +267,7 @@ SECTIONS: Final[dict[str, tuple[str, str, Callable[[Path], Iterable[str]]]]] = {
     "benchmarks": (_BENCHMARKS, "make bench", _benchmarks),
     "gpu-suite": ("tests/gpu/last_run.json", "make gpu-test", _gpu_suite),
     "bugs": ("tests/gpu/measured.json#bugs", "make gpu-test", _bugs),
+    "eye": ("tests/gpu/measured.json#eye_bugs", "make gpu-test", _eye),
     "versions": ("tests/gpu/last_run.json", "make gpu-test", _versions),
     "with": ("tests/gpu/with.json", "make gpu-test", _with),
     "doctor": ("tests/gpu/measured.json#doctor", "make gpu-test", _doctor),

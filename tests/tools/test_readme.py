@@ -326,3 +326,13 @@ def test_the_table_of_the_libraries_pages_is_what_the_adapters_have():
         assert null == means[row.null], library
         assert (events != none) == ("event_handle" in has), library
         assert arrays == ("both ways" if "make_array" in has else "in" if "read" in has else none), library
+
+
+def test_the_readme_says_what_the_drivers_eye_has_found():
+    races = json.loads((ROOT / "tests/gpu/measured.json").read_text())["eye_bugs"]["races"]
+    found = [name for name, count in races.items() if count]
+    bugs = [name for name in races if name.endswith("bug")]
+    assert found == bugs
+    text = " ".join(README.read_text().split())
+    assert f"Of [{len(bugs)} bugs]" in text
+    assert f"it finds {len(found)} and reports no twin" in text
