@@ -88,15 +88,15 @@ def _link_of(
     return find(tensor.address, None, mark) if mark else None
 
 
-def make(source: Source, stream: ExternalStream, kind: type[Handover] = Handover) -> tuple[Any, Handover]:
-    """The array to return, after everything is ordered, and its holder, which is of the class *kind*."""
+def make(source: Source, stream: ExternalStream, kind: type[Handover] | None = None) -> tuple[Any, Handover]:
+    """The array to return, after everything is ordered, and its holder, a :class:`.Handover` or of the class *kind*."""
     array, tensor, _, adapter, producer, parent = source
     kept = kept_alive(producer)
     if kept is None and parent is not None and parent.consumer == producer:
         # The producer was the consumer of the parent. Its user keeps it alive as long as the array of the parent lives,
         # and that array lives as long as this holder.
         kept = None if parent.consumer._handle == _cuda.PER_THREAD else parent.consumer
-    holder = kind(tensor, kept, stream, parent, is_neutral=adapter is None)
+    holder = (kind or Handover)(tensor, kept, stream, parent, is_neutral=adapter is None)
     result: Any = holder
     if adapter is not None:
         result = _wrapped(tensor, holder, adapter)
