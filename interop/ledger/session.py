@@ -47,9 +47,9 @@ def check(*, strict: bool = False, raises: bool = True, eye: Literal["driver", "
     Raises:
         ValueError: *eye* is something else; or it is ``"driver"``, and *strict* is true: the driver's calls are judged
             after they were made.
-        EyeShut: the driver's eye cannot be opened. Only with ``eye="driver"``.
         RaceError: nothing orders two accesses of one array, of which at least one is a write.
-        NotSupportedError: another thread has a ledger open, or closes this one, outside of a simulation.
+        NotSupportedError: another thread has a ledger open, or closes this one, outside of a simulation. Or *eye* is
+            ``"driver"``, and the driver's eye cannot be opened; the error says why, and what to do.
     """
     if eye not in ("driver", "libraries", None):
         message = f'eye is "driver", "libraries" or None; got {eye!r}'
