@@ -37,7 +37,8 @@ sanitize: $(venv)/test.done
 		INTEROP_NATIVE=1 "$(CURDIR)/$(bin)/python" -c "import interop" && \
 		"$(CURDIR)/$(bin)/python" -m pytest -q -n 2 -k "not costs_the_same" \
 		tests/native/test_native.py tests/native/test_native_stubs.py tests/native/test_native_handovers.py \
-		tests/native/test_exchange_api.py tests/arrays/test_tensor.py
+		tests/native/test_exchange_api.py tests/arrays/test_tensor.py \
+		tests/ledger/driver/test_recorder.py
 
 lint: $(venv)/dev.done
 	$(bin)/ruff check .

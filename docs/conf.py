@@ -63,7 +63,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(sys.stdlib_module_names)}|_pytest|jax|matplotlib|numpy|pytest)\..*"),
     (r"py:.*", r"interop\._.*|interop\.\w+\.\w+\.\w+|interop\.timeline\._Open|Executor|Figure|Row|T|Tensor"),
-    (r"py:.*", r"EyeShut|Part|Watch"),  # of the driver's eye
+    (r"py:.*", r"EyeShut|Window|Watch"),  # of the driver's eye
     (r"py:.*", r"LEGACY|PER_THREAD|POISON|__await__|library|only_addresses|Reading\.notes|interop\.\w+\.owner"),
 ]
 suppress_warnings = ["ref.python"]  # the simulator has a Gate too

@@ -25,11 +25,11 @@ enum {
     PITCHED = 128,  /* the size is *b times d */
 };
 
-struct Row {
+typedef struct {
     const char *name;
     int8_t kind, stream, a, b, c, d;
     uint8_t how;
-};
+} Row;
 
 /* The name for the per-thread default stream has a suffix: "_ptsz", or "_ptds" where the host waits. */
 static const Row ROWS[] = {
@@ -170,12 +170,6 @@ int
 is_taken_at_entry(int row)
 {
     return ROWS[row & (PER_THREAD_ROW - 1)].how & OF_ENTRY;
-}
-
-int
-kind_of(int row)
-{
-    return ROWS[row & (PER_THREAD_ROW - 1)].kind;
 }
 
 /* -- kernels: where their parameters lie ----------------------------------------------------------------------------- */
@@ -332,8 +326,8 @@ decode_2d(Record *record, const CallData *data)
     }
 }
 
-/* Read a call's parameters. False if nothing is to be recorded. */
-int
+/* Read a call's parameters. */
+void
 decode(Record *record, uint64_t *words, int index, const CallData *data)
 {
     const Row *row = &ROWS[index & (PER_THREAD_ROW - 1)];
@@ -389,5 +383,4 @@ decode(Record *record, uint64_t *words, int index, const CallData *data)
     if (row->kind == KIND_CAPTURE_ENDS) {
         atomic_fetch_sub(&captures, 1);
     }
-    return 1;
 }

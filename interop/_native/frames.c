@@ -96,26 +96,18 @@ stack_of_this_thread(void)
     return key;
 }
 
-/* Where a pointer lies in an object, in the first *length* bytes; -1 if nowhere. */
-static ptrdiff_t
-place_in(const void *object, const void *wanted, ptrdiff_t length)
-{
-    for (ptrdiff_t at = sizeof(PyObject); at + 8 <= length; at += 8) {
-        if (AT(void *, object, at) == wanted) {
-            return at;
-        }
-    }
-    return -1;
-}
-
+/* Where the value of an attribute lies in a code object; -1 if nowhere among its first bytes. */
 static ptrdiff_t
 attribute_at(PyObject *code, const char *attribute)
 {
     PyObject *value = PyObject_GetAttrString(code, attribute);
-    ptrdiff_t at = value == NULL ? -1 : place_in(code, value, 192);
+    ptrdiff_t at = sizeof(PyObject);
 
+    while (at < 192 && AT(void *, code, at) != (void *)value) {
+        at += 8;
+    }
     Py_XDECREF(value);
-    return at;
+    return value == NULL || at == 192 ? -1 : at;
 }
 
 static long
@@ -203,31 +195,7 @@ frames_open(PyObject *module, PyObject *arguments)
     return PyBool_FromLong(layout != NULL);
 }
 
-PyDoc_STRVAR(frames_now_doc,
-"frames_now()\n"
-"--\n\n"
-"The calling thread's frames as they are recorded: of each three numbers, the innermost first.");
-
-static PyObject *
-frames_now(PyObject *module, PyObject *unused)
-{
-    Frame frames[MOST_FRAMES];
-    int count = layout == NULL ? 0 : read_frames(frames);
-    PyObject *list = PyList_New(0);
-
-    (void)module, (void)unused;
-    for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *item = Py_BuildValue("KKK", frames[i].code, frames[i].fingerprint, frames[i].offset);
-        if (item == NULL || PyList_Append(list, item)) {
-            Py_CLEAR(list);
-        }
-        Py_XDECREF(item);
-    }
-    return list;
-}
-
 PyMethodDef frames_functions[] = {
     {"frames_open", frames_open, METH_VARARGS, frames_open_doc},
-    {"frames_now", frames_now, METH_NOARGS, frames_now_doc},
     {NULL, NULL, 0, NULL},
 };

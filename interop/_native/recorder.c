@@ -37,15 +37,9 @@ static pthread_key_t end_of_thread;
 static atomic_int is_open;
 static atomic_ullong numbers, lost, end_of_file;
 static atomic_ullong full_at; /* where the file could not be written to; NEVER: it takes more */
-static int file = -1;
+static atomic_int file = -1; /* -1 after the end: what a thread still holds then is dropped */
 static pid_t process;
 static uint16_t row_of_call[MOST_CALLS]; /* by CUPTI's number; 0: the call is not recorded */
-
-uint64_t
-next_number(void)
-{
-    return atomic_fetch_add(&numbers, 1) + 1;
-}
 
 static void
 acquire(Buffer *buffer)
@@ -83,11 +77,18 @@ write_out(const uint64_t *head, const char *data)
     }
 }
 
-/* Move a buffer to the file. The caller has acquired it. A process that was forked has the file of the other one. */
+/* Whether the file can be written to. A process that was forked has the file of the other one. */
+static int
+is_writable(void)
+{
+    return atomic_load(&file) >= 0 && atomic_load(&full_at) == NEVER && getpid() == process;
+}
+
+/* Move a buffer to the file. The caller has acquired it. */
 static void
 flush(Buffer *buffer)
 {
-    if (buffer->head[1] && atomic_load(&full_at) == NEVER && getpid() == process) {
+    if (buffer->head[1] && is_writable()) {
         write_out(buffer->head, buffer->data);
     }
     buffer->head[1] = 0;
@@ -151,7 +152,7 @@ first_time(uint64_t key)
     return 1;
 }
 
-/* Write a record of this thread, with its words and bytes. It takes its number here, unless it only tells something. */
+/* Write a record of this thread, with its words and bytes. It takes its number and its time here. */
 void
 emit(Record *record, const uint64_t *words, const void *bytes, size_t length)
 {
@@ -172,19 +173,28 @@ emit(Record *record, const uint64_t *words, const void *bytes, size_t length)
     if (buffer->head[1] + size > ROOM) {
         flush(buffer);
     }
-    record->number = next_number(); /* with the buffer acquired: who acquires all has all smaller numbers */
+    record->number = atomic_fetch_add(&numbers, 1) + 1; /* with the buffer acquired: who acquires all has all smaller numbers */
     to = size > ROOM ? malloc(size) : buffer->data + buffer->head[1];
-    if (to != NULL) {
-        memcpy(to, record, sizeof *record);
+    if (to == NULL) {
+        atomic_fetch_add(&lost, 1);
+        release(buffer);
+        return;
+    }
+    memcpy(to, record, sizeof *record);
+    if (record->words) {
         memcpy(to + sizeof *record, words, record->words * sizeof *words);
-        memset(to + size - (length + 7) / 8 * 8, 0, (length + 7) / 8 * 8);
+    }
+    if (length) {
+        memset(to + size - 8, 0, 8);
         memcpy(to + sizeof *record + record->words * sizeof *words, bytes, length);
     }
     if (size <= ROOM) {
         buffer->head[1] += size;
-    } else if (to != NULL && getpid() == process) { /* the machine code of a module */
+    } else { /* the machine code of a module */
         head[0] = buffer->head[0], head[1] = size;
-        write_out(head, to);
+        if (is_writable()) {
+            write_out(head, to);
+        }
         free(to);
     }
     release(buffer);
@@ -286,8 +296,7 @@ recorder_open(PyObject *module, PyObject *arguments)
     }
     set_decoder(pointer(a), pointer(b), pointer(c), pointer(d));
     forget_kernels();
-    file = descriptor;
-    atomic_store(&lost, 0), atomic_store(&end_of_file, 0), atomic_store(&full_at, NEVER);
+    atomic_store(&file, descriptor), atomic_store(&lost, 0), atomic_store(&end_of_file, 0), atomic_store(&full_at, NEVER);
     atomic_store(&is_open, 1);
     return Py_BuildValue("KNNN", (unsigned long long)(uintptr_t)callback, kinds, rows, wanted);
 }
@@ -317,6 +326,11 @@ recorder_flush(PyObject *module, PyObject *close)
     }
     for (Buffer *buffer = first; buffer != NULL; buffer = buffer->next) {
         flush(buffer);
+    }
+    if (!atomic_load(&is_open)) {
+        atomic_store(&file, -1); /* Python may close it */
+    }
+    for (Buffer *buffer = first; buffer != NULL; buffer = buffer->next) {
         release(buffer);
     }
     end = atomic_load(&end_of_file), full = atomic_load(&full_at);

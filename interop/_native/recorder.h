@@ -46,17 +46,14 @@ typedef struct {
 
 /* -- recorder.c -- */
 void emit(Record *record, const uint64_t *words, const void *bytes, size_t length);
-uint64_t next_number(void);
 int first_time(uint64_t key);
 
 /* -- decode.c -- */
-typedef struct Row Row;
 const char *row_name(int index);
 int row_of(const char *name);
 int row_count(void);
-int decode(Record *record, uint64_t *words, int row, const CallData *data);
+void decode(Record *record, uint64_t *words, int row, const CallData *data);
 int is_taken_at_entry(int row);
-int kind_of(int row);
 void forget_kernels(void);
 void set_decoder(void *of_function, void *of_kernel, void *is_capturing, void *flags_of);
 

@@ -28,7 +28,7 @@ from interop.stream import ExternalStream
 if TYPE_CHECKING:
     from interop.adapters.tensor import Tensor
     from interop.event import Event
-    from interop.ledger.driver.watch import Part, Watch
+    from interop.ledger.driver.watch import Watch, Window
 
 
 class Ledger(watchers.Watcher):
@@ -44,7 +44,7 @@ class Ledger(watchers.Watcher):
         print(ledger)
     """
 
-    def __init__(self, *, strict: bool, watch: "Part | Watch | None" = None, eye: str = "libraries") -> None:
+    def __init__(self, *, strict: bool, watch: "Window | Watch | None" = None, eye: str = "libraries") -> None:
         """Start with nothing known.
 
         Args:

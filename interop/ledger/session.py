@@ -15,7 +15,7 @@ from interop.ledger.libraries.patch import Patches
 from interop.ledger.streams import OBSERVED
 
 if TYPE_CHECKING:
-    from interop.ledger.driver.watch import Part, Watch
+    from interop.ledger.driver.watch import Watch, Window
 
 _MODULES: Final = {"bindings": "cuda.bindings", "cuda_core": "cuda.core", "warp": "warp", **OBSERVED}
 """For each module of :mod:`interop.ledger.libraries`, the module that is imported when there is something to see."""
@@ -87,7 +87,7 @@ class Watched(Block[Ledger]):
             self._opened.close(ledger)
             raise
 
-    def _look(self) -> "tuple[Part | Watch | None, str]":
+    def _look(self) -> "tuple[Window | Watch | None, str]":
         """What records the driver's calls, if that is to be; and which eye it is, and why."""
         if self._eye == "libraries":
             return None, "libraries"
@@ -99,7 +99,7 @@ class Watched(Block[Ledger]):
 
         if not driver.shared and self._eye is None and (why := driver.why_late()):
             return None, f"libraries: {why}"
-        watch = driver.Part(driver.shared[0]) if driver.shared else driver.Watch()
+        watch = driver.Window(driver.shared[0]) if driver.shared else driver.Watch()
         try:
             watch.open()
         except driver.EyeShut as shut:

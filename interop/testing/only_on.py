@@ -68,8 +68,8 @@ def assert_only_on(*streams: object) -> Block[None]:
         with interop.testing.assert_only_on(producer), interop.use(producer):
             x += 1  # fails if a library launches, copies or sets anything on another stream
 
-    The driver's calls are recorded for the length of the block, in all threads: see :class:`interop.ledger.Ledger`
-    for what that needs. Work is submitted, not waited for. A synchronous copy is work on a default stream.
+    The driver's calls are recorded for the length of the block, in all threads: see :mod:`interop.ledger` for
+    what that needs. Work is submitted, not waited for. A synchronous copy is work on a default stream.
 
     Args:
         streams: anything that :func:`interop.as_stream` takes, on a GPU. Handles 1 and 2 mean the default streams of

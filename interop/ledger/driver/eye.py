@@ -111,7 +111,6 @@ class Eye:
             "value wait": self._hold,
             "unseen": self._unseen,
             "module": self._code_changed,
-            "unload": self._code_changed,
         }
 
     def take(self, calls: Iterable[Call]) -> None:

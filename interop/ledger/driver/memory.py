@@ -112,7 +112,7 @@ class Allocations:
         self._mapped[part.start] = part.stop
         self.add(part)
         for other in (self._blocks.find(part.start - 1), self._blocks.find(part.stop)):
-            if other is not None and self._is_mapped(other):
+            if other is not None and self.is_mapped(other.start):
                 part = Part(min(part.start, other.start), max(part.stop, other.stop), part.number, part.label)
                 self._drop(self._blocks, part)
                 self._blocks.add(part)
@@ -199,6 +199,3 @@ class Allocations:
     def _drop(level: _Level, part: Part) -> None:
         for other in level.overlapping(part.start, part.stop):
             level.remove(other)
-
-    def _is_mapped(self, block: Part) -> bool:
-        return block.start in self._mapped

@@ -65,7 +65,8 @@ class Watch:
     @property
     def blind(self) -> list[str]:
         """What was seen and could not be judged, in sentences."""
-        return self._judged().blind
+        lines = [] if self._recorder.has_lines else ["the lines of code: this version of Python keeps them elsewhere"]
+        return self._judged().blind + lines
 
     def start_anew(self) -> None:
         """Judge all calls so far, and forget what they have accessed: later calls are compared with none of them."""
@@ -108,8 +109,8 @@ class Watch:
                 yield call
 
 
-class Part:
-    """The part of a watch from :meth:`open` to :meth:`close`, while somebody else holds the watch open for longer."""
+class Window:
+    """What a watch sees from :meth:`open` to :meth:`close`, while somebody else holds the watch open for longer."""
 
     def __init__(self, whole: Watch) -> None:
         """Nothing is counted yet."""
@@ -126,7 +127,7 @@ class Part:
         self._end = self.tally()
 
     def tally(self) -> Tally:
-        """What was found in this part."""
+        """What was found in this window."""
         return self._end or self._whole.tally().since(self._before)
 
     @property
@@ -188,4 +189,4 @@ def _asker() -> Callable[[int], tuple[int, int] | None]:
     return block
 
 
-__all__ = ["EyeShut", "Part", "Watch", "shared", "why_late"]
+__all__ = ["EyeShut", "Watch", "Window", "shared", "why_late"]

@@ -26,6 +26,7 @@ class Recorder:
         type(self).one = self
         self.is_open = False
         self.lost = 0
+        self.has_lines = True
         self.given = []
         self.notes = []
 
@@ -107,6 +108,12 @@ def test_what_is_ordered_raises_nothing(recorder):
     with check(eye="driver") as ledger:
         recorder.one.given = race(right=True)
     assert (ledger.races, ledger.unknown, ledger.accesses, ledger.blind) == ([], [], 2, [])
+
+
+def test_lines_that_cannot_be_read_are_told(recorder):
+    with check(eye="driver") as ledger:
+        recorder.one.has_lines = False
+    assert ledger.blind == ["the lines of code: this version of Python keeps them elsewhere"]
 
 
 def test_calls_are_judged_when_somebody_asks(recorder):
